@@ -1,0 +1,633 @@
+"""The command line: words to calls, records to lines, errors to exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from craftkit_archive import __version__, errors
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from craftkit_archive.archive import Archive
+    from craftkit_archive.records import KeyInfo, Kind, ProjectInfo, Record, Summary
+    from server.app import Settings
+
+OK = 0
+USAGE = 2
+OWN_BUG = 70
+
+# How a command that came to its end has ended.
+OUTCOMES = {"ok": OK, "problems": 1, "incomplete": 3}
+
+# What stopped it otherwise: each leaf of the error tree.
+EXIT_CODES: dict[type[errors.ArchiveError], int] = {
+    errors.RequestError: USAGE,
+    errors.NoArchiveError: 10,
+    errors.LockedError: 11,
+    errors.CatalogNewerError: 13,
+    errors.CatalogDamagedError: 13,
+    errors.StoreOfflineError: 14,
+    errors.StoreMismatchError: 14,
+    errors.AssetKeyError: 1,
+    errors.AssetExistsError: 1,
+    errors.AssetMissingError: 1,
+    errors.AssetUnreadableError: 1,
+    errors.AssetDamagedError: 1,
+    errors.NoSpaceError: 15,
+    errors.NotWritableError: 15,
+    errors.RemoteError: 16,
+    errors.UnauthorizedError: 16,
+    errors.ForbiddenError: 16,
+    errors.RenderNotFoundError: 16,
+    errors.RenderConflictError: 16,
+}
+
+# For people: the whole table, as the help and docs/cli.md show it.
+EXIT_CODE_WORDS = {
+    0: "all that was asked for was done, and is good",
+    1: "finished, and found problems (damaged assets, rejected records)",
+    2: "usage: what was asked for makes no sense",
+    3: "finished, nothing bad, but incomplete (something was skipped, or could not be read or compared)",
+    10: "no archive here",
+    11: "another command holds the lock",
+    13: "the catalog is newer than this program, or damaged",
+    14: "the store or source is offline, or is not the one that this archive belongs to",
+    15: "no space, or not writable",
+    16: "the remote end refused or kept failing",
+    70: "our own bug: the traceback is on stderr",
+    130: "SIGINT: stopped cleanly, what was done is recorded",
+    143: "SIGTERM: stopped cleanly, what was done is recorded",
+}
+
+SHOWN = 20
+LISTEN = "127.0.0.1:8080"
+
+
+class Console:
+    """Where a command's output goes: results to stdout, words to stderr; with `--json` everything to stdout."""
+
+    def __init__(self, archive: Path, *, as_json: bool, progress: str, quiet: bool, verbose: bool) -> None:
+        self.archive = archive
+        self.json = as_json
+        self.progress = progress
+        self.quiet = quiet
+        self.verbose = verbose
+        self.stopped_by = 0
+        self.stopping = Event()
+
+    def stop(self) -> bool:
+        """Say whether a signal asked to stop."""
+        return self.stopped_by != 0
+
+    def catch_signals(self) -> None:
+        """Let the first SIGINT or SIGTERM end the work cleanly, and the second one at once."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.stop():
+            raise KeyboardInterrupt
+        self.stopped_by = number
+        self.stopping.set()
+        self.say("Stopping when what is under way is done; once more stops at once.")
+
+    def say(self, text: str) -> None:
+        """Tell a person something."""
+        if not self.quiet and not self.json:
+            click.echo(text, err=True)
+
+    def line(self, record: Record) -> None:
+        """Write a record as a line of JSON."""
+        import msgspec
+
+        click.echo(msgspec.json.encode(record))
+
+    def show(self, records: Iterator[Record], *, rejects: Path | None = None) -> tuple[Summary, int]:
+        """Write what an operation yields, and return its summary and the exit code."""
+        from contextlib import ExitStack, closing
+
+        import msgspec
+
+        from craftkit_archive.records import Finding, Plan, Planned, Progress, Reject, Skipped, Summary
+        from craftkit_archive.work import show_progress
+
+        summary, told = None, 0
+        with ExitStack() as stack:
+            stack.enter_context(closing(records))  # type: ignore[type-var]
+            reject_file = None
+            if rejects is not None:
+                with errors.disk_errors(rejects):
+                    reject_file = stack.enter_context(rejects.open("wb"))
+            for record in show_progress(records, mode="none" if self.quiet else self.progress):  # type: ignore[arg-type]
+                if isinstance(record, Summary):
+                    summary = record
+                    continue
+                if isinstance(record, (Plan, Progress)):
+                    continue
+                if isinstance(record, Reject) and reject_file is not None:
+                    with errors.disk_errors(rejects or ""):
+                        reject_file.write(msgspec.json.encode(record) + b"\n")
+                if self.json:
+                    self.line(record)
+                elif isinstance(record, (Finding, Reject, Skipped)):
+                    told += 1
+                    if told <= SHOWN or self.verbose:
+                        self.say(_words(record))
+                elif isinstance(record, Planned):
+                    click.echo(f"{record.size_bytes}\t{record.path}")
+                else:
+                    click.echo(_words(record))
+        if told > SHOWN and not self.verbose:
+            self.say(f"  … and {told - SHOWN} more: -v shows them all, --json too.")
+        if summary is None:
+            raise RuntimeError("An operation ended without a summary.")
+        code = 128 + self.stopped_by if summary.outcome == "interrupted" else OUTCOMES[summary.outcome]
+        return msgspec.structs.replace(summary, exit_code=code), code
+
+    def finish(self, records: Iterator[Record], **options: Any) -> int:
+        """Write what an operation yields and how it ended, and return the exit code."""
+        summary, code = self.show(records, **options)
+        self.close(summary)
+        return code
+
+    def close(self, summary: Summary) -> None:
+        """Write the last line."""
+        if self.json:
+            self.line(summary)
+        else:
+            self.say(_words(summary))
+
+
+def _words(record: Any) -> str:
+    """Write a record for a person."""
+    from craftkit_archive import records
+
+    match record:
+        case records.Finding():
+            seen = f": expected {record.expected}, found {record.found}" if record.expected else ""
+            return f"  {record.verdict}  {record.key}{seen}{f' ({record.detail})' if record.detail else ''}"
+        case records.Reject():
+            return f"  rejected  {record.source}:{record.line}: {record.reason}"
+        case records.Skipped():
+            return f"  skipped  {record.key}: {record.reason}"
+        case records.KeyInfo():
+            state = f"revoked {record.revoked_at}" if record.revoked_at else "valid"
+            return f"{record.id}\t{record.project_id}\t{record.prefix or '-'}\t{state}\t{record.name or ''}"
+        case records.ProjectInfo():
+            return _project_line(record)
+        case records.RunInfo():
+            counts = ", ".join(f"{count:,} {name}" for name, count in record.counts.items())
+            return f"run {record.id}  {record.started_at}  {record.command}  {record.outcome or 'not ended'}  {counts}"
+        case records.Summary():
+            from craftkit_archive.work import format_size
+
+            counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in record.counts.items())
+            size = f", {format_size(record.bytes_read)} read" if record.bytes_read else ""
+            return f"{record.command}: {record.outcome}: {counts}{size}"
+    raise TypeError(record)
+
+
+def _project_line(project: ProjectInfo) -> str:
+    from craftkit_archive.work import format_size
+
+    deleted = f"  deleted {project.deleted_at}" if project.deleted_at else ""
+    return (
+        f"{project.slug or project.id}: {project.renders:,} renders, {project.succeeded:,} succeeded,"
+        f" {project.stored:,} stored ({format_size(project.stored_bytes)}), {project.not_stored:,} not stored,"
+        f" {project.verified_ok:,} verified, {project.damaged:,} damaged{deleted}"
+    )
+
+
+class Commands(click.Group):
+    """The group of all commands; the one place where errors become exit codes."""
+
+    def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        """Run a command and exit with its code, which is one of the table."""
+        given = list(sys.argv[1:] if args is None else args)
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(given, prog_name, **extra) or OK
+            sys.stdout.flush()
+        except click.ClickException as error:
+            code = self._fail(given, error, USAGE)
+        except errors.ArchiveError as error:
+            code = self._fail(given, error, EXIT_CODES[type(error)])
+        except (KeyboardInterrupt, click.Abort) as error:
+            code = self._fail(given, error, 128 + signal.SIGINT)
+        except OSError as error:
+            if error.filename is not None:
+                code = self._bug(given, error)
+            else:
+                # The reader of our output has gone, or its disk is full; Python would write to it once more at its end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                code = EXIT_CODES[errors.NotWritableError]
+        except Exception as error:  # noqa: BLE001 - the last edge: whatever it is, it is a bug of ours
+            code = self._bug(given, error)
+        sys.exit(code)
+
+    def _bug(self, given: list[str], error: Exception) -> int:
+        import traceback
+
+        traceback.print_exception(error)
+        return self._fail(
+            given, RuntimeError("This is a bug in craftkit-archive: please report the traceback."), OWN_BUG
+        )
+
+    def _fail(self, given: list[str], error: BaseException, code: int) -> int:
+        if "--json" in given:
+            import msgspec
+
+            message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            command = next((word for word in given if word in self.commands), None)
+            kind = type(error).__name__
+            click.echo(msgspec.json.encode({"type": "error", "error": kind, "message": message, "exit_code": code}))
+            end: dict[str, object] = {
+                "type": "summary",
+                "command": command,
+                "outcome": "error",
+                "exit_code": code,
+                "counts": {},
+            }
+            click.echo(msgspec.json.encode(end))
+        elif isinstance(error, click.ClickException):
+            error.show()
+        elif str(error):
+            click.echo(f"craftkit-archive: {error}", err=True)
+        return code
+
+
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {words}" for code, words in EXIT_CODE_WORDS.items())
+
+
+@click.group(cls=Commands, epilog=EPILOG, context_settings={"max_content_width": 120})
+@click.version_option(__version__, message="craftkit-archive %(version)s")
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data"),
+    envvar="CRAFTKIT_ARCHIVE",
+    show_default=True,
+    show_envvar=True,
+    help="The archive's directory.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout; the last is the summary.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "plain", "none"]),
+    default="auto",
+    show_default=True,
+    help="How progress is shown on stderr; auto: a bar on a terminal, a line now and then elsewhere.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every finding, reject and skipped asset.")
+@click.pass_context
+def main(context: click.Context, archive: Path, as_json: bool, progress: str, quiet: bool, verbose: bool) -> None:
+    """Keep, check, export and serve the PDFs of a Craftkit project, outside Craftkit."""
+    context.obj = Console(archive, as_json=as_json, progress=progress, quiet=quiet, verbose=verbose)
+
+
+def _open(console: Console, *, read_only: bool = False) -> Archive:
+    from craftkit_archive.archive import Archive
+
+    archive = Archive(console.archive, read_only=read_only)
+    console.catch_signals()
+    return archive
+
+
+def _jobs(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:
+    from craftkit_archive.work import default_jobs
+
+    return value or default_jobs()
+
+
+def _selecting(*, until: bool = True) -> Callable[[Any], Any]:
+    """Add the options that select renders."""
+
+    def add(command: Any) -> Any:
+        if until:
+            command = click.option("--until", metavar="TIME", help="Only renders made before; a date: up to its end.")(
+                command
+            )
+        command = click.option(
+            "--since", metavar="TIME", help="Only renders made at or after 2026-01-31 or a full time."
+        )(command)
+        return click.option("--project", "projects", multiple=True, help="Only this project (id or slug); repeatable.")(
+            command
+        )
+
+    return add
+
+
+_jobs_option = click.option(
+    "--jobs", type=click.IntRange(1, 64), callback=_jobs, help="Worker processes.  [default: one a processor]"
+)
+_dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; print what would be done.")
+
+
+@main.command()
+@click.option("--store", default="assets", show_default=True, help="The assets' folder, relative to the archive.")
+@click.pass_obj
+def init(console: Console, store: str) -> int:
+    """Make an empty archive."""
+    from craftkit_archive.archive import Archive
+    from craftkit_archive.records import Summary
+
+    with Archive.create(console.archive, store_address=store) as archive:
+        details = {"archive": str(archive.path), "archive_id": archive.id, "store": archive.store.address}
+    console.say(f"Made an archive in {console.archive}, with its assets in {details['store']}.")
+    console.close(Summary(command="init", outcome="ok", details=details))
+    return OK
+
+
+@main.command("import")
+@click.argument("kind", type=click.Choice(["projects", "keys", "renders"]))
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--project", metavar="ID", help="The project of records that name none.")
+@click.option(
+    "--rejects", type=click.Path(path_type=Path, dir_okay=False), help="Write refused records here, as NDJSON."
+)
+@click.pass_obj
+def import_(console: Console, kind: Kind, files: tuple[str, ...], project: str | None, rejects: Path | None) -> int:
+    """Bring metadata into the catalog: JSON (an array, objects, an object that wraps a list) or NDJSON; - is stdin.
+
+    Importing twice changes nothing. A field that a record lacks keeps its value, a render's status never goes back,
+    and a revoked key stays revoked. Plain keys are hashed while they are read and never stored.
+    """
+    from craftkit_archive.importing import import_records
+
+    with _open(console) as archive:
+        records = import_records(archive, kind, files, project=project, stop=console.stop)
+        return console.finish(records, rejects=rejects)
+
+
+@main.command()
+@click.argument("source")
+@_selecting(until=False)
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many assets.")
+@_jobs_option
+@_dry_run_option
+@click.pass_obj
+def fetch(
+    console: Console,
+    source: str,
+    projects: tuple[str, ...],
+    since: str | None,
+    limit: int | None,
+    jobs: int,
+    dry_run: bool,
+) -> int:
+    """Copy what is missing from SOURCE, a folder that mirrors the bucket, and check it on arrival.
+
+    Whatever interrupts it, the next fetch does the rest.
+    """
+    from craftkit_archive.fetching import fetch_assets
+
+    with _open(console) as archive:
+        selection = archive.select(projects=projects, since=since)
+        return console.finish(
+            fetch_assets(
+                archive, source, selection=selection, limit=limit, jobs=jobs, dry_run=dry_run, stop=console.stop
+            )
+        )
+
+
+@main.command()
+@click.option(
+    "--level", type=click.Choice(["size", "digest"]), default="digest", show_default=True, help="What to compare."
+)
+@click.option("--project", "projects", multiple=True, help="Only this project (id or slug); repeatable.")
+@_jobs_option
+@click.pass_obj
+def verify(console: Console, level: Any, projects: tuple[str, ...], jobs: int) -> int:
+    """Check stored assets against what is recorded of them, and write down what was seen."""
+    from craftkit_archive.verifying import verify_assets
+
+    with _open(console) as archive:
+        selection = archive.select(projects=projects)
+        return console.finish(verify_assets(archive, level=level, selection=selection, jobs=jobs, stop=console.stop))
+
+
+@main.command()
+@click.argument("target", metavar="DEST", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--format", "form", type=click.Choice(["dir"]), default="dir", show_default=True, help="What to make.")
+@_selecting()
+@click.option("--template", metavar="ID", help="Only renders of this template.")
+@_jobs_option
+@_dry_run_option
+@click.pass_obj
+def export(
+    console: Console,
+    target: Path,
+    form: str,
+    projects: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    template: str | None,
+    jobs: int,
+    dry_run: bool,
+) -> int:
+    """Copy PDFs to the folder DEST, each checked on its way, with a manifest for `sha256sum -c` and an index.
+
+    A repeated export leaves unchanged files untouched and does the rest. What is lacking stands in missing.csv.
+    """
+    from craftkit_archive.exporting import export_assets
+
+    with _open(console, read_only=True) as archive:
+        selection = archive.select(projects=projects, since=since, until=until, template_id=template)
+        return console.finish(
+            export_assets(archive, target, selection=selection, jobs=jobs, dry_run=dry_run, stop=console.stop)
+        )
+
+
+def _address(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise click.BadParameter(f"{value!r} is not HOST:PORT, such as {LISTEN} or [::1]:8080.")
+    return host.strip("[]"), int(port)
+
+
+def _listen_option(default: str) -> Callable[[Any], Any]:
+    return click.option(
+        "--listen",
+        metavar="HOST:PORT",
+        default=default,
+        show_default=True,
+        callback=_address,
+        help="Where to listen; port 0 takes a free one.",
+    )
+
+
+@main.command()
+@_listen_option(LISTEN)
+@click.option(
+    "--threads", type=click.IntRange(1, 256), default=8, show_default=True, help="Requests worked on at a time."
+)
+@click.option("--public-url", metavar="URL", help="Where clients reach this server.  [default: as each request says]")
+@click.option(
+    "--s3-public-url", metavar="URL", envvar="S3_PUBLIC_URL", show_envvar=True, help="Where clients reach the bucket."
+)
+@click.pass_obj
+def serve(
+    console: Console, listen: tuple[str, int], threads: int, public_url: str | None, s3_public_url: str | None
+) -> int:
+    """Serve GET /v1/renders/:id/download and its companions, as Craftkit does, to whoever has a key."""
+    from server.app import Settings
+    from server.run import url_of
+
+    settings = Settings(_no_slash(public_url), _no_slash(s3_public_url))
+    with _serving(console, listen, threads, settings) as listener:
+        _wait(console, url_of(listener))
+    return _served(console, "serve")
+
+
+def _no_slash(url: str | None) -> str | None:
+    return url.rstrip("/") if url else None
+
+
+@contextmanager
+def _serving(
+    console: Console, address: tuple[str, int], threads: int = 8, settings: Settings | None = None
+) -> Iterator[socket.socket]:
+    from server.app import create_app
+    from server.run import bind, running
+
+    with _open(console, read_only=True) as archive:
+        archive.store.check(archive.id)
+        listener = bind(*address)
+        with running(create_app(archive, settings), listener, threads=threads):
+            yield listener
+
+
+def _wait(console: Console, url: str) -> None:
+    if console.json:
+        click.echo(f'{{"type":"listening","url":"{url}"}}')
+    console.say(f"Listening on {url}; Ctrl-C ends it.")
+    console.stopping.wait()
+
+
+def _served(console: Console, command: str) -> int:
+    from craftkit_archive.records import Summary
+
+    code = 128 + console.stopped_by
+    console.close(Summary(command=command, outcome="interrupted", exit_code=code))
+    return code
+
+
+@main.group()
+def keys() -> None:
+    """Manage the API keys that this archive accepts."""
+
+
+def _show_keys(console: Console, command: str, shown: list[KeyInfo]) -> int:
+    from craftkit_archive.records import Summary
+
+    for key in shown:
+        if console.json:
+            console.line(key)
+        elif key.key is None:
+            click.echo(_words(key))
+    console.close(Summary(command=command, outcome="ok", counts={"keys": len(shown)}))
+    return OK
+
+
+@keys.command("list")
+@click.option("--project", help="Only this project's (id or slug).")
+@click.pass_obj
+def list_keys(console: Console, project: str | None) -> int:
+    """List keys: id, project, prefix, state, name. The keys themselves are known to nobody."""
+    with _open(console, read_only=True) as archive:
+        return _show_keys(console, "keys list", archive.list_keys(project))
+
+
+@keys.command("create")
+@click.option("--project", required=True, help="Id or slug.")
+@click.option("--name", help="What people call it.")
+@click.option("--test", is_flag=True, help="Make a ck_test_ key.")
+@click.pass_obj
+def create_key(console: Console, project: str, name: str | None, test: bool) -> int:
+    """Make a key and print it, this once."""
+    with _open(console) as archive:
+        key = archive.create_key(project, name=name, test=test)
+        if not console.json:
+            click.echo(key.key)
+        console.say(f"This is the only time that key {key.id} is shown: keep it now.")
+        return _show_keys(console, "keys create", [key])
+
+
+@keys.command("revoke")
+@click.argument("key", metavar="ID_OR_PREFIX")
+@click.pass_obj
+def revoke_key(console: Console, key: str) -> int:
+    """Revoke a key; it stops working with the next request."""
+    with _open(console) as archive:
+        return _show_keys(console, "keys revoke", [archive.revoke_key(key)])
+
+
+@main.command()
+@click.pass_obj
+def status(console: Console) -> int:
+    """Say what the archive holds and what was last done to it."""
+    from craftkit_archive.reporting import describe_archive
+
+    with _open(console) as archive:
+        return console.finish(describe_archive(archive))
+
+
+@main.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--once", is_flag=True, help="Download one PDF from itself and stop, instead of serving on.")
+@_listen_option("127.0.0.1:0")
+@click.pass_obj
+def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str, int]) -> int:
+    """See it all at work: make an archive, import, fetch, verify and export DIR, then serve it.
+
+    DIR holds projects, keys and renders (.json or .ndjson) and the PDFs in bucket/. It can be run again. What the
+    bucket lacks is told, and is no failure here.
+    """
+    from craftkit_archive.archive import CATALOG, Archive
+    from craftkit_archive.quickstart import choose_download, download, quickstart_steps
+    from craftkit_archive.records import Summary
+    from craftkit_archive.work import default_jobs
+    from server.run import url_of
+
+    if not (console.archive / CATALOG).exists():
+        Archive.create(console.archive).catalog.close()
+    worst = OK
+    with _open(console) as archive:
+        export_to = console.archive / "export"
+        for title, records in quickstart_steps(archive, directory, export_to, jobs=default_jobs(), stop=console.stop):
+            console.say(title)
+            summary, code = console.show(records)
+            console.close(summary)
+            if console.stop():
+                return code
+            if code != OUTCOMES["incomplete"]:
+                worst = max(worst, code)
+        asset, key = choose_download(archive)
+    with _serving(console, listen) as listener:
+        url = f"{url_of(listener)}/v1/renders/{asset.render_id}/download"
+        if once:
+            size = download(url, key, asset)
+            console.say(f"Downloaded {url}: {size} bytes, whose digest is the recorded one.")
+        else:
+            console.say("Download one with:")
+            click.echo(
+                f"curl --fail --output sample.pdf --header 'Authorization: Bearer {key.key}' {url}", err=console.json
+            )
+            _wait(console, url_of(listener))
+    if not once:
+        return _served(console, "quickstart")
+    outcome = next(name for name, code in OUTCOMES.items() if code == worst)
+    console.close(Summary(command="quickstart", outcome=outcome, exit_code=worst, counts={"downloaded": 1}))
+    return worst

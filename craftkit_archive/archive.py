@@ -1,0 +1,299 @@
+"""An archive: a catalog and a store, opened together, with the lock of its one writer and the ledger of its runs."""
+
+import fcntl
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from secrets import token_urlsafe
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import msgspec
+
+from craftkit_archive.catalog import Catalog, Selection
+from craftkit_archive.errors import ArchiveError, LockedError, NoArchiveError, RequestError, disk_errors
+from craftkit_archive.records import ApiKey, KeyInfo, Outcome, Summary, format_time, read_record, timestamp
+from craftkit_archive.store import FolderStore, open_store
+
+CATALOG = "archive.db"
+LOCK = "archive.lock"
+DEFAULT_STORE = "assets"
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Tell the time, in UTC."""
+    return datetime.now(UTC)
+
+
+class Holder(msgspec.Struct):
+    """Who holds the writer's lock."""
+
+    command: str
+    pid: int
+    host: str
+    since: str
+
+
+class Run:
+    """A run that is under way. What it counts ends up in its row and in its summary."""
+
+    def __init__(self, run_id: int | None, command: str) -> None:
+        self.id = run_id
+        self.command = command
+        self.counts: Counter[str] = Counter()
+        self.bytes_read = 0
+        self.outcome: Outcome = "ok"
+
+    def settle(self, *, problems: bool = False, incomplete: bool = False, stopped: bool = False) -> None:
+        """Decide how the run ended: the first of these that holds, otherwise `ok`."""
+        named: list[tuple[bool, Outcome]] = [
+            (stopped, "interrupted"),
+            (problems, "problems"),
+            (incomplete, "incomplete"),
+        ]
+        self.outcome = next((outcome for holds, outcome in named if holds), "ok")
+
+    def summary(self, **details: Any) -> Summary:
+        """Sum it up."""
+        return Summary(
+            command=self.command,
+            outcome=self.outcome,
+            counts=dict(self.counts),
+            bytes_read=self.bytes_read,
+            run_id=self.id,
+            details=details,
+        )
+
+
+class Archive:
+    """An open archive; a context manager.
+
+    Args:
+        path: The archive's directory.
+        read_only: Whether the catalog refuses writing.
+        clock: Tells the time, in UTC.
+
+    Raises:
+        NoArchiveError: There is no archive in this directory.
+        CatalogError: The catalog cannot be used.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False, clock: Clock = utc_now) -> None:
+        if not (path / CATALOG).is_file():
+            raise NoArchiveError(f"There is no archive in {path}: make one with `init`, or name one with --archive.")
+        self.path = path
+        self.clock = clock
+        self.catalog = Catalog(path / CATALOG, read_only=read_only)
+        self.id = self.catalog.setting("archive_id")
+        self.store: FolderStore = open_store(self.catalog.setting("store"), path)
+
+    @classmethod
+    def create(cls, path: Path, *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now) -> Self:
+        """Make an empty archive and open it.
+
+        Args:
+            path: Its directory; made if need be.
+            store_address: Where its assets are; a relative path is relative to the archive.
+            clock: Tells the time, in UTC.
+
+        Raises:
+            RequestError: There is an archive already.
+            StoreMismatchError: The store belongs to another archive.
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with hold_lock(path, "init", clock):
+            if (path / CATALOG).exists():
+                raise RequestError(f"There is an archive in {path} already: use it, or name another with --archive.")
+            archive_id = str(uuid4())
+            open_store(store_address, path).mark(archive_id)
+            Catalog.create(path / CATALOG, {"archive_id": archive_id, "store": store_address})
+        return cls(path, clock=clock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.catalog.close()
+
+    def now(self) -> str:
+        """Tell the time as the catalog writes it."""
+        return format_time(self.clock())
+
+    def select(
+        self,
+        *,
+        projects: tuple[str, ...] = (),
+        since: str | None = None,
+        until: str | None = None,
+        template_id: str | None = None,
+    ) -> Selection:
+        """Make a selection of what people say.
+
+        Args:
+            projects: Ids or slugs.
+            since: Earliest creation time; a date alone is its beginning, in UTC.
+            until: Creation time from which on they are left out; a date alone is its end.
+            template_id: The template they were made from.
+
+        Raises:
+            RequestError: A project is unknown or its slug is not unique, or a time is none.
+        """
+        return Selection(
+            project_ids=tuple(self.find_project(name) for name in projects),
+            since=_time(since),
+            before=_time(until, days=1),
+            template_id=template_id,
+        )
+
+    def find_project(self, name: str) -> str:
+        """Return the id of the project that has this id or slug.
+
+        Raises:
+            RequestError: None has it, or several share the slug.
+        """
+        found = self.catalog.find_projects(name)
+        if not found:
+            known = ", ".join(self.catalog.project_slugs(10)) or "none at all"
+            raise RequestError(f"There is no project {name!r}: this archive knows {known}.")
+        if len(found) > 1:
+            raise RequestError(f"Several projects have the slug {name!r}: say which by id, {', '.join(found)}.")
+        return found[0]
+
+    @contextmanager
+    def lock(self, command: str) -> Iterator[None]:
+        """Be the one command that writes to this archive.
+
+        Raises:
+            LockedError: Another command is; the text names it.
+        """
+        with hold_lock(self.path, command, self.clock):
+            yield
+
+    @contextmanager
+    def run(self, command: str, arguments: dict[str, Any], *, dry: bool = False) -> Iterator[Run]:
+        """Leave a row for what is done inside, however it ends; a dry run leaves none."""
+        if dry:
+            yield Run(None, command)
+            return
+        run = Run(self.catalog.begin_run(command, arguments, self.now()), command)
+        try:
+            yield run
+        except BaseException as error:
+            # The row is worth trying; what went wrong is what must be heard of.
+            with suppress(ArchiveError):
+                self._finish(run, "failed" if isinstance(error, Exception) else "interrupted")
+            raise
+        self._finish(run, run.outcome)
+
+    def _finish(self, run: Run, outcome: str) -> None:
+        if run.id is not None:
+            self.catalog.finish_run(
+                run.id, finished_at=self.now(), outcome=outcome, counts=dict(run.counts), bytes_read=run.bytes_read
+            )
+
+    def create_key(self, project: str, *, name: str | None = None, test: bool = False) -> KeyInfo:
+        """Make a local API key; the answer is the only place that ever holds it in plain.
+
+        Args:
+            project: Id or slug.
+            name: What people call it.
+            test: Whether it is a test key (`ck_test_…`).
+
+        Raises:
+            RequestError: There is no such project.
+        """
+        project_id = self.find_project(project)
+        plain = f"ck_{'test' if test else 'live'}_{token_urlsafe(32)}"
+        given = {"id": str(uuid4()), "project_id": project_id, "name": name, "key": plain, "created_at": self.now()}
+        key = read_record(ApiKey, given)
+        with self.run("keys create", {"project": project_id, "key": key.id}) as run, self.catalog.transaction():
+            self.catalog.put("keys", [(key.id, project_id, name, key.prefix, key.key_hash, key.created_at, None, None)])
+            run.counts["created"] = 1
+        return KeyInfo(
+            id=key.id,
+            project_id=project_id,
+            name=name,
+            prefix=key.prefix,
+            created_at=key.created_at,
+            revoked_at=None,
+            key=plain,
+        )
+
+    def list_keys(self, project: str | None = None) -> list[KeyInfo]:
+        """Return the keys of a project (id or slug) or of all, never the keys themselves.
+
+        Raises:
+            RequestError: There is no such project.
+        """
+        return self.catalog.list_keys([self.find_project(project)] if project is not None else [])
+
+    def revoke_key(self, name: str) -> KeyInfo:
+        """Revoke the key that has this id or prefix; it stops working with the next request.
+
+        Raises:
+            RequestError: None has it, or several share the prefix.
+        """
+        keys = self.catalog.list_keys([])
+        found = [key for key in keys if key.id == name] or [key for key in keys if key.prefix == name]
+        if len(found) != 1:
+            problem = "Several keys have" if found else "No key has"
+            raise RequestError(f"{problem} the id or prefix {name[:12]!r}: find its id with `keys list`.")
+        with self.run("keys revoke", {"key": found[0].id}) as run:
+            self.catalog.revoke_key(found[0].id, self.now())
+            run.counts["revoked"] = 1
+        return next(key for key in self.catalog.list_keys([]) if key.id == found[0].id)
+
+
+def _time(text: str | None, *, days: int = 0) -> str | None:
+    """Read a time; to a date without a time of day, `days` are added."""
+    if text is None:
+        return None
+    try:
+        date = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) if len(text) == 10 else None
+        return format_time(date + timedelta(days=days)) if date else timestamp(text)
+    except (ValueError, OverflowError) as error:
+        raise RequestError(f"{text!r} is no time: write 2026-01-31 or 2026-01-31T10:00:00Z.") from error
+
+
+@contextmanager
+def hold_lock(path: Path, command: str, clock: Clock) -> Iterator[None]:
+    """Hold an archive's lock, which dies with its holder and says who that is.
+
+    Raises:
+        LockedError: Another command holds it.
+        NotWritableError: The directory may not be written.
+    """
+    file = path / LOCK
+    with disk_errors(file):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(f"{_holder(descriptor)} is writing to {path}: wait for its end, or stop it.") from error
+        holder = Holder(command=command, pid=os.getpid(), host=socket.gethostname(), since=format_time(clock()))
+        with disk_errors(file):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, msgspec.json.encode(holder), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = msgspec.json.decode(os.pread(descriptor, 4096, 0), type=Holder)
+    except msgspec.MsgspecError:
+        return "Another command"
+    return f"`{holder.command}` (process {holder.pid} on {holder.host}, since {holder.since})"

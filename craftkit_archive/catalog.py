@@ -1,0 +1,639 @@
+"""The catalog: its migrations and every SQL statement.
+
+Queries go through `sqlite3` itself; sqlite-utils, which takes a tenth of a second to import, is loaded when there is a
+table to make or to migrate.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+
+from craftkit_archive.errors import (
+    CatalogDamagedError,
+    CatalogNewerError,
+    LockedError,
+    NoArchiveError,
+    NoSpaceError,
+    NotWritableError,
+    RequestError,
+    disk_errors,
+)
+from craftkit_archive.records import Finding, KeyInfo, Kind, ProjectInfo, RunInfo
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+BUSY_SECONDS = 30
+PAGE = 2000
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "projects": ("id", "name", "slug", "created_at", "updated_at", "deleted_at", "extra"),
+    "keys": ("id", "project_id", "name", "prefix", "key_hash", "created_at", "revoked_at", "extra"),
+    "renders": (
+        "id",
+        "project_id",
+        "template_id",
+        "status",
+        "error_message",
+        "asset_key",
+        "created_at",
+        "completed_at",
+        "duration_ms",
+        "extra",
+    ),
+}
+_TABLES: dict[Kind, str] = {"projects": "projects", "keys": "api_keys", "renders": "renders"}
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Which renders to work on; all of them unless narrowed. Times are as the catalog writes them.
+
+    Attributes:
+        project_ids: Ids of projects, any of which will do.
+        since: Earliest creation time.
+        before: Creation time from which on they are left out.
+        template_id: The template they were made from.
+    """
+
+    project_ids: tuple[str, ...] = ()
+    since: str | None = None
+    before: str | None = None
+    template_id: str | None = None
+
+    def where(self) -> tuple[str, list[Any]]:
+        """Express it in SQL over `renders AS r`, for use after another condition."""
+        terms: list[tuple[str, str | None]] = [
+            (" AND r.project_id IN (SELECT value FROM json_each(?))", _json(self.project_ids or None)),
+            (" AND r.created_at >= ?", self.since),
+            (" AND r.created_at < ?", self.before),
+            (" AND r.template_id = ?", self.template_id),
+        ]
+        given = [(sql, value) for sql, value in terms if value is not None]
+        return "".join(sql for sql, _ in given), [value for _, value in given]
+
+
+class ExpectedAsset(NamedTuple):
+    """An asset that a succeeded render should have and the store, as far as is recorded, has not."""
+
+    render_id: str
+    key: str
+
+
+class Asset(NamedTuple):
+    """A stored asset, as recorded. Size in bytes, digest as 64 hex digits; None where nothing is known."""
+
+    render_id: str
+    key: str
+    size_bytes: int | None
+    sha256: str | None
+
+
+class NewAsset(NamedTuple):
+    """An asset that has just been stored."""
+
+    render_id: str
+    key: str
+    size_bytes: int
+    sha256: str
+    digest_source: str
+    source: str
+    stored_at: str
+
+
+class ExportRow(NamedTuple):
+    """A succeeded render with what an export says of it; `sha256` is None if it was never stored."""
+
+    render_id: str
+    project_id: str
+    project_slug: str | None
+    template_id: str | None
+    status: str
+    created_at: str | None
+    completed_at: str | None
+    key: str
+    size_bytes: int | None
+    sha256: str | None
+
+
+class KeyRow(NamedTuple):
+    """What a request's key is: its project, and whether key and project are still good."""
+
+    key_id: str
+    project_id: str
+    revoked: bool
+    project_gone: bool
+
+
+class ServedRender(NamedTuple):
+    """A render as the server needs it; the last three are None without a stored asset."""
+
+    id: str
+    status: str
+    error_message: str | None
+    asset_key: str | None
+    created_at: str | None
+    completed_at: str | None
+    duration_ms: int | None
+    stored_key: str | None
+    size_bytes: int | None
+    sha256: str | None
+
+
+# --- migrations ------------------------------------------------------------------------------------------------------
+
+
+def m001_tables(db: "Database") -> None:
+    """Make the first tables, their indexes and the views."""
+    db.table("settings").create({"name": str, "value": str}, pk="name")
+    db.table("projects").create(
+        {
+            "id": str,
+            "name": str,
+            "slug": str,
+            "created_at": str,
+            "updated_at": str,
+            "deleted_at": str,
+            "extra": str,
+        },
+        pk="id",
+        not_null={"name"},
+    )
+    db.table("projects").create_index(["slug"])
+    db.table("api_keys").create(
+        {
+            "id": str,
+            "project_id": str,
+            "name": str,
+            "prefix": str,
+            "key_hash": str,
+            "created_at": str,
+            "revoked_at": str,
+            "extra": str,
+        },
+        pk="id",
+        not_null={"project_id", "key_hash"},
+    )
+    db.table("api_keys").create_index(["key_hash"], unique=True)
+    db.table("renders").create(
+        {
+            "id": str,
+            "project_id": str,
+            "template_id": str,
+            "status": str,
+            "error_message": str,
+            "asset_key": str,
+            "created_at": str,
+            "completed_at": str,
+            "duration_ms": int,
+            "extra": str,
+        },
+        pk="id",
+        not_null={"project_id", "status"},
+    )
+    db.table("renders").create_index(["project_id", "created_at"])
+    db.table("assets").create(
+        {
+            "render_id": str,
+            "key": str,
+            "size_bytes": int,
+            "sha256": str,
+            "digest_source": str,
+            "source": str,
+            "stored_at": str,
+            "verified_at": str,
+            "verdict": str,
+        },
+        pk="render_id",
+        not_null={"key"},
+    )
+    db.table("assets").create_index(["key"], unique=True)
+    db.table("runs").create(
+        {
+            "id": int,
+            "command": str,
+            "arguments": str,
+            "started_at": str,
+            "finished_at": str,
+            "outcome": str,
+            "counts": str,
+            "bytes_read": int,
+        },
+        pk="id",
+        not_null={"command", "started_at"},
+    )
+    db.table("findings").create(
+        {
+            "run_id": int,
+            "render_id": str,
+            "key": str,
+            "verdict": str,
+            "expected": str,
+            "found": str,
+            "detail": str,
+            "found_at": str,
+        },
+        foreign_keys=[("run_id", "runs", "id")],
+        not_null={"run_id", "key", "verdict"},
+    )
+    db.table("findings").create_index(["run_id"])
+    db.create_view(
+        "project_summary",
+        """
+        SELECT p.id, p.slug, p.name, p.deleted_at,
+               COUNT(r.id) AS renders,
+               COALESCE(SUM(r.status = 'succeeded'), 0) AS succeeded,
+               COUNT(a.stored_at) AS stored,
+               COALESCE(SUM(r.status = 'succeeded' AND a.stored_at IS NULL), 0) AS not_stored,
+               COALESCE(SUM(CASE WHEN a.stored_at IS NOT NULL THEN a.size_bytes END), 0) AS stored_bytes,
+               COALESCE(SUM(a.verdict = 'ok'), 0) AS verified_ok,
+               COALESCE(SUM(a.verdict <> 'ok'), 0) AS damaged,
+               MIN(a.verified_at) AS oldest_verified_at
+        FROM (SELECT id, slug, name, deleted_at FROM projects
+              UNION ALL
+              SELECT DISTINCT project_id, NULL, project_id, NULL FROM renders
+              WHERE project_id NOT IN (SELECT id FROM projects)) AS p
+        LEFT JOIN renders AS r ON r.project_id = p.id
+        LEFT JOIN assets AS a ON a.render_id = r.id
+        GROUP BY p.id
+        """,
+    )
+    db.create_view(
+        "due_for_verification",
+        """
+        SELECT a.render_id, a.key, r.project_id, a.size_bytes, a.verified_at, a.verdict
+        FROM assets AS a JOIN renders AS r ON r.id = a.render_id
+        WHERE a.stored_at IS NOT NULL
+        ORDER BY a.verified_at IS NOT NULL, a.verdict = 'ok', a.verified_at
+        """,
+    )
+
+
+_STEPS: list[Callable[["Database"], None]] = [m001_tables]
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    from sqlite_utils import Database, Migrations
+
+    migrations = Migrations("craftkit_archive")
+    for step in _STEPS:
+        migrations(name=step.__name__)(step)
+    migrations.apply(Database(connection, execute_plugins=False))
+
+
+# --- the catalog -----------------------------------------------------------------------------------------------------
+
+
+class Catalog:
+    """An open catalog. Each thread that uses it gets a connection of its own.
+
+    Args:
+        path: The SQLite file.
+        read_only: Whether writing is refused by SQLite itself.
+
+    Raises:
+        CatalogNewerError: A newer version of this program wrote it.
+        CatalogDamagedError: SQLite cannot read it, or it is no catalog.
+        NoArchiveError: There is no such file.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._read_only = read_only
+        self._local = threading.local()
+        if not path.exists():
+            raise NoArchiveError(f"There is no catalog {path}: make one with `craftkit-archive init`.")
+        applied = {name for (name,) in self._query("SELECT name FROM _sqlite_migrations")}
+        known = {step.__name__ for step in _STEPS}
+        if applied - known:
+            raise CatalogNewerError(f"{path} was written by a newer craftkit-archive: install that version.")
+        if known - applied:
+            if read_only:
+                raise RequestError(
+                    f"{path} is from an older version: bring it up to date with `craftkit-archive status`."
+                )
+            with self._errors():
+                _migrate(self._connection)
+
+    @classmethod
+    def create(cls, path: Path, settings: dict[str, str]) -> None:
+        """Make an empty catalog, readable by its owner alone; it appears whole or not at all.
+
+        Raises:
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+        new = path.with_name(f"{path.name}.new")
+        with disk_errors(path):
+            new.unlink(missing_ok=True)
+            os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            with _sqlite_errors(path):
+                connection = sqlite3.connect(new, isolation_level=None)
+                try:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    _migrate(connection)
+                    connection.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())
+                finally:
+                    connection.close()
+            new.rename(path)
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            del self._local.connection
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            mode = "ro" if self._read_only else "rw"
+            address = f"file:{quote(str(self.path))}?mode={mode}"
+            connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+            self._local.connection = connection
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make what is written inside land together or not at all.
+
+        It takes SQLite's write lock at once, so that it never fails half-way for having read before another wrote.
+        """
+        with self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def _errors(self) -> Any:
+        return _sqlite_errors(self.path)
+
+    def _query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def _write(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._errors():
+            self._connection.executemany(sql, rows)
+
+    # --- settings and runs
+
+    def setting(self, name: str) -> str:
+        """Return a setting of the archive: `archive_id` or `store`.
+
+        Raises:
+            CatalogDamagedError: It is not there.
+        """
+        found = self._query("SELECT value FROM settings WHERE name = ?", (name,))
+        if not found:
+            raise CatalogDamagedError(f"{self.path} lacks its setting {name!r}: put back a backup of it.")
+        return str(found[0][0])
+
+    def begin_run(self, command: str, arguments: dict[str, Any], started_at: str) -> int:
+        """Leave the row of a run that has begun, and return its number."""
+        rows = self._query(
+            "INSERT INTO runs (command, arguments, started_at) VALUES (?, ?, ?) RETURNING id",
+            (command, _json(arguments), started_at),
+        )
+        return int(rows[0][0])
+
+    def finish_run(
+        self, run_id: int, *, finished_at: str, outcome: str, counts: dict[str, int], bytes_read: int
+    ) -> None:
+        """Write down how a run ended."""
+        self._query(
+            "UPDATE runs SET finished_at = ?, outcome = ?, counts = ?, bytes_read = ? WHERE id = ?",
+            (finished_at, outcome, _json(counts), bytes_read, run_id),
+        )
+
+    def last_runs(self, limit: int) -> list[RunInfo]:
+        """Return the latest runs, newest first."""
+        rows = self._query(
+            "SELECT id, command, started_at, finished_at, outcome, COALESCE(counts, '{}'), COALESCE(bytes_read, 0)"
+            " FROM runs ORDER BY id DESC LIMIT ?",
+            (limit,),
+        )
+        return [
+            RunInfo(
+                id=run_id,
+                command=command,
+                started_at=started_at,
+                finished_at=finished_at,
+                outcome=outcome,
+                counts=msgspec.json.decode(counts),
+                bytes_read=bytes_read,
+            )
+            for run_id, command, started_at, finished_at, outcome, counts, bytes_read in rows
+        ]
+
+    # --- projects, keys, renders
+
+    def known(self, kind: Kind, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """Return the rows of those ids that are there, by id, in the order of `COLUMNS`."""
+        rows = self._query(
+            f"SELECT {', '.join(COLUMNS[kind])} FROM {_TABLES[kind]} WHERE id IN (SELECT value FROM json_each(?))",
+            (_json(ids),),
+        )
+        return {row[0]: row for row in rows}
+
+    def put(self, kind: Kind, rows: Iterable[Sequence[Any]]) -> None:
+        """Insert rows in the order of `COLUMNS`, or replace what has the same id."""
+        columns = COLUMNS[kind]
+        changes = ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
+        self._write(
+            f"INSERT INTO {_TABLES[kind]} ({', '.join(columns)})"
+            f" VALUES ({', '.join('?' * len(columns))}) ON CONFLICT (id) DO UPDATE SET {changes}",
+            rows,
+        )
+
+    def key_owners(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Map those hashes that are known to the ids of their keys."""
+        sql = "SELECT key_hash, id FROM api_keys WHERE key_hash IN (SELECT value FROM json_each(?))"
+        return {key_hash: key_id for key_hash, key_id in self._query(sql, (_json(hashes),))}
+
+    def find_projects(self, name: str) -> list[str]:
+        """Return the ids of the projects that have this id or, failing that, this slug."""
+        by_id = self._query(
+            "SELECT id FROM projects WHERE id = ?1 UNION"
+            " SELECT ?1 WHERE EXISTS (SELECT 1 FROM renders WHERE project_id = ?1)",
+            (name,),
+        )
+        return [row[0] for row in by_id or self._query("SELECT id FROM projects WHERE slug = ?", (name,))]
+
+    def project_slugs(self, limit: int) -> list[str]:
+        """Return slugs (or ids) of projects, for a person who mistyped one."""
+        rows = self._query("SELECT COALESCE(slug, id) FROM projects ORDER BY 1 LIMIT ?", (limit,))
+        return [row[0] for row in rows]
+
+    def project_summaries(self) -> list[ProjectInfo]:
+        """Count what is held of each project, in the order of slugs."""
+        fields = ProjectInfo.__struct_fields__
+        rows = self._query(f"SELECT {', '.join(fields)} FROM project_summary ORDER BY slug, id")
+        return [ProjectInfo(**dict(zip(fields, row, strict=True))) for row in rows]
+
+    def list_keys(self, project_ids: Sequence[str]) -> list[KeyInfo]:
+        """Return the keys of these projects, or of all; never their hashes."""
+        rows = self._query(
+            "SELECT id, project_id, name, prefix, created_at, revoked_at FROM api_keys"
+            " WHERE ?1 = '[]' OR project_id IN (SELECT value FROM json_each(?1)) ORDER BY project_id, created_at, id",
+            (_json(project_ids),),
+        )
+        return [
+            KeyInfo(id=i, project_id=p, name=name, prefix=prefix, created_at=created, revoked_at=revoked)
+            for i, p, name, prefix, created, revoked in rows
+        ]
+
+    def revoke_key(self, key_id: str, revoked_at: str) -> None:
+        """Revoke a key; one that is revoked already keeps its date."""
+        self._query("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?", (revoked_at, key_id))
+
+    # --- assets
+
+    def expected_assets(self, selection: Selection) -> Iterator[ExpectedAsset]:
+        """Yield, in the order of render ids, what succeeded renders should have stored and have not."""
+        where, parameters = selection.where()
+        yield from self._pages(
+            "SELECT r.id, r.asset_key FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
+            f" WHERE r.id > ? AND r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}"
+            " ORDER BY r.id LIMIT ?",
+            parameters,
+            ExpectedAsset,
+        )
+
+    def count_expected(self, selection: Selection) -> int:
+        """Count what `expected_assets` would yield."""
+        where, parameters = selection.where()
+        rows = self._query(
+            "SELECT COUNT(*) FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
+            f" WHERE r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}",
+            parameters,
+        )
+        return int(rows[0][0])
+
+    def stored_assets(self, selection: Selection) -> Iterator[Asset]:
+        """Yield the recorded assets in the order of render ids."""
+        where, parameters = selection.where()
+        yield from self._pages(
+            "SELECT a.render_id, a.key, a.size_bytes, a.sha256 FROM assets AS a JOIN renders AS r ON r.id = a.render_id"
+            f" WHERE a.render_id > ? AND a.stored_at IS NOT NULL{where} ORDER BY a.render_id LIMIT ?",
+            parameters,
+            Asset,
+        )
+
+    def count_stored(self, selection: Selection) -> tuple[int, int]:
+        """Count the recorded assets and add up their bytes."""
+        where, parameters = selection.where()
+        rows = self._query(
+            "SELECT COUNT(*), COALESCE(SUM(a.size_bytes), 0) FROM assets AS a"
+            f" JOIN renders AS r ON r.id = a.render_id WHERE a.stored_at IS NOT NULL{where}",
+            parameters,
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
+    def claimed_by(self, keys: Sequence[str]) -> dict[str, str]:
+        """Map those asset keys that are taken to the ids of the renders that have them."""
+        sql = "SELECT key, render_id FROM assets WHERE key IN (SELECT value FROM json_each(?))"
+        return {key: render_id for key, render_id in self._query(sql, (_json(keys),))}
+
+    def add_assets(self, rows: Iterable[NewAsset]) -> None:
+        """Record assets whose bytes are in the store."""
+        self._write(
+            "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source, source, stored_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def record_checks(self, rows: Iterable[tuple[str, str, str]]) -> None:
+        """Write verdicts into the ledger: (time, verdict, render id)."""
+        self._write("UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id = ?", rows)
+
+    def add_findings(self, findings: Iterable[Finding]) -> None:
+        """Keep what a run found."""
+        self._write(
+            "INSERT INTO findings (run_id, render_id, key, verdict, expected, found, detail, found_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            ((f.run_id, f.render_id, f.key, f.verdict, f.expected, f.found, f.detail, f.found_at) for f in findings),
+        )
+
+    def export_rows(self, selection: Selection) -> Iterator[ExportRow]:
+        """Yield the succeeded renders that have an asset key, stored or not, in the order of their ids."""
+        where, parameters = selection.where()
+        yield from self._pages(
+            "SELECT r.id, r.project_id, p.slug, r.template_id, r.status, r.created_at, r.completed_at,"
+            " COALESCE(a.key, r.asset_key), a.size_bytes, CASE WHEN a.stored_at IS NOT NULL THEN a.sha256 END"
+            " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id LEFT JOIN projects AS p"
+            f" ON p.id = r.project_id WHERE r.id > ? AND r.status = 'succeeded'{where} ORDER BY r.id LIMIT ?",
+            parameters,
+            ExportRow,
+        )
+
+    def count_export(self, selection: Selection) -> tuple[int, int]:
+        """Count what `export_rows` would yield, and add up the bytes."""
+        where, parameters = selection.where()
+        rows = self._query(
+            "SELECT COUNT(*), COALESCE(SUM(a.size_bytes), 0) FROM renders AS r"
+            f" LEFT JOIN assets AS a ON a.render_id = r.id WHERE r.status = 'succeeded'{where}",
+            parameters,
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
+    def _pages(self, sql: str, parameters: list[Any], row: Callable[..., Any]) -> Iterator[Any]:
+        # Page by page instead of an open cursor: others may write in between, and memory stays flat.
+        after = ""
+        while page := self._query(sql, (after, *parameters, PAGE)):
+            yield from (row(*found) for found in page)
+            after = page[-1][0]
+
+    # --- for the server
+
+    def find_key(self, key_hash: str) -> KeyRow | None:
+        """Look a key up by its hash."""
+        found = self._query(
+            "SELECT k.id, k.project_id, k.revoked_at IS NOT NULL, p.id IS NULL OR p.deleted_at IS NOT NULL"
+            " FROM api_keys AS k LEFT JOIN projects AS p ON p.id = k.project_id WHERE k.key_hash = ?",
+            (key_hash,),
+        )
+        return KeyRow(*found[0]) if found else None
+
+    def find_render(self, project_id: str, render_id: str) -> ServedRender | None:
+        """Look a render up within one project; another project's is not found."""
+        found = self._query(
+            "SELECT r.id, r.status, r.error_message, r.asset_key, r.created_at, r.completed_at, r.duration_ms,"
+            " a.key, a.size_bytes, a.sha256 FROM renders AS r"
+            " LEFT JOIN assets AS a ON a.render_id = r.id AND a.stored_at IS NOT NULL"
+            " WHERE r.id = ? AND r.project_id = ?",
+            (render_id, project_id),
+        )
+        return ServedRender(*found[0]) if found else None
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+@contextmanager
+def _sqlite_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise LockedError(f"Another program has held {path} for {BUSY_SECONDS} s: end it, or try later.") from error
+        if code == sqlite3.SQLITE_FULL:
+            raise NoSpaceError(f"No space is left to write {path}: free some, then run the command again.") from error
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
+            raise NotWritableError(f"{path} cannot be used ({error}): check its rights and the disk.") from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in str(error):
+            raise CatalogDamagedError(
+                f"{path} is no catalog, or damaged ({error}): put back a backup of it."
+            ) from error
+        raise

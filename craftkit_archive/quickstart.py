@@ -1,0 +1,92 @@
+"""The main job on a folder of samples: what `quickstart` does, step by step."""
+
+import urllib.request
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from craftkit_archive.archive import Archive
+from craftkit_archive.catalog import Asset
+from craftkit_archive.errors import RemoteError, RequestError
+from craftkit_archive.exporting import export_assets
+from craftkit_archive.fetching import fetch_assets
+from craftkit_archive.importing import import_records
+from craftkit_archive.records import KINDS, KeyInfo, Record
+from craftkit_archive.verifying import verify_assets
+from craftkit_archive.work import Stop, never
+
+KEY_NAME = "quickstart"
+
+
+class Step(NamedTuple):
+    """One step: what it is, and what it yields when it is run."""
+
+    title: str
+    records: Iterator[Record]
+
+
+def quickstart_steps(
+    archive: Archive, directory: Path, export_to: Path, *, jobs: int = 1, stop: Stop = never
+) -> Iterator[Step]:
+    """Yield the steps that bring a folder of samples in and check it; each is run before the next is asked for.
+
+    Args:
+        archive: Open for writing.
+        directory: Holds projects, keys and renders, as .json or .ndjson, and the PDFs in `bucket/`.
+        export_to: Where the export goes.
+        jobs: How many processes work.
+        stop: Asked by the steps.
+
+    Raises:
+        RequestError: The folder lacks one of these.
+    """
+    files = {kind: _input(directory, kind) for kind in KINDS}
+    for kind, file in files.items():
+        yield Step(f"Import {kind} from {file}", import_records(archive, kind, [str(file)], stop=stop))
+    bucket = directory / "bucket"
+    yield Step(f"Fetch PDFs from {bucket}", fetch_assets(archive, str(bucket), jobs=jobs, stop=stop))
+    yield Step("Verify every byte", verify_assets(archive, jobs=jobs, stop=stop))
+    yield Step(f"Export to {export_to}", export_assets(archive, export_to, jobs=jobs, stop=stop))
+
+
+def _input(directory: Path, kind: str) -> Path:
+    for suffix in (".json", ".ndjson"):
+        file = directory / f"{kind}{suffix}"
+        if file.exists():
+            return file
+    raise RequestError(f"{directory} has no {kind}.json or {kind}.ndjson: name a folder like data/sample.")
+
+
+def choose_download(archive: Archive) -> tuple[Asset, KeyInfo]:
+    """Choose a stored PDF to download, and make a test key for its project; an earlier one is revoked.
+
+    Raises:
+        RequestError: Nothing that could be downloaded is stored.
+    """
+    projects = [project for project in archive.catalog.project_summaries() if not project.deleted_at and project.stored]
+    if not projects:
+        raise RequestError("Nothing was stored that could be served: put the PDFs into bucket/.")
+    project_id = max(projects, key=lambda project: project.stored).id
+    asset = next(archive.catalog.stored_assets(archive.select(projects=(project_id,))))
+    for key in archive.list_keys(project_id):
+        if key.name == KEY_NAME and key.revoked_at is None:
+            archive.revoke_key(key.id)
+    return asset, archive.create_key(project_id, name=KEY_NAME, test=True)
+
+
+def download(url: str, key: KeyInfo, asset: Asset) -> int:
+    """Download an asset as a client would, compare it with what is recorded, and return its size in bytes.
+
+    Raises:
+        RemoteError: What came is something else.
+    """
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key.key}"})  # noqa: S310 - our own URL
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            body = answer.read()
+    except OSError as error:
+        raise RemoteError(f"{url} did not answer with a PDF ({error}): look at the lines above.") from error
+    if sha256(body).hexdigest() != asset.sha256:
+        raise RemoteError(f"{url} answered with other bytes than the recorded ones: run `craftkit-archive verify`.")
+    return len(body)

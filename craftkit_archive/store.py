@@ -1,0 +1,338 @@
+"""Where the bytes are: the Store protocol, the folder store, and the choice of a store by its address."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+from types import TracebackType
+from typing import BinaryIO, NamedTuple, Protocol, Self
+
+from craftkit_archive.errors import (
+    AssetExistsError,
+    AssetKeyError,
+    AssetMissingError,
+    AssetUnreadableError,
+    RequestError,
+    StoreMismatchError,
+    StoreOfflineError,
+    disk_errors,
+)
+from craftkit_archive.records import check_asset_key
+
+CHUNK_BYTES = 1 << 20
+MARKER = ".craftkit-archive"
+INCOMING = ".incoming"
+
+
+class Stored(NamedTuple):
+    """What a store took in: size in bytes, digest as 64 lower-case hex digits."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Entry(NamedTuple):
+    """One object in a listing."""
+
+    key: str
+    size_bytes: int
+
+
+class OpenAsset:
+    """An asset opened for reading; a context manager."""
+
+    def __init__(self, key: str, file: BinaryIO, size_bytes: int, modified_at: datetime) -> None:
+        self.key = key
+        self.file = file
+        self.size_bytes = size_bytes
+        self.modified_at = modified_at
+
+    def chunks(self) -> Iterator[bytes]:
+        """Read from where the file stands to its end, in non-empty pieces of at most 1 MiB.
+
+        Raises:
+            AssetUnreadableError: Reading failed.
+        """
+        with _reading(self.key):
+            # One byte more than the size: a small file is whole after one read, and one that grew shows it.
+            while chunk := self.file.read(min(CHUNK_BYTES, self.size_bytes + 1)):
+                yield chunk
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+
+
+class Store(Protocol):
+    """A place that holds assets by key. Every implementation passes the suite in `tests/test_store.py`."""
+
+    address: str
+
+    def check(self, archive_id: str | None = None) -> None:
+        """Make sure that the store is there, and with an id, that it is that archive's.
+
+        Raises:
+            StoreOfflineError: It is not there, or its marker is gone.
+            StoreMismatchError: Its marker names another archive.
+        """
+
+    def mark(self, archive_id: str) -> None:
+        """Make the store if need be, and say in it which archive it belongs to.
+
+        Raises:
+            StoreMismatchError: It belongs to another archive already.
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+
+    def write(self, key: str, chunks: Iterable[bytes], *, replace: bool = False) -> Stored:
+        """Store a stream under an asset key and return what landed.
+
+        A reader sees all bytes or none. An error that `chunks` raises passes through, and nothing is left behind.
+
+        Args:
+            key: Asset key.
+            chunks: Byte strings in order; read once, never held together.
+            replace: Whether it may take the place of what is there: for what is derived, never for assets.
+
+        Raises:
+            AssetExistsError: The key is taken.
+            AssetKeyError: The key is no place in this store.
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+
+    def open(self, key: str) -> OpenAsset:
+        """Open an asset for reading, at its first byte.
+
+        Raises:
+            AssetMissingError: Nothing is stored under the key.
+            AssetKeyError: The key is no place in this store.
+            AssetUnreadableError: It is there, and cannot be opened.
+        """
+
+    def list(self) -> Iterator[Entry]:
+        """List what is stored, folder by folder in the order of names; lazily."""
+
+    def sweep(self) -> int:
+        """Remove what interrupted writes left behind, and return how many pieces. Only the one writer may call it."""
+
+
+def open_store(address: str, base: Path | None = None, *, durable: bool = True) -> "FolderStore":
+    """Return the store at an address, without touching it.
+
+    Args:
+        address: A folder's path.
+        base: What a relative path is relative to; the current directory if not given.
+        durable: See `FolderStore`.
+
+    Raises:
+        RequestError: The address is of a kind that this version does not know.
+    """
+    if "://" in address:
+        raise RequestError(f"{mask_address(address)} is no folder, and this version reads and writes folders only.")
+    return FolderStore((base or Path()) / address, durable=durable)
+
+
+def digest(chunks: Iterable[bytes]) -> Stored:
+    """Read a stream to its end and say what a store would say of it."""
+    hashed, size = sha256(), 0
+    for chunk in chunks:
+        hashed.update(chunk)
+        size += len(chunk)
+    return Stored(size, hashed.hexdigest())
+
+
+def mask_address(address: str) -> str:
+    """Show an address without the password that a URL can carry."""
+    scheme, separator, rest = address.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else address
+
+
+class FolderStore:
+    """A folder whose files' relative paths are the asset keys: the same tree as the bucket.
+
+    A file is written in `.incoming/` of the same folder, so that what a killed writer leaves is found without walking
+    the store, and renamed into place once it is whole.
+
+    Args:
+        root: The folder; made by the first `mark` or `write`.
+        durable: Whether each file is on the disk, not only in the page cache, before it gets its name.
+    """
+
+    def __init__(self, root: Path, *, durable: bool = True) -> None:
+        # Absolute, because tasks carry it to other processes.
+        self.address = self._root = os.path.realpath(root)
+        self._durable = durable
+        self._inside: set[str] = set()
+
+    def check(self, archive_id: str | None = None) -> None:
+        """See `Store.check`."""
+        if not Path(self._root).is_dir():
+            raise StoreOfflineError(f"There is no folder {self.address}: mount it, or mend the address.")
+        if archive_id is None:
+            return
+        owner = self._owner()
+        if owner is None:
+            raise StoreOfflineError(f"{self.address} has no file {MARKER}: mount the archive's store there.")
+        if owner != archive_id:
+            raise StoreMismatchError(f"{self.address} belongs to archive {owner}, not to {archive_id}: mend the mount.")
+
+    def mark(self, archive_id: str) -> None:
+        """See `Store.mark`."""
+        owner = self._owner()
+        if owner not in (None, archive_id):
+            raise StoreMismatchError(f"{self.address} belongs to archive {owner} already: choose another folder.")
+        if owner is None:
+            with disk_errors(self.address):
+                self._make_folder(self._root)
+                self._write_file(f"{self._root}/{MARKER}", [f"{archive_id}\n".encode()])
+
+    def _owner(self) -> str | None:
+        try:
+            return Path(self._root, MARKER).read_text("utf-8", "replace").strip()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreOfflineError(f"{self.address} cannot be read ({error.strerror}): mend that first.") from error
+
+    def write(self, key: str, chunks: Iterable[bytes], *, replace: bool = False) -> Stored:
+        """See `Store.write`."""
+        target = self._locate(key)
+        if not replace and os.path.lexists(target):
+            raise AssetExistsError(f"{key} is stored already, and nothing is overwritten: look at both copies.")
+        with disk_errors(target):
+            self._make_folder(os.path.dirname(target))  # noqa: PTH120 - a str in, a str out
+            return self._write_file(target, chunks)
+
+    def _write_file(self, target: str, chunks: Iterable[bytes]) -> Stored:
+        incoming = f"{self._root}/{INCOMING}"
+        Path(incoming).mkdir(exist_ok=True)
+        temporary = Path(incoming, token_hex(16))
+        digest, size = sha256(), 0
+        try:
+            with open(temporary, "xb", buffering=0) as file:  # noqa: PTH123 - Path.open cannot be unbuffered and "x"
+                for chunk in chunks:
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[file.write(view) :]
+                    digest.update(chunk)
+                    size += len(chunk)
+                if self._durable:
+                    os.fsync(file.fileno())
+            temporary.rename(target)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        if self._durable:
+            _sync_folder(os.path.dirname(target))  # noqa: PTH120
+        return Stored(size, digest.hexdigest())
+
+    def _make_folder(self, folder: str) -> None:
+        missing = []
+        while not os.path.isdir(folder):  # noqa: PTH112
+            missing.append(folder)
+            folder = os.path.dirname(folder)  # noqa: PTH120
+        for made in reversed(missing):
+            Path(made).mkdir(exist_ok=True)
+            if self._durable:
+                _sync_folder(os.path.dirname(made))  # noqa: PTH120
+
+    def open(self, key: str) -> OpenAsset:
+        """See `Store.open`."""
+        path = self._locate(key)
+        with _reading(key):
+            try:
+                file = _open_file(path, os.O_NOFOLLOW)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise AssetMissingError(f"{key} is not in {self.address}.") from error
+            except OSError:
+                # A link is followed only to a place inside the store.
+                if not Path(path).is_symlink():
+                    raise
+                self._check_inside(os.path.realpath(path), key)
+                file = _open_file(path, 0)
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                file.close()
+                raise AssetUnreadableError(f"{key} is not a file: look what is in its place in {self.address}.")
+        return OpenAsset(key, file, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+    def list(self) -> Iterator[Entry]:
+        """See `Store.list`; names that are no asset keys are left out, linked folders are not entered."""
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(f"{self._root}/{folder}") as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except OSError as error:
+                raise StoreOfflineError(f"{self.address}/{folder} cannot be listed ({error.strerror}).") from error
+            below = []
+            for entry in entries:
+                key = f"{folder}{entry.name}"
+                if key in (MARKER, INCOMING):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(f"{key}/")
+                elif entry.is_file():
+                    with suppress(AssetKeyError, FileNotFoundError):
+                        yield Entry(check_asset_key(key), entry.stat().st_size)
+            folders.extend(reversed(below))
+
+    def sweep(self) -> int:
+        """See `Store.sweep`."""
+        incoming = Path(self._root, INCOMING)
+        with disk_errors(incoming):
+            left = list(incoming.iterdir()) if incoming.is_dir() else []
+            for piece in left:
+                piece.unlink(missing_ok=True)
+            if incoming.is_dir():
+                incoming.rmdir()
+        return len(left)
+
+    def _locate(self, key: str) -> str:
+        check_asset_key(key)
+        if key.partition("/")[0] in (MARKER, INCOMING):
+            raise AssetKeyError(f"The asset key {key!r} is a name that the store keeps for itself.")
+        path = f"{self._root}/{key}"
+        folder = path.rpartition("/")[0]
+        if folder not in self._inside:
+            self._check_inside(os.path.realpath(folder), key)
+            if len(self._inside) < 10_000 and Path(folder).is_dir():
+                self._inside.add(folder)
+        return path
+
+    def _check_inside(self, real_path: str, key: str) -> None:
+        if os.path.commonpath([self._root, real_path]) != self._root:
+            raise AssetKeyError(f"The asset key {key!r} leads out of {self.address} through a link.")
+
+
+def _open_file(path: str, flags: int) -> BinaryIO:
+    # Not blocking: a pipe in a file's place must not hang the reader.
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags), "rb", buffering=0)
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _reading(key: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AssetUnreadableError(
+            f"{key} cannot be read ({error.strerror}): check the disk and its rights."
+        ) from error

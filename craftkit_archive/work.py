@@ -1,0 +1,178 @@
+"""Bounded parallel work over any `concurrent.futures.Executor`, and the progress of it."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from itertools import islice
+from threading import Thread
+from typing import Any, Literal, TextIO, TypeVar
+
+from craftkit_archive.records import Plan, Progress
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 4
+PLAIN_SECONDS = 30
+PLAIN_SHARE = 0.1
+
+Stop = Callable[[], bool]
+ProgressMode = Literal["auto", "bar", "plain", "none"]
+
+
+def never() -> bool:
+    """Answer "go on": the stop signal of work that nobody can interrupt."""
+    return False
+
+
+def default_jobs() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_for(count: int, jobs: int, batch: int) -> int:
+    """Limit the number of workers to what `count` items in batches can keep busy: starting one costs as much as 100."""
+    return max(1, min(jobs, count // (2 * batch)))
+
+
+def processes(jobs: int) -> AbstractContextManager[Executor]:
+    """Make an executor of `jobs` processes; with 1, a thread of this process.
+
+    The workers inherit no connection, leave signals to their parent, and end when it dies, however it dies.
+    """
+    if jobs == 1:
+        return ThreadPoolExecutor(1)
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut a stream into lists of `size`; the last may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def spread(
+    executor: Executor, function: Callable[[T], R], tasks: Iterable[T], *, jobs: int, stop: Stop = never
+) -> Iterator[R]:
+    """Apply a function to tasks in parallel and yield the results in the tasks' order.
+
+    At most `AHEAD` tasks a worker are drawn and held at a time. When `stop` answers true no further task is drawn,
+    and those under way are finished and yielded.
+
+    Args:
+        executor: Any executor; with processes, function and tasks must be picklable.
+        function: Called with one task.
+        tasks: Drawn as room comes free, from the calling thread.
+        jobs: How many workers the executor has.
+        stop: Asked before each task is drawn.
+    """
+    running: deque[Future[R]] = deque()
+    source = iter(tasks)
+    try:
+        while True:
+            while len(running) < AHEAD * jobs and not stop():
+                try:
+                    running.append(executor.submit(function, next(source)))
+                except StopIteration:
+                    stop = _always
+            if not running:
+                return
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _always() -> bool:
+    return True
+
+
+def show_progress(records: Iterator[R], *, mode: ProgressMode, stream: TextIO = sys.stderr) -> Iterator[R]:
+    """Pass records through and show how far they have come, as they say in `Plan` and `Progress`.
+
+    Args:
+        records: What a bulk operation yields.
+        mode: `bar` redraws one line; `plain` writes a line every 30 s or 10 %, without carriage returns; `auto` takes
+            the bar on a terminal and plain lines elsewhere.
+        stream: Where it is shown.
+    """
+    if mode == "none":
+        return records
+    bar = stream.isatty() if mode == "auto" else mode == "bar"
+    return _with_bar(records, stream) if bar else _with_lines(records, stream)
+
+
+def _with_bar(records: Iterator[R], stream: TextIO) -> Iterator[R]:
+    from tqdm import tqdm
+
+    bar: tqdm[Any] = tqdm(unit="", file=stream, leave=False, dynamic_ncols=True)
+    size = 0
+    with bar:
+        for record in records:
+            if isinstance(record, Plan):
+                bar.reset(record.count)
+            elif isinstance(record, Progress):
+                size += record.size_bytes
+                bar.set_postfix_str(format_size(size), refresh=False)
+                bar.update(record.count)
+            yield record
+
+
+def _with_lines(records: Iterator[R], stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Iterator[R]:
+    began = shown_at = clock()
+    done = size = total = shown = 0
+    for record in records:
+        if isinstance(record, Plan):
+            total = record.count
+        elif isinstance(record, Progress):
+            done, size, now = done + record.count, size + record.size_bytes, clock()
+            if now - shown_at >= PLAIN_SECONDS or (total and done - shown >= PLAIN_SHARE * total and now - began > 2):
+                shown_at, shown = now, done
+                stream.write(f"{_line(done, total, size, now - began)}\n")
+                stream.flush()
+        yield record
+
+
+def _line(done: int, total: int, size_bytes: int, seconds: float) -> str:
+    share = f" of {total:,} ({done / total:.0%})" if total else ""
+    left = f", {format_duration((total - done) * seconds / done)} left" if 0 < done <= total else ""
+    return f"{done:,}{share}, {format_size(size_bytes)}, {format_size(int(size_bytes / seconds))}/s{left}"
+
+
+def format_size(size_bytes: int) -> str:
+    """Write a size as people read it: `412 B`, `1.80 GB`; powers of 1,000."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration as people read it: `12 s`, `4 min`, `2 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

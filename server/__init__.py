@@ -1,0 +1,1 @@
+"""The download endpoint of Craftkit, served from an archive."""

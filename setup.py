@@ -1,0 +1,47 @@
+"""Packaging of craftkit-archive; pyproject.toml holds tool settings only."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "craftkit_archive/__init__.py").read_text(), re.MULTILINE)[1]
+
+setup(
+    name="craftkit-archive",
+    version=VERSION,
+    description="Keep, check, export and serve the PDFs of a Craftkit project, outside Craftkit",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    py_modules=["cli"],
+    packages=["craftkit_archive", "server"],
+    package_data={"craftkit_archive": ["py.typed"], "server": ["static/*"]},
+    entry_points={"console_scripts": ["craftkit-archive = cli:main"]},
+    install_requires=[
+        "bottle>=0.13,<0.14",
+        "click>=8.2",
+        "ijson>=3.3",
+        "msgspec>=0.19",
+        "pikepdf>=9",
+        "sqlite-utils>=4.2",
+        "tqdm>=4.66",
+        "waitress>=3.0.1",
+    ],
+    extras_require={
+        "test": [
+            "cogapp>=3.4",
+            "hypothesis>=6.100",
+            "mypy>=1.13",
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "requests>=2.32",
+            "ruff>=0.8",
+            "types-tqdm",
+        ],
+        "bench": [],
+    },
+)
