@@ -84,6 +84,8 @@ def _given(kind: Kind, sources: Sequence[str], project_id: str | None, stop: Sto
                     row = (*columns(record), _encode(record.extra))
                 except ValueError as error:
                     reason = str(error)
+                except RecursionError:
+                    reason = "expected fewer levels of nesting"
             yield _Given(source, line, value, row, reason)
 
 
@@ -148,8 +150,9 @@ def _merged(kind: Kind, old: Row, new: Row) -> Row:
 
 
 def _reject(given: _Given, reason: str) -> Reject:
-    record = given.value
-    text = msgspec.json.encode(record).decode()
-    if "ck_" in text:
-        record = msgspec.json.decode(mask(text))
+    try:
+        text = msgspec.json.encode(given.value).decode()
+        record = msgspec.json.decode(mask(text)) if "ck_" in text else given.value
+    except RecursionError:
+        record = None
     return Reject(source=given.source, line=given.line, reason=mask(reason), record=record)

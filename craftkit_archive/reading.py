@@ -14,6 +14,7 @@ from craftkit_archive.work import Stop
 
 BLOCK_BYTES = 1 << 16
 MAX_RECORD_BYTES = 16 << 20
+MAX_DEPTH = 100
 STDIN = "-"
 # Names under which an object may wrap the list of records that it is about.
 WRAPPERS = ("renders", "projects", "keys", "data", "items", "results")
@@ -72,7 +73,7 @@ def _blocks(file: BinaryIO, stop: Stop | None) -> Iterator[bytes]:
 def _is_ndjson(head: bytes) -> bool:
     for line in head.split(b"\n", 20)[:20]:
         if line.lstrip().startswith(b"{"):
-            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 msgspec.json.decode(line)
                 return True
     return False
@@ -87,7 +88,15 @@ def _lines(blocks: Iterator[bytes]) -> Iterator[Item]:
         for text in whole:
             line += 1
             if text and not text.isspace():
-                yield _decode(line, text)
+                yield from _unwrapped(_decode(line, text))
+
+
+def _unwrapped(item: Item) -> Iterator[Item]:
+    if item.problem is None and isinstance(item.value, dict) and "id" not in item.value:
+        lists = [item.value[name] for name in WRAPPERS if isinstance(item.value.get(name), list)]
+        if lists:
+            return (Item(item.line, value) for value in chain.from_iterable(lists))
+    return iter((item,))
 
 
 def _decode(line: int, text: bytes) -> Item:
@@ -106,7 +115,7 @@ def _values(blocks: Iterator[bytes]) -> Iterator[Item]:
     import ijson
 
     events: Any = ijson.sendable_list()
-    parser = ijson.parse_coro(events, multiple_values=True, use_float=True)
+    parser = ijson.basic_parse_coro(events, multiple_values=True, use_float=True)
     records = _Records()
     line = 1
     try:
@@ -119,50 +128,60 @@ def _values(blocks: Iterator[bytes]) -> Iterator[Item]:
                 del events[:]
             line += piece.endswith(b"\n")
         parser.close()
+    except _TooDeepError:
+        yield Item(line, None, f"expected at most {MAX_DEPTH} levels of nesting; the rest of the file was not read")
     except ijson.JSONError as error:
-        # The parser quotes the text that it failed at, which may hold a key: only its own words are passed on.
-        words = str(error.args[0] if error.args else error)
-        words = words.removeprefix("b'").split("\\n")[0].split("\n")[0]
-        yield Item(line, None, f"expected JSON from here on: {words}")
+        # Quoted with its words is the text that it failed at, which may hold a key.
+        words = error.args[0] if error.args else "it ends too early"
+        words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
+        yield Item(line, None, f"expected JSON: {words.splitlines()[0]}; the rest of the file was not read")
+
+
+class _TooDeepError(Exception):
+    pass
 
 
 class _Records:
-    """Puts parser events together to records: array elements, list elements of a wrapper, and other objects."""
+    """Puts parser events together to records: array elements, list elements of a wrapper, and other values."""
 
     def __init__(self) -> None:
         from ijson import ObjectBuilder
 
-        self._builder = ObjectBuilder
-        self._page = ObjectBuilder()
-        self._element: Any = None
-        self._wrapped = False
+        self._new = ObjectBuilder
+        self._depth = 0
+        self._level = 0  # the depth at which records begin
+        self._record: Any = None  # what is being put together
+        self._page: Any = None  # the wrapper whose list is being read
+        self._wrapped = False  # whether the value at the top has turned out to be a wrapper
+        self._name = ""
 
-    def take(self, events: Iterator[tuple[str, str, Any]]) -> Iterator[Any]:
-        for prefix, event, value in events:
-            if self._element is not None:
-                self._element.event(event, value)
-            elif self._is_element(prefix, event):
-                self._element, self._at = self._builder(), prefix
-                self._element.event(event, value)
-            elif prefix or event not in ("start_array", "end_array"):
-                self._page.event(event, value)
-                if not prefix and event != "start_map" and event != "map_key":
-                    if not self._wrapped:
-                        yield self._page.value
-                    self._page, self._wrapped = self._builder(), False
-            if (
-                self._element is not None
-                and prefix == self._at
-                and event not in ("start_map", "start_array", "map_key")
-            ):
-                yield self._element.value
-                self._element = None
+    def take(self, events: list[tuple[str, Any]]) -> Iterator[Any]:
+        for event, value in events:
+            self._depth -= event in ("end_map", "end_array")
+            if self._record is None and event == "end_array" and self._depth == self._level - 1:
+                self._record, self._page, self._level = self._page, None, 0
+            elif self._record is None and event == "start_array" and self._depth == self._level == 0:
+                self._level = 1
+            elif self._begins_list(event):
+                self._record, self._page, self._level, self._wrapped = None, self._record, 2, True
+            else:
+                self._record = self._record or self._new()
+                self._record.event(event, value)
+                if event == "map_key" and self._depth == 1:
+                    self._name = value
+            self._depth += event in ("start_map", "start_array")
+            if self._depth > MAX_DEPTH:
+                raise _TooDeepError
+            if self._record is not None and self._depth == self._level and event != "map_key":
+                if self._level or not self._wrapped:
+                    yield self._record.value
+                self._record, self._wrapped = None, self._wrapped and self._level > 0
 
-    def _is_element(self, prefix: str, event: str) -> bool:
-        if prefix == "item":
-            return True
-        name, _, rest = prefix.partition(".")
-        if rest != "item" or name not in WRAPPERS or "id" in self._page.value:
-            return False
-        self._wrapped = True
-        return True
+    def _begins_list(self, event: str) -> bool:
+        return (
+            event == "start_array"
+            and (self._depth, self._level) == (1, 0)
+            and self._record is not None
+            and self._name in WRAPPERS
+            and "id" not in self._record.value
+        )

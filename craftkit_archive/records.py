@@ -16,6 +16,7 @@ import msgspec
 from craftkit_archive.errors import AssetKeyError
 
 MAX_KEY_BYTES = 1024
+PREFIX_CHARS = 16
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -105,7 +106,7 @@ def mask(text: str) -> str:
     return _PLAIN_KEY.sub(r"\1…", text)
 
 
-_PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4})[^\s\"'\\,;]*")
+_PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4}+)[^\s\"'\\,;]+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _EXPECTED = {
     "id": "text of 1 to 256 printable characters",
@@ -180,7 +181,8 @@ class ApiKey(Incoming, kw_only=True):
             raise _refuse("key_hash", "64 hex digits of SHA-256, or the plain key", self.key_hash)
         self.key_hash = self.key_hash.lower()
         if self.prefix is not None:
-            self.prefix = mask(self.prefix)[:16]
+            # A prefix is public; what is longer may be the key itself.
+            self.prefix = self.prefix if len(self.prefix) <= PREFIX_CHARS else mask(self.prefix)[:PREFIX_CHARS]
             if self.prefix.startswith("ck_acct_"):
                 raise _refuse("prefix", "that of a project key, ck_live_… or ck_test_…", self.prefix)
 

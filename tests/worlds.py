@@ -186,7 +186,9 @@ class Done:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def command(*words: str | Path, archive: Path | None = None, stdin: bytes = b"", env: dict[str, str] | None = None) -> Done:
+def command(
+    *words: str | Path, archive: Path | None = None, stdin: bytes = b"", env: dict[str, str] | None = None
+) -> Done:
     """Run craftkit-archive as a process of its own."""
     where = ["--archive", str(archive)] if archive else []
     done = subprocess.run(

@@ -1,0 +1,136 @@
+"""The house stands as it was drawn: import ranks, one home for each library, complete error tables."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cli
+from craftkit_archive import errors
+from server.errors import ANSWERS
+from tests.worlds import ROOT
+
+# A module imports only from ranks above its own. Modules of one rank do not import each other, but for those within
+# `server`, which are listed in their order.
+RANKS = [
+    {"craftkit_archive"},
+    {"craftkit_archive.errors"},
+    {"craftkit_archive.records"},
+    {"craftkit_archive.work"},
+    {"craftkit_archive.catalog", "craftkit_archive.store", "craftkit_archive.pdf", "craftkit_archive.reading"},
+    {"craftkit_archive.archive"},
+    {
+        "craftkit_archive.importing",
+        "craftkit_archive.fetching",
+        "craftkit_archive.verifying",
+        "craftkit_archive.exporting",
+        "craftkit_archive.reporting",
+    },
+    {"craftkit_archive.quickstart"},
+    {"server", "server.errors"},
+    {"server.auth", "server.bodies"},
+    {"server.app"},
+    {"server.run"},
+    {"cli"},
+]
+
+HOMES = {
+    "click": {"cli"},
+    "sqlite3": {"craftkit_archive.catalog"},
+    "sqlite_utils": {"craftkit_archive.catalog"},
+    "ijson": {"craftkit_archive.reading"},
+    "pikepdf": {"craftkit_archive.pdf"},
+    "tqdm": {"craftkit_archive.work"},
+    "concurrent": {"craftkit_archive.work"},
+    "multiprocessing": {"craftkit_archive.work"},
+    "bottle": {"server.app", "server.run"},
+    "waitress": {"server.run"},
+}
+
+
+def _modules() -> dict[str, Path]:
+    files = [ROOT / "cli.py", *(ROOT / "craftkit_archive").glob("*.py"), *(ROOT / "server").glob("*.py")]
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    return dict(sorted(names.items()))
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Yield the full names that a file imports when it runs; those for the type checker alone do not count."""
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _rank(name: str) -> int | None:
+    """Return the rank of what an imported name belongs to, or None if it is not ours."""
+    while name:
+        for rank, members in enumerate(RANKS):
+            if name in members:
+                return rank
+        name = name.rpartition(".")[0]
+    return None
+
+
+@pytest.mark.parametrize("name", _modules())
+def test_imports_run_one_way(name: str) -> None:
+    own = _rank(name)
+    assert own is not None, f"{name} has no rank: give it a place in RANKS"
+    for imported in _imports(_modules()[name]):
+        rank = _rank(imported)
+        assert rank is None or rank < own, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_library_has_one_home(library: str) -> None:
+    users = {name for name, file in _modules().items() if library in {i.split(".")[0] for i in _imports(file)}}
+    assert users == HOMES[library]
+
+
+def test_every_leaf_of_the_error_tree_has_an_exit_code_and_an_http_status() -> None:
+    leaves = set(errors.leaves())
+    assert set(cli.EXIT_CODES) == leaves
+    assert set(ANSWERS) == leaves
+
+
+def test_every_exit_code_is_explained() -> None:
+    used = {*cli.EXIT_CODES.values(), *cli.OUTCOMES.values(), cli.OWN_BUG, 130, 143}
+    assert used == set(cli.EXIT_CODE_WORDS)
+
+
+def test_the_error_tree_is_drawn_as_it_is() -> None:
+    drawn = {word for word in (errors.__doc__ or "").split() if word.endswith("Error")}
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type) and name.endswith("Error")}
+    assert drawn == classes
+
+
+def test_start_up_imports_nothing_heavy() -> None:
+    script = "import sys, cli; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {
+        "boto3",
+        "bottle",
+        "concurrent",
+        "ijson",
+        "msgspec",
+        "pikepdf",
+        "sqlite3",
+        "sqlite_utils",
+        "tqdm",
+        "waitress",
+    }
+    assert not heavy & set(loaded.stdout.split())

@@ -1,0 +1,145 @@
+"""What a project, a key and a render are, and how a wrong one is told."""
+
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from craftkit_archive.records import ApiKey, Incoming, Project, Render, format_time, mask, read_record, timestamp
+
+RENDER = {"id": "r", "project_id": "p", "status": "succeeded"}
+KEY = {"id": "k", "project_id": "p"}
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("2026-06-05T10:00:03.120Z", "2026-06-05T10:00:03.120Z"),
+        ("2026-06-05 10:00:00.12+00", "2026-06-05T10:00:00.120Z"),
+        ("2026-06-05T12:00:00.1239+02:00", "2026-06-05T10:00:00.123Z"),
+        ("2026-06-05 10:00:00", "2026-06-05T10:00:00.000Z"),
+        ("2026-06-05", "2026-06-05T00:00:00.000Z"),
+        ("2026-W23-5T10:00:03.120Z", "2026-06-05T10:00:03.120Z"),
+    ],
+)
+def test_times_have_one_form(text: str, canonical: str) -> None:
+    assert timestamp(text) == canonical
+
+
+@pytest.mark.parametrize(
+    "text", ["", "now", "2026-02-30T10:00:00Z", "0001-01-01T00:00:00+10:00", "1765432100", "infinity"]
+)
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        timestamp(text)
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_canonical_time_stays_as_it_is(moment: datetime) -> None:
+    assert timestamp(format_time(moment)) == format_time(moment)
+
+
+def test_both_spellings_mean_the_same() -> None:
+    snake = {**RENDER, "template_id": "t", "created_at": "2026-01-01", "duration_ms": 3, "input_data": {"aB": 1}}
+    camel = {"id": "r", "projectId": "p", "status": "succeeded", "templateId": "t", "createdAt": "2026-01-01"}
+    assert read_record(Render, snake) == read_record(Render, {**camel, "durationMs": 3, "inputData": {"aB": 1}})
+
+
+def test_a_field_given_in_both_spellings_must_agree() -> None:
+    assert read_record(Render, {**RENDER, "projectId": "p"}).project_id == "p"
+    with pytest.raises(ValueError, match="project_id: given twice"):
+        read_record(Render, {**RENDER, "projectId": "q"})
+
+
+def test_unknown_fields_are_kept() -> None:
+    assert read_record(Render, {**RENDER, "pollUrl": "u", "started_at": None}).extra == {
+        "poll_url": "u",
+        "started_at": None,
+    }
+
+
+def test_a_succeeded_render_has_the_key_that_upstream_uses() -> None:
+    assert read_record(Render, RENDER).asset_key == "renders/p/r.pdf"
+    assert read_record(Render, {**RENDER, "asset_key": "elsewhere/x.pdf"}).asset_key == "elsewhere/x.pdf"
+    assert read_record(Render, {**RENDER, "status": "queued"}).asset_key is None
+
+
+def test_a_project_can_be_named_for_records_that_name_none() -> None:
+    assert read_record(Render, {"id": "r", "status": "queued"}, project_id="p").project_id == "p"
+    assert read_record(Render, {**RENDER, "project_id": "own"}, project_id="p").project_id == "own"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "reason"),
+    [
+        (Render, [], "expected a JSON object, got list"),
+        (Render, "x", "expected a JSON object, got str"),
+        (Render, {}, "id: expected text of 1 to 256 printable characters, got nothing"),
+        (Render, {"project_id": "p", "status": "queued"}, "id: expected text"),
+        (Render, {**RENDER, "id": 7}, "id: expected text of 1 to 256 printable characters, got '7'"),
+        (Render, {**RENDER, "id": ""}, "id: expected"),
+        (Render, {**RENDER, "id": "a\nb"}, "id: expected"),
+        (Render, {"id": "r", "status": "queued"}, "--project"),
+        (
+            Render,
+            {**RENDER, "status": "done"},
+            "status: expected one of queued, rendering, succeeded, failed, cancelled",
+        ),
+        (Render, {**RENDER, "asset_key": "../../etc/passwd"}, "asset_key: expected a relative path that stays inside"),
+        (Render, {**RENDER, "asset_key": "/etc/passwd"}, "asset_key: expected"),
+        (Render, {**RENDER, "created_at": "2026-02-30T00:00:00Z"}, "created_at: expected a time such as 2026-"),
+        (Render, {**RENDER, "created_at": 1765432100}, "created_at: expected"),
+        (Render, {**RENDER, "duration_ms": -1}, "duration_ms: expected a whole number of milliseconds, 0 or more"),
+        (Render, {**RENDER, "duration_ms": 1.5}, "duration_ms: expected"),
+        (Project, {"id": "p"}, "name: expected text, got nothing"),
+        (ApiKey, KEY, "key_hash: expected 64 hex digits of SHA-256, or the plain key, got nothing"),
+        (ApiKey, {**KEY, "key_hash": "$2b$10$abcdefgh"}, "key_hash: expected 64 hex digits"),
+        (ApiKey, {**KEY, "key": "ck_acct_abcdefgh12345678"}, "key: expected a project key, ck_live_… or ck_test_…"),
+        (ApiKey, {**KEY, "key": "ck_live_abcdefgh", "key_hash": "0" * 64}, "key_hash: expected the SHA-256 of the key"),
+        (ApiKey, {**KEY, "key_hash": "0" * 64, "prefix": "ck_acct_abcd"}, "prefix: expected that of a project key"),
+    ],
+)
+def test_a_wrong_record_is_refused_with_the_field_and_what_was_expected(
+    kind: type[Incoming], given: Any, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=r".*") as caught:
+        read_record(kind, given)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("render_id", ["0193c2c3", "..", "a b", "é", "x" * 256, "9e107d9d-372b-1826-81d8-3542a419d6ff"])
+def test_an_id_is_never_refused_for_its_form(render_id: str) -> None:
+    assert read_record(Render, {**RENDER, "id": render_id}).id == render_id
+
+
+def test_a_plain_key_is_hashed_and_forgotten() -> None:
+    plain = "ck_live_abcd1234efgh5678"
+    key = read_record(ApiKey, {**KEY, "key": plain, "copy": f"see {plain}."})
+    assert key.key_hash == sha256(plain.encode()).hexdigest()
+    assert key.prefix == "ck_live_abcd"
+    assert plain not in repr(key)
+
+
+def test_a_given_hash_is_taken_in_either_case() -> None:
+    assert read_record(ApiKey, {**KEY, "key_hash": "AB" * 32}).key_hash == "ab" * 32
+
+
+def test_a_key_in_the_place_of_the_prefix_is_cut() -> None:
+    key = read_record(ApiKey, {**KEY, "key_hash": "0" * 64, "prefix": "ck_live_abcd1234efgh5678"})
+    assert key.prefix == "ck_live_abcd…"
+
+
+def test_a_refused_key_is_not_told() -> None:
+    with pytest.raises(ValueError, match=r".*") as caught:
+        read_record(ApiKey, {**KEY, "key": "ck_acct_abcd1234efgh5678"})
+    assert "1234" not in str(caught.value)
+
+
+@given(st.sampled_from(["live", "test", "acct"]), st.text("abcXYZ019_-", min_size=5, max_size=50), st.text(max_size=9))
+def test_masking_leaves_no_key(kind: str, random: str, around: str) -> None:
+    secret = f"ck_{kind}_{random}"
+    assert secret not in mask(f"{around} {secret} {around}")
+    assert mask(mask(secret)) == mask(secret)

@@ -1,0 +1,320 @@
+"""What every store does, and what the folder store does besides."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from craftkit_archive.errors import (
+    AssetExistsError,
+    AssetKeyError,
+    AssetMissingError,
+    AssetUnreadableError,
+    NoSpaceError,
+    NotWritableError,
+    RequestError,
+    StoreMismatchError,
+    StoreOfflineError,
+)
+from craftkit_archive.records import check_asset_key
+from craftkit_archive.store import INCOMING, MARKER, Entry, FolderStore, Store, digest, open_store
+
+MakeStore = Callable[[str], Store]
+STORES = ["folder"]
+
+# Keys as a bucket may hold them; a part is at most as long as a file name may be.
+PARTS = st.text(
+    st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/\\"), min_size=1, max_size=60
+).filter(lambda part: part not in (".", ".."))
+KEYS = (
+    st.lists(PARTS, min_size=1, max_size=4)
+    .map("/".join)
+    .filter(lambda key: key[1:2] != ":" and key.split("/")[0] not in (MARKER, INCOMING) and len(key.encode()) < 1000)
+)
+FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(params=STORES)
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
+    """Return what makes an empty store of each kind, by a name."""
+    return {"folder": lambda name: FolderStore(tmp_path / name)}[request.param]
+
+
+@pytest.fixture
+def store(make_store: MakeStore) -> Store:
+    """Return an empty store of each kind that is marked as archive `a`'s."""
+    store = make_store("store")
+    store.mark("a")
+    return store
+
+
+def read(store: Store, key: str) -> bytes:
+    with store.open(key) as found:
+        return b"".join(found.chunks())
+
+
+# --- every store -----------------------------------------------------------------------------------------------------
+
+
+@FAST
+@given(key=KEYS, chunks=st.lists(st.binary(max_size=300), max_size=5))
+def test_a_store_gives_back_what_it_was_given(make_store: MakeStore, key: str, chunks: list[bytes]) -> None:
+    store = make_store(token_hex(8))
+    whole = b"".join(chunks)
+    stored = store.write(key, chunks)
+    assert stored == (len(whole), sha256(whole).hexdigest())
+    with store.open(key) as found:
+        assert (found.size_bytes, b"".join(found.chunks())) == (len(whole), whole)
+    assert list(store.list()) == [Entry(key, len(whole))]
+
+
+def test_a_large_asset_comes_in_pieces_and_whole(store: Store) -> None:
+    body = os.urandom(3 * (1 << 20) + 17)
+    store.write("large", [body[:100], body[100:]])
+    with store.open("large") as found:
+        pieces = list(found.chunks())
+    assert b"".join(pieces) == body
+    assert max(map(len, pieces)) <= 1 << 20
+    assert digest(pieces) == (len(body), sha256(body).hexdigest())
+
+
+def test_nothing_is_overwritten(store: Store) -> None:
+    store.write("a/b.pdf", [b"old"])
+    with pytest.raises(AssetExistsError):
+        store.write("a/b.pdf", [b"new"])
+    assert read(store, "a/b.pdf") == b"old"
+
+
+def test_a_write_that_fails_leaves_nothing(store: Store) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        store.write("a.pdf", broken())
+    with pytest.raises(AssetMissingError):
+        store.open("a.pdf")
+    assert list(store.list()) == []
+    store.write("a.pdf", [b"whole"])
+    assert read(store, "a.pdf") == b"whole"
+
+
+def test_a_replacement_that_fails_leaves_what_was_there(store: Store) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise RuntimeError("the source broke")
+
+    store.write("a.pdf", [b"old"])
+    with pytest.raises(RuntimeError):
+        store.write("a.pdf", broken(), replace=True)
+    assert read(store, "a.pdf") == b"old"
+
+
+@pytest.mark.parametrize("key", ["nothing.pdf", "no/such/folder/x.pdf", "a.pdf/below-a-file"])
+def test_what_is_not_there_is_missing(store: Store, key: str) -> None:
+    store.write("a.pdf", [b"x"])
+    with pytest.raises(AssetMissingError):
+        store.open(key)
+
+
+BAD_KEYS = [
+    "",
+    "/a",
+    "a/",
+    "a//b",
+    "..",
+    "../a",
+    "a/../b",
+    "a/./b",
+    ".",
+    "a\\b",
+    "C:/a",
+    "a\0b",
+    "a\nb",
+    "\ud800",
+    "x" * 1025,
+]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_a_key_that_leaves_the_store_is_refused(store: Store, key: str) -> None:
+    with pytest.raises(AssetKeyError):
+        store.write(key, [b"x"])
+    with pytest.raises(AssetKeyError):
+        store.open(key)
+
+
+def test_the_listing_goes_folder_by_folder_in_order(store: Store) -> None:
+    for key in ("b/2", "a", "b/1", "b/c/3", "z"):
+        store.write(key, [key.encode()])
+    listed = list(store.list())
+    assert sorted(listed) == sorted(Entry(key, len(key)) for key in ("a", "z", "b/1", "b/2", "b/c/3"))
+    assert listed == list(store.list())
+
+
+def test_a_store_knows_its_archive(store: Store, make_store: MakeStore) -> None:
+    store.check()
+    store.check("a")
+    store.mark("a")
+    with pytest.raises(StoreMismatchError):
+        store.check("b")
+    with pytest.raises(StoreMismatchError):
+        store.mark("b")
+    elsewhere = make_store("elsewhere")
+    with pytest.raises(StoreOfflineError):
+        elsewhere.check()
+    with pytest.raises(StoreOfflineError):
+        elsewhere.check("a")
+
+
+def test_sweeping_an_orderly_store_changes_nothing(store: Store) -> None:
+    store.write("a", [b"x"])
+    assert store.sweep() == 0
+    assert read(store, "a") == b"x"
+    store.check("a")
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=40) | st.lists(st.sampled_from(["..", ".", "a", "/", "\\", "C:", "\0", "é"])).map("".join))
+def test_a_checked_key_never_escapes(key: str) -> None:
+    try:
+        check_asset_key(key)
+    except AssetKeyError:
+        return
+    assert os.path.normpath(f"/store/{key}") == f"/store/{key}"
+
+
+@FAST
+@given(KEYS)
+def test_good_keys_are_accepted(key: str) -> None:
+    assert check_asset_key(key) == key
+
+
+# --- the folder store ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> FolderStore:
+    """Return an empty folder store."""
+    store = FolderStore(tmp_path / "folder")
+    store.mark("a")
+    return store
+
+
+def test_a_mirror_of_the_bucket_is_a_store_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mirror/renders/p").mkdir(parents=True)
+    (tmp_path / "mirror/renders/p/r.pdf").write_bytes(b"pdf")
+    store = FolderStore(tmp_path / "mirror")
+    store.check()
+    assert list(store.list()) == [Entry("renders/p/r.pdf", 3)]
+    assert read(store, "renders/p/r.pdf") == b"pdf"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_link_that_leads_out_is_not_followed(folder: FolderStore, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/x.pdf").write_bytes(b"secret")
+    root = Path(folder.address)
+    if kind == "file":
+        (root / "in").mkdir()
+        (root / "in/x.pdf").symlink_to(tmp_path / "secret/x.pdf")
+    else:
+        (root / "in").symlink_to(tmp_path / "secret")
+    with pytest.raises(AssetKeyError):
+        folder.open("in/x.pdf")
+    if kind == "folder":
+        with pytest.raises(AssetKeyError):
+            folder.write("in/new.pdf", [b"x"])
+        assert not (tmp_path / "secret/new.pdf").exists()
+
+
+def test_a_link_that_stays_inside_is_followed(folder: FolderStore) -> None:
+    folder.write("real.pdf", [b"x"])
+    Path(folder.address, "link.pdf").symlink_to("real.pdf")
+    assert read(folder, "link.pdf") == b"x"
+
+
+def test_the_store_keeps_its_own_names_to_itself(folder: FolderStore) -> None:
+    for key in (MARKER, f"{INCOMING}/x"):
+        with pytest.raises(AssetKeyError):
+            folder.write(key, [b"x"], replace=True)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_unreadable(folder: FolderStore, make: Callable[[Path], None]) -> None:
+    make(Path(folder.address, "x.pdf"))
+    with pytest.raises(AssetUnreadableError):
+        folder.open("x.pdf")
+
+
+def test_a_fault_while_reading_is_unreadable(folder: FolderStore) -> None:
+    folder.write("a", [b"x"])
+    with folder.open("a") as found:
+        other = os.open(folder.address, os.O_RDONLY)
+        os.dup2(other, found.file.fileno())  # reading a folder fails, as a broken disk would
+        os.close(other)
+        with pytest.raises(AssetUnreadableError):
+            list(found.chunks())
+
+
+def test_a_killed_writer_leaves_only_what_sweep_removes(folder: FolderStore) -> None:
+    left = Path(folder.address, INCOMING)
+    left.mkdir(exist_ok=True)
+    (left / "0123").write_bytes(b"half a PDF")
+    assert list(folder.list()) == []
+    assert folder.sweep() == 1
+    assert not left.exists()
+
+
+class _FullDisk:
+    """A file on a disk that is full, or read-only."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, *_arguments: object, **_names: object) -> object:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(errno.ENOSPC, NoSpaceError), (errno.EDQUOT, NoSpaceError), (errno.EROFS, NotWritableError)],
+)
+def test_a_disk_that_refuses_is_a_clear_error(
+    folder: FolderStore, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+) -> None:
+    monkeypatch.setattr(os, "fsync", _FullDisk(number))
+    with pytest.raises(error, match=r"a\.pdf"):
+        folder.write("a.pdf", [b"x"])
+    monkeypatch.undo()
+    assert list(folder.list()) == []
+    assert list(Path(folder.address, INCOMING).iterdir()) == []
+
+
+def test_a_name_too_long_for_the_disk_is_a_clear_error(folder: FolderStore) -> None:
+    with pytest.raises(NotWritableError):
+        folder.write("x" * 300, [b"x"])
+
+
+def test_files_get_the_rights_that_the_umask_leaves(folder: FolderStore) -> None:
+    before = os.umask(0o027)
+    try:
+        folder.write("a.pdf", [b"x"])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(Path(folder.address, "a.pdf").stat().st_mode) == 0o640
+
+
+def test_an_address_of_another_kind_is_refused_without_its_password() -> None:
+    with pytest.raises(RequestError, match="ftp://host/") as caught:
+        open_store("ftp://me:secret@host/x")
+    assert "secret" not in str(caught.value)
