@@ -151,7 +151,7 @@ class World:
 
 def fill(folder: Path, *, count: int = 5, size_bytes: int = 0) -> World:
     """Make an archive with projects, keys, and `count` fetched renders of the first project."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bucket").mkdir(parents=True, exist_ok=True)
     bucket = folder / "bucket"
     rows = [render(number) for number in range(count)]
     for number, row in enumerate(rows):

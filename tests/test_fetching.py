@@ -1,0 +1,299 @@
+"""Fetch: everything that is missing, checked on arrival, however often it is interrupted."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from craftkit_archive.errors import NoSpaceError, StoreMismatchError, StoreOfflineError
+from craftkit_archive.fetching import fetch_assets
+from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
+from craftkit_archive.store import INCOMING, FolderStore, digest
+from craftkit_archive.verifying import verify_assets
+from tests.worlds import (
+    ROOT,
+    SOUTHWIND,
+    World,
+    fill,
+    load,
+    pdf,
+    projects,
+    put,
+    render,
+    render_id,
+    summary_of,
+)
+
+
+def fetch(world: World, **options: Any) -> tuple[Summary, list[Record]]:
+    records = list(fetch_assets(world.archive, str(world.bucket), **options))
+    assert isinstance(records[-1], Summary)
+    counts = records[-1].counts
+    assert counts["expected"] == counts["copied"] + counts["adopted"] + counts["absent"] + counts["refused"]
+    return records[-1], records[:-1]
+
+
+def stored(world: World) -> set[str]:
+    return {asset.render_id for asset in world.archive.catalog.stored_assets(world.archive.select())}
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> World:
+    """Return an archive that expects ten renders, and a bucket that has them."""
+    world = fill(tmp_path, count=0)
+    rows = [render(number) for number in range(10)]
+    for row in rows:
+        put(world.bucket, row["asset_key"], pdf(row["id"]))
+    load(world.archive, tmp_path, "renders", rows)
+    return world
+
+
+def test_fetch_copies_byte_for_byte_and_records_the_digest(empty: World) -> None:
+    summary, _ = fetch(empty)
+    assert (summary.outcome, summary.counts["copied"]) == ("ok", 10)
+    for asset in empty.archive.catalog.stored_assets(empty.archive.select()):
+        body = (empty.bucket / asset.key).read_bytes()
+        assert Path(empty.archive.store.address, asset.key).read_bytes() == body
+        assert (asset.size_bytes, asset.sha256) == digest([body])
+    assert not Path(empty.archive.store.address, INCOMING).exists()
+
+
+def test_fetch_twice_copies_once(empty: World) -> None:
+    fetch(empty)
+    before = {path: path.stat().st_mtime_ns for path in Path(empty.archive.store.address).rglob("*.pdf")}
+    summary, _ = fetch(empty)
+    assert (summary.outcome, summary.counts["expected"]) == ("ok", 0)
+    assert before == {path: path.stat().st_mtime_ns for path in Path(empty.archive.store.address).rglob("*.pdf")}
+
+
+def test_several_processes_do_what_one_does(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=0)
+    rows = [render(number) for number in range(200)]
+    for row in rows:
+        put(world.bucket, row["asset_key"], pdf(row["id"]))
+    load(world.archive, tmp_path, "renders", rows)
+    summary, _ = fetch(world, jobs=2)
+    assert summary.counts["copied"] == 200
+    assert summary_of(verify_assets(world.archive, jobs=2)).counts == {"checked": 200, "ok": 200}
+
+
+def test_only_succeeded_renders_are_expected(empty: World) -> None:
+    load(empty.archive, empty.folder, "renders", [render(20, status="failed"), render(21, status="queued")])
+    assert fetch(empty)[0].counts["expected"] == 10
+
+
+def test_what_the_source_lacks_is_skipped_and_said(empty: World) -> None:
+    (empty.bucket / render(3)["asset_key"]).unlink()
+    summary, records = fetch(empty)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["absent"]) == ("incomplete", 9, 1)
+    assert [record.render_id for record in records if isinstance(record, Skipped)] == [render_id(3)]
+
+
+DAMAGED = {
+    "empty": b"",
+    "not-a-pdf": b"<!DOCTYPE html><title>Sign in</title>" + b" " * 3000,
+    "truncated": pdf("cut", size_bytes=4000)[:3000],
+}
+
+
+@pytest.mark.parametrize("verdict", DAMAGED)
+def test_what_arrives_damaged_is_not_stored_and_stops_nothing(empty: World, verdict: str) -> None:
+    put(empty.bucket, render(3)["asset_key"], DAMAGED[verdict])
+    summary, records = fetch(empty)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["refused"]) == ("problems", 9, 1)
+    [finding] = [record for record in records if isinstance(record, Finding)]
+    assert (finding.verdict, finding.render_id) == (verdict, render_id(3))
+    assert not empty.asset(3).exists()
+    put(empty.bucket, render(3)["asset_key"], pdf("mended"))
+    assert fetch(empty)[0].counts["copied"] == 1
+
+
+def test_a_pdf_with_something_before_its_header_is_one(empty: World) -> None:
+    put(empty.bucket, render(3)["asset_key"], b"junk\n" * 300 + pdf("late header"))
+    assert fetch(empty)[0].counts["copied"] == 10
+
+
+def test_an_object_that_cannot_be_read_is_a_finding(empty: World) -> None:
+    path = empty.bucket / render(3)["asset_key"]
+    path.unlink()
+    path.mkdir()
+    summary, records = fetch(empty)
+    assert summary.counts["refused"] == 1
+    assert [record.verdict for record in records if isinstance(record, Finding)] == ["unreadable"]
+
+
+def test_bytes_that_are_in_the_store_already_are_recorded(empty: World) -> None:
+    put(Path(empty.archive.store.address), render(3)["asset_key"], pdf(render_id(3)))
+    summary, _ = fetch(empty)
+    assert (summary.counts["copied"], summary.counts["adopted"]) == (9, 1)
+
+
+def test_other_bytes_in_the_store_are_a_finding_and_stay(empty: World) -> None:
+    path = put(Path(empty.archive.store.address), render(3)["asset_key"], pdf("other"))
+    summary, records = fetch(empty)
+    assert (summary.outcome, summary.counts["refused"]) == ("problems", 1)
+    assert [record.verdict for record in records if isinstance(record, Finding)] == ["wrong-digest"]
+    assert path.read_bytes() == pdf("other")
+    assert render_id(3) not in stored(empty)
+
+
+def test_two_renders_cannot_claim_one_asset(empty: World) -> None:
+    load(empty.archive, empty.folder, "renders", [render(20, asset_key=render(3)["asset_key"])])
+    summary, records = fetch(empty)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["absent"]) == ("incomplete", 10, 1)
+    assert [record.reason for record in records if isinstance(record, Skipped)] == [
+        f"render {render_id(3)} has this asset key"
+    ]
+
+
+def test_a_selection_and_a_limit_narrow_it(empty: World) -> None:
+    later = render(20, project_id=SOUTHWIND, created_at="2026-07-01")
+    put(empty.bucket, later["asset_key"], pdf("later"))
+    load(empty.archive, empty.folder, "renders", [later])
+    assert fetch(empty, limit=2)[0].counts["copied"] == 2
+    assert fetch(empty, selection=empty.archive.select(since="2026-07-01"))[0].counts["copied"] == 1
+    assert fetch(empty, selection=empty.archive.select(projects=("northwind",)))[0].counts["copied"] == 8
+
+
+def test_a_dry_run_changes_nothing(empty: World) -> None:
+    (empty.bucket / render(3)["asset_key"]).unlink()
+    runs = len(empty.archive.catalog.last_runs(100))
+    summary, records = fetch_dry(empty)
+    assert (summary.outcome, summary.counts["expected"], summary.counts["absent"]) == ("incomplete", 10, 1)
+    planned = [record for record in records if isinstance(record, Planned)]
+    assert {record.size_bytes for record in planned} == {len(pdf(render_id(0)))}
+    assert len(planned) == 9
+    assert stored(empty) == set()
+    assert len(empty.archive.catalog.last_runs(100)) == runs
+
+
+def fetch_dry(world: World) -> tuple[Summary, list[Record]]:
+    records = list(fetch_assets(world.archive, str(world.bucket), dry_run=True))
+    assert isinstance(records[-1], Summary)
+    return records[-1], records[:-1]
+
+
+def test_a_store_or_source_that_is_not_there_stops_it(empty: World, tmp_path: Path) -> None:
+    with pytest.raises(StoreOfflineError):
+        list(fetch_assets(empty.archive, str(tmp_path / "nowhere")))
+    store = Path(empty.archive.store.address)
+    store.rename(tmp_path / "unmounted")
+    with pytest.raises(StoreOfflineError):
+        fetch(empty)
+    store.mkdir()
+    with pytest.raises(StoreOfflineError):
+        fetch(empty)
+    FolderStore(store).mark("another")
+    with pytest.raises(StoreMismatchError):
+        fetch(empty)
+
+
+def test_a_full_disk_stops_it_and_keeps_what_was_good(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craftkit_archive.fetching.BATCH", 2)
+    real, calls = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 15:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(NoSpaceError, match="free some"):
+        fetch(empty)
+    monkeypatch.undo()
+    kept = len(stored(empty))
+    assert 0 < kept < 10
+    assert summary_of(verify_assets(empty.archive)).outcome == "ok"
+    summary, _ = fetch(empty)
+    assert summary.counts["copied"] + summary.counts["adopted"] == 10 - kept
+
+
+def test_a_stop_ends_it_after_what_is_under_way(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craftkit_archive.fetching.BATCH", 1)
+    monkeypatch.setattr("craftkit_archive.work.AHEAD", 1)
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    summary, _ = fetch(empty, stop=stop)
+    assert summary.outcome == "interrupted"
+    assert 0 < summary.counts["copied"] < 10
+    assert fetch(empty)[0].outcome == "ok"
+    assert len(stored(empty)) == 10
+
+
+# --- killed ----------------------------------------------------------------------------------------------------------
+
+KILLS = 12
+
+
+def test_killing_fetch_at_any_moment_leaves_an_archive_that_is_good(tmp_path: Path) -> None:
+    """A row never speaks of bytes that are not whole in the store, and a last fetch does the rest."""
+    count = 600
+    world = fill(tmp_path, count=0)
+    rows = [render(number) for number in range(count)]
+    for row in rows:
+        put(world.bucket, row["asset_key"], pdf(row["id"], size_bytes=20_000))
+    load(world.archive, tmp_path, "projects", projects())
+    load(world.archive, tmp_path, "renders", rows)
+    words = [sys.executable, "-c", "import cli; cli.main()", "--archive", world.archive.path, "fetch", world.bucket]
+    chance = random.Random(20260605)
+    kept = 0
+    for _ in range(KILLS):
+        with subprocess.Popen([*words, "--jobs", "2"], cwd=ROOT, stderr=subprocess.DEVNULL) as fetching:
+            time.sleep(chance.uniform(0.2, 1.1))
+            fetching.send_signal(signal.SIGKILL)
+        for asset in world.archive.catalog.stored_assets(world.archive.select()):
+            body = Path(world.archive.store.address, asset.key).read_bytes()
+            assert (asset.size_bytes, asset.sha256) == digest([body])
+        now = len(stored(world))
+        assert now >= kept, "what was recorded stays recorded"
+        kept = now
+    assert kept > 0, "no kill came late enough to show anything"
+    summary, _ = fetch(world)
+    assert summary.outcome == "ok"
+    assert summary_of(verify_assets(world.archive)).counts == {"checked": count, "ok": count}
+    assert {path.name for path in Path(world.archive.store.address).iterdir()} == {"renders", ".craftkit-archive"}
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, time\n"
+        "from craftkit_archive.work import processes, spread\n"
+        "from tests.test_fetching import report_and_sleep\n"
+        "if __name__ == '__main__':\n"
+        "    with processes(2) as executor:\n"
+        "        list(spread(executor, report_and_sleep, [sys.argv[1]] * 2, jobs=2))\n"
+    )
+    file = tmp_path / "main.py"
+    file.write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, file, tmp_path], env=environment) as parent:
+        workers = _eventually(lambda: [int(path.name) for path in tmp_path.glob("[0-9]*")], lambda found: len(found) == 2)
+        parent.send_signal(signal.SIGKILL)
+    assert _eventually(lambda: [pid for pid in workers if Path(f"/proc/{pid}").exists()], lambda left: not left) == []
+
+
+def report_and_sleep(folder: str) -> None:
+    """Say which process this is, and stay busy."""
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def _eventually(look: Any, enough: Any) -> Any:
+    for _ in range(200):
+        found = look()
+        if enough(found):
+            return found
+        time.sleep(0.05)
+    return look()
+
