@@ -232,7 +232,7 @@ def safe_name(text: str) -> str:
     """
     name = re.sub(r"[^\w.\- ]", "_", unicodedata.normalize("NFC", text))
     name = name.strip(" .~").encode()[:100].decode("utf-8", "ignore").rstrip(" .")
-    if name == text and name == name.casefold() and not _RESERVED.fullmatch(name):
+    if name and name == text == name.casefold() and not _RESERVED.fullmatch(name):
         return name
     return f"{name or '_'}~{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 

@@ -1,0 +1,440 @@
+"""The command line as a process: exit code, stdout, stderr."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import termios
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import cli
+from craftkit_archive import __version__
+from tests.worlds import (
+    LIVE_KEY,
+    NORTHWIND,
+    ROOT,
+    SAMPLE,
+    Done,
+    World,
+    command,
+    keys,
+    projects,
+    render,
+    render_id,
+    write_json,
+    write_ndjson,
+)
+
+
+def at(world: World, *words: str | Path, **options: Any) -> Done:
+    """Run a command on a world's archive."""
+    return command(*words, archive=world.archive.path, **options)
+
+
+def summary(done: Done) -> dict[str, Any]:
+    last = done.lines[-1]
+    assert last["type"] == "summary"
+    assert last["exit_code"] == done.code
+    return last
+
+
+# --- one day of an operator ------------------------------------------------------------------------------------------
+
+
+def test_the_main_job_command_by_command(world: World, tmp_path: Path) -> None:
+    archive = tmp_path / "new"
+    assert command("init", archive=archive).code == 0
+    files = {
+        "projects": write_json(tmp_path / "projects.json", projects()),
+        "keys": write_json(tmp_path / "keys.json", keys()),
+        "renders": write_ndjson(tmp_path / "renders.ndjson", [render(n) for n in range(6)]),
+    }
+    for kind, file in files.items():
+        done = command("import", kind, file, archive=archive)
+        assert (done.code, done.out) == (0, "")
+        assert "inserted" in done.err
+    fetched = command("fetch", world.bucket, archive=archive)
+    assert (fetched.code, fetched.out) == (3, "")
+    assert "the source lacks it" in fetched.err
+    assert command("verify", archive=archive).code == 0
+    assert command("export", tmp_path / "out", "--project", "northwind", archive=archive).code == 3
+    assert (tmp_path / "out/missing.csv").exists()
+    status = command("status", archive=archive)
+    assert status.code == 0
+    assert "northwind: 6 renders, 6 succeeded, 5 stored" in status.out
+
+
+def test_metadata_comes_in_on_standard_input(world: World) -> None:
+    done = at(world, "--json", "import", "renders", "-", stdin=json.dumps([render(20), render(21)]).encode())
+    assert summary(done)["counts"]["inserted"] == 2
+
+
+def test_rejects_are_written_and_told_and_the_good_goes_in(world: World, tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "r.ndjson", [render(20), render(21, status="done")])
+    done = at(world, "import", "renders", file, "--rejects", tmp_path / "rejects.ndjson")
+    assert done.code == 1
+    assert f"{file}:2: status: expected one of queued" in done.err
+    [reject] = map(json.loads, (tmp_path / "rejects.ndjson").read_text().splitlines())
+    assert (reject["line"], reject["record"]["id"], reject["source"]) == (2, render_id(21), str(file))
+    assert reject["reason"].startswith("status:")
+
+
+def test_many_findings_are_cut_short_unless_asked_for(world: World, tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "r.ndjson", [render(n, status="done") for n in range(50)])
+    assert "… and 30 more" in at(world, "import", "renders", file).err
+    verbose = at(world, "-v", "import", "renders", file).err
+    assert verbose.count("rejected  ") == 50
+
+
+def test_a_key_is_printed_once_and_works_until_it_is_revoked(world: World) -> None:
+    made = at(world, "keys", "create", "--project", "northwind", "--name", "me")
+    assert made.code == 0
+    key = made.out.strip()
+    assert re.fullmatch(r"ck_live_[\w-]{43}", key)
+    listed = at(world, "keys", "list", "--project", "northwind")
+    assert key[:12] in listed.out
+    assert key not in listed.out
+    revoked = at(world, "--json", "keys", "revoke", key[:12])
+    assert revoked.lines[0]["revoked_at"]
+    assert key not in "".join(path.read_text("latin-1") for path in world.archive.path.glob("archive*"))
+
+
+def test_quiet_says_nothing_and_gives_results(world: World) -> None:
+    done = at(world, "-q", "verify")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert "northwind" in at(world, "-q", "status").out
+
+
+def test_a_dry_run_of_an_export_prints_the_plan(world: World, tmp_path: Path) -> None:
+    done = at(world, "export", tmp_path / "out", "--dry-run")
+    assert done.code == 0
+    assert done.out.splitlines()[0] == f"{world.asset(0).stat().st_size}\tnorthwind/2026/06/{render_id(0)}.pdf"
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+JSON_COMMANDS = [
+    ["verify"],
+    ["status"],
+    ["keys", "list"],
+    ["keys", "create", "--project", "northwind"],
+    ["keys", "revoke", "key-1"],
+    ["fetch", "{bucket}"],
+    ["fetch", "{bucket}", "--dry-run"],
+    ["export", "{folder}/out"],
+    ["import", "projects", "{folder}/projects.ndjson"],
+    ["fetch", "/nowhere"],
+    ["import", "renders", "/nowhere"],
+    ["export", "{folder}/out", "--project", "nobody"],
+    ["--nonsense"],
+    ["nonsense"],
+    ["verify", "--level", "deep"],
+]
+
+
+@pytest.mark.parametrize("words", JSON_COMMANDS, ids=" ".join)
+def test_every_line_is_json_and_the_last_is_the_summary(world: World, words: list[str]) -> None:
+    filled = [word.format(bucket=world.bucket, folder=world.folder) for word in words]
+    done = at(world, "--json", *filled)
+    last = summary(done)
+    assert {"type", "command", "outcome", "exit_code", "counts"} <= set(last)
+    assert all("type" in line for line in done.lines)
+    assert done.err == ""
+    if last["outcome"] == "error":
+        assert done.lines[-2]["type"] == "error"
+        assert done.lines[-2]["message"]
+
+
+def test_findings_are_lines_of_json(world: World) -> None:
+    world.asset(2).unlink()
+    done = at(world, "--json", "verify")
+    assert done.code == 1
+    assert done.lines[0] | {"run_id": 0, "found_at": ""} == {
+        "type": "finding",
+        "run_id": 0,
+        "render_id": render_id(2),
+        "key": render(2)["asset_key"],
+        "verdict": "missing",
+        "expected": None,
+        "found": None,
+        "detail": done.lines[0]["detail"],
+        "found_at": "",
+    }
+    assert summary(done)["counts"] == {"checked": 5, "ok": 4, "missing": 1}
+
+
+# --- exit codes and clear sentences ----------------------------------------------------------------------------------
+
+
+def test_an_archive_that_is_not_there_is_10(tmp_path: Path) -> None:
+    for words in (["verify"], ["fetch", "x"], ["status"], ["serve"], ["keys", "list"], ["export", "x"]):
+        done = command(*words, archive=tmp_path / "nothing")
+        assert done.code == 10
+        assert "init" in done.err
+        assert len(done.err.splitlines()) == 1
+
+
+def test_a_second_writer_is_11(world: World) -> None:
+    with world.archive.lock("fetch"):
+        done = at(world, "fetch", world.bucket)
+    assert done.code == 11
+    assert f"process {os.getpid()}" in done.err
+
+
+def test_a_newer_or_damaged_catalog_is_13(world: World) -> None:
+    world.archive.catalog.close()
+    with sqlite3.connect(world.archive.path / "archive.db") as connection:
+        connection.execute("UPDATE _sqlite_migrations SET name = 'm999'")
+    connection.close()
+    assert at(world, "status").code == 13
+    for file in world.archive.path.glob("archive.db*"):
+        file.unlink()
+    (world.archive.path / "archive.db").write_bytes(b"x" * 5000)
+    done = at(world, "status")
+    assert done.code == 13
+    assert "Traceback" not in done.err
+
+
+def test_a_store_that_is_offline_is_14(world: World, tmp_path: Path) -> None:
+    assert at(world, "fetch", tmp_path / "nowhere").code == 14
+    Path(world.archive.store.address).rename(tmp_path / "unmounted")
+    for words in (["verify"], ["serve", "--listen", "127.0.0.1:0"], ["export", tmp_path / "out"], ["fetch", world.bucket]):
+        assert at(world, *words).code == 14
+
+
+def test_what_cannot_be_written_is_15(world: World, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert at(world, "export", tmp_path / "file" / "out").code == 15
+    assert command("init", archive=tmp_path / "file" / "archive").code == 15
+
+
+def test_a_full_output_is_15_and_no_traceback(world: World) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", "import cli; cli.main()", "--archive", world.archive.path, "status"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == 15
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_15_and_loses_nothing(world: World, tmp_path: Path) -> None:
+    """A real small file system, full."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3M", "none", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        archive = small / "archive"
+        assert command("init", archive=archive).code == 0
+        renders = [render(n) for n in range(200)]
+        file = write_ndjson(tmp_path / "r.ndjson", renders)
+        assert command("import", "renders", file, archive=archive).code == 0
+        for row in renders:
+            path = world.bucket / row["asset_key"]
+            path.write_bytes((world.bucket / renders[0]["asset_key"]).read_bytes() + b"%" * 50_000 + b"\nstartxref\n0\n%%EOF\n")
+        done = command("fetch", world.bucket, archive=archive)
+        assert done.code == 15
+        assert "No space is left" in done.err
+        assert "Traceback" not in done.err
+        subprocess.run(["mount", "-o", "remount,size=30M", small], check=True)
+        verified = command("--json", "verify", archive=archive)
+        assert verified.code == 0
+        assert 0 < summary(verified)["counts"]["ok"] < 200
+        assert command("fetch", world.bucket, archive=archive).code == 0
+        assert summary(command("--json", "verify", archive=archive))["counts"] == {"checked": 200, "ok": 200}
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_a_read_only_file_system_is_15(world: World, tmp_path: Path) -> None:
+    mount = tmp_path / "read-only"
+    mount.mkdir()
+    world.archive.catalog.close()
+    bound = subprocess.run(["mount", "--bind", world.archive.path, mount], capture_output=True)
+    if bound.returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", mount], check=True)
+        for words in (["fetch", world.bucket], ["verify"], ["import", "projects", "-"], ["keys", "revoke", "key-1"]):
+            done = command(*words, archive=mount)
+            assert (words, done.code) == (words, 15)
+            assert "Traceback" not in done.err
+    finally:
+        subprocess.run(["umount", "-l", mount], check=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["--nonsense"],
+        ["import", "invoices", "x"],
+        ["import", "renders", "/nowhere"],
+        ["verify", "--jobs", "0"],
+        ["verify", "--project", "nobody"],
+        ["export", "out", "--since", "yesterday"],
+        ["serve", "--listen", "8080"],
+        ["serve", "--listen", "192.0.2.1:1"],
+        ["fetch", "ftp://me:secret@host/"],
+        ["keys", "create", "--project", "nobody"],
+        ["keys", "revoke", "nobody"],
+        ["init"],
+    ],
+    ids=" ".join,
+)
+def test_what_makes_no_sense_is_2(world: World, words: list[str]) -> None:
+    done = at(world, *words)
+    assert done.code == 2
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    assert "secret" not in done.err
+
+
+def test_our_own_bug_is_70_with_its_traceback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_given: object, **_names: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("craftkit_archive.reporting.describe_archive", broken)
+    done = CliRunner().invoke(cli.main, ["--archive", str(world.archive.path), "status"])
+    assert done.exit_code == 70
+    assert "ZeroDivisionError" in done.output
+
+
+def test_the_version_is_told() -> None:
+    assert command("--version").out == f"craftkit-archive {__version__}\n"
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_cleanly_with_a_summary(world: World, number: int, code: int) -> None:
+    script = (
+        "import cli, time; from craftkit_archive import verifying\n"
+        "verifying.BATCH = 1; real = verifying._look\n"
+        "def slow(*given): print('reading', flush=True); time.sleep(0.3); return real(*given)\n"
+        "verifying._look = slow; cli.main()"
+    )
+    words = [sys.executable, "-c", script, "--json", "--archive", world.archive.path, "verify", "--jobs", "1"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as verifying:
+        assert verifying.stdout is not None
+        verifying.stdout.readline()
+        verifying.send_signal(number)
+        rest = verifying.stdout.read()
+    last = json.loads(rest.splitlines()[-1])
+    assert verifying.returncode == code == last["exit_code"]
+    assert last["outcome"] == "interrupted"
+    assert last["counts"]["checked"] == last["counts"]["ok"] > 0
+    assert world.archive.catalog.last_runs(1)[0].outcome == "interrupted"
+
+
+def test_a_signal_ends_an_import_that_waits_for_input(world: World) -> None:
+    words = [sys.executable, "-c", "import cli; cli.main()", "--json", "--archive", world.archive.path]
+    with subprocess.Popen(
+        [*words, "import", "renders", "-"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as importing:
+        assert importing.stdin is not None
+        assert importing.stdout is not None
+        importing.stdin.write(json.dumps(render(20)).encode() + b"\n")
+        importing.stdin.flush()
+        time.sleep(1)
+        importing.send_signal(signal.SIGTERM)
+        last = json.loads(importing.stdout.read().splitlines()[-1])
+    assert importing.returncode == 143 == last["exit_code"]
+    assert last["counts"]["inserted"] == 1
+
+
+def test_a_bar_is_drawn_on_a_terminal_and_lines_elsewhere(world: World) -> None:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    words = [sys.executable, "-c", "import cli; cli.main()", "--archive", world.archive.path, "verify"]
+    with subprocess.Popen(words, cwd=ROOT, stderr=slave) as verifying:
+        verifying.wait()
+    os.close(slave)
+    shown = os.read(master, 100_000).decode()
+    os.close(master)
+    assert "5/5" in shown
+    assert "\r" not in at(world, "verify").err
+
+
+# --- serve and quickstart --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_serve_prints_where_it_listens_and_stops_on_a_signal(world: World, number: int, code: int) -> None:
+    words = [sys.executable, "-c", "import cli; cli.main()", "--json", "--archive", world.archive.path]
+    with subprocess.Popen(
+        [*words, "serve", "--listen", "127.0.0.1:0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as serving:
+        assert serving.stdout is not None
+        assert serving.stderr is not None
+        url = json.loads(serving.stdout.readline())["url"]
+        request = urllib.request.Request(
+            f"{url}/v1/renders/{render_id(1)}/download", headers={"Authorization": f"Bearer {LIVE_KEY}"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            assert answer.read() == world.asset(1).read_bytes()
+        serving.send_signal(number)
+        last = json.loads(serving.stdout.read().splitlines()[-1])
+        assert serving.stderr.read() == b""
+    assert serving.returncode == code == last["exit_code"]
+
+
+def test_an_address_that_is_taken_is_told(world: World) -> None:
+    from server.run import bind
+
+    with bind("127.0.0.1", 0) as listener:
+        done = at(world, "serve", "--listen", f"127.0.0.1:{listener.getsockname()[1]}")
+    assert done.code == 2
+    assert "another address" in done.err
+
+
+def test_quickstart_does_the_main_job_on_the_sample_and_can_be_run_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = command("quickstart", SAMPLE, "--once", archive=tmp_path / "archive")
+        assert done.code == 0, done.err
+        assert "whose digest is the recorded one" in done.err
+        assert (tmp_path / "archive/export/manifest-sha256.txt").exists()
+    assert "42 unchanged" in done.err
+
+
+def test_the_curl_line_of_quickstart_works_when_pasted(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import cli; cli.main()", "--archive", tmp_path / "archive", "quickstart", SAMPLE]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as serving:
+        assert serving.stdout is not None
+        line = serving.stdout.readline()
+        assert line.startswith("curl ")
+        pasted = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True)
+        serving.send_signal(signal.SIGINT)
+    assert pasted.returncode == 0, pasted.stderr
+    assert (tmp_path / "sample.pdf").read_bytes().startswith(b"%PDF-")
+    assert serving.returncode == 130
+
+
+def test_quickstart_says_what_a_folder_lacks(tmp_path: Path) -> None:
+    done = command("quickstart", tmp_path, "--once", archive=tmp_path / "archive")
+    assert done.code == 2
+    assert "projects.json" in done.err
+
+
+def test_a_key_of_the_sample_is_documented_as_it_is() -> None:
+    readme = (SAMPLE / "README.md").read_text()
+    listed = json.loads((SAMPLE / "keys.json").read_text())
+    assert len(re.findall(r"ck_(?:live|test)_\w+SAMPLE\w+", readme)) >= len(listed)
+    assert NORTHWIND not in readme

@@ -1,0 +1,130 @@
+"""Bounded parallel work, and its progress."""
+
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from craftkit_archive import work
+from craftkit_archive.records import Plan, Progress, Record
+from craftkit_archive.work import AHEAD, format_duration, format_size, in_batches, processes, show_progress, spread
+
+
+def double(number: int) -> int:
+    """Double a number, in whatever process."""
+    return 2 * number
+
+
+def process_id(_number: int) -> int:
+    """Say where this runs."""
+    return os.getpid()
+
+
+@pytest.mark.parametrize("make", [lambda: processes(1), lambda: processes(2), lambda: ThreadPoolExecutor(3)])
+def test_results_come_in_the_order_of_the_tasks(make: object) -> None:
+    assert callable(make)
+    with make() as executor:
+        assert list(spread(executor, double, range(50), jobs=2)) == [2 * number for number in range(50)]
+
+
+def test_several_processes_are_other_processes() -> None:
+    with processes(2) as executor:
+        assert os.getpid() not in set(spread(executor, process_id, range(4), jobs=2))
+
+
+def test_no_more_tasks_are_drawn_than_are_worked_on() -> None:
+    drawn = itertools.count()
+    with ThreadPoolExecutor(2) as executor:
+        results = spread(executor, double, (next(drawn) for _ in range(1000)), jobs=2)
+        for done in range(1, 20):
+            next(results)
+            assert next(drawn) <= 2 * (done + AHEAD * 2 + 1)
+        results.close()  # type: ignore[attr-defined]
+
+
+def test_a_stop_finishes_what_is_under_way_and_draws_no_more() -> None:
+    with ThreadPoolExecutor(2) as executor:
+        answers = iter([False] * 5)
+        done = list(spread(executor, double, range(1000), jobs=2, stop=lambda: next(answers, True)))
+    assert done == [2 * number for number in range(5)]
+
+
+def test_an_error_in_a_task_is_raised() -> None:
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ZeroDivisionError):
+        list(spread(executor, lambda number: 1 // number, [1, 0, 1], jobs=1))
+
+
+@given(st.lists(st.integers()), st.integers(1, 5))
+def test_batches_are_the_stream_in_pieces(items: list[int], size: int) -> None:
+    batches = list(in_batches(items, size))
+    assert list(itertools.chain(*batches)) == items
+    assert all(len(batch) == size for batch in batches[:-1])
+
+
+def test_any_executor_will_do() -> None:
+    class Immediate(Executor):
+        def submit(self, function, /, *arguments, **names):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+            from concurrent.futures import Future
+
+            future = Future()  # type: ignore[var-annotated]
+            future.set_result(function(*arguments, **names))
+            return future
+
+    assert list(spread(Immediate(), double, range(3), jobs=1)) == [0, 2, 4]
+
+
+# --- progress --------------------------------------------------------------------------------------------------------
+
+
+def records(count: int) -> Iterator[Record]:
+    yield Plan(count=count)
+    for _ in range(count):
+        yield Progress(count=1, size_bytes=1000)
+
+
+def test_plain_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 5)
+    monkeypatch.setattr(work.time, "monotonic", lambda: next(clock))
+    out = io.StringIO()
+    passed = list(work._with_lines(records(100), out, clock=lambda: next(clock)))
+    assert passed == list(records(100))
+    lines = out.getvalue().splitlines()
+    assert "\r" not in out.getvalue()
+    assert 10 <= len(lines) <= 20
+    assert re.fullmatch(r"6 of 100 \(6%\), 6\.00? kB, \d+ B/s, \d+ \w+ left", lines[0].replace("6 kB", "6.0 kB"))
+
+
+def test_short_work_shows_nothing_off_a_terminal() -> None:
+    out = io.StringIO()
+    assert len(list(show_progress(records(100), mode="auto", stream=out))) == 101
+    assert out.getvalue() == ""
+
+
+def test_the_bar_shows_count_bytes_and_what_is_left() -> None:
+    out = io.StringIO()
+    assert len(list(show_progress(records(100), mode="bar", stream=out))) == 101
+    assert "100" in out.getvalue()
+
+
+def test_no_progress_is_no_output() -> None:
+    out = io.StringIO()
+    list(show_progress(records(100), mode="none", stream=out))
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (86_400, "86.4 kB"), (1.8e9, "1.8 GB"), (5e14, "500 TB")]
+)
+def test_sizes_are_written_as_people_read_them(size: float, text: str) -> None:
+    assert format_size(int(size)) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (99, "99 s"), (600, "10 min"), (7500, "2 h 05 min")])
+def test_durations_are_written_as_people_read_them(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
