@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from itertools import islice
+from itertools import chain, islice
 from threading import Thread
 from typing import Any, Literal, TextIO, TypeVar
 
@@ -126,13 +126,13 @@ def show_progress(records: Iterator[R], *, mode: ProgressMode, stream: TextIO = 
 def _with_bar(records: Iterator[R], stream: TextIO) -> Iterator[R]:
     from tqdm import tqdm
 
-    bar: tqdm[Any] = tqdm(unit="", file=stream, leave=False, dynamic_ncols=True)
+    first = next(records, None)
+    total = first.count if isinstance(first, Plan) else None
     size = 0
+    bar: tqdm[Any] = tqdm(total=total, file=stream, unit="", leave=False, dynamic_ncols=True)
     with bar:
-        for record in records:
-            if isinstance(record, Plan):
-                bar.reset(record.count)
-            elif isinstance(record, Progress):
+        for record in records if first is None else chain([first], records):
+            if isinstance(record, Progress):
                 size += record.size_bytes
                 bar.set_postfix_str(format_size(size), refresh=False)
                 bar.update(record.count)

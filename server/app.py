@@ -37,11 +37,19 @@ def create_app(archive: Archive, settings: Settings | None = None) -> Bottle:
     app.default_error_handler = _framework_error
 
     def find_render(render_id: str) -> ServedRender:
-        project_id = project_of(archive.catalog, request.get_header("Authorization"))
+        project_id = project_of(archive.catalog, request.environ.get("HTTP_AUTHORIZATION"))
         render = archive.catalog.find_render(project_id, render_id)
         if render is None:
             raise RenderNotFoundError("There is no render with this id in the project of this API key.")
         return render
+
+    @app.hook("before_request")
+    def refuse_what_is_not_utf8() -> None:
+        # Bottle leaves such bytes out of the path, and would find what was not asked for.
+        try:
+            request.environ["bottle.raw_path"].encode("latin-1").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise HTTPError(404) from error
 
     @app.install
     def answer_errors(callback: Any) -> Any:
@@ -124,6 +132,6 @@ def _framework_error(error: HTTPError) -> HTTPResponse:
     if answer is INTERNAL:
         log.error("internal error", exc_info=error.exception)
         return _json(500, envelope(answer.code, "Something went wrong in the server; its log has more."))
-    headers = {"Allow": error.headers["Allow"]} if answer.status == 405 else None
+    headers = {"Allow": "GET, HEAD"} if answer.status == 405 else None
     words = {404: "There is nothing at this address.", 405: "This address does not take this method."}
     return _json(answer.status, envelope(answer.code, words[answer.status]), headers)

@@ -17,9 +17,10 @@ def project_of(catalog: Catalog, authorization: str | None) -> str:
         ForbiddenError: The key's project no longer exists.
     """
     scheme, _, key = (authorization or "").strip().partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    key = key.strip()
+    if scheme.lower() != "bearer" or not key.startswith(("ck_live_", "ck_test_")):
         raise UnauthorizedError("Send a project API key as `Authorization: Bearer ck_live_…`.")
-    found = catalog.find_key(hash_key(key.strip()))
+    found = catalog.find_key(hash_key(key))
     if found is None or found.revoked:
         raise UnauthorizedError("The API key is invalid or revoked.")
     if found.project_gone:

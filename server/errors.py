@@ -15,6 +15,7 @@ class Answer(NamedTuple):
 
 
 INTERNAL = Answer(500, "internal")
+BAD_REQUEST = Answer(400, "bad_request")
 
 # Each leaf of the error tree.
 ANSWERS: dict[type[errors.ArchiveError], Answer] = {
@@ -41,7 +42,6 @@ ANSWERS: dict[type[errors.ArchiveError], Answer] = {
 
 # What Bottle itself refuses.
 FRAMEWORK: dict[int, Answer] = {
-    400: Answer(404, "not_found"),  # a path that is not UTF-8 names nothing
     404: Answer(404, "not_found"),
     405: Answer(405, "method_not_allowed"),
 }

@@ -8,12 +8,36 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
+import waitress
 from bottle import Bottle
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.task import ErrorTask
 
 from craftkit_archive.errors import RequestError
+from server.errors import BAD_REQUEST, INTERNAL, envelope
 
 DEFAULT_THREADS = 8
 GRACE_SECONDS = 5.0
+MAX_CONNECTIONS = 1000
+
+
+class _ErrorTask(ErrorTask):
+    """What waitress itself refuses (no HTTP, too large), in the one envelope."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        code = BAD_REQUEST.code if error.code < 500 else INTERNAL.code
+        body = envelope(code, f"The request cannot be answered: {error.reason}.")
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(HTTPChannel):
+    error_task_class = _ErrorTask
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -22,6 +46,7 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         RequestError: The address is taken, or is not this machine's.
     """
+    listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -29,6 +54,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
         listener.listen(1024)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         raise RequestError(f"{host}:{port} cannot be listened on ({error.strerror}): name another address.") from error
     return listener
 
@@ -48,13 +75,19 @@ def running(app: Bottle, listener: socket.socket, *, threads: int = DEFAULT_THRE
         listener: Bound and listening; closed at the end.
         threads: How many requests are worked on at a time.
     """
-    import waitress
-    from waitress import wasyncore
-
     # It warns of every request that waits for a thread.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     channels: dict[int, Any] = {}
-    server = waitress.create_server(app, map=channels, sockets=[listener], threads=threads, ident=None)
+    server = waitress.create_server(
+        app,
+        map=channels,
+        sockets=[listener],
+        threads=threads,
+        ident=None,
+        connection_limit=MAX_CONNECTIONS,
+        asyncore_use_poll=True,
+    )
+    server.channel_class = _Channel
     loop = Thread(target=server.run, name="waitress")
     loop.start()
     try:

@@ -39,7 +39,9 @@ def test_a_new_archive_is_private_and_in_wal_mode(archive: Archive) -> None:
 
 def test_an_archive_opens_in_other_sqlite_programs(world: World) -> None:
     with sqlite3.connect(f"file:{world.archive.path / CATALOG}?mode=ro", uri=True) as connection:
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")}
+        names = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+        }
         assert {"projects", "api_keys", "renders", "assets", "runs", "findings"} <= names
         assert connection.execute("SELECT stored FROM project_summary WHERE slug = 'northwind'").fetchone() == (5,)
         assert connection.execute("SELECT COUNT(*) FROM due_for_verification").fetchone() == (5,)
@@ -75,7 +77,8 @@ def test_a_catalog_of_a_newer_version_is_left_alone(archive: Archive) -> None:
     archive.catalog.close()
     with sqlite3.connect(archive.path / CATALOG) as connection:
         connection.execute(
-            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('craftkit_archive', 'm999', 'later')"
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"
+            " VALUES ('craftkit_archive', 'm999', 'later')"
         )
     connection.close()
     for read_only in (False, True):
@@ -198,7 +201,9 @@ def test_a_project_is_found_by_id_or_slug(world: World) -> None:
         world.archive.find_project("northwind")
 
 
-@pytest.mark.parametrize(("until", "before"), [("2026-01-31", "2026-02-01T00:00:00.000Z"), ("2026-01-31T10:00:00Z",) * 2])
+@pytest.mark.parametrize(
+    ("until", "before"), [("2026-01-31", "2026-02-01T00:00:00.000Z"), ("2026-01-31T10:00:00Z",) * 2]
+)
 def test_a_date_is_meant_to_its_end(archive: Archive, until: str, before: str) -> None:
     selected = archive.select(since="2026-01-31", until=until)
     assert (selected.since, (selected.before or "")[:19]) == ("2026-01-31T00:00:00.000Z", before[:19])
@@ -210,11 +215,15 @@ def test_a_date_is_meant_to_its_end(archive: Archive, until: str, before: str) -
 
 
 def test_every_change_leaves_a_run_however_it_ends(world: World) -> None:
-    with pytest.raises(RuntimeError), world.archive.run("verify", {}) as run:
-        run.counts["checked"] = 3
-        raise RuntimeError
-    with pytest.raises(KeyboardInterrupt), world.archive.run("verify", {}):
-        raise KeyboardInterrupt
+    def fail(error: BaseException) -> None:
+        with world.archive.run("verify", {}) as run:
+            run.counts["checked"] = 3
+            raise error
+
+    with pytest.raises(RuntimeError):
+        fail(RuntimeError())
+    with pytest.raises(KeyboardInterrupt):
+        fail(KeyboardInterrupt())
     runs = world.archive.catalog.last_runs(10)
     assert [(run.command, run.outcome) for run in runs] == [
         ("verify", "interrupted"),
@@ -244,7 +253,12 @@ def test_each_thread_has_a_connection_of_its_own(world: World) -> None:
 
 def test_a_transaction_lands_together_or_not_at_all(world: World) -> None:
     row = ("new", "New", None, None, None, None, None)
-    with pytest.raises(RuntimeError), world.archive.catalog.transaction():
-        world.archive.catalog.put("projects", [row])
-        raise RuntimeError
+
+    def fail() -> None:
+        with world.archive.catalog.transaction():
+            world.archive.catalog.put("projects", [row])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert world.archive.catalog.known("projects", ["new"]) == {}

@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import struct
 import subprocess
-import sys
 import termios
 import time
 import urllib.request
@@ -30,6 +29,9 @@ from tests.worlds import (
     World,
     command,
     keys,
+    lack,
+    pdf,
+    program,
     projects,
     render,
     render_id,
@@ -210,8 +212,10 @@ def test_a_newer_or_damaged_catalog_is_13(world: World) -> None:
 def test_a_store_that_is_offline_is_14(world: World, tmp_path: Path) -> None:
     assert at(world, "fetch", tmp_path / "nowhere").code == 14
     Path(world.archive.store.address).rename(tmp_path / "unmounted")
-    for words in (["verify"], ["serve", "--listen", "127.0.0.1:0"], ["export", tmp_path / "out"], ["fetch", world.bucket]):
-        assert at(world, *words).code == 14
+    assert at(world, "verify").code == 14
+    assert at(world, "fetch", world.bucket).code == 14
+    assert at(world, "export", tmp_path / "out").code == 14
+    assert at(world, "serve", "--listen", "127.0.0.1:0").code == 14
 
 
 def test_what_cannot_be_written_is_15(world: World, tmp_path: Path) -> None:
@@ -223,7 +227,7 @@ def test_what_cannot_be_written_is_15(world: World, tmp_path: Path) -> None:
 def test_a_full_output_is_15_and_no_traceback(world: World) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-c", "import cli; cli.main()", "--archive", world.archive.path, "status"],
+            program("status", archive=world.archive.path),
             cwd=ROOT,
             stdout=full,
             stderr=subprocess.PIPE,
@@ -236,9 +240,9 @@ def test_a_full_disk_is_15_and_loses_nothing(world: World, tmp_path: Path) -> No
     """A real small file system, full."""
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3M", "none", small], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6M", "none", small], capture_output=True)
     if mounted.returncode:
-        pytest.skip("needs the right to mount a file system")
+        lack("the right to mount a file system")
     try:
         archive = small / "archive"
         assert command("init", archive=archive).code == 0
@@ -247,7 +251,7 @@ def test_a_full_disk_is_15_and_loses_nothing(world: World, tmp_path: Path) -> No
         assert command("import", "renders", file, archive=archive).code == 0
         for row in renders:
             path = world.bucket / row["asset_key"]
-            path.write_bytes((world.bucket / renders[0]["asset_key"]).read_bytes() + b"%" * 50_000 + b"\nstartxref\n0\n%%EOF\n")
+            path.write_bytes(pdf(row["id"], size_bytes=40_000))
         done = command("fetch", world.bucket, archive=archive)
         assert done.code == 15
         assert "No space is left" in done.err
@@ -268,7 +272,7 @@ def test_a_read_only_file_system_is_15(world: World, tmp_path: Path) -> None:
     world.archive.catalog.close()
     bound = subprocess.run(["mount", "--bind", world.archive.path, mount], capture_output=True)
     if bound.returncode:
-        pytest.skip("needs the right to mount a file system")
+        lack("the right to mount a file system")
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", mount], check=True)
         for words in (["fetch", world.bucket], ["verify"], ["import", "projects", "-"], ["keys", "revoke", "key-1"]):
@@ -325,13 +329,13 @@ def test_the_version_is_told() -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_cleanly_with_a_summary(world: World, number: int, code: int) -> None:
-    script = (
-        "import cli, time; from craftkit_archive import verifying\n"
+    before = (
+        "import time; from craftkit_archive import verifying\n"
         "verifying.BATCH = 1; real = verifying._look\n"
         "def slow(*given): print('reading', flush=True); time.sleep(0.3); return real(*given)\n"
-        "verifying._look = slow; cli.main()"
+        "verifying._look = slow"
     )
-    words = [sys.executable, "-c", script, "--json", "--archive", world.archive.path, "verify", "--jobs", "1"]
+    words = program("--json", "verify", "--jobs", "1", archive=world.archive.path, before=before)
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as verifying:
         assert verifying.stdout is not None
         verifying.stdout.readline()
@@ -345,10 +349,8 @@ def test_a_signal_ends_it_cleanly_with_a_summary(world: World, number: int, code
 
 
 def test_a_signal_ends_an_import_that_waits_for_input(world: World) -> None:
-    words = [sys.executable, "-c", "import cli; cli.main()", "--json", "--archive", world.archive.path]
-    with subprocess.Popen(
-        [*words, "import", "renders", "-"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as importing:
+    words = program("--json", "import", "renders", "-", archive=world.archive.path)
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as importing:
         assert importing.stdin is not None
         assert importing.stdout is not None
         importing.stdin.write(json.dumps(render(20)).encode() + b"\n")
@@ -363,13 +365,13 @@ def test_a_signal_ends_an_import_that_waits_for_input(world: World) -> None:
 def test_a_bar_is_drawn_on_a_terminal_and_lines_elsewhere(world: World) -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    words = [sys.executable, "-c", "import cli; cli.main()", "--archive", world.archive.path, "verify"]
+    words = program("verify", archive=world.archive.path)
     with subprocess.Popen(words, cwd=ROOT, stderr=slave) as verifying:
         verifying.wait()
     os.close(slave)
     shown = os.read(master, 100_000).decode()
     os.close(master)
-    assert "5/5" in shown
+    assert "| 0/5 [" in shown
     assert "\r" not in at(world, "verify").err
 
 
@@ -378,10 +380,8 @@ def test_a_bar_is_drawn_on_a_terminal_and_lines_elsewhere(world: World) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_serve_prints_where_it_listens_and_stops_on_a_signal(world: World, number: int, code: int) -> None:
-    words = [sys.executable, "-c", "import cli; cli.main()", "--json", "--archive", world.archive.path]
-    with subprocess.Popen(
-        [*words, "serve", "--listen", "127.0.0.1:0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as serving:
+    words = program("--json", "serve", "--listen", "127.0.0.1:0", archive=world.archive.path)
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as serving:
         assert serving.stdout is not None
         assert serving.stderr is not None
         url = json.loads(serving.stdout.readline())["url"]
@@ -415,7 +415,7 @@ def test_quickstart_does_the_main_job_on_the_sample_and_can_be_run_again(tmp_pat
 
 
 def test_the_curl_line_of_quickstart_works_when_pasted(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", "import cli; cli.main()", "--archive", tmp_path / "archive", "quickstart", SAMPLE]
+    words = program("quickstart", SAMPLE, archive=tmp_path / "archive")
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as serving:
         assert serving.stdout is not None
         line = serving.stdout.readline()

@@ -23,6 +23,7 @@ from tests.worlds import (
     fill,
     load,
     pdf,
+    program,
     projects,
     put,
     render,
@@ -245,11 +246,11 @@ def test_killing_fetch_at_any_moment_leaves_an_archive_that_is_good(tmp_path: Pa
         put(world.bucket, row["asset_key"], pdf(row["id"], size_bytes=20_000))
     load(world.archive, tmp_path, "projects", projects())
     load(world.archive, tmp_path, "renders", rows)
-    words = [sys.executable, "-c", "import cli; cli.main()", "--archive", world.archive.path, "fetch", world.bucket]
+    words = program("fetch", world.bucket, "--jobs", "2", archive=world.archive.path)
     chance = random.Random(20260605)
     kept = 0
     for _ in range(KILLS):
-        with subprocess.Popen([*words, "--jobs", "2"], cwd=ROOT, stderr=subprocess.DEVNULL) as fetching:
+        with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as fetching:
             time.sleep(chance.uniform(0.2, 1.1))
             fetching.send_signal(signal.SIGKILL)
         for asset in world.archive.catalog.stored_assets(world.archive.select()):
@@ -278,7 +279,9 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     file.write_text(script)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, file, tmp_path], env=environment) as parent:
-        workers = _eventually(lambda: [int(path.name) for path in tmp_path.glob("[0-9]*")], lambda found: len(found) == 2)
+        workers = _eventually(
+            lambda: [int(path.name) for path in tmp_path.glob("[0-9]*")], lambda found: len(found) == 2
+        )
         parent.send_signal(signal.SIGKILL)
     assert _eventually(lambda: [pid for pid in workers if Path(f"/proc/{pid}").exists()], lambda left: not left) == []
 
@@ -296,4 +299,3 @@ def _eventually(look: Any, enough: Any) -> Any:
             return found
         time.sleep(0.05)
     return look()
-

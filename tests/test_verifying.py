@@ -1,11 +1,9 @@
 """Verify: all damage found and named, no good asset accused, nothing called good that was not compared."""
 
-import os
 import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ from craftkit_archive.errors import StoreMismatchError, StoreOfflineError
 from craftkit_archive.records import Finding, Record, Summary, Verdict
 from craftkit_archive.store import FolderStore, OpenAsset
 from craftkit_archive.verifying import verify_assets
-from tests.worlds import ROOT, SOUTHWIND, World, fill, load, pdf, put, render, render_id, summary_of
+from tests.worlds import ROOT, SOUTHWIND, World, fill, load, pdf, program, put, render, render_id, summary_of
 
 HTML = b"<!DOCTYPE html><html><title>Sign in</title></html>"
 
@@ -166,9 +164,7 @@ def test_a_store_that_is_not_there_is_no_thousand_deleted_files(world: World, tm
     assert set(ledger(world).values()) == {(None, None)}
 
 
-def test_a_store_that_goes_away_meanwhile_leaves_no_finding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_goes_away_meanwhile_leaves_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("craftkit_archive.verifying.BATCH", 5)
     world = fill(tmp_path, count=40)
     records = verify_assets(world.archive)
@@ -199,13 +195,14 @@ def test_all_of_many_damages_are_found_and_nothing_else(tmp_path: Path, jobs: in
 
 def test_what_was_read_before_a_kill_counts(tmp_path: Path) -> None:
     world = fill(tmp_path, count=150)
-    words = [sys.executable, "-c", "import cli, time; from craftkit_archive import verifying\n"
-             "verifying.COMMIT_SECONDS = 0.0; real = verifying._look\n"
-             "def slow(*given): time.sleep(0.02); return real(*given)\n"
-             "verifying._look = slow; cli.main()"]  # fmt: skip
-    with subprocess.Popen(
-        [*words, "--archive", world.archive.path, "verify", "--jobs", "1"], cwd=ROOT, stderr=subprocess.DEVNULL
-    ) as verifying:
+    before = (
+        "import time; from craftkit_archive import verifying\n"
+        "verifying.COMMIT_SECONDS = 0.0; real = verifying._look\n"
+        "def slow(*given): time.sleep(0.02); return real(*given)\n"
+        "verifying._look = slow"
+    )
+    words = program("verify", "--jobs", "1", archive=world.archive.path, before=before)
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as verifying:
         for _ in range(400):
             if any(when for when, _ in ledger(world).values()):
                 break
@@ -219,7 +216,7 @@ def test_what_was_read_before_a_kill_counts(tmp_path: Path) -> None:
 
 def test_two_verifications_at_once_do_each_other_no_harm(tmp_path: Path) -> None:
     world = fill(tmp_path, count=200)
-    words = [sys.executable, "-c", "import cli; cli.main()", "--archive", world.archive.path, "verify"]
-    both = [subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, env=os.environ) for _ in range(2)]
+    words = program("verify", archive=world.archive.path)
+    both = [subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     assert {verdict for _, verdict in ledger(world).values()} == {"ok"}

@@ -69,7 +69,7 @@ def test_batches_are_the_stream_in_pieces(items: list[int], size: int) -> None:
 
 def test_any_executor_will_do() -> None:
     class Immediate(Executor):
-        def submit(self, function, /, *arguments, **names):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        def submit(self, function, /, *arguments, **names):  # type: ignore[no-untyped-def]
             from concurrent.futures import Future
 
             future = Future()  # type: ignore[var-annotated]
@@ -88,9 +88,8 @@ def records(count: int) -> Iterator[Record]:
         yield Progress(count=1, size_bytes=1000)
 
 
-def test_plain_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_progress_is_a_line_now_and_then() -> None:
     clock = itertools.count(0, 5)
-    monkeypatch.setattr(work.time, "monotonic", lambda: next(clock))
     out = io.StringIO()
     passed = list(work._with_lines(records(100), out, clock=lambda: next(clock)))
     assert passed == list(records(100))
@@ -119,7 +118,8 @@ def test_no_progress_is_no_output() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (86_400, "86.4 kB"), (1.8e9, "1.8 GB"), (5e14, "500 TB")]
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (86_400, "86.4 kB"), (1.8e9, "1.8 GB"), (5e14, "500 TB")],
 )
 def test_sizes_are_written_as_people_read_them(size: float, text: str) -> None:
     assert format_size(int(size)) == text

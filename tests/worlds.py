@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.fetching import fetch_assets
@@ -186,13 +188,18 @@ class Done:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+def program(*words: str | Path, archive: Path | None = None, before: str = "") -> list[str]:
+    """Return the command line of craftkit-archive; `before` is Python to run first."""
+    where = ["--archive", str(archive)] if archive else []
+    return [sys.executable, "-c", f"import cli\n{before}\ncli.main()", *where, *map(str, words)]
+
+
 def command(
     *words: str | Path, archive: Path | None = None, stdin: bytes = b"", env: dict[str, str] | None = None
 ) -> Done:
     """Run craftkit-archive as a process of its own."""
-    where = ["--archive", str(archive)] if archive else []
     done = subprocess.run(
-        [sys.executable, "-c", "import cli; cli.main()", *where, *map(str, words)],
+        program(*words, archive=archive),
         cwd=ROOT,
         input=stdin,
         capture_output=True,
@@ -204,9 +211,11 @@ def command(
 
 def needs(program: str) -> str:
     """Return the path of a program that a test is about, or skip the test for want of it."""
-    import pytest
+    return shutil.which(program) or lack(f"the program {program}")
 
-    path = shutil.which(program)
-    if path is None:
-        pytest.skip(f"needs the program {program}")
-    return path
+
+def lack(what: str) -> NoReturn:
+    """Skip a test for want of something; where everything is to be had, that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(f"needs {what}")
+    pytest.skip(f"needs {what}")
