@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from craftkit_archive.archive import Archive
+    from craftkit_archive.importing import OnDuplicate
+    from craftkit_archive.reading import Form
     from craftkit_archive.records import KeyInfo, Kind, ProjectInfo, Record, Summary
     from server.app import Settings
 
@@ -353,21 +355,59 @@ def init(console: Console, store: str) -> int:
 @main.command("import")
 @click.argument("kind", type=click.Choice(["projects", "keys", "renders"]))
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--project", metavar="ID", help="The project of records that name none.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "ndjson", "csv", "tsv"]),
+    help="What the files are.  [default: as their content says]",
+)
+@click.option("--project", metavar="ID", help="The project of records that name none, as in a log of webhooks.")
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(["update", "skip", "fail"]),
+    default="update",
+    show_default=True,
+    help="What becomes of a record whose id is there already. update: the fields that it gives replace the old ones,"
+    " but a render's status never goes back, an older record only adds what is missing, and a revoked key never comes"
+    " back to life, whatever the file says; skip: the old one stays as it is; fail: the new one is refused.",
+)
+@click.option("--all-or-nothing", is_flag=True, help="One refused record keeps all of them out.")
 @click.option(
     "--rejects", type=click.Path(path_type=Path, dir_okay=False), help="Write refused records here, as NDJSON."
 )
+@_dry_run_option
 @click.pass_obj
-def import_(console: Console, kind: Kind, files: tuple[str, ...], project: str | None, rejects: Path | None) -> int:
-    """Bring metadata into the catalog: JSON (an array, objects, an object that wraps a list) or NDJSON; - is stdin.
+def import_(
+    console: Console,
+    kind: Kind,
+    files: tuple[str, ...],
+    form: Form | None,
+    project: str | None,
+    on_duplicate: OnDuplicate,
+    all_or_nothing: bool,
+    rejects: Path | None,
+    dry_run: bool,
+) -> int:
+    """Bring metadata into the catalog; - is standard input.
 
-    Importing twice changes nothing. A field that a record lacks keeps its value, a render's status never goes back,
-    and a revoked key stays revoked. Plain keys are hashed while they are read and never stored.
+    A file is JSON (an array, objects, objects that wrap a list), NDJSON, CSV or TSV with a header, each also gzipped;
+    its content says which. camelCase and snake_case names mean the same. Importing twice changes nothing. Plain keys
+    are hashed while they are read and never stored. The file of rejects, mended, can be imported as it is.
     """
     from craftkit_archive.importing import import_records
 
     with _open(console) as archive:
-        records = import_records(archive, kind, files, project=project, stop=console.stop)
+        records = import_records(
+            archive,
+            kind,
+            files,
+            form=form,
+            project=project,
+            on_duplicate=on_duplicate,
+            all_or_nothing=all_or_nothing,
+            dry_run=dry_run,
+            stop=console.stop,
+        )
         return console.finish(records, rejects=rejects)
 
 

@@ -16,9 +16,11 @@ from uuid import uuid4
 import msgspec
 
 from craftkit_archive.catalog import Catalog, Selection
+from craftkit_archive.decoding import read_record
 from craftkit_archive.errors import ArchiveError, LockedError, NoArchiveError, RequestError, disk_errors
-from craftkit_archive.records import ApiKey, KeyInfo, Outcome, Summary, format_time, read_record, timestamp
+from craftkit_archive.records import ApiKey, KeyInfo, Outcome, Summary
 from craftkit_archive.store import FolderStore, open_store
+from craftkit_archive.values import format_time, timestamp
 
 CATALOG = "archive.db"
 LOCK = "archive.lock"

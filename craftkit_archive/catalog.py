@@ -78,11 +78,14 @@ class Selection(msgspec.Struct, frozen=True):
         return "".join(sql for sql, _ in given), [value for _, value in given]
 
 
-class ExpectedAsset(NamedTuple):
-    """An asset that a succeeded render should have and the store, as far as is recorded, has not."""
+class Expectation(NamedTuple):
+    """What an asset should be; None where nothing is known. `stored` says whether it is in the store already."""
 
     render_id: str
     key: str
+    size_bytes: int | None
+    sha256: str | None
+    stored: bool
 
 
 class Asset(NamedTuple):
@@ -364,6 +367,9 @@ class Catalog:
 
         It takes SQLite's write lock at once, so that it never fails half-way for having read before another wrote.
         """
+        if self._connection.in_transaction:
+            yield  # the outer one decides
+            return
         with self._errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -498,15 +504,35 @@ class Catalog:
 
     # --- assets
 
-    def expected_assets(self, selection: Selection) -> Iterator[ExpectedAsset]:
+    def expectations(self, render_ids: Sequence[str]) -> list[Expectation]:
+        """Return what is recorded of the assets of these renders, stored or only declared."""
+        rows = self._query(
+            "SELECT render_id, key, size_bytes, sha256, stored_at IS NOT NULL FROM assets"
+            " WHERE render_id IN (SELECT value FROM json_each(?))",
+            (_json(render_ids),),
+        )
+        return [Expectation(*row) for row in rows]
+
+    def expect(self, rows: Iterable[Expectation]) -> None:
+        """Record what assets should be before any byte of them has been seen; what is stored stays as it is."""
+        self._write(
+            "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source)"
+            " VALUES (?1, ?2, ?3, ?4, CASE WHEN ?4 IS NOT NULL THEN 'declared' END)"
+            " ON CONFLICT (render_id) DO UPDATE SET key = excluded.key, size_bytes = excluded.size_bytes,"
+            " sha256 = excluded.sha256, digest_source = excluded.digest_source WHERE stored_at IS NULL",
+            (row[:4] for row in rows),
+        )
+
+    def expected_assets(self, selection: Selection) -> Iterator[Expectation]:
         """Yield, in the order of render ids, what succeeded renders should have stored and have not."""
         where, parameters = selection.where()
         yield from self._pages(
-            "SELECT r.id, r.asset_key FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
+            "SELECT r.id, r.asset_key, a.size_bytes, a.sha256, 0"
+            " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
             f" WHERE r.id > ? AND r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}"
             " ORDER BY r.id LIMIT ?",
             parameters,
-            ExpectedAsset,
+            Expectation,
         )
 
     def count_expected(self, selection: Selection) -> int:
@@ -548,7 +574,9 @@ class Catalog:
         """Record assets whose bytes are in the store."""
         self._write(
             "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source, source, stored_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (render_id) DO UPDATE SET key = excluded.key,"
+            " size_bytes = excluded.size_bytes, sha256 = excluded.sha256, digest_source = excluded.digest_source,"
+            " source = excluded.source, stored_at = excluded.stored_at",
             rows,
         )
 
@@ -580,7 +608,7 @@ class Catalog:
         """Count what `export_rows` would yield, and add up the bytes."""
         where, parameters = selection.where()
         rows = self._query(
-            "SELECT COUNT(*), COALESCE(SUM(a.size_bytes), 0) FROM renders AS r"
+            "SELECT COUNT(*), COALESCE(SUM(a.size_bytes) FILTER (WHERE a.stored_at IS NOT NULL), 0) FROM renders AS r"
             f" LEFT JOIN assets AS a ON a.render_id = r.id WHERE r.status = 'succeeded'{where}",
             parameters,
         )

@@ -1,11 +1,12 @@
 """Fetch: copies of what the catalog expects and the store lacks, checked on arrival."""
 
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from itertools import islice
 from typing import NamedTuple
 
 from craftkit_archive.archive import Archive, Run
-from craftkit_archive.catalog import ExpectedAsset, NewAsset, Selection
+from craftkit_archive.catalog import Expectation, NewAsset, Selection
 from craftkit_archive.errors import AssetError, AssetExistsError, AssetMissingError
 from craftkit_archive.pdf import Ends, opens
 from craftkit_archive.records import Finding, Plan, Planned, Progress, Record, Skipped, Verdict
@@ -18,13 +19,13 @@ BATCH = 32
 class _Task(NamedTuple):
     source: str
     store: str
-    assets: list[ExpectedAsset]
+    assets: list[Expectation]
 
 
 class _Arrival(NamedTuple):
     """What became of one asset: `stored` if it is in the store now, otherwise a verdict, or neither if it is absent."""
 
-    asset: ExpectedAsset
+    asset: Expectation
     stored: Stored | None = None
     adopted: bool = False
     verdict: Verdict | None = None
@@ -97,7 +98,7 @@ def fetch_assets(
     yield run.summary()
 
 
-def _foresee(source: Store, expected: Iterable[ExpectedAsset], run: Run) -> Iterator[Record]:
+def _foresee(source: Store, expected: Iterable[Expectation], run: Run) -> Iterator[Record]:
     for asset in expected:
         run.counts["expected"] += 1
         try:
@@ -120,7 +121,8 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
             owner = taken.setdefault(asset.key, asset.render_id)
             if stored is not None and owner == asset.render_id:
                 run.counts["adopted" if adopted else "copied"] += 1
-                new[asset.key] = NewAsset(*asset, *stored, "first-read", source, now)
+                vouched = "declared" if asset.sha256 is not None else "first-read"
+                new[asset.key] = NewAsset(asset.render_id, asset.key, *stored, vouched, source, now)
             elif verdict is not None:
                 run.counts["refused"] += 1
                 finding = Finding(
@@ -152,11 +154,11 @@ def _copy(task: _Task) -> list[_Arrival]:
     return [_copy_one(source, store, asset) for asset in task.assets]
 
 
-def _copy_one(source: Store, store: Store, asset: ExpectedAsset) -> _Arrival:
+def _copy_one(source: Store, store: Store, asset: Expectation) -> _Arrival:
     try:
         with source.open(asset.key) as found:
             try:
-                return _Arrival(asset, store.write(asset.key, _checked(found)))
+                return _Arrival(asset, store.write(asset.key, _checked(found, asset)))
             except AssetExistsError:
                 return _adopt(store, found, asset)
     except AssetMissingError:
@@ -167,21 +169,28 @@ def _copy_one(source: Store, store: Store, asset: ExpectedAsset) -> _Arrival:
         return _Arrival(asset, verdict="unreadable", detail=str(error))
 
 
-def _checked(found: OpenAsset) -> Iterator[bytes]:
+def _checked(found: OpenAsset, asset: Expectation) -> Iterator[bytes]:
     """Pass the bytes of a source on, and refuse them at their end if they are not what they should be."""
-    ends = Ends()
-    yield from ends.watch(found.chunks())
+    ends, hashed = Ends(), sha256()
+    for chunk in ends.watch(found.chunks()):
+        if asset.sha256 is not None:
+            hashed.update(chunk)
+        yield chunk
     if ends.size_bytes != found.size_bytes:
         raise _RefusedError("wrong-size", f"it has {found.size_bytes} bytes, and {ends.size_bytes} arrived")
     symptom = ends.symptom()
     if symptom and not (symptom[0] == "not-a-pdf" and opens(found.file)):
         raise _RefusedError(*symptom)
+    if asset.size_bytes not in (None, ends.size_bytes):
+        raise _RefusedError("wrong-size", f"it has {ends.size_bytes} bytes, and {asset.size_bytes} are declared")
+    if asset.sha256 not in (None, hashed.hexdigest()):
+        raise _RefusedError("wrong-digest", f"its digest is {hashed.hexdigest()}, and {asset.sha256} is declared")
 
 
-def _adopt(store: Store, found: OpenAsset, asset: ExpectedAsset) -> _Arrival:
+def _adopt(store: Store, found: OpenAsset, asset: Expectation) -> _Arrival:
     """Record what an interrupted fetch, or a person, has put into the store, if it is what the source has."""
     with store.open(asset.key) as kept:
-        here, there = digest(kept.chunks()), digest(_checked(found))
+        here, there = digest(kept.chunks()), digest(_checked(found, asset))
     if here == there:
         return _Arrival(asset, here, adopted=True)
     return _Arrival(asset, verdict="wrong-digest", detail="other bytes are in the store already; nothing was replaced")

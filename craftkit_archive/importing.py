@@ -1,68 +1,125 @@
 """Import: records from files into the catalog, and back to their sender what is refused."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, islice
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from craftkit_archive.archive import Archive, Run
-from craftkit_archive.catalog import COLUMNS
-from craftkit_archive.reading import read_items
-from craftkit_archive.records import KINDS, Kind, Progress, Reject, Summary, mask, read_record
-from craftkit_archive.work import Stop, in_batches, never
+from craftkit_archive.catalog import COLUMNS, Expectation
+from craftkit_archive.decoding import LineReader, encode_extra, read_record
+from craftkit_archive.reading import Block, Form, Item, read_line, read_source
+from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary
+from craftkit_archive.values import mask
+from craftkit_archive.work import Stop, never, processes, spread
 
-BATCH = 5000
+TRANSACTION_RECORDS = 10_000
+# A file with fewer blocks than this is read without a second process, which costs as much to start.
+INLINE_BLOCKS = 4
+
+OnDuplicate = Literal["update", "skip", "fail"]
 Row = tuple[Any, ...]
+Declared = tuple[int | None, str | None]  # size in bytes, digest
+
+KEY_HASH = COLUMNS["keys"].index("key_hash")
+REVOKED_AT = COLUMNS["keys"].index("revoked_at")
+STATUS = COLUMNS["renders"].index("status")
+ASSET_KEY = COLUMNS["renders"].index("asset_key")
+UPDATED_AT = COLUMNS["projects"].index("updated_at")
 
 _RANK = {"queued": 0, "rendering": 1}
 _FINAL = 2
 
 
-class _Given(NamedTuple):
-    """A record of a file: its row, or the reason why it is refused."""
+class _Task(NamedTuple):
+    kind: Kind
+    project_id: str | None
+    source: str
+    piece: Block | list[Item]
+
+
+class _Read(msgspec.Struct, array_like=True):
+    """What a piece of a file holds: (line, row, what it declares of its asset), and (line, reason, record)."""
 
     source: str
-    line: int
-    value: Any
-    row: Row | None
-    reason: str | None
+    rows: list[tuple[int, Row, Declared | None]]
+    rejects: list[tuple[int, str, Any]]
+
+
+class _Discard(Exception):
+    pass
 
 
 def import_records(
-    archive: Archive, kind: Kind, sources: Sequence[str], *, project: str | None = None, stop: Stop = never
+    archive: Archive,
+    kind: Kind,
+    sources: Sequence[str],
+    *,
+    form: Form | None = None,
+    project: str | None = None,
+    on_duplicate: OnDuplicate = "update",
+    all_or_nothing: bool = False,
+    dry_run: bool = False,
+    stop: Stop = never,
 ) -> Iterator[Progress | Reject | Summary]:
-    """Bring the records of files into the catalog; a record that is there already is brought up to date.
+    """Bring the records of files into the catalog.
 
-    It is idempotent: a field that a record lacks, or gives as null, keeps its value; a render's status never goes
-    back; a revoked key stays revoked. Every batch of records is a transaction of its own.
+    It is idempotent, and whatever interrupts it, the next call does the rest: records land in transactions of about
+    10,000.
 
     Args:
         archive: Open for writing.
         kind: What the files hold.
         sources: Paths, or `-` for standard input.
+        form: What the files are; found by looking at them if not given.
         project: Id or slug of the project of records that name none.
+        on_duplicate: What becomes of a record whose id is there already. `update`: its fields replace those that are
+            there, but for fields that it lacks or gives as null; a render's state never goes back, and a record of an
+            earlier state, or of an earlier `updated_at`, only adds what is missing; a revoked key stays revoked.
+            `skip`: what is there stays as it is. `fail`: it is refused.
+        all_or_nothing: Whether one refused record keeps all of them out.
+        dry_run: Whether to do everything but let it stay.
         stop: Asked between batches.
 
     Yields:
         A `Reject` for each record that is refused, a `Progress` for each batch, and at last the `Summary` with the
-        counts read, inserted, updated, unchanged and rejected, of which the first is the sum of the rest.
+        counts read, inserted, updated, unchanged and rejected (and, if all of them were kept out, discarded); read is
+        the sum of the others.
 
     Raises:
         RequestError: A file cannot be read, or the project is unknown.
         LockedError: Another command is writing.
     """
-    with archive.lock(f"import {kind}"), archive.run("import", {"kind": kind, "files": list(sources)}) as run:
+    arguments = {"kind": kind, "files": list(sources), "on_duplicate": on_duplicate}
+    with archive.lock(f"import {kind}"), archive.run("import", arguments, dry=dry_run) as run:
         run.counts.update({"read": 0, "inserted": 0, "updated": 0, "unchanged": 0, "rejected": 0})
         project_id = _project_id(archive, project)
-        for batch in in_batches(_given(kind, sources, project_id, stop), BATCH):
-            rejects = _apply(archive, kind, batch, run)
-            yield from rejects
-            yield Progress(count=len(batch))
-            if stop():
-                break
+        tasks = (
+            _Task(kind, project_id, source, piece)
+            for source in sources
+            for piece in read_source(source, form=form, stop=stop)
+        )
+        whole: AbstractContextManager[None] = nullcontext()
+        if all_or_nothing or dry_run:
+            whole = archive.catalog.transaction()
+        try:
+            with whole:
+                for batch in _in_transactions(_read_all(tasks, stop)):
+                    rejects = _apply(archive, kind, batch, on_duplicate, run)
+                    yield from rejects
+                    yield Progress(count=sum(len(read.rows) + len(read.rejects) for read in batch))
+                    if stop():
+                        break
+                if dry_run or (all_or_nothing and (stop() or run.counts["rejected"])):
+                    raise _Discard
+        except _Discard:
+            if not dry_run:
+                run.counts["discarded"] = sum(run.counts.pop(name) for name in ("inserted", "updated", "unchanged"))
         run.settle(problems=run.counts["rejected"] > 0, stopped=stop())
-    yield run.summary()
+    yield run.summary(dry_run=True) if dry_run else run.summary()
 
 
 def _project_id(archive: Archive, project: str | None) -> str | None:
@@ -73,86 +130,217 @@ def _project_id(archive: Archive, project: str | None) -> str | None:
     return archive.find_project(project) if len(found) > 1 else found[0] if found else project
 
 
-def _given(kind: Kind, sources: Sequence[str], project_id: str | None, stop: Stop) -> Iterator[_Given]:
-    columns = attrgetter(*COLUMNS[kind][:-1])
-    for source in sources:
-        for line, value, problem in read_items(source, stop=stop):
-            row, reason = None, problem
-            if problem is None:
-                try:
-                    record = read_record(KINDS[kind], value, project_id=project_id)
-                    row = (*columns(record), _encode(record.extra))
-                except ValueError as error:
-                    reason = str(error)
-                except RecursionError:
-                    reason = "expected fewer levels of nesting"
-            yield _Given(source, line, value, row, reason)
+def _read_all(tasks: Iterator[_Task], stop: Stop) -> Iterator[_Read]:
+    """Read pieces of files in order; many of them in another process, while this one writes."""
+    first = list(islice(tasks, INLINE_BLOCKS))
+    if len(first) < INLINE_BLOCKS or not isinstance(first[-1].piece, Block):
+        yield from map(_read, chain(first, tasks))
+        return
+    with processes(1) as executor:
+        for packed in spread(executor, _read_packed, chain(first, tasks), jobs=1, stop=stop):
+            yield msgspec.msgpack.decode(packed, type=_Read)
 
 
-def _encode(extra: dict[str, Any]) -> str | None:
-    return msgspec.json.encode(extra, order="deterministic").decode() if extra else None
+def _in_transactions(reads: Iterable[_Read]) -> Iterator[list[_Read]]:
+    batch: list[_Read] = []
+    size = 0
+    for read in reads:
+        batch.append(read)
+        size += len(read.rows) + len(read.rejects)
+        if size >= TRANSACTION_RECORDS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def _apply(archive: Archive, kind: Kind, batch: list[_Given], run: Run) -> list[Reject]:
-    rejects = []
-    changed: dict[str, Row] = {}
+# --- into the catalog ------------------------------------------------------------------------------------------------
+
+
+def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDuplicate, run: Run) -> list[Reject]:
+    rejects = [
+        Reject(source=read.source, line=line, reason=reason, record=record)
+        for read in batch
+        for line, reason, record in read.rejects
+    ]
+    counts = {"inserted": 0, "updated": 0, "unchanged": 0}
     with archive.catalog.transaction():
-        rows = [given.row for given in batch if given.row is not None]
-        known = archive.catalog.known(kind, [row[0] for row in rows])
-        hash_owners = archive.catalog.key_owners([row[4] for row in rows]) if kind == "keys" else {}
-        for given in batch:
-            reason = given.reason
-            if given.row is not None:
-                old = known.get(given.row[0])
-                reason = _conflict(kind, old, given.row, hash_owners)
+        merge = _Merge(archive, kind, [entry for read in batch for entry in read.rows], on_duplicate)
+        for read in batch:
+            for line, row, declared in read.rows:
+                outcome, reason = merge.add(row, declared)
                 if reason is None:
-                    new = given.row if old is None else _merged(kind, old, given.row)
-                    run.counts["inserted" if old is None else "unchanged" if new == old else "updated"] += 1
-                    if new != old:
-                        known[new[0]] = changed[new[0]] = new
-            if reason is not None:
-                run.counts["rejected"] += 1
-                rejects.append(_reject(given, reason))
-        archive.catalog.put(kind, changed.values())
-        run.counts["read"] += len(batch)
+                    counts[outcome] += 1
+                else:
+                    rejects.append(Reject(source=read.source, line=line, reason=reason, record=_record(kind, row)))
+        archive.catalog.put(kind, merge.changed.values())
+        archive.catalog.expect(merge.expected.values())
+    run.counts.update(counts)
+    run.counts["rejected"] += len(rejects)
+    run.counts["read"] += sum(counts.values()) + len(rejects)
     return rejects
 
 
-def _conflict(kind: Kind, old: Row | None, new: Row, hash_owners: dict[str, str]) -> str | None:
-    if kind == "projects":
+class _Merge:
+    """Decides what becomes of each row of a batch, next to what the catalog holds and the rows before it."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        kind: Kind,
+        entries: list[tuple[int, Row, Declared | None]],
+        on_duplicate: OnDuplicate,
+    ) -> None:
+        catalog = archive.catalog
+        self.changed: dict[str, Row] = {}
+        self.expected: dict[str, Expectation] = {}
+        self._kind = kind
+        self._on_duplicate = on_duplicate
+        self._known = catalog.known(kind, [row[0] for _, row, _ in entries])
+        self._hash_owners = catalog.key_owners([row[4] for _, row, _ in entries]) if kind == "keys" else {}
+        declaring = [row for _, row, declared in entries if declared is not None]
+        self._assets = {asset.render_id: asset for asset in catalog.expectations([row[0] for row in declaring])}
+        self._claims = catalog.claimed_by([row[ASSET_KEY] for row in declaring]) if declaring else {}
+
+    def add(self, row: Row, declared: Declared | None) -> tuple[str, str | None]:
+        """Return inserted, updated or unchanged; and a reason if the row is refused."""
+        old = self._known.get(row[0])
+        reason = self._conflict(old, row)
+        if reason is not None:
+            return "", reason
+        skipped = old is not None and self._on_duplicate == "skip"
+        new = row if old is None else old if skipped else _merged(self._kind, old, row)
+        news = False
+        if declared is not None and not skipped:
+            news, reason = self._expect(new, *declared)
+            if reason is not None:
+                return "", reason
+        if new is not old:
+            self._known[new[0]] = self.changed[new[0]] = new
+        return "inserted" if old is None else "updated" if news or new is not old else "unchanged", None
+
+    def _conflict(self, old: Row | None, new: Row) -> str | None:
+        if old is not None and self._kind != "projects" and old[1] != new[1]:
+            return f"project_id: expected {old[1]}, the project that this id belongs to already, got {new[1]!r}"
+        if self._kind == "keys":
+            if old is not None and old[KEY_HASH] != new[KEY_HASH]:
+                return "key_hash: expected the one that this id has already; a new key needs a new id"
+            owner = self._hash_owners.setdefault(new[KEY_HASH], new[0])
+            if owner != new[0]:
+                return f"key_hash: expected a key of its own, got that of {owner}"
+        if old is not None and self._on_duplicate == "fail":
+            return "id: expected a new one, this is there already"
         return None
-    if old is not None and old[1] != new[1]:
-        return f"project_id: expected {old[1]}, the project that this id belongs to already, got {new[1]!r}"
-    if kind == "keys":
-        owner = hash_owners.setdefault(new[4], new[0])
-        if owner != new[0]:
-            return f"key_hash: expected a key of its own, got that of {owner}"
-        if old is not None and old[4] != new[4]:
-            return "key_hash: expected the one that this id has already; a new key needs a new id"
-    return None
+
+    def _expect(self, row: Row, size_bytes: int | None, sha256: str | None) -> tuple[bool, str | None]:
+        """Expect an asset to have this size and digest; say whether that is news, and what speaks against it."""
+        render_id, key = row[0], row[ASSET_KEY]
+        if key is None:
+            return False, None
+        owner = self._claims.setdefault(key, render_id)
+        if owner != render_id:
+            return False, f"asset_key: expected one of its own, got that of {owner}"
+        old = self._assets.get(render_id)
+        if old is not None and old.stored:
+            if sha256 not in (None, old.sha256):
+                return False, f"sha256: expected {old.sha256}, which is stored and recorded, got {sha256!r}"
+            if size_bytes not in (None, old.size_bytes):
+                return False, f"size_bytes: expected {old.size_bytes}, which is stored and recorded, got {size_bytes}"
+            return False, None
+        if old is not None:
+            size_bytes = old.size_bytes if size_bytes is None else size_bytes
+            sha256 = old.sha256 if sha256 is None else sha256
+        new = Expectation(render_id, key, size_bytes, sha256, False)
+        self._assets[render_id] = self.expected[render_id] = new
+        return new != old, None
 
 
 def _merged(kind: Kind, old: Row, new: Row) -> Row:
+    """Bring a row up to date; of two states, the further one says what its fields are."""
     if old == new:
         return old
-    columns = COLUMNS[kind]
-    merged = [was if given is None else given for was, given in zip(old, new, strict=True)]
-    if kind == "renders":
-        status = columns.index("status")
-        if _RANK.get(new[status], _FINAL) < _RANK.get(old[status], _FINAL):
-            merged = [given if was is None else was for was, given in zip(old, new, strict=True)]
+    first, second = (new, old) if _is_older(kind, new, old) else (old, new)
+    merged = [was if given is None else given for was, given in zip(first, second, strict=True)]
     if kind == "keys":
-        revoked = columns.index("revoked_at")
-        merged[revoked] = old[revoked] or new[revoked]
-    if old[-1] is not None and new[-1] is not None and old[-1] != new[-1]:
-        merged[-1] = _encode(msgspec.json.decode(old[-1]) | msgspec.json.decode(new[-1]))
-    return tuple(merged)
+        merged[REVOKED_AT] = min(filter(None, (old[REVOKED_AT], new[REVOKED_AT])), default=None)
+    if first[-1] is not None and second[-1] is not None:
+        merged[-1] = encode_extra(msgspec.json.decode(first[-1]) | msgspec.json.decode(second[-1]))
+    result = tuple(merged)
+    return old if result == old else result
 
 
-def _reject(given: _Given, reason: str) -> Reject:
+def _is_older(kind: Kind, new: Row, old: Row) -> bool:
+    if kind == "renders":
+        return _RANK.get(new[STATUS], _FINAL) < _RANK.get(old[STATUS], _FINAL)
+    return kind == "projects" and (new[UPDATED_AT] or "") < (old[UPDATED_AT] or "")
+
+
+def _record(kind: Kind, row: Row) -> dict[str, Any]:
+    """Write a row as a record that can be mended and imported again."""
+    fields = {name: value for name, value in zip(COLUMNS[kind], row, strict=True) if value is not None}
+    extra: dict[str, Any] = msgspec.json.decode(fields.pop("extra", "{}"))
+    return fields | extra
+
+
+# --- in the worker ---------------------------------------------------------------------------------------------------
+
+
+def _read_packed(task: _Task) -> bytes:
+    return msgspec.msgpack.encode(_read(task))
+
+
+def _read(task: _Task) -> _Read:
+    kind = KINDS[task.kind]
+    columns = attrgetter(*COLUMNS[task.kind])
+    lines = LineReader(kind, task.project_id)
+    read = _Read(task.source, [], [])
+    for line, value, problem in _items(task.piece, lines):
+        if isinstance(value, Incoming):
+            read.rows.append((line, columns(value), _declared(value)))
+        elif problem is not None:
+            read.rejects.append((line, mask(problem), _masked(value)))
+        else:
+            try:
+                record = read_record(kind, value, project_id=task.project_id)
+            except (ValueError, RecursionError) as error:
+                reason = str(error) if isinstance(error, ValueError) else "expected fewer levels of nesting"
+                read.rejects.append((line, mask(reason), _masked(value)))
+            else:
+                read.rows.append((line, columns(record), _declared(record)))
+                lines.learn(value)
+    return read
+
+
+def _items(piece: Block | list[Item], lines: LineReader) -> Iterator[Item]:
+    if not isinstance(piece, Block):
+        yield from chain.from_iterable(map(_mended, piece))
+        return
+    for number, text in enumerate(piece.text.split(b"\n"), piece.line):
+        record = lines.read(text)
+        if record is not None:
+            yield Item(number, record)
+        elif text and not text.isspace():
+            yield from chain.from_iterable(map(_mended, read_line(number, text)))
+
+
+def _mended(item: Item) -> Iterator[Item]:
+    """Take the record out of a line of a file of rejects; what was no JSON stands there as a text."""
+    value = item.value
+    if isinstance(value, dict) and value.get("type") == "reject" and "record" in value:
+        record = value["record"]
+        return read_line(item.line, record.encode()) if isinstance(record, str) else iter([Item(item.line, record)])
+    return iter([item])
+
+
+def _declared(record: Incoming) -> Declared | None:
+    if isinstance(record, Render) and (record.size_bytes is not None or record.sha256 is not None):
+        return record.size_bytes, record.sha256
+    return None
+
+
+def _masked(value: Any) -> Any:
     try:
-        text = msgspec.json.encode(given.value).decode()
-        record = msgspec.json.decode(mask(text)) if "ck_" in text else given.value
-    except RecursionError:
-        record = None
-    return Reject(source=given.source, line=given.line, reason=mask(reason), record=record)
+        text = msgspec.json.encode(value).decode()
+        return msgspec.json.decode(mask(text)) if "ck_" in text else value
+    except (RecursionError, ValueError):
+        return None

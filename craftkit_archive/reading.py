@@ -1,114 +1,227 @@
-"""Cut a file of records into single ones, whatever JSON form it has, holding no more than one of them at a time."""
+"""Cut a file of records into single ones, whatever form it has, holding no more than a block of them at a time."""
 
 import codecs
+import csv
+import gzip
+import io
+import json
 import select
+import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import chain
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from craftkit_archive.decoding import Cells, snake
 from craftkit_archive.errors import RequestError
-from craftkit_archive.work import Stop
+from craftkit_archive.work import Stop, in_batches
 
-BLOCK_BYTES = 1 << 16
+Form = Literal["json", "ndjson", "csv", "tsv"]
+
+BLOCK_BYTES = 1 << 20
+BLOCK_RECORDS = 2000
 MAX_RECORD_BYTES = 16 << 20
 MAX_DEPTH = 100
 STDIN = "-"
+DELIMITERS = (",", "\t", ";")
 # Names under which an object may wrap the list of records that it is about.
 WRAPPERS = ("renders", "projects", "keys", "data", "items", "results")
 
 
 class Item(NamedTuple):
-    """One record of a file: the decoded JSON; or, with a `problem`, the text that is none."""
+    """One record of a file; or, with a `problem`, what stands in its place."""
 
     line: int
     value: Any
     problem: str | None = None
 
 
-def read_items(source: str, *, stop: Stop) -> Iterator[Item]:
-    """Yield the records of a file in order; lazily.
+class Block(NamedTuple):
+    """Whole lines of NDJSON, still to be decoded; `line` is the number of the first."""
 
-    The form is found by looking at the content: an array, an object, an object that wraps a list (and any of these
-    one after another), or one object a line (NDJSON), where a broken line does no harm to the next. A byte-order mark
-    is skipped.
+    line: int
+    text: bytes
+
+
+def read_source(source: str, *, form: Form | None = None, stop: Stop) -> Iterator[Block | list[Item]]:
+    """Yield a file of records piece by piece; lazily.
 
     Args:
-        source: A path, or `-` for standard input.
+        source: A path, or `-` for standard input; plain or gzipped.
+        form: What it is, if its content is not to say. `json` is an array, objects one after another over any number
+            of lines, or objects that wrap a list; `ndjson` is one of these a line, where a broken line does no harm
+            to the next; `csv` and `tsv` begin with a header, and an empty cell is null. A byte-order mark is skipped.
         stop: Asked while standard input keeps it waiting.
 
     Raises:
         RequestError: The file cannot be opened or read.
     """
     try:
-        # By its number, and not `sys.stdin`, whose buffer would hide from `select` what is there to read.
-        with open(0 if source == STDIN else source, "rb", buffering=0, closefd=source != STDIN) as file:
-            blocks = _blocks(file, stop if source == STDIN else None)
+        with ExitStack() as stack:
+            # By its number, and not `sys.stdin`, whose buffer would hide from `select` what is there to read.
+            descriptor = 0 if source == STDIN else source
+            raw = stack.enter_context(open(descriptor, "rb", buffering=0, closefd=source != STDIN))
+            problems: list[Item] = []
+            blocks = _blocks(_Patient(raw, stop) if source == STDIN else raw, problems)
             head = b""
             for block in blocks:
                 head += block
                 if head.strip():
                     break
-            yield from (_lines if _is_ndjson(head) else _values)(chain([head], blocks))
+            yield from _pieces(head, blocks, form)
+            if problems:
+                yield problems
     except OSError as error:
-        raise RequestError(f"{source} cannot be read ({error.strerror}): mend the name or its rights.") from error
+        reason = error.strerror or str(error)
+        raise RequestError(f"{source} cannot be read ({reason}): mend the name or its rights.") from error
 
 
-def _blocks(file: BinaryIO, stop: Stop | None) -> Iterator[bytes]:
-    mark = codecs.BOM_UTF8
-    while True:
-        # A read that blocks would not notice the signal to stop.
-        while stop is not None and not select.select([file], [], [], 0.2)[0]:
-            if stop():
-                return
-        block = file.read(BLOCK_BYTES)
-        if not block:
-            return
-        yield block.removeprefix(mark)
-        mark = b""
+def _pieces(head: bytes, blocks: Iterator[bytes], form: Form | None) -> Iterator[Block | list[Item]]:
+    whole = chain([head], blocks)
+    match form or _form(head):
+        case "ndjson":
+            yield from _line_blocks(whole)
+        case "json":
+            yield from in_batches(_values(whole), BLOCK_RECORDS)
+        case "csv" | "tsv" as table:
+            yield from in_batches(_rows(whole, _delimiter(head, table)), BLOCK_RECORDS)
+        case _:
+            # What it holds may be a key, and is not shown.
+            yield [Item(1, None, "expected JSON, NDJSON, or CSV or TSV whose header names id")]
 
 
-def _is_ndjson(head: bytes) -> bool:
-    for line in head.split(b"\n", 20)[:20]:
-        if line.lstrip().startswith(b"{"):
-            with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                msgspec.json.decode(line)
-                return True
-    return False
+def _form(head: bytes) -> Form | None:
+    """Say what a file is that begins like this."""
+    start = head.lstrip()
+    if start.startswith((b"{", b"[")):
+        for line in head.split(b"\n", 20)[:20]:
+            if line.lstrip().startswith(b"{"):
+                with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    msgspec.json.decode(line)
+                    return "ndjson"
+        return "json"
+    delimiter = _delimiter(head, None)
+    return None if delimiter is None else "tsv" if delimiter == "\t" else "csv"
 
 
-def _lines(blocks: Iterator[bytes]) -> Iterator[Item]:
-    rest, line = b"", 0
-    for block in chain(blocks, [b"\n"]):
-        if len(rest) > MAX_RECORD_BYTES and b"\n" not in block:
-            continue  # it is refused already: its length is what is wrong
-        *whole, rest = (rest + block).split(b"\n")
-        for text in whole:
-            line += 1
-            if text and not text.isspace():
-                yield from _unwrapped(_decode(line, text))
+def _delimiter(head: bytes, table: Form | None) -> str | None:
+    """Find what separates the cells of a header; None if it is no header."""
+    if table == "tsv":
+        return "\t"
+    header = head.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
+    for delimiter in DELIMITERS:
+        with suppress(csv.Error):
+            names = {snake(cell.strip()) for cell in next(csv.reader([header], delimiter=delimiter), [])}
+            if names & {"id", "render_id"}:
+                return delimiter
+    return "," if table == "csv" else None
 
 
-def _unwrapped(item: Item) -> Iterator[Item]:
-    if item.problem is None and isinstance(item.value, dict) and "id" not in item.value:
-        lists = [item.value[name] for name in WRAPPERS if isinstance(item.value.get(name), list)]
-        if lists:
-            return (Item(item.line, value) for value in chain.from_iterable(lists))
-    return iter((item,))
+# --- bytes -----------------------------------------------------------------------------------------------------------
 
 
-def _decode(line: int, text: bytes) -> Item:
+class _Patient(io.RawIOBase):
+    """A file that is waited for in a way that notices the signal to stop, which a read that blocks would not."""
+
+    def __init__(self, raw: io.FileIO, stop: Stop) -> None:
+        self._raw = raw
+        self._stop = stop
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        while not select.select([self._raw], [], [], 0.2)[0]:
+            if self._stop():
+                return 0
+        return self._raw.readinto(buffer)
+
+
+def _blocks(raw: io.RawIOBase, problems: list[Item]) -> Iterator[bytes]:
+    """Yield a file's bytes, unzipped, without byte-order mark; a zipped one that ends too early leaves a problem."""
+    mark, line = codecs.BOM_UTF8, 1
+    with io.BufferedReader(raw, BLOCK_BYTES) as buffered:
+        zipped = buffered.peek(2).startswith(b"\x1f\x8b")
+        file = gzip.GzipFile(fileobj=buffered) if zipped else buffered
+        try:
+            while block := file.read1(BLOCK_BYTES):
+                line += block.count(b"\n")
+                yield block.removeprefix(mark)
+                mark = b""
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            problems.append(Item(line, None, "expected a whole gzip file: from here on it is cut short or damaged"))
+
+
+def _line_blocks(blocks: Iterator[bytes]) -> Iterator[Block | list[Item]]:
+    rest, line, skipping = b"", 1, False
+    for block in chain(blocks, [b""]):
+        rest += block
+        if block and len(rest) < BLOCK_BYTES:
+            continue
+        if skipping:  # the rest of a line that was too long
+            _, end, rest = rest.partition(b"\n")
+            if not end:
+                rest = b""
+                continue
+            line, skipping = line + 1, False
+        cut = rest.rfind(b"\n") + 1 if block else len(rest)
+        if cut:
+            text, rest = rest[:cut], rest[cut:]
+            yield Block(line, text)
+            line += text.count(b"\n")
+        elif len(rest) > MAX_RECORD_BYTES:
+            yield [_too_long(line)]
+            rest, skipping = b"", True
+
+
+def _too_long(line: int) -> Item:
+    return Item(line, None, f"expected at most {MAX_RECORD_BYTES >> 20} MiB in a record")
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def read_line(line: int, text: bytes) -> Iterator[Item]:
+    """Yield what one line of NDJSON holds: a record, or the records of a list that it wraps."""
     if len(text) > MAX_RECORD_BYTES:
-        return Item(line, None, f"expected at most {MAX_RECORD_BYTES >> 20} MiB in a line")
+        yield _too_long(line)
+        return
     try:
-        return Item(line, msgspec.json.decode(text))
+        value = msgspec.json.decode(text)
+        json.loads(text, object_pairs_hook=_unique)
     except UnicodeDecodeError:
         problem = "expected UTF-8"
-    except (msgspec.DecodeError, RecursionError) as error:
-        problem = f"expected JSON: {error}"
-    return Item(line, text.decode("utf-8", "backslashreplace"), problem)
+    except RecursionError:
+        problem = "expected fewer levels of nesting"
+    except ValueError as error:
+        problem = str(error) if isinstance(error, _TwiceError) else f"expected JSON: {error}"
+    else:
+        yield from (Item(line, record) for record in _unwrapped(value))
+        return
+    yield Item(line, text.decode("utf-8", "backslashreplace"), problem)
+
+
+class _TwiceError(ValueError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name[:60]}: expected once in an object, got twice")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return found
+
+
+def _unwrapped(value: Any) -> list[Any]:
+    if isinstance(value, dict) and "id" not in value:
+        lists = [value[name] for name in WRAPPERS if isinstance(value.get(name), list)]
+        if lists:
+            return list(chain.from_iterable(lists))
+    return [value]
 
 
 def _values(blocks: Iterator[bytes]) -> Iterator[Item]:
@@ -123,8 +236,8 @@ def _values(blocks: Iterator[bytes]) -> Iterator[Item]:
             try:
                 parser.send(piece)
             finally:
-                for value in records.take(events):
-                    yield Item(line, value)
+                for value, problem in records.take(events):
+                    yield Item(line, value, problem)
                 del events[:]
             line += piece.endswith(b"\n")
         parser.close()
@@ -135,6 +248,9 @@ def _values(blocks: Iterator[bytes]) -> Iterator[Item]:
         words = error.args[0] if error.args else "it ends too early"
         words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
         yield Item(line, None, f"expected JSON: {words.splitlines()[0]}; the rest of the file was not read")
+
+
+_LAST_NAMES = [[name] for name in WRAPPERS]
 
 
 class _TooDeepError(Exception):
@@ -153,9 +269,10 @@ class _Records:
         self._record: Any = None  # what is being put together
         self._page: Any = None  # the wrapper whose list is being read
         self._wrapped = False  # whether the value at the top has turned out to be a wrapper
-        self._name = ""
+        self._names: list[str] = []  # of the object at that level
+        self._problem: str | None = None
 
-    def take(self, events: list[tuple[str, Any]]) -> Iterator[Any]:
+    def take(self, events: list[tuple[str, Any]]) -> Iterator[tuple[Any, str | None]]:
         for event, value in events:
             self._depth -= event in ("end_map", "end_array")
             if self._record is None and event == "end_array" and self._depth == self._level - 1:
@@ -164,24 +281,72 @@ class _Records:
                 self._level = 1
             elif self._begins_list(event):
                 self._record, self._page, self._level, self._wrapped = None, self._record, 2, True
+                self._names = []
             else:
                 self._record = self._record or self._new()
                 self._record.event(event, value)
-                if event == "map_key" and self._depth == 1:
-                    self._name = value
+                if event == "map_key" and self._depth == self._level + 1:
+                    if value in self._names:
+                        self._problem = str(_TwiceError(value))
+                    self._names.append(value)
             self._depth += event in ("start_map", "start_array")
             if self._depth > MAX_DEPTH:
                 raise _TooDeepError
             if self._record is not None and self._depth == self._level and event != "map_key":
                 if self._level or not self._wrapped:
-                    yield self._record.value
+                    yield self._record.value, self._problem
                 self._record, self._wrapped = None, self._wrapped and self._level > 0
+                self._names, self._problem = [], None
 
     def _begins_list(self, event: str) -> bool:
         return (
             event == "start_array"
             and (self._depth, self._level) == (1, 0)
             and self._record is not None
-            and self._name in WRAPPERS
+            and self._names[-1:] in _LAST_NAMES
             and "id" not in self._record.value
         )
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _rows(blocks: Iterator[bytes], delimiter: str | None) -> Iterator[Item]:
+    csv.field_size_limit(MAX_RECORD_BYTES)
+    problems: list[Item] = []
+    rows = csv.reader(_text_lines(blocks, problems), delimiter=delimiter or ",", strict=True)
+    header: list[str] | None = None
+    while True:
+        line = rows.line_num + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            yield Item(line, None, f"expected a row of cells: {error}")
+            continue
+        finally:
+            yield from problems
+            problems.clear()
+        if not any(row):
+            continue
+        if header is None:
+            header = [name.strip() for name in row]
+            if len(set(map(snake, header))) < len(header):
+                yield Item(line, row, "expected a header that names each column once")
+                return
+        elif len(row) != len(header):
+            yield Item(line, row, f"expected {len(header)} cells, as the header has, got {len(row)}")
+        elif any("\udc80" <= character <= "\udcff" for cell in row for character in cell if not cell.isascii()):
+            readable = [cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for cell in row]
+            yield Item(line, readable, "expected UTF-8")
+        else:
+            yield Item(line, Cells(zip(header, row, strict=True)))
+
+
+def _text_lines(blocks: Iterator[bytes], problems: list[Item]) -> Iterator[str]:
+    for block in _line_blocks(blocks):
+        if isinstance(block, Block):
+            yield from (line.decode("utf-8", "surrogateescape") for line in block.text.splitlines(keepends=True))
+        else:
+            problems += block

@@ -1,24 +1,20 @@
 """What comes in (projects, keys, renders) and what goes out (findings, rejects, summaries).
 
-Each is a `msgspec.Struct`. Incoming ones are made by `read_record`, which accepts both spellings that Craftkit uses
-(camelCase in its API, snake_case in its tables). Outgoing ones carry a `type` and are the JSON lines of the command
-line.
+Each is a `msgspec.Struct`, which decodes and validates in one step. Outgoing ones carry a `type` and are the JSON lines
+of the command line.
 """
 
 import re
-from datetime import UTC, datetime
-from functools import lru_cache
-from hashlib import sha256
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from craftkit_archive.errors import AssetKeyError
+from craftkit_archive.values import check_asset_key, default_asset_key, hash_key, mask, timestamp
 
-MAX_KEY_BYTES = 1024
 PREFIX_CHARS = 16
 
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Status = Literal["queued", "rendering", "succeeded", "failed", "cancelled"]
 Verdict = Literal[
@@ -37,111 +33,60 @@ Verdict = Literal[
 Outcome = Literal["ok", "problems", "incomplete", "interrupted"]
 
 
-# --- the small forms -------------------------------------------------------------------------------------------------
+# --- what comes in ---------------------------------------------------------------------------------------------------
 
 
-def timestamp(text: str) -> str:
-    """Bring a time into the one form that the catalog holds: UTC, milliseconds, `2026-06-05T10:00:03.120Z`.
-
-    Accepts ISO 8601 and what Postgres prints (`2026-06-05 10:00:00.12+00`); a time without an offset is UTC.
-
-    Raises:
-        ValueError: It is no time, or none that exists.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        if len(text) == 24 and (text[7], text[10], text[19], text[23]) == ("-", "T", ".", "Z"):
-            return text
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError(str(error)) from error
-    return format_time(moment)
-
-
-def format_time(moment: datetime) -> str:
-    """Write an aware UTC time as the catalog holds it."""
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def check_asset_key(key: str) -> str:
-    """Return the key if it names a place inside a store, whatever the platform.
-
-    Raises:
-        AssetKeyError: It is absolute, empty, too long (over 1,024 bytes as UTF-8), has an empty, `.` or `..` part, a
-            backslash, a drive, or a control character.
-    """
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError as error:
-        raise AssetKeyError("An asset key must be valid Unicode.") from error
-    if not 0 < size <= MAX_KEY_BYTES:
-        raise AssetKeyError(f"An asset key has 1 to {MAX_KEY_BYTES} bytes, this one has {size}.")
-    if _UNSAFE_KEY.search(key):
-        raise AssetKeyError(f"The asset key {key!r} leaves the store or has parts that a store cannot hold.")
-    return key
-
-
-_UNSAFE_KEY = re.compile(
-    r"""[\x00-\x1f\x7f-\x9f\\]      # control characters, the separator of Windows
-      | \A/ | /\Z | //              # absolute, or an empty part
-      | (?:\A|/) \.{1,2} (?:/|\Z)   # . and ..
-      | \A[A-Za-z]:                 # a drive
-    """,
-    re.VERBOSE,
-)
-
-
-def default_asset_key(project_id: str, render_id: str) -> str:
-    """Name the object under which Craftkit stores a render."""
-    return f"renders/{project_id}/{render_id}.pdf"
-
-
-def hash_key(plain_key: str) -> str:
-    """Hash an API key as Craftkit stores it: 64 lower-case hex digits of its SHA-256."""
-    return sha256(plain_key.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def mask(text: str) -> str:
-    """Cut every API key in a text down to its public beginning."""
-    return _PLAIN_KEY.sub(r"\1…", text)
-
-
-_PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4}+)[^\s\"'\\,;]+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_EXPECTED = {
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_TIME = "a time such as 2026-06-05T10:00:03.120Z"
+EXPECTED = {
     "id": "text of 1 to 256 printable characters",
     "project_id": "text of 1 to 256 printable characters (or name the project with --project)",
     "status": "one of queued, rendering, succeeded, failed, cancelled",
     "duration_ms": "a whole number of milliseconds, 0 or more",
     "size_bytes": "a whole number of bytes, 0 or more",
+    "sha256": "64 hex digits",
+    "key_hash": "64 hex digits of SHA-256, or the plain key",
+    **dict.fromkeys(("created_at", "updated_at", "deleted_at", "completed_at", "revoked_at"), _TIME),
 }
 
 
-def _refuse(field: str, expected: str, value: object) -> ValueError:
+def refuse(field: str, expected: str, value: object) -> ValueError:
+    """Say that a field is not what it should be, without giving away a key."""
     if value is None:
         return ValueError(f"{field}: expected {expected}, got nothing")
     shown = mask(value if isinstance(value, str) else msgspec.json.encode(value).decode())
     return ValueError(f"{field}: expected {expected}, got {shown[:60]!r}")
 
 
-# --- what comes in ---------------------------------------------------------------------------------------------------
+def _digest(field: str, text: str | None) -> str:
+    if text is None or not _SHA256.fullmatch(text):
+        raise refuse(field, EXPECTED[field], text)
+    return text.lower()
 
 
 class Incoming(msgspec.Struct, kw_only=True):
-    """A record from outside. `extra` holds, by snake_case name, every field that has no column of its own."""
+    """A record from outside.
+
+    `extra` holds, as a JSON object with snake_case names, every field that has no column of its own.
+    """
 
     id: Id
     created_at: str | None = None
-    extra: dict[str, Any] = msgspec.field(default_factory=dict)
+    extra: str | None = None
 
-    def _normalise_times(self, *fields: str) -> None:
-        for field in fields:
+    def _normalise(self, *times: str) -> None:
+        for field in ("id", "project_id"):
+            text = getattr(self, field, "-")
+            if not text.isprintable() and _CONTROL.search(text):
+                raise refuse(field, EXPECTED[field], text)
+        for field in ("created_at", *times):
             text = getattr(self, field)
             if text is not None:
                 try:
                     setattr(self, field, timestamp(text))
                 except ValueError as error:
-                    raise _refuse(field, "a time such as 2026-06-05T10:00:03.120Z", text) from error
+                    raise refuse(field, _TIME, text) from error
 
 
 class Project(Incoming, kw_only=True):
@@ -153,7 +98,7 @@ class Project(Incoming, kw_only=True):
     deleted_at: str | None = None
 
     def __post_init__(self) -> None:
-        self._normalise_times("created_at", "updated_at", "deleted_at")
+        self._normalise("updated_at", "deleted_at")
 
 
 class ApiKey(Incoming, kw_only=True):
@@ -167,28 +112,31 @@ class ApiKey(Incoming, kw_only=True):
     revoked_at: str | None = None
 
     def __post_init__(self) -> None:
-        self._normalise_times("created_at", "revoked_at")
+        self._normalise("revoked_at")
         if self.key is not None:
             if not self.key.startswith(("ck_live_", "ck_test_")):
-                raise _refuse("key", "a project key, ck_live_… or ck_test_…", self.key)
+                raise refuse("key", "a project key, ck_live_… or ck_test_…", self.key)
+            if "…" in self.key:
+                raise refuse("key", "the whole key, which a file of rejects does not hold", self.key)
             hashed = hash_key(self.key)
             self.prefix = self.prefix or self.key[:12]
             self.key = None
             if self.key_hash is not None and self.key_hash.lower() != hashed:
                 raise ValueError("key_hash: expected the SHA-256 of the key beside it")
             self.key_hash = hashed
-        if self.key_hash is None or not _SHA256.fullmatch(self.key_hash):
-            raise _refuse("key_hash", "64 hex digits of SHA-256, or the plain key", self.key_hash)
-        self.key_hash = self.key_hash.lower()
+        self.key_hash = _digest("key_hash", self.key_hash)
         if self.prefix is not None:
             # A prefix is public; what is longer may be the key itself.
             self.prefix = self.prefix if len(self.prefix) <= PREFIX_CHARS else mask(self.prefix)[:PREFIX_CHARS]
             if self.prefix.startswith("ck_acct_"):
-                raise _refuse("prefix", "that of a project key, ck_live_… or ck_test_…", self.prefix)
+                raise refuse("prefix", "that of a project key, ck_live_… or ck_test_…", self.prefix)
 
 
 class Render(Incoming, kw_only=True):
-    """A render. One that succeeded has an asset key: the given one, or the one that Craftkit stores it under."""
+    """A render. One that succeeded has an asset key: the given one, or the one that Craftkit stores it under.
+
+    `size_bytes` and `sha256`, where the record declares them, are what its asset is expected to have.
+    """
 
     project_id: Id
     template_id: str | None = None
@@ -197,62 +145,24 @@ class Render(Incoming, kw_only=True):
     asset_key: str | None = None
     completed_at: str | None = None
     duration_ms: Count | None = None
+    size_bytes: Count | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
-        self._normalise_times("created_at", "completed_at")
+        self._normalise("completed_at")
         if self.asset_key is None and self.status == "succeeded":
             self.asset_key = default_asset_key(self.project_id, self.id)
         if self.asset_key is not None:
             try:
                 check_asset_key(self.asset_key)
             except AssetKeyError as error:
-                raise _refuse("asset_key", "a relative path that stays inside the store", self.asset_key) from error
+                raise refuse("asset_key", "a relative path that stays inside the store", self.asset_key) from error
+        if self.sha256 is not None:
+            self.sha256 = _digest("sha256", self.sha256)
 
 
 Kind = Literal["projects", "keys", "renders"]
 KINDS: dict[Kind, type[Incoming]] = {"projects": Project, "keys": ApiKey, "renders": Render}
-_R = TypeVar("_R", bound=Incoming)
-
-
-@lru_cache(maxsize=4096)
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
-
-
-def read_record(kind: type[_R], given: object, *, project_id: str | None = None) -> _R:
-    """Make a record of decoded JSON.
-
-    Args:
-        kind: Which record to make.
-        given: What the file held; camelCase and snake_case names mean the same.
-        project_id: Project of a record that names none.
-
-    Raises:
-        ValueError: A field is not what it should be; the text names it and says what was expected.
-    """
-    if not isinstance(given, dict):
-        raise ValueError(f"expected a JSON object, got {type(given).__name__}")
-    fields: dict[str, Any] = {}
-    for name, value in given.items():
-        snake = _snake(name)
-        if fields.setdefault(snake, value) != value:
-            raise ValueError(f"{snake}: given twice, as different values")
-    if "id" not in fields and kind is Render and "render_id" in fields:
-        fields["id"] = fields.pop("render_id")
-    if project_id is not None and fields.get("project_id") is None and "project_id" in kind.__struct_fields__:
-        fields["project_id"] = project_id
-    known = {name: fields.pop(name) for name in kind.__struct_fields__ if name in fields and name != "extra"}
-    if fields:
-        text = msgspec.json.encode(fields)
-        known["extra"] = msgspec.json.decode(mask(text.decode())) if b"ck_" in text else fields
-    try:
-        return msgspec.convert(known, kind)
-    except msgspec.ValidationError as error:
-        named = re.search(r"\$\.(\w+)`|required field `(\w+)`", str(error))
-        if not named:
-            raise
-        field = named[1] or named[2]
-        raise _refuse(field, _EXPECTED.get(field, "text"), known.get(field)) from error
 
 
 # --- what goes out ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from craftkit_archive.errors import (
     StoreOfflineError,
     disk_errors,
 )
-from craftkit_archive.records import check_asset_key
+from craftkit_archive.values import check_asset_key
 
 CHUNK_BYTES = 1 << 20
 MARKER = ".craftkit-archive"

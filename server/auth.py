@@ -2,7 +2,7 @@
 
 from craftkit_archive.catalog import Catalog
 from craftkit_archive.errors import ForbiddenError, UnauthorizedError
-from craftkit_archive.records import hash_key
+from craftkit_archive.values import hash_key
 
 
 def project_of(catalog: Catalog, authorization: str | None) -> str:

@@ -18,8 +18,9 @@ from tests.worlds import ROOT
 RANKS = [
     {"craftkit_archive"},
     {"craftkit_archive.errors"},
+    {"craftkit_archive.values"},
     {"craftkit_archive.records"},
-    {"craftkit_archive.work"},
+    {"craftkit_archive.decoding", "craftkit_archive.work"},
     {"craftkit_archive.catalog", "craftkit_archive.store", "craftkit_archive.pdf", "craftkit_archive.reading"},
     {"craftkit_archive.archive"},
     {

@@ -23,7 +23,7 @@ from craftkit_archive.errors import (
     RequestError,
     StoreMismatchError,
 )
-from craftkit_archive.records import hash_key
+from craftkit_archive.values import hash_key
 from tests.worlds import NORTHWIND, ROOT, World, load, projects
 
 

@@ -1,30 +1,43 @@
 """Import: every record in, once, and nothing lost."""
 
+import csv
+import gzip
+import io
 import json
+import random
 import sqlite3
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.archive import Archive
+from craftkit_archive.decoding import LineReader, read_record
 from craftkit_archive.errors import LockedError, RequestError
+from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.importing import import_records
 from craftkit_archive.reading import MAX_RECORD_BYTES
-from craftkit_archive.records import Kind, Reject, Summary
+from craftkit_archive.records import Finding, Kind, Reject, Render, Summary
+from craftkit_archive.store import digest
+from craftkit_archive.verifying import verify_assets
 from tests.worlds import (
     LIVE_KEY,
     NORTHWIND,
     SOUTHWIND,
     STATUSES,
     TEST_KEY,
+    World,
     keys,
     load,
+    pdf,
     projects,
+    put,
     render,
     render_id,
+    summary_of,
     write_json,
     write_ndjson,
 )
@@ -259,7 +272,7 @@ def test_no_plain_key_is_stored_or_given_back(archive: Archive, tmp_path: Path) 
         b"",
         b"\n \n",
         b"this is no JSON",
-        b"id,project_id\n1,2\n",
+        b"name,project_id\n1,2\n",
         b'[{"id": "1"',
         b'{"id": "1"',
         b"[1, 2",
@@ -316,19 +329,17 @@ def test_a_file_that_is_not_there_stops_it(archive: Archive, tmp_path: Path) -> 
 
 
 def test_what_was_read_before_a_stop_stays(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.importing.BATCH", 10)
+    monkeypatch.setattr("craftkit_archive.importing.TRANSACTION_RECORDS", 10)
+    monkeypatch.setattr("craftkit_archive.reading.BLOCK_BYTES", 10 * len(json.dumps(render(10))) + 20)
     file = write_ndjson(tmp_path / "r.ndjson", [render(n) for n in range(35)])
-    records = list(import_records(archive, "renders", [str(file)], stop=lambda: True))
+    answers = iter([False] * 4)
+    records = list(import_records(archive, "renders", [str(file)], stop=lambda: next(answers, True)))
     assert isinstance(records[-1], Summary)
     assert records[-1].outcome == "interrupted"
-    assert records[-1].counts["inserted"] == 10 == len(rows(archive, "renders"))
-    assert run(archive, "renders", file)[0] == {
-        "read": 35,
-        "inserted": 25,
-        "updated": 0,
-        "unchanged": 10,
-        "rejected": 0,
-    }
+    kept = records[-1].counts["inserted"]
+    assert 0 < kept == len(rows(archive, "renders")) < 35
+    counts, _ = run(archive, "renders", file)
+    assert (counts["read"], counts["inserted"], counts["unchanged"]) == (35, 35 - kept, kept)
 
 
 def test_a_second_writer_is_told_who_the_first_is(archive: Archive, tmp_path: Path) -> None:
@@ -336,3 +347,362 @@ def test_a_second_writer_is_told_who_the_first_is(archive: Archive, tmp_path: Pa
     with archive.lock("fetch"), pytest.raises(LockedError, match=r"`fetch` \(process \d+ on .+, since 20"):
         run(archive, "renders", file)
     assert run(archive, "renders", file)[0]["inserted"] == 1
+
+
+# --- tables, zipped files, logs --------------------------------------------------------------------------------------
+
+COLUMNS = [
+    "id",
+    "project_id",
+    "status",
+    "asset_key",
+    "created_at",
+    "completed_at",
+    "error_message",
+    "is_draft",
+    "input_data",
+]
+
+
+def as_table(records: list[dict[str, Any]], delimiter: str = ",") -> str:
+    """Write records as Postgres copies them to CSV: empty is null, booleans are t and f."""
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for record in records:
+        cells = [record.get(name) for name in COLUMNS]
+        writer.writerow(
+            "" if cell is None else "tf"[not cell] if isinstance(cell, bool) else
+            json.dumps(cell) if isinstance(cell, dict) else cell
+            for cell in cells
+        )  # fmt: skip
+    return out.getvalue()
+
+
+DRAFTS = [
+    render(1, is_draft=True, error_message='two\nlines, "quoted"', template_id=None),
+    render(2, is_draft=False, template_id=None, completed_at=None),
+]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_table_means_the_same_as_json(tmp_path: Path, delimiter: str, mark: str) -> None:
+    tables = []
+    for name, text in (("json", json.dumps(DRAFTS)), ("table", mark + as_table(DRAFTS, delimiter))):
+        (tmp_path / name).write_text(text)
+        archive = Archive.create(tmp_path / f"archive-{name}")
+        counts, rejects = run(archive, "renders", tmp_path / name)
+        assert (counts["inserted"], rejects) == (2, [])
+        tables.append(rows(archive, "renders"))
+        archive.catalog.close()
+    assert tables[0] == tables[1]
+    assert json.loads(tables[1][0]["extra"]) == {"input_data": {"number": 1}, "is_draft": True}
+
+
+def test_camel_case_headers_and_numbers_in_a_table(archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"id,projectId,status,durationMs,createdAt\n1,{NORTHWIND},failed,250,2026-06-05\n")
+    run(archive, "renders", tmp_path / "t.csv")
+    [row] = rows(archive, "renders")
+    assert (row["id"], row["duration_ms"], row["created_at"]) == ("1", 250, "2026-06-05T00:00:00.000Z")
+
+
+def test_bad_rows_of_a_table_are_told_with_their_line(archive: Archive, tmp_path: Path) -> None:
+    lines = [
+        b"id,project_id,status,note",
+        b"1,p,queued,fine",
+        b"2,p,queued,fine,too many",
+        b'3,p,queued,"over\ntwo lines"',
+        b"4,p,queued",
+        b'5,p,queued,"bad"quote',
+        b"6,p,queued,\xff",
+        b"7,p,done,x",
+        b"",
+        b"8,p,queued,fine",
+    ]
+    (tmp_path / "t.csv").write_bytes(b"\n".join(lines))
+    counts, rejects = run(archive, "renders", tmp_path / "t.csv")
+    assert counts["inserted"] == 3
+    assert [(reject.line, reject.reason[:22]) for reject in rejects] == [
+        (3, "expected 4 cells, as t"),
+        (6, "expected 4 cells, as t"),
+        (7, "expected a row of cell"),
+        (8, "expected UTF-8"),
+        (9, "status: expected one o"),
+    ]
+
+
+def test_a_header_that_names_a_column_twice_is_refused(archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,projectId,project_id\n1,2,3\n")
+    counts, [reject] = run(archive, "renders", tmp_path / "t.csv")
+    assert counts["inserted"] == 0
+    assert "each column once" in reject.reason
+
+
+@pytest.mark.parametrize("text", [FORMS["array"], FORMS["NDJSON"], as_table(THREE)], ids=["array", "NDJSON", "CSV"])
+def test_each_form_can_be_gzipped(archive: Archive, tmp_path: Path, text: str) -> None:
+    half = len(text) // 2
+    (tmp_path / "r.gz").write_bytes(gzip.compress(text[:half].encode()) + gzip.compress(text[half:].encode()))
+    assert run(archive, "renders", tmp_path / "r.gz")[0]["inserted"] == 3
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "followed by nonsense"])
+def test_a_damaged_gzip_keeps_what_came_before_and_is_told(archive: Archive, tmp_path: Path, harm: str) -> None:
+    chance = random.Random(1)
+    records = [render(n, noise=chance.getrandbits(200)) for n in range(2000)]
+    body = bytearray(gzip.compress("".join(f"{json.dumps(record)}\n" for record in records).encode()))
+    if harm == "cut":
+        body = body[: len(body) // 2]
+    elif harm == "flipped":
+        body[-6] ^= 1
+    else:
+        body += b"nonsense"
+    (tmp_path / "r.gz").write_bytes(body)
+    counts, rejects = run(archive, "renders", tmp_path / "r.gz")
+    assert rejects[-1].reason.startswith("expected a whole gzip file")
+    assert counts["inserted"] == (2000 if harm != "cut" else len(rows(archive, "renders"))) > 500
+
+
+def test_a_log_of_webhooks_repeats_and_comes_out_of_order(archive: Archive, tmp_path: Path) -> None:
+    def body(number: int, event: str, **more: Any) -> dict[str, Any]:
+        status = event.split(".")[1]
+        made = {"event": event, "renderId": render_id(number), "templateId": "t", "status": status}
+        return made | {"downloadUrl": None, "errorMessage": None, "createdAt": "2026-06-05T10:00:00.000Z"} | more
+
+    log = [
+        body(1, "render.succeeded", completedAt="2026-06-05T10:00:09.000Z", downloadUrl="https://x/1"),
+        body(2, "render.failed", errorMessage="no"),
+        body(1, "render.succeeded", completedAt="2026-06-05T10:00:09.000Z", downloadUrl="https://x/1"),
+    ]
+    file = write_ndjson(tmp_path / "log.ndjson", log)
+    counts, _ = run(archive, "renders", file, project=NORTHWIND)
+    assert (counts["inserted"], counts["unchanged"]) == (2, 1)
+    queued = {"id": render_id(1), "projectId": NORTHWIND, "status": "rendering", "completedAt": None}
+    run(archive, "renders", write_json(tmp_path / "late.json", queued))
+    first, second = rows(archive, "renders")
+    assert (first["status"], first["completed_at"]) == ("succeeded", "2026-06-05T10:00:09.000Z")
+    assert (second["status"], second["error_message"]) == ("failed", "no")
+    assert first["asset_key"] == render(1)["asset_key"]
+
+
+@pytest.mark.parametrize(("form", "good"), [("ndjson", False), ("csv", True), ("json", False), (None, True)])
+def test_the_form_can_be_said(archive: Archive, tmp_path: Path, form: Any, good: bool) -> None:
+    (tmp_path / "t").write_text(as_table(THREE))
+    counts, rejects = run(archive, "renders", tmp_path / "t", form=form)
+    assert (counts["inserted"] == 3) == good == (not rejects)
+
+
+# --- what records declare --------------------------------------------------------------------------------------------
+
+
+def test_a_declared_digest_is_expected_before_any_byte_was_seen(archive: Archive, tmp_path: Path) -> None:
+    body = pdf("declared")
+    good: dict[str, Any] = {"sizeBytes": len(body), "sha256": digest([body]).sha256.upper()}
+    load(archive, tmp_path, "renders", [render(1, **good), render(2, size_bytes=1), render(3, sha256="0" * 64)])
+    assert load(archive, tmp_path, "renders", [render(1, **good)]).counts["unchanged"] == 1
+    for number in (1, 2, 3):
+        put(tmp_path / "bucket", render(number)["asset_key"], body)
+    records = list(fetch_assets(archive, str(tmp_path / "bucket")))
+    assert [record.verdict for record in records if isinstance(record, Finding)] == ["wrong-size", "wrong-digest"]
+    [stored] = archive.catalog.stored_assets(archive.select())
+    assert (stored.render_id, stored.sha256) == (render_id(1), digest([body]).sha256)
+    with sqlite3.connect(archive.path / "archive.db") as connection:
+        sources = connection.execute("SELECT digest_source FROM assets ORDER BY render_id").fetchall()
+    connection.close()
+    assert sources == [("declared",), (None,), ("declared",)]
+
+
+def test_a_declared_digest_that_contradicts_what_is_stored_is_refused(world: World) -> None:
+    contradiction = load(world.archive, world.folder, "renders", [render(1, sha256="0" * 64), render(2, size_bytes=1)])
+    assert contradiction.counts["rejected"] == 2
+    assert summary_of(verify_assets(world.archive)).outcome == "ok"
+
+
+@pytest.mark.parametrize("declared", [{"sha256": "xyz"}, {"sha256": 5}, {"size_bytes": -1}, {"sizeBytes": "large"}])
+def test_a_declaration_that_is_none_is_refused(archive: Archive, tmp_path: Path, declared: dict[str, Any]) -> None:
+    counts, [reject] = run(archive, "renders", write_json(tmp_path / "r.json", [render(1, **declared)]))
+    assert counts["inserted"] == 0
+    assert reject.reason.startswith(("sha256: expected 64 hex digits", "size_bytes: expected a whole number"))
+
+
+# --- policies --------------------------------------------------------------------------------------------------------
+
+
+def test_skip_leaves_what_is_there_and_adds_the_new(archive: Archive, tmp_path: Path) -> None:
+    load(archive, tmp_path, "renders", [render(1)])
+    file = write_json(tmp_path / "r.json", [render(1, template_id="changed", sha256="0" * 64), render(2)])
+    counts, _ = run(archive, "renders", file, on_duplicate="skip")
+    assert (counts["unchanged"], counts["inserted"]) == (1, 1)
+    assert rows(archive, "renders")[0]["template_id"] == "invoice"
+    assert archive.catalog.expectations([render_id(1)]) == []
+
+
+def test_fail_refuses_what_is_there_even_within_one_file(archive: Archive, tmp_path: Path) -> None:
+    file = write_json(tmp_path / "r.json", [render(1), render(2), render(1)])
+    counts, [reject] = run(archive, "renders", file, on_duplicate="fail")
+    assert (counts["inserted"], counts["rejected"]) == (2, 1)
+    assert reject.reason == "id: expected a new one, this is there already"
+
+
+def test_all_or_nothing_is_all_or_nothing(archive: Archive, tmp_path: Path) -> None:
+    load(archive, tmp_path, "renders", [render(1)])
+    before = rows(archive, "renders")
+    file = write_json(tmp_path / "r.json", [render(1, template_id="changed"), render(2), render(3, status="done")])
+    records = list(import_records(archive, "renders", [str(file)], all_or_nothing=True))
+    assert isinstance(records[-1], Summary)
+    assert records[-1].counts == {"read": 3, "rejected": 1, "discarded": 2}
+    assert rows(archive, "renders") == before
+    file = write_json(tmp_path / "r.json", [render(1, template_id="changed"), render(2)])
+    assert run(archive, "renders", file, all_or_nothing=True)[0]["inserted"] == 1
+    assert len(rows(archive, "renders")) == 2
+
+
+def test_a_dry_run_says_what_would_change_and_changes_nothing(archive: Archive, tmp_path: Path) -> None:
+    load(archive, tmp_path, "renders", [render(1)])
+    before, runs = rows(archive, "renders"), len(archive.catalog.last_runs(9))
+    file = write_json(
+        tmp_path / "r.json", [render(1, template_id="changed"), render(2), render(2), render(3, status="x")]
+    )
+    counts, rejects = run(archive, "renders", file, dry_run=True)
+    assert counts == {"read": 4, "inserted": 1, "updated": 1, "unchanged": 1, "rejected": 1}
+    assert len(rejects) == 1
+    assert rows(archive, "renders") == before
+    assert len(archive.catalog.last_runs(9)) == runs
+
+
+def test_an_older_row_of_a_project_only_adds_what_is_missing(archive: Archive, tmp_path: Path) -> None:
+    new = {"id": "p", "name": "New", "slug": "new", "updated_at": "2026-02-01"}
+    old = {"id": "p", "name": "Old", "slug": "old", "updated_at": "2026-01-01", "created_at": "2025-01-01"}
+    load(archive, tmp_path, "projects", [new, old])
+    [row] = rows(archive, "projects")
+    assert (row["name"], row["slug"], row["created_at"]) == ("New", "new", "2025-01-01T00:00:00.000Z")
+
+
+def test_a_mended_file_of_rejects_is_imported_as_it_is(archive: Archive, tmp_path: Path) -> None:
+    lines = [
+        json.dumps(render(1, status="done")),
+        '{"id": "x" "status": "queued"}',
+        json.dumps({"id": "k", "key": TEST_KEY}),
+    ]
+    (tmp_path / "r.ndjson").write_text("\n".join(lines))
+    _, rejects = run(archive, "renders", tmp_path / "r.ndjson")
+    text = "".join(msgspec.json.encode(reject).decode() + "\n" for reject in rejects)
+    mended = text.replace('"done"', '"succeeded"').replace(
+        r"{\"id\": \"x\" \"status\": \"queued\"}",
+        rf"{{\"id\": \"x\", \"project_id\": \"{NORTHWIND}\", \"status\": \"queued\"}}",
+    )
+    (tmp_path / "mended.ndjson").write_text(mended)
+    counts, [left] = run(archive, "renders", tmp_path / "mended.ndjson")
+    assert (counts["inserted"], left.record) == (2, rejects[2].record)
+
+
+def test_a_masked_key_does_not_pass_for_a_key(archive: Archive, tmp_path: Path) -> None:
+    _, rejects = run(archive, "keys", write_json(tmp_path / "k.json", [{"id": "k", "key": TEST_KEY}]))
+    again = rejects[0].record | {"project_id": NORTHWIND}
+    counts, [reject] = run(archive, "keys", write_json(tmp_path / "again.json", [again]))
+    assert counts["inserted"] == 0
+    assert "whole key" in reject.reason
+
+
+@pytest.mark.parametrize("form", ["ndjson", "json"])
+def test_a_name_that_is_given_twice_loses_nothing_silently(archive: Archive, tmp_path: Path, form: Any) -> None:
+    rest = json.dumps(render(1))[1:]
+    lines = [json.dumps(render(0)), '{"id": "other", ' + rest, json.dumps(render(2)), '{"status": "queued", ' + rest]
+    file = tmp_path / "twice"
+    file.write_text("\n".join(lines) if form == "ndjson" else f"[{', '.join(lines)}]")
+    counts, rejects = run(archive, "renders", file)
+    assert counts["inserted"] == 2
+    assert [reject.reason[:30] for reject in rejects] == [
+        "id: expected once in an object",
+        "status: expected once in an ob",
+    ]
+
+
+# --- laws ------------------------------------------------------------------------------------------------------------
+
+ODD = st.sampled_from(["plain", 'a "quote": in it', "{", "back\\slash", "é", "\u2028"])
+EXTRA = st.dictionaries(
+    st.sampled_from(["note", "pollUrl", "odd name", "class", "id2", "extra"]), ODD | st.none() | st.integers()
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(records=st.lists(st.tuples(FIELDS, EXTRA), min_size=1, max_size=6), camel=st.booleans())
+def test_the_fast_way_reads_what_the_slow_way_reads(
+    records: list[tuple[dict[str, Any], dict[str, Any]]], camel: bool
+) -> None:
+    reader = LineReader(Render, None)
+    for fields, extra in records:
+        record = {"id": "r", "projectId" if camel else "project_id": "p", **fields, **extra}
+        try:
+            slow = read_record(Render, record)
+        except ValueError:
+            slow = None
+        fast = reader.read(json.dumps(record).encode())
+        if fast is not None:
+            assert slow is not None
+            assert {name: getattr(fast, name) for name in Render.__struct_fields__} == msgspec.structs.asdict(slow)
+        reader.learn(record)
+        if slow is not None and all('":' not in str(value) for value in record.values()) and "extra" not in extra:
+            assert reader.read(json.dumps(record).encode()) is not None or "class" in extra or "odd name" in extra
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
+    """Draw files of what was seen of some renders at some time, in rows, answers and webhook bodies."""
+    files: list[list[dict[str, Any]]] = []
+    for _ in range(draw(st.integers(1, 4))):
+        seen = []
+        for number in draw(st.lists(st.integers(0, 3), max_size=4)):
+            state = draw(st.sampled_from(["queued", "rendering", "final"]))
+            status = ("succeeded", "failed")[number % 2] if state == "final" else state
+            ended = "2026-06-05T10:00:09.000Z" if state == "final" else None
+            error = "no" if status == "failed" else None
+            row = render(number, status=status, completed_at=ended, error_message=error)
+            row["asset_key"] = row["asset_key"] if status == "succeeded" else None
+            answer = {"id": row["id"], "projectId": NORTHWIND, "status": status, "createdAt": row["created_at"]}
+            answer |= {"errorMessage": error, "completedAt": ended, "durationMs": 9000 if ended else None}
+            body = {"event": f"render.{status}", "renderId": row["id"], "projectId": NORTHWIND, "status": status}
+            seen.append(draw(st.sampled_from([row, answer, body] if state == "final" else [row, answer])))
+        files.append(seen)
+    return files
+
+
+@FEW
+@given(files=histories(), order=st.randoms(use_true_random=False))
+def test_any_order_of_the_same_files_gives_the_same_catalog(
+    tmp_path_factory: pytest.TempPathFactory, files: list[list[dict[str, Any]]], order: random.Random
+) -> None:
+    folder = tmp_path_factory.mktemp("order")
+    paths = [write_ndjson(folder / f"{number}.ndjson", file) for number, file in enumerate(files)]
+    found = []
+    for name in ("as drawn", "shuffled"):
+        archive = Archive.create(folder / name)
+        run(archive, "renders", *paths)
+        found.append(rows(archive, "renders"))
+        archive.catalog.close()
+        order.shuffle(paths)
+    assert found[0] == found[1]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.binary(max_size=300), form=st.sampled_from([None, "json", "ndjson", "csv", "tsv"]), zipped=st.booleans()
+)
+def test_any_bytes_in_any_form_end_in_counts(
+    archive: Archive, tmp_path: Path, content: bytes, form: Any, zipped: bool
+) -> None:
+    file = tmp_path / "any"
+    file.write_bytes(gzip.compress(content) if zipped else content)
+    for kind in ("projects", "keys", "renders"):
+        run(archive, kind, file, form=form)
+
+
+def test_a_large_file_is_read_in_another_process_and_means_the_same(archive: Archive, tmp_path: Path) -> None:
+    records = [render(n, note="x" * 500) for n in range(9000)]
+    records[4000]["status"] = "done"
+    records[8999]["project_id"] = SOUTHWIND
+    file = write_ndjson(tmp_path / "r.ndjson", [*records, render(8999)])
+    counts, rejects = run(archive, "renders", file)
+    assert (counts["inserted"], [reject.line for reject in rejects]) == (8999, [4001, 9001])
+    assert rejects[0].record == records[4000]

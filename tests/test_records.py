@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craftkit_archive.records import ApiKey, Incoming, Project, Render, format_time, mask, read_record, timestamp
+from craftkit_archive.decoding import read_record
+from craftkit_archive.records import ApiKey, Incoming, Project, Render
+from craftkit_archive.values import format_time, mask, timestamp
 
 RENDER = {"id": "r", "project_id": "p", "status": "succeeded"}
 KEY = {"id": "k", "project_id": "p"}
@@ -55,10 +57,8 @@ def test_a_field_given_in_both_spellings_must_agree() -> None:
 
 
 def test_unknown_fields_are_kept() -> None:
-    assert read_record(Render, {**RENDER, "pollUrl": "u", "started_at": None}).extra == {
-        "poll_url": "u",
-        "started_at": None,
-    }
+    extra = read_record(Render, {**RENDER, "pollUrl": "u", "inputData": {"b": 1, "a": None}, "started_at": None}).extra
+    assert extra == '{"input_data":{"a":null,"b":1},"poll_url":"u"}', "in one order, without what is nothing"
 
 
 def test_a_succeeded_render_has_the_key_that_upstream_uses() -> None:

@@ -705,22 +705,32 @@ def test_a_body_that_nobody_asked_for_changes_nothing(house: House) -> None:
     assert (answer.status, answer.body) == (200, house.bodies["stored"])
 
 
-NOT_HTTP = {
-    "a start line that is none": b"HELLO\r\n\r\n",
-    "a header line that is none": b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nname : value\r\n\r\n",
-    "a raw byte in the path": b"GET /v1/renders/\xff/download HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+HEAD = b"Host: x\r\nConnection: close\r\n"
+NOT_HTTP: dict[str, tuple[bytes, int, str]] = {
+    "a start line that is none": (b"HELLO\r\n\r\n", 400, "bad_request"),
+    "a header line that is none": (b"GET /health HTTP/1.1\r\n" + HEAD + b"name : value\r\n\r\n", 400, "bad_request"),
+    "a raw byte in the path": (b"GET /v1/renders/\xff HTTP/1.1\r\n" + HEAD + b"\r\n", 400, "bad_request"),
+    "an unknown transfer coding": (
+        b"GET /health HTTP/1.1\r\n" + HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
+        501,
+        "internal",
+    ),
 }
 
 
-@pytest.mark.parametrize("request_", NOT_HTTP.values(), ids=NOT_HTTP.keys())
-def test_what_is_not_even_http_is_refused_in_the_one_envelope(house: House, request_: bytes) -> None:
+@pytest.mark.parametrize(("sent", "status", "code"), NOT_HTTP.values(), ids=NOT_HTTP.keys())
+def test_what_is_not_even_http_is_refused_in_the_one_envelope(
+    house: House, sent: bytes, status: int, code: str
+) -> None:
     with connect(house.url) as connection:
-        connection.sendall(request_)
+        connection.sendall(sent)
         answer = take_apart(read_to_end(connection))
-    assert 400 <= answer.status < 500
+    assert answer.status == status
     assert answer.header("Content-Length") == str(len(answer.body))
     assert answer.header("Content-Type") == "application/json"
+    assert list(answer.json) == ["error"]
     assert sorted(answer.json["error"]) == ["code", "message"]
+    assert answer.json["error"]["code"] == code
 
 
 # --- our own bugs and troubles ---------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from craftkit_archive.errors import (
     StoreMismatchError,
     StoreOfflineError,
 )
-from craftkit_archive.records import check_asset_key
 from craftkit_archive.store import INCOMING, MARKER, Entry, FolderStore, Store, digest, open_store
+from craftkit_archive.values import check_asset_key
 
 MakeStore = Callable[[str], Store]
 STORES = ["folder"]

@@ -1,0 +1,164 @@
+"""Records from decoded JSON, from the cells of a table, and, fast, from lines of NDJSON."""
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from craftkit_archive.records import EXPECTED, Incoming, Render, refuse
+from craftkit_archive.values import mask
+
+MAX_NAMES = 100
+
+_R = TypeVar("_R", bound=Incoming)
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Cells(dict[str, str]):
+    """A record whose values are the cells of a table; an empty one is null."""
+
+
+@lru_cache(maxsize=4096)
+def snake(name: str) -> str:
+    """Write a name as the catalog does: `createdAt` is `created_at`."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+
+
+@lru_cache(maxsize=256)
+def _fields_of(kind: type[Incoming], names: tuple[str, ...]) -> dict[str, str]:
+    """Map the names of a record, as they are spelled, to the fields that they mean."""
+    fields = {name: snake(name) for name in names}
+    if kind is Render and "id" not in fields.values():
+        fields = {name: "id" if field == "render_id" else field for name, field in fields.items()}
+    return fields
+
+
+def read_record(kind: type[_R], given: object, *, project_id: str | None = None) -> _R:
+    """Make a record of decoded JSON, or of the cells of a table.
+
+    Args:
+        kind: Which record to make.
+        given: What the file held; camelCase and snake_case names mean the same.
+        project_id: Project of a record that names none.
+
+    Raises:
+        ValueError: A field is not what it should be; the text names it and says what was expected.
+    """
+    if not isinstance(given, dict):
+        raise ValueError(f"expected a JSON object, got {type(given).__name__}")
+    own = kind.__struct_fields__
+    known: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for name, field in _fields_of(kind, tuple(given)).items():
+        value = given[name]
+        place = known if field in own and field != "extra" else extra
+        if isinstance(given, Cells):
+            value = _from_cell(value, typed=place is known)
+        if place.setdefault(field, value) != value:
+            raise ValueError(f"{field}: given twice, as different values")
+    if project_id is not None and known.get("project_id") is None and "project_id" in own:
+        known["project_id"] = project_id
+    try:
+        # Strict, but for the cells of a table: there a number is a text.
+        record = msgspec.convert(known, kind, strict=not isinstance(given, Cells))
+    except msgspec.ValidationError as error:
+        named = re.search(r"\$\.(\w+)`|required field `(\w+)`", str(error))
+        if not named:
+            raise
+        field = named[1] or named[2]
+        raise refuse(field, EXPECTED.get(field, "text"), known.get(field)) from error
+    record.extra = encode_extra({field: value for field, value in extra.items() if value is not None})
+    return record
+
+
+def encode_extra(extra: dict[str, Any]) -> str | None:
+    """Write the fields without a column as the catalog holds them, with API keys cut down; None if there are none."""
+    if not extra:
+        return None
+    text = _encode(extra).decode()
+    return mask(text) if "ck_" in text else text
+
+
+def _from_cell(text: str, *, typed: bool) -> Any:
+    """Read a cell as Postgres writes it; what a column is to hold is known for our own fields only."""
+    if not text:
+        return None
+    if typed:
+        return text
+    if text in ("t", "f"):
+        return text == "t"
+    if text[0] in "{[":
+        with suppress(msgspec.DecodeError, RecursionError):
+            return msgspec.json.decode(text)
+    return text
+
+
+class _Shape(NamedTuple):
+    """How to decode records that have just these names: in one step, into a class made for them."""
+
+    decode: Callable[[bytes], Any]
+    names: int
+    extra: tuple[str, ...]
+
+
+@lru_cache(maxsize=64)
+def _shape(kind: type[Incoming], names: tuple[str, ...], project_id: str | None) -> _Shape | None:
+    """Make the shape of records with these names; None if they are not as simple as that."""
+    fields = _fields_of(kind, names)
+    own = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    if len(set(fields.values())) < len(names) or "extra" in own.keys() & fields.values():
+        return None
+    extra = tuple(field for field in fields.values() if field not in own)
+    if any(not field.isidentifier() or hasattr(kind, field) for field in extra):
+        return None
+    # Every name is required, so that what has others is noticed; all but those of `kind` may hold anything.
+    made: list[Any] = [(field, own.get(field, Any)) for field in fields.values()]
+    if project_id is not None and "project_id" in own and "project_id" not in fields.values():
+        made.append(("project_id", own["project_id"], project_id))
+    shape = msgspec.defstruct(
+        kind.__name__,
+        made,
+        bases=(kind,),
+        kw_only=True,
+        rename={field: name for name, field in fields.items()},
+        forbid_unknown_fields=True,
+    )
+    decode: Callable[[bytes], Any] = msgspec.json.Decoder(shape).decode
+    return _Shape(decode, len(names), extra)
+
+
+class LineReader:
+    """Reads lines of NDJSON; those that have the same names as one before are decoded in one step.
+
+    Args:
+        kind: Which record each line holds.
+        project_id: Project of records that name none.
+    """
+
+    def __init__(self, kind: type[Incoming], project_id: str | None) -> None:
+        self._kind = kind
+        self._project_id = project_id
+        self._shape: _Shape | None = None
+
+    def learn(self, given: object) -> None:
+        """Expect more records with the names of this one."""
+        if isinstance(given, dict) and len(given) <= MAX_NAMES:
+            self._shape = _shape(self._kind, tuple(given), self._project_id)
+
+    def read(self, line: bytes) -> Incoming | None:
+        """Return the record of a line; None if that takes a closer look."""
+        if self._shape is None:
+            return None
+        decode, names, extra = self._shape
+        try:
+            record: Incoming = decode(line)
+        except (ValueError, RecursionError):
+            return None
+        more = {field: value for field in extra if (value := getattr(record, field)) is not None}
+        record.extra = encode_extra(more)
+        # A name that is given twice would be lost: there must be as many as were decoded.
+        inner = record.extra.count('":') - len(more) if record.extra else 0
+        return record if line.count(b'":') == names + inner else None
