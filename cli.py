@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from craftkit_archive.archive import Archive
     from craftkit_archive.importing import OnDuplicate
     from craftkit_archive.reading import Form
-    from craftkit_archive.records import KeyInfo, Kind, ProjectInfo, Record, Summary
+    from craftkit_archive.records import KeyInfo, Kind, ProjectInfo, Record, Reject, Summary
+    from craftkit_archive.work import ProgressMode
     from server.app import Settings
 
 OK = 0
@@ -65,7 +67,7 @@ EXIT_CODE_WORDS = {
     11: "another command holds the lock",
     13: "the catalog is newer than this program, or damaged",
     14: "the store or source is offline, or is not the one that this archive belongs to",
-    15: "no space, or not writable",
+    15: "no space, or not writable (standard output too)",
     16: "the remote end refused or kept failing",
     70: "our own bug: the traceback is on stderr",
     130: "SIGINT: stopped cleanly, what was done is recorded",
@@ -76,86 +78,109 @@ SHOWN = 20
 LISTEN = "127.0.0.1:8080"
 
 
+class Signals:
+    """The first SIGINT or SIGTERM asks the work to end cleanly, the second ends it at once."""
+
+    def __init__(self) -> None:
+        self.first = 0
+
+    def __enter__(self) -> Signals:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Say whether the work is to end."""
+        return self.first != 0
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.first:
+            raise KeyboardInterrupt
+        self.first = number
+        if os.isatty(2):
+            os.write(2, b"\nStopping when what is under way is done; once more stops at once.\n")
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of work that they ended."""
+        return 128 + (self.first or signal.SIGINT)
+
+
+class OutputError(Exception):
+    """Standard output cannot be written: its reader has gone, or its disk is full."""
+
+
 class Console:
     """Where a command's output goes: results to stdout, words to stderr; with `--json` everything to stdout."""
 
-    def __init__(self, archive: Path, *, as_json: bool, progress: str, quiet: bool, verbose: bool) -> None:
+    def __init__(
+        self, archive: Path, stop: Signals, *, as_json: bool, progress: ProgressMode, quiet: bool, verbose: bool
+    ) -> None:
         self.archive = archive
+        self.stop = stop
         self.json = as_json
         self.progress = progress
         self.quiet = quiet
         self.verbose = verbose
-        self.stopped_by = 0
-        self.stopping = Event()
-
-    def stop(self) -> bool:
-        """Say whether a signal asked to stop."""
-        return self.stopped_by != 0
-
-    def catch_signals(self) -> None:
-        """Let the first SIGINT or SIGTERM end the work cleanly, and the second one at once."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.stop():
-            raise KeyboardInterrupt
-        self.stopped_by = number
-        self.stopping.set()
-        self.say("Stopping when what is under way is done; once more stops at once.")
 
     def say(self, text: str) -> None:
         """Tell a person something."""
         if not self.quiet and not self.json:
-            click.echo(text, err=True)
+            click.echo(_harmless(text), err=True)
+
+    def put(self, result: str) -> None:
+        """Write a line of the result."""
+        _write(_harmless(result))
 
     def line(self, record: Record) -> None:
         """Write a record as a line of JSON."""
         import msgspec
 
-        click.echo(msgspec.json.encode(record))
+        _write(msgspec.json.encode(record).decode())
 
     def show(self, records: Iterator[Record], *, rejects: Path | None = None) -> tuple[Summary, int]:
         """Write what an operation yields, and return its summary and the exit code."""
-        from contextlib import ExitStack, closing
+        from contextlib import closing
 
         import msgspec
 
-        from craftkit_archive.records import Finding, Plan, Planned, Progress, Reject, Skipped, Summary
+        from craftkit_archive.records import Plan, Progress, Reject, Summary
         from craftkit_archive.work import show_progress
 
         summary, told = None, 0
-        with ExitStack() as stack:
-            stack.enter_context(closing(records))  # type: ignore[type-var]
-            reject_file = None
-            if rejects is not None:
-                with errors.disk_errors(rejects):
-                    reject_file = stack.enter_context(rejects.open("wb"))
-            for record in show_progress(records, mode="none" if self.quiet else self.progress):  # type: ignore[arg-type]
-                if isinstance(record, Summary):
-                    summary = record
-                    continue
-                if isinstance(record, (Plan, Progress)):
-                    continue
-                if isinstance(record, Reject) and reject_file is not None:
-                    with errors.disk_errors(rejects or ""):
-                        reject_file.write(msgspec.json.encode(record) + b"\n")
-                if self.json:
-                    self.line(record)
-                elif isinstance(record, (Finding, Reject, Skipped)):
-                    told += 1
-                    if told <= SHOWN or self.verbose:
-                        self.say(_words(record))
-                elif isinstance(record, Planned):
-                    click.echo(f"{record.size_bytes}\t{record.path}")
-                else:
-                    click.echo(_words(record))
+        with closing(records), _rejects_file(rejects) as keep:  # type: ignore[type-var]
+            for record in show_progress(records, mode="none" if self.quiet else self.progress):
+                match record:
+                    case Summary():
+                        summary = record
+                    case Plan() | Progress():
+                        pass
+                    case _:
+                        if isinstance(record, Reject):
+                            keep(record)
+                        told += self._show_one(record, told)
         if told > SHOWN and not self.verbose:
             self.say(f"  … and {told - SHOWN} more: -v shows them all, --json too.")
         if summary is None:
             raise RuntimeError("An operation ended without a summary.")
-        code = 128 + self.stopped_by if summary.outcome == "interrupted" else OUTCOMES[summary.outcome]
+        code = self.stop.exit_code if summary.outcome == "interrupted" else OUTCOMES[summary.outcome]
         return msgspec.structs.replace(summary, exit_code=code), code
+
+    def _show_one(self, record: Record, told: int) -> int:
+        """Write one record; problems are told to people up to a number. Return how many were told."""
+        from craftkit_archive.records import Finding, Reject, Skipped
+
+        problem = isinstance(record, (Finding, Reject, Skipped))
+        if self.json:
+            self.line(record)
+        elif not problem:
+            self.put(_words(record))
+        elif told < SHOWN or self.verbose:
+            self.say(_words(record))
+        return problem
 
     def finish(self, records: Iterator[Record], **options: Any) -> int:
         """Write what an operation yields and how it ended, and return the exit code."""
@@ -169,6 +194,51 @@ class Console:
             self.line(summary)
         else:
             self.say(_words(summary))
+
+
+def _write(text: str) -> None:
+    try:
+        click.echo(text)
+    except OSError as error:
+        raise OutputError(f"Standard output cannot be written ({error.strerror}).") from error
+
+
+def _harmless(text: str) -> str:
+    """Keep foreign text from steering the terminal or forging lines."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in "\t\n" else ascii(character)[1:-1] for character in text
+    )
+
+
+@contextmanager
+def _rejects_file(path: Path | None) -> Iterator[Callable[[Reject], None]]:
+    """Collect rejects beside their file, which is replaced at the end; it may hold what only its owner should see."""
+    import msgspec
+
+    if path is None:
+        yield lambda _reject: None
+        return
+    new = path.with_name(f"{path.name}.new")
+    with errors.disk_errors(path):
+        file = os.fdopen(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb")
+
+    def keep(reject: Reject) -> None:
+        with errors.disk_errors(new):
+            file.write(msgspec.json.encode(reject) + b"\n")
+
+    done = False
+    try:
+        with file:
+            yield keep
+        done = True
+    finally:
+        with errors.disk_errors(path):
+            if done or new.stat().st_size:
+                new.replace(path)
+            else:
+                new.unlink()
 
 
 def _words(record: Any) -> str:
@@ -185,7 +255,10 @@ def _words(record: Any) -> str:
             return f"  skipped  {record.key}: {record.reason}"
         case records.KeyInfo():
             state = f"revoked {record.revoked_at}" if record.revoked_at else "valid"
-            return f"{record.id}\t{record.project_id}\t{record.prefix or '-'}\t{state}\t{record.name or ''}"
+            cells = (record.id, record.project_id, record.prefix or "-", state, record.name or "")
+            return "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in cells)
+        case records.Planned():
+            return f"{record.size_bytes}\t{record.path}"
         case records.ProjectInfo():
             return _project_line(record)
         case records.RunInfo():
@@ -204,8 +277,9 @@ def _project_line(project: ProjectInfo) -> str:
     from craftkit_archive.work import format_size
 
     deleted = f"  deleted {project.deleted_at}" if project.deleted_at else ""
+    name = (project.slug or project.id).replace("\n", " ")
     return (
-        f"{project.slug or project.id}: {project.renders:,} renders, {project.succeeded:,} succeeded,"
+        f"{name}: {project.renders:,} renders, {project.succeeded:,} succeeded,"
         f" {project.stored:,} stored ({format_size(project.stored_bytes)}), {project.not_stored:,} not stored,"
         f" {project.verified_ok:,} verified, {project.damaged:,} damaged{deleted}"
     )
@@ -217,56 +291,81 @@ class Commands(click.Group):
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Run a command and exit with its code, which is one of the table."""
         given = list(sys.argv[1:] if args is None else args)
-        extra["standalone_mode"] = False
-        try:
-            code = super().main(given, prog_name, **extra) or OK
-            sys.stdout.flush()
-        except click.ClickException as error:
-            code = self._fail(given, error, USAGE)
-        except errors.ArchiveError as error:
-            code = self._fail(given, error, EXIT_CODES[type(error)])
-        except (KeyboardInterrupt, click.Abort) as error:
-            code = self._fail(given, error, 128 + signal.SIGINT)
-        except OSError as error:
-            if error.filename is not None:
-                code = self._bug(given, error)
-            else:
-                # The reader of our output has gone, or its disk is full; Python would write to it once more at its end.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _open_streams()
+        with Signals() as signals:
+            extra.update(standalone_mode=False, obj=signals)
+            try:
+                code = super().main(given, prog_name, **extra) or OK
+            except click.ClickException as error:
+                code = self._fail(given, error, USAGE)
+            except errors.ArchiveError as error:
+                code = self._fail(given, error, EXIT_CODES[type(error)])
+            except (KeyboardInterrupt, click.Abort):
+                stopped = KeyboardInterrupt("Stopped at once; what was recorded until then stays.")
+                code = self._fail(given, stopped, signals.exit_code)
+            except OutputError as error:
                 code = EXIT_CODES[errors.NotWritableError]
-        except Exception as error:  # noqa: BLE001 - the last edge: whatever it is, it is a bug of ours
-            code = self._bug(given, error)
+                click.echo(f"craftkit-archive: {error}", err=True)
+                # Python would write to it once more at its end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            except Exception as error:  # noqa: BLE001 - the last edge: whatever it is, it is a bug of ours
+                import traceback
+
+                traceback.print_exception(error)
+                bug = RuntimeError("This is a bug in craftkit-archive: please report the traceback.")
+                code = self._fail(given, bug, OWN_BUG)
         sys.exit(code)
-
-    def _bug(self, given: list[str], error: Exception) -> int:
-        import traceback
-
-        traceback.print_exception(error)
-        return self._fail(
-            given, RuntimeError("This is a bug in craftkit-archive: please report the traceback."), OWN_BUG
-        )
 
     def _fail(self, given: list[str], error: BaseException, code: int) -> int:
         if "--json" in given:
             import msgspec
 
             message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-            command = next((word for word in given if word in self.commands), None)
             kind = type(error).__name__
-            click.echo(msgspec.json.encode({"type": "error", "error": kind, "message": message, "exit_code": code}))
+            outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+            problem = {"type": "error", "error": kind, "message": message, "exit_code": code}
             end: dict[str, object] = {
                 "type": "summary",
-                "command": command,
-                "outcome": "error",
+                "command": self._named(given),
+                "outcome": outcome,
                 "exit_code": code,
                 "counts": {},
             }
-            click.echo(msgspec.json.encode(end))
+            for line in (problem, end):
+                click.echo(msgspec.json.encode(line))
         elif isinstance(error, click.ClickException):
             error.show()
-        elif str(error):
-            click.echo(f"craftkit-archive: {error}", err=True)
+        else:
+            click.echo(f"craftkit-archive: {_harmless(str(error))}", err=True)
         return code
+
+    def _named(self, given: list[str]) -> str | None:
+        """Find the words of the command among the arguments."""
+        names: list[str] = []
+        group: click.Command = self
+        words = iter(given)
+        for word in words:
+            if word in ("--archive", "--progress"):
+                next(words, None)
+            elif isinstance(group, click.Group) and word in group.commands:
+                names.append(word)
+                group = group.commands[word]
+        return " ".join(names) or None
+
+
+def _open_streams() -> None:
+    """Give the program the three streams that it may have been started without, and make them take any text."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number: nothing that is opened later may be taken for a stream.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if number == 0 else "w"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {words}" for code, words in EXIT_CODE_WORDS.items())
@@ -276,7 +375,7 @@ EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {words}" for code, words i
 @click.version_option(__version__, message="craftkit-archive %(version)s")
 @click.option(
     "--archive",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     default=Path("data"),
     envvar="CRAFTKIT_ARCHIVE",
     show_default=True,
@@ -294,17 +393,21 @@ EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {words}" for code, words i
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every finding, reject and skipped asset.")
 @click.pass_context
-def main(context: click.Context, archive: Path, as_json: bool, progress: str, quiet: bool, verbose: bool) -> None:
+def main(
+    context: click.Context, archive: Path, as_json: bool, progress: ProgressMode, quiet: bool, verbose: bool
+) -> None:
     """Keep, check, export and serve the PDFs of a Craftkit project, outside Craftkit."""
-    context.obj = Console(archive, as_json=as_json, progress=progress, quiet=quiet, verbose=verbose)
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise errors.RequestError("The current directory is gone: change to another one.") from error
+    context.obj = Console(archive, context.obj, as_json=as_json, progress=progress, quiet=quiet, verbose=verbose)
 
 
 def _open(console: Console, *, read_only: bool = False) -> Archive:
     from craftkit_archive.archive import Archive
 
-    archive = Archive(console.archive, read_only=read_only)
-    console.catch_signals()
-    return archive
+    return Archive(console.archive, read_only=read_only)
 
 
 def _jobs(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:
@@ -396,6 +499,10 @@ def import_(
     """
     from craftkit_archive.importing import import_records
 
+    if rejects is not None:
+        inputs = {os.path.realpath(file) for file in files if file != "-"}
+        if os.path.realpath(rejects) in inputs or rejects.resolve().parent == console.archive.resolve():
+            raise errors.RequestError(f"{rejects} is an input or part of the archive: name another file for rejects.")
     with _open(console) as archive:
         records = import_records(
             archive,
@@ -433,6 +540,8 @@ def fetch(
     """
     from craftkit_archive.fetching import fetch_assets
 
+    if not source:
+        raise errors.RequestError("SOURCE is empty: name a folder that mirrors the bucket.")
     with _open(console) as archive:
         selection = archive.select(projects=projects, since=since)
         return console.finish(
@@ -525,41 +634,39 @@ def serve(
     from server.app import Settings
     from server.run import url_of
 
-    settings = Settings(_no_slash(public_url), _no_slash(s3_public_url))
+    settings = Settings(public_url, s3_public_url)
     with _serving(console, listen, threads, settings) as listener:
         _wait(console, url_of(listener))
     return _served(console, "serve")
-
-
-def _no_slash(url: str | None) -> str | None:
-    return url.rstrip("/") if url else None
 
 
 @contextmanager
 def _serving(
     console: Console, address: tuple[str, int], threads: int = 8, settings: Settings | None = None
 ) -> Iterator[socket.socket]:
-    from server.app import create_app
-    from server.run import bind, running
+    from server.app import Settings, create_app
+    from server.run import bind, running, url_of
 
     with _open(console, read_only=True) as archive:
         archive.store.check(archive.id)
         listener = bind(*address)
+        settings = (settings or Settings())._replace(listen_url=url_of(listener))
         with running(create_app(archive, settings), listener, threads=threads):
             yield listener
 
 
 def _wait(console: Console, url: str) -> None:
     if console.json:
-        click.echo(f'{{"type":"listening","url":"{url}"}}')
+        _write(f'{{"type":"listening","url":"{url}"}}')
     console.say(f"Listening on {url}; Ctrl-C ends it.")
-    console.stopping.wait()
+    while not console.stop():
+        time.sleep(0.1)
 
 
 def _served(console: Console, command: str) -> int:
     from craftkit_archive.records import Summary
 
-    code = 128 + console.stopped_by
+    code = console.stop.exit_code
     console.close(Summary(command=command, outcome="interrupted", exit_code=code))
     return code
 
@@ -575,8 +682,8 @@ def _show_keys(console: Console, command: str, shown: list[KeyInfo]) -> int:
     for key in shown:
         if console.json:
             console.line(key)
-        elif key.key is None:
-            click.echo(_words(key))
+        else:
+            console.put(key.key or _words(key))
     console.close(Summary(command=command, outcome="ok", counts={"keys": len(shown)}))
     return OK
 
@@ -599,10 +706,12 @@ def create_key(console: Console, project: str, name: str | None, test: bool) -> 
     """Make a key and print it, this once."""
     with _open(console) as archive:
         key = archive.create_key(project, name=name, test=test)
-        if not console.json:
-            click.echo(key.key)
         console.say(f"This is the only time that key {key.id} is shown: keep it now.")
-        return _show_keys(console, "keys create", [key])
+        try:
+            return _show_keys(console, "keys create", [key])
+        except OutputError as error:
+            archive.revoke_key(key.id)
+            raise OutputError(f"{error} Nobody saw the new key, so it was revoked.") from error
 
 
 @keys.command("revoke")
@@ -662,9 +771,8 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
             console.say(f"Downloaded {url}: {size} bytes, whose digest is the recorded one.")
         else:
             console.say("Download one with:")
-            click.echo(
-                f"curl --fail --output sample.pdf --header 'Authorization: Bearer {key.key}' {url}", err=console.json
-            )
+            curl = f"curl --fail --output sample.pdf --header 'Authorization: Bearer {key.key}' {url}"
+            click.echo(curl, err=console.json)
             _wait(console, url_of(listener))
     if not once:
         return _served(console, "quickstart")

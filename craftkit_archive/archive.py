@@ -17,7 +17,14 @@ import msgspec
 
 from craftkit_archive.catalog import Catalog, Selection
 from craftkit_archive.decoding import read_record
-from craftkit_archive.errors import ArchiveError, LockedError, NoArchiveError, RequestError, disk_errors
+from craftkit_archive.errors import (
+    ArchiveError,
+    LockedError,
+    NoArchiveError,
+    NotWritableError,
+    RequestError,
+    disk_errors,
+)
 from craftkit_archive.records import ApiKey, KeyInfo, Outcome, Summary
 from craftkit_archive.store import FolderStore, open_store
 from craftkit_archive.values import format_time, timestamp
@@ -115,9 +122,19 @@ class Archive:
         with hold_lock(path, "init", clock):
             if (path / CATALOG).exists():
                 raise RequestError(f"There is an archive in {path} already: use it, or name another with --archive.")
-            archive_id = str(uuid4())
-            open_store(store_address, path).mark(archive_id)
-            Catalog.create(path / CATALOG, {"archive_id": archive_id, "store": store_address})
+            store = open_store(store_address, path)
+            if not store_address or _contains(store.address, path):
+                raise RequestError(f"The store {store_address!r} would hold the archive itself: name another folder.")
+            # First the catalog, under another name, then the store's marker: whatever interrupts this, the next
+            # call takes up the same id.
+            new = path / f"{CATALOG}.new"
+            archive_id = _left_over(new, store_address)
+            if archive_id is None:
+                archive_id = str(uuid4())
+                Catalog.create(new, {"archive_id": archive_id, "store": store_address})
+            store.mark(archive_id)
+            with disk_errors(path):
+                new.rename(path / CATALOG)
         return cls(path, clock=clock)
 
     def __enter__(self) -> Self:
@@ -213,9 +230,11 @@ class Archive:
             test: Whether it is a test key (`ck_test_…`).
 
         Raises:
-            RequestError: There is no such project.
+            RequestError: There is no such project, or it is deleted.
         """
         project_id = self.find_project(project)
+        if not self.catalog.accepts_keys(project_id):
+            raise RequestError(f"The project {project!r} is deleted or was never imported: its keys would be refused.")
         plain = f"ck_{'test' if test else 'live'}_{token_urlsafe(32)}"
         given = {"id": str(uuid4()), "project_id": project_id, "name": name, "key": plain, "created_at": self.now()}
         key = read_record(ApiKey, given)
@@ -252,9 +271,25 @@ class Archive:
             problem = "Several keys have" if found else "No key has"
             raise RequestError(f"{problem} the id or prefix {name[:12]!r}: find its id with `keys list`.")
         with self.run("keys revoke", {"key": found[0].id}) as run:
-            self.catalog.revoke_key(found[0].id, self.now())
+            revoked_at = self.catalog.revoke_key(found[0].id, self.now())
             run.counts["revoked"] = 1
-        return next(key for key in self.catalog.list_keys([]) if key.id == found[0].id)
+        return msgspec.structs.replace(found[0], revoked_at=revoked_at)
+
+
+def _contains(folder: str, path: Path) -> bool:
+    inner = os.path.realpath(path)
+    return os.path.commonpath([folder, inner]) == folder
+
+
+def _left_over(new: Path, store_address: str) -> str | None:
+    """Return the id of an archive whose making was interrupted."""
+    try:
+        catalog = Catalog(new)
+        found = catalog.setting("archive_id") if catalog.setting("store") == store_address else None
+        catalog.close()
+    except ArchiveError:
+        return None
+    return found
 
 
 def _time(text: str | None, *, days: int = 0) -> str | None:
@@ -284,6 +319,10 @@ def hold_lock(path: Path, command: str, clock: Clock) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LockedError(f"{_holder(descriptor)} is writing to {path}: wait for its end, or stop it.") from error
+        except OSError as error:
+            raise NotWritableError(
+                f"{file} cannot be locked ({error.strerror}): use a file system with locks."
+            ) from error
         holder = Holder(command=command, pid=os.getpid(), host=socket.gethostname(), since=format_time(clock()))
         with disk_errors(file):
             os.ftruncate(descriptor, 0)

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -66,10 +66,16 @@ class Selection(msgspec.Struct, frozen=True):
     before: str | None = None
     template_id: str | None = None
 
-    def where(self) -> tuple[str, list[Any]]:
-        """Express it in SQL over `renders AS r`, for use after another condition."""
+    def where(self, *, by_id: bool = False) -> tuple[str, list[Any]]:
+        """Express it in SQL over `renders AS r`, for use after another condition.
+
+        Args:
+            by_id: Whether the rows are read in the order of ids: then the index by project must not be used, because
+                each page would sort the whole project again.
+        """
+        project = " AND +r.project_id" if by_id else " AND r.project_id"
         terms: list[tuple[str, str | None]] = [
-            (" AND r.project_id IN (SELECT value FROM json_each(?))", _json(self.project_ids or None)),
+            (f"{project} IN (SELECT value FROM json_each(?))", _json(self.project_ids or None)),
             (" AND r.created_at >= ?", self.since),
             (" AND r.created_at < ?", self.before),
             (" AND r.template_id = ?", self.template_id),
@@ -248,22 +254,25 @@ def m001_tables(db: "Database") -> None:
     db.create_view(
         "project_summary",
         """
-        SELECT p.id, p.slug, p.name, p.deleted_at,
-               COUNT(r.id) AS renders,
-               COALESCE(SUM(r.status = 'succeeded'), 0) AS succeeded,
-               COUNT(a.stored_at) AS stored,
-               COALESCE(SUM(r.status = 'succeeded' AND a.stored_at IS NULL), 0) AS not_stored,
-               COALESCE(SUM(CASE WHEN a.stored_at IS NOT NULL THEN a.size_bytes END), 0) AS stored_bytes,
-               COALESCE(SUM(a.verdict = 'ok'), 0) AS verified_ok,
-               COALESCE(SUM(a.verdict <> 'ok'), 0) AS damaged,
-               MIN(a.verified_at) AS oldest_verified_at
-        FROM (SELECT id, slug, name, deleted_at FROM projects
-              UNION ALL
-              SELECT DISTINCT project_id, NULL, project_id, NULL FROM renders
-              WHERE project_id NOT IN (SELECT id FROM projects)) AS p
-        LEFT JOIN renders AS r ON r.project_id = p.id
-        LEFT JOIN assets AS a ON a.render_id = r.id
-        GROUP BY p.id
+        WITH held AS (
+            SELECT r.project_id,
+                   COUNT(*) AS renders,
+                   SUM(r.status = 'succeeded') AS succeeded,
+                   COUNT(a.stored_at) AS stored,
+                   SUM(r.status = 'succeeded' AND a.stored_at IS NULL) AS not_stored,
+                   COALESCE(SUM(a.size_bytes) FILTER (WHERE a.stored_at IS NOT NULL), 0) AS stored_bytes,
+                   COALESCE(SUM(a.verdict = 'ok'), 0) AS verified_ok,
+                   COALESCE(SUM(a.verdict <> 'ok'), 0) AS damaged,
+                   MIN(a.verified_at) AS oldest_verified_at
+            FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id
+            GROUP BY r.project_id
+        ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
+        SELECT ids.id, p.slug, COALESCE(p.name, ids.id) AS name, p.deleted_at,
+               COALESCE(h.renders, 0) AS renders, COALESCE(h.succeeded, 0) AS succeeded,
+               COALESCE(h.stored, 0) AS stored, COALESCE(h.not_stored, 0) AS not_stored,
+               COALESCE(h.stored_bytes, 0) AS stored_bytes, COALESCE(h.verified_ok, 0) AS verified_ok,
+               COALESCE(h.damaged, 0) AS damaged, h.oldest_verified_at
+        FROM ids LEFT JOIN projects AS p ON p.id = ids.id LEFT JOIN held AS h ON h.project_id = ids.id
         """,
     )
     db.create_view(
@@ -325,29 +334,33 @@ class Catalog:
 
     @classmethod
     def create(cls, path: Path, settings: dict[str, str]) -> None:
-        """Make an empty catalog, readable by its owner alone; it appears whole or not at all.
+        """Make an empty catalog, readable by its owner alone, in place of what may be there.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
         """
-        new = path.with_name(f"{path.name}.new")
         with disk_errors(path):
-            new.unlink(missing_ok=True)
-            os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            with _sqlite_errors(path):
-                connection = sqlite3.connect(new, isolation_level=None)
-                try:
-                    connection.execute("PRAGMA journal_mode = WAL")
-                    _migrate(connection)
-                    connection.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())
-                finally:
-                    connection.close()
-            new.rename(path)
+            path.unlink(missing_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with _sqlite_errors(path):
+            connection = sqlite3.connect(path, isolation_level=None)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                _migrate(connection)
+                connection.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())
+            finally:
+                connection.close()
 
     def close(self) -> None:
-        """Close this thread's connection."""
+        """Close this thread's connection, and bring what was written from the log into the file itself."""
         connection = getattr(self._local, "connection", None)
         if connection is not None:
+            if not self._read_only:
+                # A copy of the file alone must not bring a revoked key back to life. Readers may keep it from being
+                # done, and then the last of them does it.
+                with suppress(sqlite3.Error):
+                    connection.execute("PRAGMA busy_timeout = 1000")
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.close()
             del self._local.connection
 
@@ -355,11 +368,24 @@ class Catalog:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            mode = "ro" if self._read_only else "rw"
-            address = f"file:{quote(str(self.path))}?mode={mode}"
-            connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+            connection = self._connect("mode=ro" if self._read_only else "mode=rw")
+            if self._read_only:
+                try:
+                    connection.execute("SELECT 1 FROM sqlite_master")
+                except sqlite3.OperationalError:
+                    # SQLite reads a log beside the file, and cannot make one on a full or read-only disk. Without
+                    # one there is nothing to miss.
+                    connection.close()
+                    log = self.path.with_name(f"{self.path.name}-wal")
+                    if log.exists() and log.stat().st_size:
+                        raise
+                    connection = self._connect("mode=ro&immutable=1")
             self._local.connection = connection
         return connection
+
+    def _connect(self, how: str) -> sqlite3.Connection:
+        address = f"file:{quote(str(self.path))}?{how}"
+        return sqlite3.connect(address, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -374,11 +400,11 @@ class Catalog:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def _errors(self) -> Any:
         return _sqlite_errors(self.path)
@@ -428,18 +454,21 @@ class Catalog:
             " FROM runs ORDER BY id DESC LIMIT ?",
             (limit,),
         )
-        return [
-            RunInfo(
-                id=run_id,
-                command=command,
-                started_at=started_at,
-                finished_at=finished_at,
-                outcome=outcome,
-                counts=msgspec.json.decode(counts),
-                bytes_read=bytes_read,
-            )
-            for run_id, command, started_at, finished_at, outcome, counts, bytes_read in rows
-        ]
+        try:
+            return [
+                RunInfo(
+                    id=run_id,
+                    command=command,
+                    started_at=started_at,
+                    finished_at=finished_at,
+                    outcome=outcome,
+                    counts=msgspec.json.decode(counts, type=dict[str, int]),
+                    bytes_read=bytes_read,
+                )
+                for run_id, command, started_at, finished_at, outcome, counts, bytes_read in rows
+            ]
+        except msgspec.DecodeError as error:
+            raise CatalogDamagedError(f"{self.path} has a run whose counts are damaged: put back a backup.") from error
 
     # --- projects, keys, renders
 
@@ -498,9 +527,14 @@ class Catalog:
             for i, p, name, prefix, created, revoked in rows
         ]
 
-    def revoke_key(self, key_id: str, revoked_at: str) -> None:
-        """Revoke a key; one that is revoked already keeps its date."""
-        self._query("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?", (revoked_at, key_id))
+    def revoke_key(self, key_id: str, revoked_at: str) -> str:
+        """Revoke a key and return since when it is; one that is revoked already keeps its date."""
+        sql = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ? RETURNING revoked_at"
+        return str(self._query(sql, (revoked_at, key_id))[0][0])
+
+    def accepts_keys(self, project_id: str) -> bool:
+        """Say whether a project is there and not deleted; the keys of others are refused."""
+        return bool(self._query("SELECT 1 FROM projects WHERE id = ? AND deleted_at IS NULL", (project_id,)))
 
     # --- assets
 
@@ -525,7 +559,7 @@ class Catalog:
 
     def expected_assets(self, selection: Selection) -> Iterator[Expectation]:
         """Yield, in the order of render ids, what succeeded renders should have stored and have not."""
-        where, parameters = selection.where()
+        where, parameters = selection.where(by_id=True)
         yield from self._pages(
             "SELECT r.id, r.asset_key, a.size_bytes, a.sha256, 0"
             " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
@@ -547,7 +581,7 @@ class Catalog:
 
     def stored_assets(self, selection: Selection) -> Iterator[Asset]:
         """Yield the recorded assets in the order of render ids."""
-        where, parameters = selection.where()
+        where, parameters = selection.where(by_id=True)
         yield from self._pages(
             "SELECT a.render_id, a.key, a.size_bytes, a.sha256 FROM assets AS a JOIN renders AS r ON r.id = a.render_id"
             f" WHERE a.render_id > ? AND a.stored_at IS NOT NULL{where} ORDER BY a.render_id LIMIT ?",
@@ -593,8 +627,8 @@ class Catalog:
         )
 
     def export_rows(self, selection: Selection) -> Iterator[ExportRow]:
-        """Yield the succeeded renders that have an asset key, stored or not, in the order of their ids."""
-        where, parameters = selection.where()
+        """Yield the succeeded renders, whether their assets are stored or not, in the order of their ids."""
+        where, parameters = selection.where(by_id=True)
         yield from self._pages(
             "SELECT r.id, r.project_id, p.slug, r.template_id, r.status, r.created_at, r.completed_at,"
             " COALESCE(a.key, r.asset_key), a.size_bytes, CASE WHEN a.stored_at IS NOT NULL THEN a.sha256 END"
@@ -648,6 +682,13 @@ def _json(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
+def _is_full(path: Path) -> bool:
+    try:
+        return os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return False
+
+
 @contextmanager
 def _sqlite_errors(path: Path) -> Iterator[None]:
     try:
@@ -658,6 +699,8 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
             raise LockedError(f"Another program has held {path} for {BUSY_SECONDS} s: end it, or try later.") from error
         if code == sqlite3.SQLITE_FULL:
             raise NoSpaceError(f"No space is left to write {path}: free some, then run the command again.") from error
+        if code == sqlite3.SQLITE_IOERR and _is_full(path):
+            raise NoSpaceError(f"No space is left beside {path}: free some, then run the command again.") from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
             raise NotWritableError(f"{path} cannot be used ({error}): check its rights and the disk.") from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in str(error):

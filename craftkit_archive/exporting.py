@@ -2,18 +2,21 @@
 
 import csv
 import io
+import os
 import re
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from craftkit_archive.archive import Archive, Run
+import msgspec
+
+from craftkit_archive.archive import LOCK, Archive, Run, hold_lock
 from craftkit_archive.catalog import ExportRow, Selection
 from craftkit_archive.errors import (
     AssetDamagedError,
@@ -31,6 +34,7 @@ BATCH = 32
 MANIFEST = "manifest-sha256.txt"
 INDEX = "index.csv"
 MISSING = "missing.csv"
+MARKER = ".craftkit-export"
 _INDEX_COLUMNS = ("path", "render_id", "project_id", "project_slug", "template_id", "status", "created_at",
                   "completed_at", "size_bytes", "sha256")  # fmt: skip
 _MISSING_COLUMNS = ("render_id", "project_id", "project_slug", "asset_key", "reason", "detail")
@@ -69,7 +73,7 @@ def export_assets(
 
     Args:
         archive: May be open read-only.
-        target: The folder; it must be empty, absent, or an earlier export.
+        target: The folder; it must be empty, absent, or an earlier export of the same selection.
         selection: Which renders; all if not given.
         jobs: How many processes copy.
         dry_run: Whether to say only what would be written, and where.
@@ -81,6 +85,7 @@ def export_assets(
 
     Raises:
         RequestError: The folder holds something else, or nothing is selected.
+        LockedError: Another export is writing to the folder.
         StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's.
         NoSpaceError, NotWritableError: The disk refused; the next export goes on from there.
     """
@@ -90,7 +95,8 @@ def export_assets(
     if not count:
         known = ", ".join(archive.catalog.project_slugs(10)) or "no project at all"
         raise RequestError(f"No succeeded render is selected: widen the selection; this archive knows {known}.")
-    _check_target(archive, target)
+    claim = _Claim(archive.id, selection)
+    _check_target(archive, target, claim)
     yield Plan(count=count, size_bytes=size)
     run = Run(None, "export")
     run.counts.update({"selected": 0, "written": 0, "unchanged": 0, "not_stored": 0, "failed": 0})
@@ -98,23 +104,60 @@ def export_assets(
     if dry_run:
         yield from _foresee(rows, run)
     else:
-        yield from _export(archive, target, rows, run, workers_for(count, jobs, BATCH), stop)
+        with _claimed(archive, target, claim) as folder:
+            yield from _export(archive, folder, rows, run, workers_for(count, size, jobs), stop)
     run.settle(problems=run.counts["failed"] > 0, incomplete=run.counts["not_stored"] > 0, stopped=stop())
     yield run.summary()
 
 
-def _check_target(archive: Archive, target: Path) -> None:
-    resolved, store = target.resolve(), Path(archive.store.address)
-    if resolved == store or store in resolved.parents:
-        raise RequestError(f"{target} lies in the archive's store: choose a folder outside of it.")
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise RequestError(f"{target} is no folder: choose another place.")
+class _Claim(msgspec.Struct, frozen=True):
+    """What an export's marker says: of which archive it is, and of which selection."""
+
+    archive: str
+    selection: Selection
+
+
+def _check_target(archive: Archive, target: Path, claim: _Claim) -> None:
+    """Make sure that an export may go there: a folder that is empty, absent, or the same export made earlier."""
     with disk_errors(target):
-        empty = not any(islice(target.iterdir(), 1))
-    if not empty and not (target / MANIFEST).exists() and not (target / INCOMING).exists():
+        real, store = os.path.realpath(target), archive.store.address
+        if os.path.commonpath([real, store]) == store:
+            raise RequestError(f"{target} lies in the archive's store: choose a folder outside of it.")
+        if not os.path.lexists(target):
+            return
+        if not any(islice(target.iterdir(), 1)):
+            return
+        marker = target / MARKER
+        found = marker.read_bytes() if marker.exists() else None
+    if found is None:
         raise RequestError(f"{target} holds files that no export made: choose an empty folder.")
+    with suppress(msgspec.MsgspecError):
+        if msgspec.json.decode(found, type=_Claim) == claim:
+            return
+    raise RequestError(f"{target} holds an export of something else, as its {MARKER} says: choose an empty folder.")
+
+
+@contextmanager
+def _claimed(archive: Archive, target: Path, claim: _Claim) -> Iterator[FolderStore]:
+    """Be the one export that writes to a folder, and leave in it what it is an export of.
+
+    Raises:
+        LockedError: Another export is writing to it.
+    """
+    folder, incoming = FolderStore(target, durable=False), target / INCOMING
+    with disk_errors(target):
+        incoming.mkdir(parents=True, exist_ok=True)
+    with hold_lock(incoming, "export", archive.clock):
+        folder.sweep()
+        folder.write(MARKER, [msgspec.json.encode(claim)], replace=True)
+        with disk_errors(target):
+            # An export without its manifest is one that is not whole.
+            for name in (MANIFEST, INDEX, MISSING):
+                (target / name).unlink(missing_ok=True)
+        yield folder
+        with disk_errors(target):
+            (incoming / LOCK).unlink()
+    folder.sweep()
 
 
 def _foresee(rows: Iterable[ExportRow], run: Run) -> Iterator[Record]:
@@ -130,14 +173,9 @@ def _foresee(rows: Iterable[ExportRow], run: Run) -> Iterator[Record]:
 
 
 def _export(
-    archive: Archive, target: Path, rows: Iterable[ExportRow], run: Run, jobs: int, stop: Stop
+    archive: Archive, folder: FolderStore, rows: Iterable[ExportRow], run: Run, jobs: int, stop: Stop
 ) -> Iterator[Record]:
-    folder = FolderStore(target, durable=False)
-    with disk_errors(target):
-        (target / INCOMING).mkdir(parents=True, exist_ok=True)
-    folder.sweep()
-    with disk_errors(target):
-        (target / INCOMING).mkdir()
+    target = Path(folder.address)
     tasks = (_Task(archive.store.address, folder.address, batch) for batch in in_batches(rows, BATCH))
     with _Papers(target) as papers, processes(jobs) as executor:
         for batch in spread(executor, _copy, tasks, jobs=jobs, stop=stop):
@@ -154,8 +192,7 @@ def _export(
             run.bytes_read += size
             yield Progress(count=len(batch), size_bytes=size)
         if not stop():
-            papers.store(folder)
-            folder.sweep()
+            papers.store()
 
 
 class _Papers:
@@ -191,8 +228,10 @@ class _Papers:
                 cells = {**row._asdict(), "asset_key": row.key, "reason": exported.outcome, "detail": exported.detail}
                 csv.writer(self._files[MISSING]).writerow(_harmless(cells[name]) for name in _MISSING_COLUMNS)
 
-    def store(self, folder: FolderStore) -> None:
-        """Write them; the manifest last, because its presence says that the export is whole."""
+    def store(self) -> None:
+        """Write them; the manifest last, because its presence says that the export is whole, and on the disk."""
+        os.sync()
+        folder = FolderStore(self._target)
         names = (INDEX, MISSING, MANIFEST) if self._lacks else (INDEX, MANIFEST)
         for name in names:
             with disk_errors(self._target):
@@ -200,9 +239,6 @@ class _Papers:
             raw = self._files[name].buffer
             raw.seek(0)
             folder.write(name, iter(partial(raw.read, CHUNK_BYTES), b""), replace=True)
-        if not self._lacks:
-            with disk_errors(self._target):
-                (self._target / MISSING).unlink(missing_ok=True)
 
 
 def _harmless(value: str | int | None) -> str | int | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import Expectation, NewAsset, Selection
-from craftkit_archive.errors import AssetError, AssetExistsError, AssetMissingError
+from craftkit_archive.errors import ArchiveError, AssetError, AssetExistsError, AssetMissingError
 from craftkit_archive.pdf import Ends, opens
 from craftkit_archive.records import Finding, Plan, Planned, Progress, Record, Skipped, Verdict
 from craftkit_archive.store import OpenAsset, Store, Stored, digest, mask_address, open_store
@@ -88,11 +88,13 @@ def fetch_assets(
             yield from _foresee(source, expected, run)
         else:
             archive.store.sweep()
-            jobs = workers_for(count, jobs, BATCH)
+            jobs = workers_for(count, 0, jobs)
             tasks = (_Task(source.address, archive.store.address, batch) for batch in in_batches(expected, BATCH))
             with processes(jobs) as executor:
-                for arrivals in spread(executor, _copy, tasks, jobs=jobs, stop=stop):
+                for arrivals, error in spread(executor, _copy, tasks, jobs=jobs, stop=stop):
                     yield from _record(archive, mask_address(source_address), arrivals, run)
+                    if error is not None:
+                        raise error
             archive.store.sweep()
         run.settle(problems=run.counts["refused"] > 0, incomplete=run.counts["absent"] > 0, stopped=stop())
     yield run.summary()
@@ -118,8 +120,9 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
         taken = archive.catalog.claimed_by([arrival.asset.key for arrival in arrivals])
         for asset, stored, adopted, verdict, detail in arrivals:
             run.counts["expected"] += 1
-            owner = taken.setdefault(asset.key, asset.render_id)
+            owner = taken.get(asset.key, asset.render_id)
             if stored is not None and owner == asset.render_id:
+                taken[asset.key] = asset.render_id
                 run.counts["adopted" if adopted else "copied"] += 1
                 vouched = "declared" if asset.sha256 is not None else "first-read"
                 new[asset.key] = NewAsset(asset.render_id, asset.key, *stored, vouched, source, now)
@@ -149,9 +152,16 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
 # --- in the workers --------------------------------------------------------------------------------------------------
 
 
-def _copy(task: _Task) -> list[_Arrival]:
+def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
+    """Copy assets one by one; with what stopped it half-way comes what was copied until then."""
     source, store = open_store(task.source), open_store(task.store)
-    return [_copy_one(source, store, asset) for asset in task.assets]
+    arrivals: list[_Arrival] = []
+    try:
+        for asset in task.assets:
+            arrivals.append(_copy_one(source, store, asset))
+    except ArchiveError as error:
+        return arrivals, error
+    return arrivals, None
 
 
 def _copy_one(source: Store, store: Store, asset: Expectation) -> _Arrival:
@@ -189,6 +199,7 @@ def _checked(found: OpenAsset, asset: Expectation) -> Iterator[bytes]:
 
 def _adopt(store: Store, found: OpenAsset, asset: Expectation) -> _Arrival:
     """Record what an interrupted fetch, or a person, has put into the store, if it is what the source has."""
+    store.sync(asset.key)
     with store.open(asset.key) as kept:
         here, there = digest(kept.chunks()), digest(_checked(found, asset))
     if here == there:

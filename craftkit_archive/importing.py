@@ -13,7 +13,7 @@ from craftkit_archive.catalog import COLUMNS, Expectation
 from craftkit_archive.decoding import LineReader, encode_extra, read_record
 from craftkit_archive.reading import Block, Form, Item, read_line, read_source
 from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary
-from craftkit_archive.values import mask
+from craftkit_archive.values import hide, mask
 from craftkit_archive.work import Stop, never, processes, spread
 
 TRANSACTION_RECORDS = 10_000
@@ -225,11 +225,13 @@ class _Merge:
         if self._kind == "keys":
             if old is not None and old[KEY_HASH] != new[KEY_HASH]:
                 return "key_hash: expected the one that this id has already; a new key needs a new id"
-            owner = self._hash_owners.setdefault(new[KEY_HASH], new[0])
+            owner = self._hash_owners.get(new[KEY_HASH], new[0])
             if owner != new[0]:
                 return f"key_hash: expected a key of its own, got that of {owner}"
         if old is not None and self._on_duplicate == "fail":
             return "id: expected a new one, this is there already"
+        if self._kind == "keys":
+            self._hash_owners[new[KEY_HASH]] = new[0]
         return None
 
     def _expect(self, row: Row, size_bytes: int | None, sha256: str | None) -> tuple[bool, str | None]:
@@ -339,6 +341,8 @@ def _declared(record: Incoming) -> Declared | None:
 
 
 def _masked(value: Any) -> Any:
+    if isinstance(value, dict) and isinstance(value.get("key"), str):
+        value = {**value, "key": hide(value["key"])}
     try:
         text = msgspec.json.encode(value).decode()
         return msgspec.json.decode(mask(text)) if "ck_" in text else value

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.catalog import Asset
+from craftkit_archive.catalog import ExportRow
 from craftkit_archive.errors import RemoteError, RequestError
 from craftkit_archive.exporting import export_assets
 from craftkit_archive.fetching import fetch_assets
@@ -58,24 +58,25 @@ def _input(directory: Path, kind: str) -> Path:
     raise RequestError(f"{directory} has no {kind}.json or {kind}.ndjson: name a folder like data/sample.")
 
 
-def choose_download(archive: Archive) -> tuple[Asset, KeyInfo]:
+def choose_download(archive: Archive) -> tuple[ExportRow, KeyInfo]:
     """Choose a stored PDF to download, and make a test key for its project; an earlier one is revoked.
 
     Raises:
         RequestError: Nothing that could be downloaded is stored.
     """
-    projects = [project for project in archive.catalog.project_summaries() if not project.deleted_at and project.stored]
+    known = archive.catalog.project_summaries()
+    projects = [project for project in known if project.stored and archive.catalog.accepts_keys(project.id)]
     if not projects:
         raise RequestError("Nothing was stored that could be served: put the PDFs into bucket/.")
     project_id = max(projects, key=lambda project: project.stored).id
-    asset = next(archive.catalog.stored_assets(archive.select(projects=(project_id,))))
+    asset = next(row for row in archive.catalog.export_rows(archive.select(projects=(project_id,))) if row.sha256)
     for key in archive.list_keys(project_id):
         if key.name == KEY_NAME and key.revoked_at is None:
             archive.revoke_key(key.id)
     return asset, archive.create_key(project_id, name=KEY_NAME, test=True)
 
 
-def download(url: str, key: KeyInfo, asset: Asset) -> int:
+def download(url: str, key: KeyInfo, asset: ExportRow) -> int:
     """Download an asset as a client would, compare it with what is recorded, and return its size in bytes.
 
     Raises:

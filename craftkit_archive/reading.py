@@ -22,6 +22,7 @@ Form = Literal["json", "ndjson", "csv", "tsv"]
 
 BLOCK_BYTES = 1 << 20
 BLOCK_RECORDS = 2000
+PIECE_BYTES = 64 << 10
 MAX_RECORD_BYTES = 16 << 20
 MAX_DEPTH = 100
 STDIN = "-"
@@ -68,7 +69,8 @@ def read_source(source: str, *, form: Form | None = None, stop: Stop) -> Iterato
             head = b""
             for block in blocks:
                 head += block
-                if head.strip():
+                start = head.lstrip()
+                if start.startswith(b"[") or start.count(b"\n") >= 2 or len(head) > MAX_RECORD_BYTES:
                     break
             yield from _pieces(head, blocks, form)
             if problems:
@@ -87,6 +89,8 @@ def _pieces(head: bytes, blocks: Iterator[bytes], form: Form | None) -> Iterator
             yield from in_batches(_values(whole), BLOCK_RECORDS)
         case "csv" | "tsv" as table:
             yield from in_batches(_rows(whole, _delimiter(head, table)), BLOCK_RECORDS)
+        case _ if not head.strip():
+            yield [Item(1, None, "expected records, got an empty file")]
         case _:
             # What it holds may be a key, and is not shown.
             yield [Item(1, None, "expected JSON, NDJSON, or CSV or TSV whose header names id")]
@@ -94,16 +98,31 @@ def _pieces(head: bytes, blocks: Iterator[bytes], form: Form | None) -> Iterator
 
 def _form(head: bytes) -> Form | None:
     """Say what a file is that begins like this."""
-    start = head.lstrip()
-    if start.startswith((b"{", b"[")):
-        for line in head.split(b"\n", 20)[:20]:
-            if line.lstrip().startswith(b"{"):
-                with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    msgspec.json.decode(line)
-                    return "ndjson"
+    first, _, rest = head.strip().partition(b"\n")
+    if first.startswith(b"["):
         return "json"
+    if first.startswith(b"{"):
+        # A first line that does not begin any JSON is a broken one of many, if the next looks like one.
+        whole = _is_whole(first)
+        return "ndjson" if whole or (whole is None and rest.startswith(b"{")) else "json"
     delimiter = _delimiter(head, None)
     return None if delimiter is None else "tsv" if delimiter == "\t" else "csv"
+
+
+def _is_whole(line: bytes) -> bool | None:
+    """Say whether a line is a whole JSON value; None if it is none and does not begin one either."""
+    import ijson
+
+    parser = ijson.basic_parse_coro(ijson.sendable_list(), use_float=True)
+    try:
+        parser.send(line + b"\n")
+    except ijson.JSONError:
+        return None
+    try:
+        parser.close()
+    except ijson.JSONError:
+        return False
+    return True
 
 
 def _delimiter(head: bytes, table: Form | None) -> str | None:
@@ -230,15 +249,20 @@ def _values(blocks: Iterator[bytes]) -> Iterator[Item]:
     events: Any = ijson.sendable_list()
     parser = ijson.basic_parse_coro(events, multiple_values=True, use_float=True)
     records = _Records()
-    line = 1
+    line, pending = 1, 0
     try:
-        for piece in chain.from_iterable(block.splitlines(keepends=True) for block in blocks):
+        for piece in chain.from_iterable(map(_small_pieces, blocks)):
+            pending += len(piece)
             try:
                 parser.send(piece)
             finally:
                 for value, problem in records.take(events):
                     yield Item(line, value, problem)
+                    pending = 0
                 del events[:]
+            if pending > MAX_RECORD_BYTES:
+                yield _too_long(line)._replace(problem=f"{_too_long(line).problem}; the rest of the file was not read")
+                return
             line += piece.endswith(b"\n")
         parser.close()
     except _TooDeepError:
@@ -251,6 +275,13 @@ def _values(blocks: Iterator[bytes]) -> Iterator[Item]:
 
 
 _LAST_NAMES = [[name] for name in WRAPPERS]
+
+
+def _small_pieces(block: bytes) -> Iterator[bytes]:
+    """Cut bytes after each line, and within long ones, so that the parser can be watched while it reads them."""
+    for line in block.splitlines(keepends=True):
+        for at in range(0, len(line), PIECE_BYTES):
+            yield line[at : at + PIECE_BYTES]
 
 
 class _TooDeepError(Exception):

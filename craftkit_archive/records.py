@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from craftkit_archive.errors import AssetKeyError
-from craftkit_archive.values import check_asset_key, default_asset_key, hash_key, mask, timestamp
+from craftkit_archive.values import check_asset_key, default_asset_key, hash_key, hide, mask, timestamp
 
 PREFIX_CHARS = 16
+KEY_CHARS = 20
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -115,9 +116,9 @@ class ApiKey(Incoming, kw_only=True):
         self._normalise("revoked_at")
         if self.key is not None:
             if not self.key.startswith(("ck_live_", "ck_test_")):
-                raise refuse("key", "a project key, ck_live_… or ck_test_…", self.key)
-            if "…" in self.key:
-                raise refuse("key", "the whole key, which a file of rejects does not hold", self.key)
+                raise refuse("key", "a project key, ck_live_… or ck_test_…", hide(self.key))
+            if "…" in self.key or len(self.key) < KEY_CHARS:
+                raise refuse("key", "the whole key, which a file of rejects does not hold", hide(self.key))
             hashed = hash_key(self.key)
             self.prefix = self.prefix or self.key[:12]
             self.key = None
@@ -157,6 +158,8 @@ class Render(Incoming, kw_only=True):
                 check_asset_key(self.asset_key)
             except AssetKeyError as error:
                 raise refuse("asset_key", "a relative path that stays inside the store", self.asset_key) from error
+            if self.asset_key.startswith("renders/") and self.asset_key.split("/")[1] != self.project_id:
+                raise refuse("asset_key", f"one below renders/{self.project_id}/, its own project's", self.asset_key)
         if self.sha256 is not None:
             self.sha256 = _digest("sha256", self.sha256)
 

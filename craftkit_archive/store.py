@@ -1,10 +1,11 @@
 """Where the bytes are: the Store protocol, the folder store, and the choice of a store by its address."""
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
@@ -26,6 +27,7 @@ from craftkit_archive.values import check_asset_key
 CHUNK_BYTES = 1 << 20
 MARKER = ".craftkit-archive"
 INCOMING = ".incoming"
+_PIECE = re.compile(r"[0-9a-f]{32}")
 
 
 class Stored(NamedTuple):
@@ -45,11 +47,10 @@ class Entry(NamedTuple):
 class OpenAsset:
     """An asset opened for reading; a context manager."""
 
-    def __init__(self, key: str, file: BinaryIO, size_bytes: int, modified_at: datetime) -> None:
+    def __init__(self, key: str, file: BinaryIO, size_bytes: int) -> None:
         self.key = key
         self.file = file
         self.size_bytes = size_bytes
-        self.modified_at = modified_at
 
     def chunks(self) -> Iterator[bytes]:
         """Read from where the file stands to its end, in non-empty pieces of at most 1 MiB.
@@ -58,7 +59,7 @@ class OpenAsset:
             AssetUnreadableError: Reading failed.
         """
         with _reading(self.key):
-            # One byte more than the size: a small file is whole after one read, and one that grew shows it.
+            # No more than is there: a buffer of 1 MiB for each small file would cost more than reading it.
             while chunk := self.file.read(min(CHUNK_BYTES, self.size_bytes + 1)):
                 yield chunk
 
@@ -96,6 +97,7 @@ class Store(Protocol):
         """Store a stream under an asset key and return what landed.
 
         A reader sees all bytes or none. An error that `chunks` raises passes through, and nothing is left behind.
+        Nothing is drawn from `chunks` if the key is taken from the start.
 
         Args:
             key: Asset key.
@@ -118,12 +120,20 @@ class Store(Protocol):
         """
 
     def list(self) -> Iterator[Entry]:
-        """List what is stored, folder by folder in the order of names; lazily."""
+        """List what is stored, in the order of the keys' bytes; lazily."""
+
+    def sync(self, key: str) -> None:
+        """Make sure that an asset that others have put there outlives a power cut.
+
+        Raises:
+            NoSpaceError, NotWritableError: The disk refused.
+        """
 
     def sweep(self) -> int:
         """Remove what interrupted writes left behind, and return how many pieces. Only the one writer may call it."""
 
 
+@lru_cache(maxsize=64)
 def open_store(address: str, base: Path | None = None, *, durable: bool = True) -> "FolderStore":
     """Return the store at an address, without touching it.
 
@@ -174,7 +184,7 @@ class FolderStore:
 
     def check(self, archive_id: str | None = None) -> None:
         """See `Store.check`."""
-        if not Path(self._root).is_dir():
+        if not os.path.isdir(self._root):
             raise StoreOfflineError(f"There is no folder {self.address}: mount it, or mend the address.")
         if archive_id is None:
             return
@@ -192,7 +202,8 @@ class FolderStore:
         if owner is None:
             with disk_errors(self.address):
                 self._make_folder(self._root)
-                self._write_file(f"{self._root}/{MARKER}", [f"{archive_id}\n".encode()])
+                self._write_file(f"{self._root}/{MARKER}", [f"{archive_id}\n".encode()], replace=True)
+            self.sweep()
 
     def _owner(self) -> str | None:
         try:
@@ -208,16 +219,16 @@ class FolderStore:
         if not replace and os.path.lexists(target):
             raise AssetExistsError(f"{key} is stored already, and nothing is overwritten: look at both copies.")
         with disk_errors(target):
-            self._make_folder(os.path.dirname(target))  # noqa: PTH120 - a str in, a str out
-            return self._write_file(target, chunks)
+            self._make_folder(os.path.dirname(target))
+            return self._write_file(target, chunks, replace=replace)
 
-    def _write_file(self, target: str, chunks: Iterable[bytes]) -> Stored:
+    def _write_file(self, target: str, chunks: Iterable[bytes], *, replace: bool) -> Stored:
         incoming = f"{self._root}/{INCOMING}"
-        Path(incoming).mkdir(exist_ok=True)
-        temporary = Path(incoming, token_hex(16))
+        os.makedirs(incoming, exist_ok=True)
+        temporary = f"{incoming}/{token_hex(16)}"
         digest, size = sha256(), 0
         try:
-            with open(temporary, "xb", buffering=0) as file:  # noqa: PTH123 - Path.open cannot be unbuffered and "x"
+            with open(temporary, "xb", buffering=0) as file:
                 for chunk in chunks:
                     view = memoryview(chunk)
                     while view:
@@ -226,24 +237,27 @@ class FolderStore:
                     size += len(chunk)
                 if self._durable:
                     os.fsync(file.fileno())
-            temporary.rename(target)
+            if replace:
+                os.rename(temporary, target)
+            else:
+                _rename_new(temporary, target)
         except BaseException:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                os.unlink(temporary)
             raise
         if self._durable:
-            _sync_folder(os.path.dirname(target))  # noqa: PTH120
+            _sync_folder(os.path.dirname(target))
         return Stored(size, digest.hexdigest())
 
     def _make_folder(self, folder: str) -> None:
         missing = []
-        while not os.path.isdir(folder):  # noqa: PTH112
+        while not os.path.isdir(folder):
             missing.append(folder)
-            folder = os.path.dirname(folder)  # noqa: PTH120
+            folder = os.path.dirname(folder)
         for made in reversed(missing):
             Path(made).mkdir(exist_ok=True)
             if self._durable:
-                _sync_folder(os.path.dirname(made))  # noqa: PTH120
+                _sync_folder(os.path.dirname(made))
 
     def open(self, key: str) -> OpenAsset:
         """See `Store.open`."""
@@ -263,38 +277,56 @@ class FolderStore:
             if not stat.S_ISREG(status.st_mode):
                 file.close()
                 raise AssetUnreadableError(f"{key} is not a file: look what is in its place in {self.address}.")
-        return OpenAsset(key, file, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+        return OpenAsset(key, file, status.st_size)
 
     def list(self) -> Iterator[Entry]:
         """See `Store.list`; names that are no asset keys are left out, linked folders are not entered."""
-        folders = [""]
-        while folders:
-            folder = folders.pop()
-            try:
-                with os.scandir(f"{self._root}/{folder}") as found:
-                    entries = sorted(found, key=lambda entry: entry.name)
-            except OSError as error:
-                raise StoreOfflineError(f"{self.address}/{folder} cannot be listed ({error.strerror}).") from error
-            below = []
-            for entry in entries:
-                key = f"{folder}{entry.name}"
-                if key in (MARKER, INCOMING):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    below.append(f"{key}/")
-                elif entry.is_file():
-                    with suppress(AssetKeyError, FileNotFoundError):
-                        yield Entry(check_asset_key(key), entry.stat().st_size)
-            folders.extend(reversed(below))
+        open_folders = [self._entries("")]
+        while open_folders:
+            entry = next(open_folders[-1], None)
+            if entry is None:
+                open_folders.pop()
+            elif isinstance(entry, str):
+                open_folders.append(self._entries(entry))
+            else:
+                yield entry
+
+    def _entries(self, folder: str) -> Iterator[Entry | str]:
+        """Yield what a folder holds, its files as entries and its folders as keys with a slash, in order."""
+        try:
+            with os.scandir(f"{self._root}/{folder}") as found:
+                named = {f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name: e for e in found}
+        except OSError as error:
+            raise StoreOfflineError(f"{self.address}/{folder} cannot be listed ({error.strerror}).") from error
+        for name in sorted(named, key=os.fsencode):
+            key = f"{folder}{name}"
+            if key in (MARKER, f"{INCOMING}/"):
+                continue
+            if name.endswith("/"):
+                yield key
+            else:
+                with suppress(AssetKeyError, OSError):
+                    status = named[name].stat()
+                    if stat.S_ISREG(status.st_mode):
+                        yield Entry(check_asset_key(key), status.st_size)
+
+    def sync(self, key: str) -> None:
+        """See `Store.sync`."""
+        path = self._locate(key)
+        with disk_errors(path):
+            for place, flags in ((path, 0), (os.path.dirname(path), os.O_DIRECTORY)):
+                _sync(place, flags)
 
     def sweep(self) -> int:
-        """See `Store.sweep`."""
+        """See `Store.sweep`; only what is named as this store names its pieces is touched."""
         incoming = Path(self._root, INCOMING)
         with disk_errors(incoming):
-            left = list(incoming.iterdir()) if incoming.is_dir() else []
+            if not incoming.is_dir():
+                return 0
+            left = [piece for piece in incoming.iterdir() if _PIECE.fullmatch(piece.name)]
             for piece in left:
                 piece.unlink(missing_ok=True)
-            if incoming.is_dir():
+            with suppress(OSError):  # others' files are in it
                 incoming.rmdir()
         return len(left)
 
@@ -306,7 +338,7 @@ class FolderStore:
         folder = path.rpartition("/")[0]
         if folder not in self._inside:
             self._check_inside(os.path.realpath(folder), key)
-            if len(self._inside) < 10_000 and Path(folder).is_dir():
+            if len(self._inside) < 10_000 and os.path.isdir(folder):
                 self._inside.add(folder)
         return path
 
@@ -320,8 +352,24 @@ def _open_file(path: str, flags: int) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags), "rb", buffering=0)
 
 
+def _rename_new(temporary: str, target: str) -> None:
+    """Give a file its name, if nothing has that name."""
+    try:
+        os.link(temporary, target)
+    except OSError as error:  # its name is taken, or the file system has no hard links
+        if os.path.lexists(target):
+            raise AssetExistsError(f"{target} has just been stored by another: look at both copies.") from error
+        os.rename(temporary, target)
+    else:
+        os.unlink(temporary)
+
+
 def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_DIRECTORY)
+
+
+def _sync(path: str, flags: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -83,4 +83,9 @@ def mask(text: str) -> str:
     return _PLAIN_KEY.sub(r"\1…", text)
 
 
+def hide(plain_key: str) -> str:
+    """Cut something that was given as an API key down to what may be shown, even if it does not look like one."""
+    return mask(plain_key) if _PLAIN_KEY.fullmatch(plain_key) else f"{plain_key[:4]}…"
+
+
 _PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4}+)[^\s\"'\\,;]+")

@@ -12,7 +12,8 @@ from craftkit_archive.records import Finding, Plan, Progress, Record, Verdict
 from craftkit_archive.store import OpenAsset, Store, digest, open_store
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
-BATCH = 64
+BATCH = 256
+BATCH_BYTES = 16 << 20
 COMMIT_SECONDS = 2.0
 
 Level = Literal["size", "digest"]
@@ -65,7 +66,8 @@ def verify_assets(
         checked, ok, and one for each other verdict.
 
     Raises:
-        StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's. Nothing is recorded then.
+        StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's, or no longer. Then no
+            asset is called missing; what was seen before stays recorded.
     """
     selection = selection or Selection()
     archive.store.check(archive.id)
@@ -73,10 +75,11 @@ def verify_assets(
         count, size = archive.catalog.count_stored(selection)
         yield Plan(count=count, size_bytes=size)
         run.counts.update({"checked": 0, "ok": 0})
-        jobs = workers_for(count, jobs, BATCH)
+        jobs = workers_for(count, size, jobs)
         assets = archive.catalog.stored_assets(selection)
-        tasks = (_Task(archive.store.address, level, batch) for batch in in_batches(assets, BATCH))
-        pending: list[_Check] = []
+        batches = in_batches(assets, BATCH, weigh=lambda asset: asset.size_bytes or 0, limit=BATCH_BYTES)
+        tasks = (_Task(archive.store.address, level, batch) for batch in batches)
+        pending = _Pending()
         committed_at = monotonic()
         try:
             with processes(jobs) as executor:
@@ -84,52 +87,64 @@ def verify_assets(
                     if any(check.verdict == "missing" for check in checks):
                         # A store that went away in the meantime is not a thousand deleted files.
                         archive.store.check(archive.id)
-                    pending += checks
-                    yield from _tell(archive, checks, run)
+                    findings = _count(checks, run, archive.now())
+                    pending.add(checks, findings)
+                    yield from findings
+                    yield Progress(count=len(checks), size_bytes=sum(check.bytes_read for check in checks))
                     if monotonic() - committed_at > COMMIT_SECONDS:
-                        _commit(archive, level, pending, run)
-                        pending, committed_at = [], monotonic()
+                        pending.commit(archive, level)
+                        committed_at = monotonic()
         finally:
-            _commit(archive, level, pending, run)
+            pending.commit(archive, level)
         bad = {verdict for verdict in run.counts if run.counts[verdict]} - {"checked", "ok"}
         run.settle(problems=bool(bad.difference(_INCOMPLETE)), incomplete=bool(bad), stopped=stop())
     yield run.summary()
 
 
-def _tell(archive: Archive, checks: list[_Check], run: Run) -> Iterator[Record]:
-    size = 0
+def _count(checks: list[_Check], run: Run, now: str) -> list[Finding]:
+    """Add checks to the counts of a run, and return what is not ok."""
     for check in checks:
         run.counts["checked"] += 1
         run.counts[check.verdict] += 1
-        size += check.bytes_read
-        if check.verdict != "ok":
-            yield _finding(check, run, archive.now())
-    run.bytes_read += size
-    yield Progress(count=len(checks), size_bytes=size)
+        run.bytes_read += check.bytes_read
+    return [
+        Finding(
+            run_id=run.id or 0,
+            render_id=check.asset.render_id,
+            key=check.asset.key,
+            verdict=check.verdict,
+            expected=check.expected,
+            found=check.found,
+            detail=check.detail,
+            found_at=now,
+        )
+        for check in checks
+        if check.verdict != "ok"
+    ]
 
 
-def _finding(check: _Check, run: Run, now: str) -> Finding:
-    return Finding(
-        run_id=run.id or 0,
-        render_id=check.asset.render_id,
-        key=check.asset.key,
-        verdict=check.verdict,
-        expected=check.expected,
-        found=check.found,
-        detail=check.detail,
-        found_at=now,
-    )
+class _Pending:
+    """What has been seen and is not in the ledger yet."""
 
+    def __init__(self) -> None:
+        self._checks: list[_Check] = []
+        self._findings: list[Finding] = []
 
-def _commit(archive: Archive, level: Level, checks: list[_Check], run: Run) -> None:
-    if not checks:
-        return
-    now = archive.now()
-    seen = [check for check in checks if check.verdict != "ok"]
-    proven = seen if level == "size" else checks
-    with archive.catalog.transaction():
-        archive.catalog.record_checks((now, check.verdict, check.asset.render_id) for check in proven)
-        archive.catalog.add_findings(_finding(check, run, now) for check in seen)
+    def add(self, checks: list[_Check], findings: list[Finding]) -> None:
+        self._checks += checks
+        self._findings += findings
+
+    def commit(self, archive: Archive, level: Level) -> None:
+        """Write it into the ledger, once, whether that succeeds or not."""
+        checks, findings = self._checks, self._findings
+        self._checks, self._findings = [], []
+        if not checks:
+            return
+        now = archive.now()
+        proven = [check for check in checks if level != "size" or check.verdict != "ok"]
+        with archive.catalog.transaction():
+            archive.catalog.record_checks((now, check.verdict, check.asset.render_id) for check in proven)
+            archive.catalog.add_findings(findings)
 
 
 # --- in the workers --------------------------------------------------------------------------------------------------

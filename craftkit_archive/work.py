@@ -36,17 +36,18 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def workers_for(count: int, jobs: int, batch: int) -> int:
-    """Limit the number of workers to what `count` items in batches can keep busy: starting one costs as much as 100."""
-    return max(1, min(jobs, count // (2 * batch)))
+def workers_for(count: int, size_bytes: int, jobs: int) -> int:
+    """Say how many processes are worth starting: each costs as much as some 100 files, or 64 MB; 0 is none at all."""
+    worth = max(count // 100, size_bytes // (64 << 20))
+    return 0 if min(worth, jobs) < 2 else min(worth, jobs)
 
 
 def processes(jobs: int) -> AbstractContextManager[Executor]:
-    """Make an executor of `jobs` processes; with 1, a thread of this process.
+    """Make an executor of `jobs` processes; with 0, a thread of this one.
 
     The workers inherit no connection, leave signals to their parent, and end when it dies, however it dies.
     """
-    if jobs == 1:
+    if jobs == 0:
         return ThreadPoolExecutor(1)
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
@@ -65,10 +66,23 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut a stream into lists of `size`; the last may be shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
+def in_batches(
+    items: Iterable[T], size: int, *, weigh: Callable[[T], int] | None = None, limit: int = 0
+) -> Iterator[list[T]]:
+    """Cut a stream into lists of `size`, or, with `weigh`, of a weight of about `limit`; the last may be shorter."""
+    if weigh is None:
+        iterator = iter(items)
+        while batch := list(islice(iterator, size)):
+            yield batch
+        return
+    batch, weight = [], 0
+    for item in items:
+        batch.append(item)
+        weight += weigh(item)
+        if len(batch) == size or weight >= limit:
+            yield batch
+            batch, weight = [], 0
+    if batch:
         yield batch
 
 
@@ -78,24 +92,28 @@ def spread(
     """Apply a function to tasks in parallel and yield the results in the tasks' order.
 
     At most `AHEAD` tasks a worker are drawn and held at a time. When `stop` answers true no further task is drawn,
-    and those under way are finished and yielded.
+    and only those under way are finished and yielded.
 
     Args:
         executor: Any executor; with processes, function and tasks must be picklable.
         function: Called with one task.
         tasks: Drawn as room comes free, from the calling thread.
-        jobs: How many workers the executor has.
+        jobs: How many workers the executor has; 0 counts as 1.
         stop: Asked before each task is drawn.
     """
     running: deque[Future[R]] = deque()
     source = iter(tasks)
     try:
         while True:
-            while len(running) < AHEAD * jobs and not stop():
+            while len(running) < AHEAD * max(jobs, 1) and not stop():
                 try:
                     running.append(executor.submit(function, next(source)))
                 except StopIteration:
                     stop = _always
+            if stop is not _always and stop():
+                # From the back, so that what is left is in order.
+                while running and running[-1].cancel():
+                    running.pop()
             if not running:
                 return
             yield running.popleft().result()

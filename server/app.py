@@ -1,6 +1,7 @@
 """The routes: `create_app` makes a WSGI application of an archive."""
 
 import logging
+from contextlib import ExitStack
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import ServedRender
 from craftkit_archive.errors import ArchiveError, RenderConflictError, RenderNotFoundError
 from server.auth import project_of
-from server.bodies import content_disposition, describe_render, read_verified
+from server.bodies import content_disposition, describe_render, verify_body
 from server.errors import ANSWERS, FRAMEWORK, INTERNAL, envelope
 
 log = logging.getLogger("craftkit_archive.server")
@@ -24,10 +25,12 @@ class Settings(NamedTuple):
     Attributes:
         public_url: Where clients reach it; taken from each request if not given.
         s3_public_url: Where clients reach the bucket, if they do.
+        listen_url: Where it listens: for requests that do not say where they were sent.
     """
 
     public_url: str | None = None
     s3_public_url: str | None = None
+    listen_url: str = "http://localhost"
 
 
 def create_app(archive: Archive, settings: Settings | None = None) -> Bottle:
@@ -68,8 +71,10 @@ def create_app(archive: Archive, settings: Settings | None = None) -> Bottle:
     @app.get("/v1/renders/<render_id>")
     def show(render_id: str) -> HTTPResponse:
         render = find_render(render_id)
-        base = settings.public_url or f"{request.urlparts.scheme}://{request.urlparts.netloc}"
-        body = describe_render(render, api_url=base.rstrip("/"), s3_public_url=settings.s3_public_url)
+        asked = f"{request.urlparts.scheme}://{request.urlparts.netloc}" if request.environ.get("HTTP_HOST") else None
+        base = settings.public_url or asked or settings.listen_url
+        bucket = settings.s3_public_url
+        body = describe_render(render, api_url=base.rstrip("/"), s3_public_url=bucket.rstrip("/") if bucket else None)
         return _json(200, msgspec.json.encode(body))
 
     @app.get("/v1/renders/<render_id>/download")
@@ -79,14 +84,18 @@ def create_app(archive: Archive, settings: Settings | None = None) -> Bottle:
             raise RenderConflictError(f"The render is not ready to download: its status is {render.status}.")
         if render.stored_key is None:
             raise RenderConflictError(f"The render has the status {render.status}, but no stored PDF.")
-        with archive.store.open(render.stored_key) as found:
-            body = read_verified(found, render.sha256)
+        found = archive.store.open(render.stored_key)
+        with ExitStack() as stack:
+            stack.enter_context(found)
+            body = verify_body(found, render.sha256)
+            if body is None and request.method == "GET":
+                stack.pop_all()  # waitress closes it when it is sent
         return HTTPResponse(
-            body if request.method == "GET" else b"",
+            found.file if body is None and request.method == "GET" else body,
             200,
             {
                 "Content-Type": "application/pdf",
-                "Content-Length": str(len(body)),
+                "Content-Length": str(found.size_bytes),
                 "Content-Disposition": content_disposition(render.id),
                 "ETag": f'"{render.sha256}"',
                 **_last_modified(render.completed_at),
@@ -122,7 +131,7 @@ def _refuse(error: ArchiveError) -> HTTPResponse:
     answer = ANSWERS[type(error)]
     if answer is INTERNAL:
         log.error("%s", error)
-        return _json(500, envelope(INTERNAL.code, "The PDF could not be read from storage."))
+        return _json(500, envelope(INTERNAL.code, "The PDF or the catalog could not be read from storage."))
     headers = {"WWW-Authenticate": "Bearer"} if answer.status == 401 else None
     return _json(answer.status, envelope(answer.code, str(error)), headers)
 

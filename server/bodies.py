@@ -7,6 +7,9 @@ from craftkit_archive.catalog import ServedRender
 from craftkit_archive.errors import AssetDamagedError
 from craftkit_archive.store import OpenAsset
 
+# A PDF up to this size is sent from memory, and read once; a larger one from the open file that was read before.
+MEMORY_BYTES = 256 << 10
+
 
 def describe_render(render: ServedRender, *, api_url: str, s3_public_url: str | None) -> dict[str, object]:
     """Write a render as `GET /v1/renders/:id` answers it.
@@ -33,17 +36,32 @@ def describe_render(render: ServedRender, *, api_url: str, s3_public_url: str | 
     }
 
 
-def read_verified(found: OpenAsset, expected: str | None) -> bytes:
-    """Read an asset whole and return its bytes, which are the recorded ones.
+def verify_body(found: OpenAsset, expected: str | None) -> bytes | None:
+    """Read an asset whole and make sure that it is what was recorded.
+
+    Args:
+        found: Just opened. It is left open, and stands at its first byte again if it is large.
+        expected: The recorded digest.
+
+    Returns:
+        The bytes, or None if they are more than `MEMORY_BYTES`: then they are to be sent from the open file.
 
     Raises:
-        AssetDamagedError: They are not, or no digest is recorded to compare them with.
+        AssetDamagedError: It is something else, or no digest is recorded to compare it with.
         AssetUnreadableError: Reading failed.
     """
-    body = b"".join(found.chunks())
-    if sha256(body).hexdigest() != expected:
+    hashed, size, kept = sha256(), 0, []
+    for chunk in found.chunks():
+        hashed.update(chunk)
+        size += len(chunk)
+        if found.size_bytes <= MEMORY_BYTES:
+            kept.append(chunk)
+    if hashed.hexdigest() != expected or size != found.size_bytes:
         raise AssetDamagedError(f"{found.key} is not what was recorded: run `craftkit-archive verify`.")
-    return body
+    if size <= MEMORY_BYTES:
+        return b"".join(kept)
+    found.file.seek(0)
+    return None
 
 
 def content_disposition(render_id: str) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from server.errors import BAD_REQUEST, INTERNAL, envelope
 DEFAULT_THREADS = 8
 GRACE_SECONDS = 5.0
 MAX_CONNECTIONS = 1000
+MAX_BODY_BYTES = 64 << 10  # of requests, which have none
 
 
 class _ErrorTask(ErrorTask):
@@ -85,6 +87,11 @@ def running(app: Bottle, listener: socket.socket, *, threads: int = DEFAULT_THRE
         threads=threads,
         ident=None,
         connection_limit=MAX_CONNECTIONS,
+        max_request_body_size=MAX_BODY_BYTES,
+        # Nothing is spooled to temporary files, and no thread waits for a client that asks for much and reads nothing:
+        # large PDFs are sent from their open files.
+        outbuf_overflow=sys.maxsize,
+        outbuf_high_watermark=sys.maxsize,
         asyncore_use_poll=True,
     )
     server.channel_class = _Channel

@@ -12,12 +12,25 @@ from hypothesis import strategies as st
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import ExportRow
-from craftkit_archive.errors import NoSpaceError, RequestError, StoreOfflineError
-from craftkit_archive.exporting import INDEX, MANIFEST, MISSING, export_assets, path_of, safe_name
+from craftkit_archive.errors import LockedError, NoSpaceError, NotWritableError, RequestError, StoreOfflineError
+from craftkit_archive.exporting import INDEX, MANIFEST, MARKER, MISSING, export_assets, path_of, safe_name
 from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.records import Planned, Record, Skipped, Summary
-from craftkit_archive.store import INCOMING
-from tests.worlds import NORTHWIND, SOUTHWIND, World, load, needs, pdf, projects, put, render, render_id, summary_of
+from craftkit_archive.store import INCOMING, FolderStore
+from tests.worlds import (
+    NORTHWIND,
+    SOUTHWIND,
+    World,
+    fill,
+    load,
+    needs,
+    pdf,
+    projects,
+    put,
+    render,
+    render_id,
+    summary_of,
+)
 
 
 def export(world: World, target: Path, **options: Any) -> tuple[Summary, list[Record]]:
@@ -36,7 +49,7 @@ def prove(target: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     listed = {line.split("  ", 1)[1] for line in (target / MANIFEST).read_text().splitlines()}
     found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
-    assert found - listed <= {MANIFEST, INDEX, MISSING}
+    assert found - listed <= {MANIFEST, INDEX, MISSING, MARKER}
     assert {row["path"] for row in table(target / INDEX)} == listed
 
 
@@ -132,8 +145,6 @@ def test_the_selection_narrows_it(world: World, tmp_path: Path) -> None:
 
 
 def test_several_processes_write_the_same_as_one(tmp_path: Path) -> None:
-    from tests.worlds import fill
-
     world = fill(tmp_path, count=200)
     export(world, tmp_path / "one", jobs=1)
     export(world, tmp_path / "two", jobs=2)
@@ -163,10 +174,67 @@ def test_a_folder_that_no_export_made_is_left_alone(world: World, tmp_path: Path
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for target in (tmp_path / "mine", tmp_path / "file", Path(world.archive.store.address) / "out"):
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    (bag / MANIFEST).write_text("0  data/a.txt\n")
+    fetching = tmp_path / "fetching"
+    (fetching / INCOMING).mkdir(parents=True)
+    (fetching / INCOMING / ("0" * 32)).write_text("a piece")
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    store = Path(world.archive.store.address)
+    for target in (tmp_path / "mine", bag, fetching, world.archive.path, store, store / "out"):
         with pytest.raises(RequestError):
             export(world, target)
+    for target in (tmp_path / "file", tmp_path / "file" / "below", loop):
+        with pytest.raises(NotWritableError):
+            export(world, target)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    assert (bag / MANIFEST).read_text() == "0  data/a.txt\n"
+    assert (fetching / INCOMING / ("0" * 32)).exists()
+
+
+def test_an_export_of_something_else_is_left_alone(world: World, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    export(world, target)
+    before = (target / MANIFEST).read_bytes()
+    with pytest.raises(RequestError, match="something else"):
+        export(world, target, selection=world.archive.select(projects=("northwind",)))
+    with pytest.raises(RequestError, match="something else"):
+        export(fill(tmp_path / "other"), target)
+    assert (target / MANIFEST).read_bytes() == before
+
+
+def test_two_exports_do_not_write_to_one_folder(world: World, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    first = export_assets(world.archive, target)
+    next(first)
+    next(first)
+    with pytest.raises(LockedError, match="`export`"):
+        export(world, target)
+    assert summary_of(first).outcome == "ok"
+    prove(target)
+
+
+def test_an_export_that_is_made_again_has_no_manifest_until_it_is_whole(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    export(world, target)
+    real = FolderStore.write
+
+    def full(store: FolderStore, key: str, *given: Any, **more: Any) -> Any:
+        if key == INDEX:
+            raise NoSpaceError("full")
+        return real(store, key, *given, **more)
+
+    monkeypatch.setattr(FolderStore, "write", full)
+    with pytest.raises(NoSpaceError):
+        export(world, target)
+    assert not (target / MANIFEST).exists()
+    monkeypatch.undo()
+    assert export(world, target)[0].counts["unchanged"] == 5
+    prove(target)
 
 
 def test_a_store_that_is_not_there_writes_nothing(world: World, tmp_path: Path) -> None:
@@ -196,15 +264,19 @@ def test_an_interrupted_export_has_no_manifest_and_goes_on(
 def test_a_full_disk_is_a_clear_error_and_the_next_export_goes_on(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, made = Path.rename, []
+    real, made = os.link, []
 
-    def rename(path: Path, target: str | Path) -> Path:
+    def link(path: str, target: str) -> None:
         made.append(target)
         if len(made) > 2:
             raise OSError(28, os.strerror(28))
-        return real(path, target)
+        real(path, target)
 
-    monkeypatch.setattr(Path, "rename", rename)
+    def rename(path: str, target: str) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr("craftkit_archive.store.os.rename", lambda *given: rename(*given) if made[2:] else real(*given))
     with pytest.raises(NoSpaceError):
         export(world, tmp_path / "out")
     monkeypatch.undo()

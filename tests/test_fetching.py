@@ -14,7 +14,7 @@ import pytest
 from craftkit_archive.errors import NoSpaceError, StoreMismatchError, StoreOfflineError
 from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
-from craftkit_archive.store import INCOMING, FolderStore, digest
+from craftkit_archive.store import INCOMING, FolderStore, OpenAsset, digest
 from craftkit_archive.verifying import verify_assets
 from tests.worlds import (
     ROOT,
@@ -144,6 +144,32 @@ def test_other_bytes_in_the_store_are_a_finding_and_stay(empty: World) -> None:
     assert render_id(3) not in stored(empty)
 
 
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_source_that_changes_while_it_is_read_is_refused(
+    empty: World, monkeypatch: pytest.MonkeyPatch, change: int
+) -> None:
+    real = FolderStore.open
+
+    def other_size(store: FolderStore, key: str) -> OpenAsset:
+        found = real(store, key)
+        if key == render(3)["asset_key"]:
+            found.size_bytes += change
+        return found
+
+    monkeypatch.setattr(FolderStore, "open", other_size)
+    summary, records = fetch(empty)
+    assert summary.counts["refused"] == 1
+    assert [record.verdict for record in records if isinstance(record, Finding)] == ["wrong-size"]
+    assert not empty.asset(3).exists()
+
+
+def test_an_asset_that_nobody_has_is_claimed_by_nobody(empty: World) -> None:
+    key = "elsewhere/x.pdf"
+    load(empty.archive, empty.folder, "renders", [render(20, asset_key=key), render(21, asset_key=key)])
+    _, records = fetch(empty)
+    assert [record.reason for record in records if isinstance(record, Skipped)] == ["the source lacks it"] * 2
+
+
 def test_two_renders_cannot_claim_one_asset(empty: World) -> None:
     load(empty.archive, empty.folder, "renders", [render(20, asset_key=render(3)["asset_key"])])
     summary, records = fetch(empty)
@@ -250,6 +276,7 @@ def test_killing_fetch_at_any_moment_leaves_an_archive_that_is_good(tmp_path: Pa
     chance = random.Random(20260605)
     store = Path(world.archive.store.address)
     kept = 0
+    halfway = 0
     for _ in range(KILLS):
         with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as fetching:
             enough = _count(store) + chance.randrange(90)
@@ -263,7 +290,8 @@ def test_killing_fetch_at_any_moment_leaves_an_archive_that_is_good(tmp_path: Pa
         now = len(stored(world))
         assert now >= kept, "what was recorded stays recorded"
         kept = now
-    assert 0 < kept < count, "no kill came late enough to show anything"
+        halfway += 0 < kept < count
+    assert halfway, "no kill came at a moment that shows anything"
     summary, _ = fetch(world)
     assert summary.outcome == "ok"
     assert summary_of(verify_assets(world.archive)).counts == {"checked": count, "ok": count}

@@ -296,6 +296,59 @@ def test_a_file_that_is_no_json_is_one_reject(archive: Archive, tmp_path: Path, 
     assert rejects[-1].reason.startswith(("expected", "id:"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[\n" + ",\n".join(map(json.dumps, THREE)) + "\n]",
+        '{"renders": [\n' + ",\n".join(map(json.dumps, THREE)) + "\n]}",
+        '{"renders": [\n' + json.dumps(THREE[0]) + "\n]}\n" + json.dumps({"renders": THREE[1:]}),
+    ],
+)
+def test_elements_on_lines_of_their_own_are_no_ndjson(archive: Archive, tmp_path: Path, text: str) -> None:
+    (tmp_path / "r").write_text(text)
+    counts, rejects = run(archive, "renders", tmp_path / "r")
+    assert (counts["inserted"], rejects) == (3, [])
+
+
+@pytest.mark.parametrize("block", [7, 100, 5000])
+def test_a_broken_first_line_does_no_harm_to_the_next(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr("craftkit_archive.reading.BLOCK_BYTES", block)
+    long = json.dumps(render(1, note="x" * 3000))
+    (tmp_path / "r").write_text("\n".join(['{"id": "broken', long, '{"id": broken}', json.dumps(render(2))]))
+    counts, rejects = run(archive, "renders", tmp_path / "r")
+    assert (counts["inserted"], [reject.line for reject in rejects]) == (2, [1, 3])
+
+
+def test_an_element_without_end_is_refused_before_it_fills_the_memory(archive: Archive, tmp_path: Path) -> None:
+    with (tmp_path / "long.json").open("w") as out:
+        out.write(f"[{json.dumps(render(1))}, ")
+        out.write('{"id": "2", "input_data": [' + ", ".join(['"' + "x" * 1000 + '"'] * 20_000) + "]}]")
+    counts, [reject] = run(archive, "renders", tmp_path / "long.json")
+    assert counts["inserted"] == 1
+    assert reject.reason.startswith("expected at most 16 MiB")
+
+
+def test_a_refused_key_does_not_block_a_good_one(archive: Archive, tmp_path: Path) -> None:
+    load(archive, tmp_path, "keys", [{"id": "k1", "project_id": NORTHWIND, "key": LIVE_KEY}])
+    file = write_json(
+        tmp_path / "k.json",
+        [
+            {"id": "k1", "project_id": NORTHWIND, "key": TEST_KEY},
+            {"id": "k2", "project_id": NORTHWIND, "key": TEST_KEY},
+        ],
+    )
+    counts, [reject] = run(archive, "keys", file)
+    assert (counts["inserted"], reject.record["id"]) == (1, "k1")
+
+
+def test_an_ambiguous_project_is_no_default(archive: Archive, tmp_path: Path) -> None:
+    load(archive, tmp_path, "projects", [{"id": "a", "name": "A", "slug": "s"}, {"id": "b", "name": "B", "slug": "s"}])
+    with pytest.raises(RequestError, match="a, b"):
+        run(archive, "renders", write_json(tmp_path / "r.json", THREE), project="s")
+
+
 def test_a_cut_off_array_keeps_what_was_whole(archive: Archive, tmp_path: Path) -> None:
     file = tmp_path / "cut.json"
     file.write_text(json.dumps(THREE)[:-20])
@@ -701,7 +754,7 @@ def test_any_bytes_in_any_form_end_in_counts(
 def test_a_large_file_is_read_in_another_process_and_means_the_same(archive: Archive, tmp_path: Path) -> None:
     records = [render(n, note="x" * 500) for n in range(9000)]
     records[4000]["status"] = "done"
-    records[8999]["project_id"] = SOUTHWIND
+    records[8999] = render(8999, project_id=SOUTHWIND)
     file = write_ndjson(tmp_path / "r.ndjson", [*records, render(8999)])
     counts, rejects = run(archive, "renders", file)
     assert (counts["inserted"], [reject.line for reject in rejects]) == (8999, [4001, 9001])

@@ -4,11 +4,12 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craftkit_archive.decoding import read_record
+from craftkit_archive.decoding import LineReader, read_record
 from craftkit_archive.records import ApiKey, Incoming, Project, Render
 from craftkit_archive.values import format_time, mask, timestamp
 
@@ -90,6 +91,14 @@ def test_a_project_can_be_named_for_records_that_name_none() -> None:
         ),
         (Render, {**RENDER, "asset_key": "../../etc/passwd"}, "asset_key: expected a relative path that stays inside"),
         (Render, {**RENDER, "asset_key": "/etc/passwd"}, "asset_key: expected"),
+        (Render, {**RENDER, "asset_key": "renders/other/r.pdf"}, "asset_key: expected one below renders/p/"),
+        (ApiKey, {**KEY, "key": "ck_live_"}, "key: expected the whole key"),
+        (ApiKey, {**KEY, "key": "ck_live_abcd…"}, "key: expected the whole key"),
+        (
+            ApiKey,
+            {**KEY, "key": "hunter2hunter2hunter2"},
+            "key: expected a project key, ck_live_… or ck_test_…, got 'hunt…'",
+        ),
         (Render, {**RENDER, "created_at": "2026-02-30T00:00:00Z"}, "created_at: expected a time such as 2026-"),
         (Render, {**RENDER, "created_at": 1765432100}, "created_at: expected"),
         (Render, {**RENDER, "duration_ms": -1}, "duration_ms: expected a whole number of milliseconds, 0 or more"),
@@ -98,7 +107,11 @@ def test_a_project_can_be_named_for_records_that_name_none() -> None:
         (ApiKey, KEY, "key_hash: expected 64 hex digits of SHA-256, or the plain key, got nothing"),
         (ApiKey, {**KEY, "key_hash": "$2b$10$abcdefgh"}, "key_hash: expected 64 hex digits"),
         (ApiKey, {**KEY, "key": "ck_acct_abcdefgh12345678"}, "key: expected a project key, ck_live_… or ck_test_…"),
-        (ApiKey, {**KEY, "key": "ck_live_abcdefgh", "key_hash": "0" * 64}, "key_hash: expected the SHA-256 of the key"),
+        (
+            ApiKey,
+            {**KEY, "key": "ck_live_abcdefgh12345678", "key_hash": "0" * 64},
+            "key_hash: expected the SHA-256 of the key",
+        ),
         (ApiKey, {**KEY, "key_hash": "0" * 64, "prefix": "ck_acct_abcd"}, "prefix: expected that of a project key"),
     ],
 )
@@ -121,6 +134,18 @@ def test_a_plain_key_is_hashed_and_forgotten() -> None:
     assert key.key_hash == sha256(plain.encode()).hexdigest()
     assert key.prefix == "ck_live_abcd"
     assert plain not in repr(key)
+
+
+def test_a_key_in_the_place_of_another_field_is_cut() -> None:
+    plain = "ck_live_abcd1234efgh5678"
+    key = read_record(ApiKey, {**KEY, "key_hash": "0" * 64, "name": f"my {plain}"})
+    assert key.name == "my ck_live_abcd…"
+    render = read_record(Render, {**RENDER, "error_message": f"refused {plain}", "input_data": {"a": [plain]}})
+    assert plain not in repr(render)
+    reader = LineReader(Render, None)
+    reader.learn({**RENDER, "error_message": None})
+    line = msgspec.json.encode({**RENDER, "error_message": f"refused {plain}"})
+    assert reader.read(line) is None, "takes a closer look"
 
 
 def test_a_given_hash_is_taken_in_either_case() -> None:

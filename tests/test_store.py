@@ -151,12 +151,35 @@ def test_a_key_that_leaves_the_store_is_refused(store: Store, key: str) -> None:
         store.open(key)
 
 
-def test_the_listing_goes_folder_by_folder_in_order(store: Store) -> None:
-    for key in ("b/2", "a", "b/1", "b/c/3", "z"):
+def test_the_listing_is_in_the_order_of_the_keys_bytes(store: Store) -> None:
+    keys = ["b/2", "a", "b/1", "b/c/3", "z", "b-c/1", "b.c/1", "b0", "é/1", "B/1"]
+    for key in keys:
         store.write(key, [key.encode()])
-    listed = list(store.list())
-    assert sorted(listed) == sorted(Entry(key, len(key)) for key in ("a", "z", "b/1", "b/2", "b/c/3"))
-    assert listed == list(store.list())
+    assert list(store.list()) == [Entry(key, len(key.encode())) for key in sorted(keys, key=str.encode)]
+
+
+def test_nothing_is_drawn_for_a_key_that_is_taken(store: Store) -> None:
+    store.write("a", [b"x"])
+    drawn = iter([b"new"])
+    with pytest.raises(AssetExistsError):
+        store.write("a", drawn)
+    assert list(drawn) == [b"new"]
+
+
+def test_a_key_that_is_taken_in_the_meantime_is_not_overwritten(store: Store, make_store: MakeStore) -> None:
+    def slow() -> Iterator[bytes]:
+        yield b"late"
+        make_store("store").write("a", [b"first"])
+
+    with pytest.raises(AssetExistsError):
+        store.write("a", slow())
+    assert read(store, "a") == b"first"
+
+
+def test_what_others_put_there_can_be_made_to_last(store: Store) -> None:
+    store.write("a/b", [b"x"])
+    store.sync("a/b")
+    assert read(store, "a/b") == b"x"
 
 
 def test_a_store_knows_its_archive(store: Store, make_store: MakeStore) -> None:
@@ -269,7 +292,7 @@ def test_a_fault_while_reading_is_unreadable(folder: FolderStore) -> None:
 def test_a_killed_writer_leaves_only_what_sweep_removes(folder: FolderStore) -> None:
     left = Path(folder.address, INCOMING)
     left.mkdir(exist_ok=True)
-    (left / "0123").write_bytes(b"half a PDF")
+    (left / ("0123" * 8)).write_bytes(b"half a PDF")
     assert list(folder.list()) == []
     assert folder.sweep() == 1
     assert not left.exists()
@@ -303,6 +326,38 @@ def test_a_disk_that_refuses_is_a_clear_error(
 def test_a_name_too_long_for_the_disk_is_a_clear_error(folder: FolderStore) -> None:
     with pytest.raises(NotWritableError):
         folder.write("x" * 300, [b"x"])
+
+
+def test_strangers_files_among_the_pieces_are_left_alone(folder: FolderStore) -> None:
+    left = Path(folder.address, INCOMING)
+    left.mkdir(exist_ok=True)
+    (left / "letter.txt").write_text("mine")
+    assert folder.sweep() == 0
+    assert (left / "letter.txt").exists()
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(folder: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of what is synced: the file, then, with its name in it, the folder; new folders with theirs."""
+    root, synced = Path(folder.address), []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((str(path.relative_to(root)) if path != root else "", (root / "n/x.pdf").exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder.write("n/x.pdf", [b"x"])
+    assert synced[0] == ("", False), "the new folder's name"
+    assert synced[1][0].startswith(INCOMING)
+    assert not synced[1][1]
+    assert synced[2] == ("n", True)
+
+
+def test_a_link_that_leads_nowhere_is_in_the_way(folder: FolderStore) -> None:
+    Path(folder.address, "a").symlink_to("nowhere")
+    with pytest.raises(AssetExistsError):
+        folder.write("a", [b"x"])
 
 
 def test_files_get_the_rights_that_the_umask_leaves(folder: FolderStore) -> None:

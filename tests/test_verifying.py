@@ -131,6 +131,41 @@ def test_a_fault_that_heals_is_told_and_is_no_damage(world: World, monkeypatch: 
     assert "good on the second" in finding.detail
 
 
+def test_two_different_faults_are_told_by_the_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is accused is what the second reading saw."""
+    real, read_once = FolderStore.open, set()
+
+    def flaky(store: FolderStore, key: str) -> OpenAsset:
+        if key == render(2)["asset_key"]:
+            if key in read_once:
+                world.asset(2).unlink(missing_ok=True)
+            read_once.add(key)
+        return real(store, key)
+
+    _flip(world.asset(2))
+    monkeypatch.setattr(FolderStore, "open", flaky)
+    assert [finding.verdict for finding in verify(world)[1]] == ["missing"]
+
+
+@pytest.mark.parametrize("level", ["size", "digest"])
+def test_what_has_no_size_and_no_digest_is_unverified_at_each_level(world: World, level: Any) -> None:
+    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+        connection.execute("UPDATE assets SET sha256 = NULL, size_bytes = NULL WHERE render_id = ?", (render_id(2),))
+    connection.close()
+    assert [finding.verdict for finding in verify(world, level=level)[1]] == ["unverified"]
+
+
+def test_a_finding_is_written_once_however_often_is_committed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craftkit_archive.verifying.BATCH", 1)
+    monkeypatch.setattr("craftkit_archive.verifying.COMMIT_SECONDS", -1.0)
+    DAMAGE["emptied"][0](world.asset(0))
+    _, [finding] = verify(world)
+    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+        rows = connection.execute("SELECT verdict, found_at FROM findings").fetchall()
+    connection.close()
+    assert rows == [("empty", finding.found_at)]
+
+
 def test_findings_are_kept_with_their_run(world: World) -> None:
     DAMAGE["emptied"][0](world.asset(2))
     summary, [finding] = verify(world)
@@ -197,7 +232,7 @@ def test_what_was_read_before_a_kill_counts(tmp_path: Path) -> None:
     world = fill(tmp_path, count=150)
     before = (
         "import time; from craftkit_archive import verifying\n"
-        "verifying.COMMIT_SECONDS = 0.0; real = verifying._look\n"
+        "verifying.BATCH = 10; verifying.COMMIT_SECONDS = 0.0; real = verifying._look\n"
         "def slow(*given): time.sleep(0.02); return real(*given)\n"
         "verifying._look = slow"
     )

@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 
@@ -26,7 +27,7 @@ def process_id(_number: int) -> int:
     return os.getpid()
 
 
-@pytest.mark.parametrize("make", [lambda: processes(1), lambda: processes(2), lambda: ThreadPoolExecutor(3)])
+@pytest.mark.parametrize("make", [lambda: processes(0), lambda: processes(2), lambda: ThreadPoolExecutor(3)])
 def test_results_come_in_the_order_of_the_tasks(make: object) -> None:
     assert callable(make)
     with make() as executor:
@@ -52,7 +53,54 @@ def test_a_stop_finishes_what_is_under_way_and_draws_no_more() -> None:
     with ThreadPoolExecutor(2) as executor:
         answers = iter([False] * 5)
         done = list(spread(executor, double, range(1000), jobs=2, stop=lambda: next(answers, True)))
-    assert done == [2 * number for number in range(5)]
+    assert done == [2 * number for number in range(len(done))]
+    assert 0 < len(done) <= 5
+
+
+def test_a_stop_leaves_out_what_only_waits() -> None:
+    begun: list[int] = []
+
+    def slow(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.1)
+        return number
+
+    with ThreadPoolExecutor(1) as executor:
+        done = list(spread(executor, slow, range(100), jobs=1, stop=lambda: bool(begun)))
+    assert done == begun
+    assert len(done) <= 2
+
+
+def test_a_consumer_that_leaves_early_leaves_no_task_behind() -> None:
+    begun: list[int] = []
+
+    def slow(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.05)
+        return number
+
+    with ThreadPoolExecutor(1) as executor:
+        results = spread(executor, slow, range(100), jobs=1)
+        next(results)
+        results.close()  # type: ignore[attr-defined]
+    assert len(begun) <= 3
+
+
+@given(st.lists(st.integers(0, 20)), st.integers(1, 5), st.integers(1, 30))
+def test_heavy_items_make_small_batches(weights: list[int], size: int, limit: int) -> None:
+    batches = list(in_batches(weights, size, weigh=lambda weight: weight, limit=limit))
+    assert list(itertools.chain(*batches)) == weights
+    for batch in batches:
+        assert len(batch) <= size
+        assert sum(batch[:-1]) < limit
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "jobs", "workers"),
+    [(0, 0, 4, 0), (150, 0, 2, 0), (300, 0, 2, 2), (10, 10**9, 2, 2), (10**6, 0, 1, 0), (10**6, 0, 8, 8)],
+)
+def test_processes_are_started_where_there_is_work_for_them(count: int, size: int, jobs: int, workers: int) -> None:
+    assert work.workers_for(count, size, jobs) == workers
 
 
 def test_an_error_in_a_task_is_raised() -> None:
