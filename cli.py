@@ -729,7 +729,7 @@ def status(console: Console) -> int:
     """Say what the archive holds and what was last done to it."""
     from craftkit_archive.reporting import describe_archive
 
-    with _open(console) as archive:
+    with _open(console, read_only=True) as archive:
         return console.finish(describe_archive(archive))
 
 

@@ -327,7 +327,7 @@ class Catalog:
         if known - applied:
             if read_only:
                 raise RequestError(
-                    f"{path} is from an older version: bring it up to date with `craftkit-archive status`."
+                    f"{path} is from an older version: bring it up to date with `craftkit-archive verify`."
                 )
             with self._errors():
                 _migrate(self._connection)

@@ -5,12 +5,15 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import sqlite3
+import stat
 import struct
 import subprocess
 import termios
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from tests.worlds import (
     command,
     keys,
     lack,
+    live,
     pdf,
     program,
     projects,
@@ -154,6 +158,10 @@ def test_every_line_is_json_and_the_last_is_the_summary(world: World, words: lis
     assert {"type", "command", "outcome", "exit_code", "counts"} <= set(last)
     assert all("type" in line for line in done.lines)
     assert done.err == ""
+    plain = [
+        word for word in words if word in ("keys", "create", "list", "revoke", "verify", "status", "fetch", "export")
+    ]
+    assert last["command"] in (" ".join(plain), "import", None)
     if last["outcome"] == "error":
         assert done.lines[-2]["type"] == "error"
         assert done.lines[-2]["message"]
@@ -275,6 +283,8 @@ def test_a_read_only_file_system_is_15(world: World, tmp_path: Path) -> None:
         lack("the right to mount a file system")
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", mount], check=True)
+        assert command("status", archive=mount).code == 0
+        assert command("export", tmp_path / "out", archive=mount).code == 0
         for words in (["fetch", world.bucket], ["verify"], ["import", "projects", "-"], ["keys", "revoke", "key-1"]):
             done = command(*words, archive=mount)
             assert (words, done.code) == (words, 15)
@@ -324,6 +334,145 @@ def test_the_version_is_told() -> None:
     assert command("--version").out == f"craftkit-archive {__version__}\n"
 
 
+@pytest.mark.parametrize("store", ["", ".", "..", "../.."])
+def test_a_store_that_would_hold_the_archive_is_2(tmp_path: Path, store: str) -> None:
+    assert command("init", "--store", store, archive=tmp_path / "a" / "archive").code == 2
+
+
+def test_a_making_that_was_interrupted_can_be_done_again(tmp_path: Path) -> None:
+    before = (
+        "from craftkit_archive.store import FolderStore; real = FolderStore.mark\n"
+        "def mark(*given): real(*given); import os; os._exit(9)\n"
+        "FolderStore.mark = mark"
+    )
+    assert subprocess.run(program("init", archive=tmp_path / "a", before=before), cwd=ROOT).returncode == 9
+    assert command("status", archive=tmp_path / "a").code == 10
+    assert command("init", archive=tmp_path / "a").code == 0
+    assert command("verify", archive=tmp_path / "a").code == 0
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"archive.db", "archive.lock", "assets"}
+
+
+def test_a_key_of_a_deleted_project_is_not_made(world: World) -> None:
+    done = at(world, "keys", "create", "--project", "gone")
+    assert (done.code, done.out) == (2, "")
+    assert "deleted" in done.err
+
+
+def test_an_empty_source_is_2(world: World) -> None:
+    assert at(world, "fetch", "").code == 2
+
+
+def test_a_current_directory_that_is_gone_is_told(world: World, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = program("verify", archive=world.archive.path)
+    script = f"import os; os.rmdir(os.getcwd()); os.execv({words[0]!r}, {words!r})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([words[0], "-c", script], cwd=gone, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "current directory" in done.stderr
+
+
+# --- rejects ---------------------------------------------------------------------------------------------------------
+
+
+def test_rejects_never_take_the_place_of_what_is_read_or_kept(world: World, tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "r.ndjson", [render(20), render(21, status="done")])
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    for rejects in (file, link, world.archive.path / "archive.db"):
+        before = rejects.read_bytes()
+        assert at(world, "import", "renders", file, "--rejects", rejects).code == 2
+        assert rejects.read_bytes() == before
+    old = tmp_path / "old.ndjson"
+    old.write_text("old")
+    with world.archive.lock("fetch"):
+        assert at(world, "import", "renders", file, "--rejects", old).code == 11
+    assert old.read_text() == "old"
+    assert at(world, "import", "renders", file, "--rejects", old).code == 1
+    assert stat.S_IMODE(old.stat().st_mode) == 0o600
+    assert len(old.read_text().splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.glob("old*")) == ["old.ndjson"]
+
+
+# --- output that cannot be written -----------------------------------------------------------------------------------
+
+
+def shell(line: str, world: World) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell in which $CK is the program."""
+    words = " ".join(shlex.quote(word) for word in program(archive=world.archive.path))
+    return subprocess.run(
+        ["bash", "-c", f'set -o pipefail; ck() {{ {words} "$@"; }}; {line}'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["ck status | exec 0<&-", "ck --json keys list | true", "ck --json verify | head -c 0"]
+)
+def test_a_reader_that_has_gone_is_15_and_no_damage(world: World, line: str) -> None:
+    done = shell(f"sleep 0.1; {line}", world)
+    assert done.returncode in (0, 15), "15 unless it was quicker than its reader"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("line", ["ck status >&-", "ck verify 2>&-", "ck verify <&- >&- 2>&-", "ck --json verify >&-"])
+def test_streams_that_are_closed_do_no_harm(world: World, line: str) -> None:
+    done = shell(line, world)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert at(world, "verify").code == 0
+
+
+def test_a_full_output_is_told(world: World) -> None:
+    done = shell("ck status > /dev/full", world)
+    assert done.returncode == 15
+    assert "Standard output cannot be written (No space left on device)" in done.stderr
+
+
+def test_a_new_key_that_nobody_saw_is_revoked(world: World) -> None:
+    done = shell("ck keys create --project northwind > /dev/full", world)
+    assert done.returncode == 15
+    assert "revoked" in done.stderr
+    assert all(key.revoked_at for key in world.archive.list_keys() if not key.id.startswith("key-"))
+
+
+def test_foreign_names_do_not_steer_the_terminal(world: World, tmp_path: Path) -> None:
+    evil = "x\x1b[2J\nverify: ok: 33 checked\u202e\tvalid"
+    row = {"id": "evil", "name": evil, "slug": evil}
+    assert at(world, "import", "projects", write_json(tmp_path / "p.json", row)).code == 0
+    key = {"id": "evil", "project_id": "evil", "name": evil, "key_hash": "0" * 64}
+    assert at(world, "import", "keys", write_json(tmp_path / "k.json", key)).code == 0
+    for done in (at(world, "status"), at(world, "keys", "list")):
+        assert not set(done.out) & set("\x1b\u202e")
+        assert not [line for line in done.out.splitlines() if line.startswith("verify: ok")]
+    assert all(line.count("\t") == 4 for line in at(world, "keys", "list").out.splitlines())
+
+
+def test_any_locale_will_do(world: World) -> None:
+    for variables in ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}):
+        done = at(world, "import", "keys", "-", stdin=b'{"id": "k", "key": "\xc3\xa9"}', env=variables)
+        assert done.code == 1
+
+
+# --- copies ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_of_the_file_alone_knows_that_a_key_was_revoked(world: World, tmp_path: Path) -> None:
+    with live(world.archive) as url:
+        request = urllib.request.Request(f"{url}/v1/renders/x", headers={"Authorization": f"Bearer {LIVE_KEY}"})
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(request)
+        assert at(world, "keys", "revoke", "key-1").code == 0
+        (tmp_path / "copy.db").write_bytes((world.archive.path / "archive.db").read_bytes())
+    with sqlite3.connect(tmp_path / "copy.db") as connection:
+        [(revoked,)] = connection.execute("SELECT revoked_at FROM api_keys WHERE id = 'key-1'")
+    connection.close()
+    assert revoked is not None
+
+
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
@@ -346,6 +495,24 @@ def test_a_signal_ends_it_cleanly_with_a_summary(world: World, number: int, code
     assert last["outcome"] == "interrupted"
     assert last["counts"]["checked"] == last["counts"]["ok"] > 0
     assert world.archive.catalog.last_runs(1)[0].outcome == "interrupted"
+
+
+def test_a_second_signal_ends_it_at_once_with_a_summary(world: World) -> None:
+    before = (
+        "import time; from craftkit_archive import reporting\n"
+        "def slow(*given): print('busy', flush=True); time.sleep(30)\n"
+        "reporting.describe_archive = slow"
+    )
+    words = program("--json", "status", archive=world.archive.path, before=before)
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as busy:
+        assert busy.stdout is not None
+        busy.stdout.readline()
+        busy.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        busy.send_signal(signal.SIGTERM)
+        last = json.loads(busy.stdout.read().splitlines()[-1])
+    assert busy.returncode == 143 == last["exit_code"]
+    assert (last["outcome"], last["command"]) == ("interrupted", "status")
 
 
 def test_a_signal_ends_an_import_that_waits_for_input(world: World) -> None:

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import Catalog
 from craftkit_archive.fetching import fetch_assets
 from server.app import Settings, create_app
-from server.run import bind, running, url_of
+from server.run import DEFAULT_THREADS, bind, running, url_of
 from tests.worlds import (
     GONE,
     GONE_KEY,
@@ -30,6 +32,7 @@ from tests.worlds import (
     NORTHWIND,
     OTHER_KEY,
     REVOKED_KEY,
+    ROOT,
     SOUTHWIND,
     STATUSES,
     TEST_KEY,
@@ -39,6 +42,7 @@ from tests.worlds import (
     live,
     load,
     pdf,
+    program,
     projects,
     put,
     render,
@@ -934,6 +938,41 @@ def test_a_client_that_does_not_read_keeps_no_other_waiting(house: House) -> Non
             connection.sendall(request_bytes(url, download_path(ID["large"])))
             assert connection.recv(1) == b"H"
         assert ask(url, "/health").status == 200
+
+
+def test_clients_that_ask_for_much_at_once_and_read_nothing_keep_no_other_waiting(house: House) -> None:
+    wanted = request_bytes(house.url, download_path(ID["large"])).replace(b"Connection: close\r\n", b"")
+    with live(house.archive) as url, ExitStack() as slow:
+        for _ in range(2 * DEFAULT_THREADS):
+            slow.enter_context(connect(url)).sendall(wanted * 4)
+        for _ in range(3):
+            with connect(url) as connection:
+                connection.settimeout(5)
+                connection.sendall(request_bytes(url, download_path(STORED)))
+                assert take_apart(read_to_end(connection)).body == house.bodies["stored"]
+
+
+def test_a_request_with_a_large_body_is_refused_before_it_is_read(house: House) -> None:
+    answer = ask(house.url, "/health", method="POST", more=(b"Content-Length: 1073741823",))
+    assert answer.status == 413
+    assert answer.json["error"]["code"] == "bad_request"
+
+
+def test_a_large_download_takes_no_memory_and_no_temporary_file(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=1, size_bytes=30 * MIB)
+    words = program("--json", "serve", "--listen", "127.0.0.1:0", archive=world.archive.path)
+    environment = {**os.environ, "TMPDIR": "/nonexistent"}
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, env=environment) as serving, ExitStack() as slow:
+        assert serving.stdout is not None
+        url = json.loads(serving.stdout.readline())["url"]
+        for _ in range(6):
+            client = slow.enter_context(connect(url))
+            client.sendall(request_bytes(url, download_path(render_id(0))))
+            client.recv(1)
+        assert ask(url, download_path(render_id(0))).body == world.asset(0).read_bytes()
+        peak = Path(f"/proc/{serving.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+        serving.send_signal(signal.SIGTERM)
+    assert int(peak) < 120_000, "kB"
 
 
 def test_clients_that_only_keep_their_connections_open_keep_no_other_waiting(house: House) -> None:
