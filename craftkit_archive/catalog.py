@@ -205,7 +205,6 @@ def m001_tables(db: "Database") -> None:
         pk="id",
         not_null={"project_id", "status"},
     )
-    db.table("renders").create_index(["project_id", "created_at"])
     db.table("assets").create(
         {
             "render_id": str,
@@ -479,6 +478,10 @@ class Catalog:
             (_json(ids),),
         )
         return {row[0]: row for row in rows}
+
+    def last_id(self, kind: Kind) -> str:
+        """Return the greatest id that is there; empty if none is. A first import in the order of ids needs no more."""
+        return self._query(f"SELECT COALESCE(MAX(id), '') FROM {_TABLES[kind]}")[0][0]  # type: ignore[no-any-return]
 
     def put(self, kind: Kind, rows: Iterable[Sequence[Any]]) -> None:
         """Insert rows in the order of `COLUMNS`, or replace what has the same id."""

@@ -11,10 +11,10 @@ import msgspec
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import COLUMNS, Expectation
 from craftkit_archive.decoding import LineReader, encode_extra, read_record
-from craftkit_archive.reading import Block, Form, Item, read_line, read_source
+from craftkit_archive.reading import Block, Form, Item, Span, read_line, read_source
 from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary
 from craftkit_archive.values import hide, mask
-from craftkit_archive.work import Stop, never, processes, spread
+from craftkit_archive.work import Stop, default_jobs, never, processes, spread
 
 TRANSACTION_RECORDS = 10_000
 # A file with fewer blocks than this is read without a second process, which costs as much to start.
@@ -38,7 +38,7 @@ class _Task(NamedTuple):
     kind: Kind
     project_id: str | None
     source: str
-    piece: Block | list[Item]
+    piece: Block | Span | list[Item]
 
 
 class _Read(msgspec.Struct, array_like=True):
@@ -131,14 +131,22 @@ def _project_id(archive: Archive, project: str | None) -> str | None:
 
 
 def _read_all(tasks: Iterator[_Task], stop: Stop) -> Iterator[_Read]:
-    """Read pieces of files in order; many of them in another process, while this one writes."""
+    """Read pieces of files in order; many of them in other processes, while this one writes."""
     first = list(islice(tasks, INLINE_BLOCKS))
     if len(first) < INLINE_BLOCKS or not isinstance(first[-1].piece, Block):
         yield from map(_read, chain(first, tasks))
         return
-    with processes(1) as executor:
-        for packed in spread(executor, _read_packed, chain(first, tasks), jobs=1, stop=stop):
+    jobs = default_jobs()
+    with processes(jobs) as executor:
+        for packed in spread(executor, _read_packed, map(_lightened, chain(first, tasks)), jobs=jobs, stop=stop):
             yield msgspec.msgpack.decode(packed, type=_Read)
+
+
+def _lightened(task: _Task) -> _Task:
+    piece = task.piece
+    if isinstance(piece, Block) and piece.at is not None:
+        return task._replace(piece=Span(piece.line, task.source, piece.at, len(piece.text)))
+    return task
 
 
 def _in_transactions(reads: Iterable[_Read]) -> Iterator[list[_Read]]:
@@ -166,6 +174,9 @@ def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDup
     counts = {"inserted": 0, "updated": 0, "unchanged": 0}
     with archive.catalog.transaction():
         merge = _Merge(archive, kind, [entry for read in batch for entry in read.rows], on_duplicate)
+        if merge.all_new():
+            counts["inserted"] = len(merge.changed)
+            batch = []
         for read in batch:
             for line, row, declared in read.rows:
                 outcome, reason = merge.add(row, declared)
@@ -196,11 +207,25 @@ class _Merge:
         self.expected: dict[str, Expectation] = {}
         self._kind = kind
         self._on_duplicate = on_duplicate
-        self._known = catalog.known(kind, [row[0] for _, row, _ in entries])
+        ids = [row[0] for _, row, _ in entries]
+        later = bool(ids) and min(ids) > catalog.last_id(kind)
+        self._known = {} if later else catalog.known(kind, ids)
         self._hash_owners = catalog.key_owners([row[4] for _, row, _ in entries]) if kind == "keys" else {}
+        self._entries = entries
         declaring = [row for _, row, declared in entries if declared is not None]
+        self._declaring = bool(declaring)
         self._assets = {asset.render_id: asset for asset in catalog.expectations([row[0] for row in declaring])}
         self._claims = catalog.claimed_by([row[ASSET_KEY] for row in declaring]) if declaring else {}
+
+    def all_new(self) -> bool:
+        """Take all rows at once, if none is known, none comes twice, and none declares anything: a first import."""
+        if self._known or self._declaring or self._kind == "keys":
+            return False
+        rows = {row[0]: row for _, row, _ in self._entries}
+        if len(rows) < len(self._entries):
+            return False
+        self.changed = rows
+        return True
 
     def add(self, row: Row, declared: Declared | None) -> tuple[str, str | None]:
         """Return inserted, updated or unchanged; and a reason if the row is refused."""
@@ -296,7 +321,8 @@ def _read(task: _Task) -> _Read:
     columns = attrgetter(*COLUMNS[task.kind])
     lines = LineReader(kind, task.project_id)
     read = _Read(task.source, [], [])
-    for line, value, problem in _items(task.piece, lines):
+    piece = task.piece.read() if isinstance(task.piece, Span) else task.piece
+    for line, value, problem in _items(piece, lines):
         if isinstance(value, Incoming):
             read.rows.append((line, columns(value), _declared(value)))
         elif problem is not None:

@@ -5,11 +5,14 @@ import csv
 import gzip
 import io
 import json
+import os
 import select
+import stat
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -26,6 +29,7 @@ PIECE_BYTES = 64 << 10
 MAX_RECORD_BYTES = 16 << 20
 MAX_DEPTH = 100
 STDIN = "-"
+GZIP = b"\x1f\x8b"
 DELIMITERS = (",", "\t", ";")
 # Names under which an object may wrap the list of records that it is about.
 WRAPPERS = ("renders", "projects", "keys", "data", "items", "results")
@@ -40,10 +44,32 @@ class Item(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Whole lines of NDJSON, still to be decoded; `line` is the number of the first."""
+    """Whole lines of NDJSON, still to be decoded; `line` is the number of the first.
+
+    `at` says where in its file the text begins, if it stands there as it is.
+    """
 
     line: int
     text: bytes
+    at: int | None
+
+
+class Span(NamedTuple):
+    """A block that another process reads from its file by itself, which is cheaper than to send it there."""
+
+    line: int
+    source: str
+    at: int
+    size_bytes: int
+
+    def read(self) -> Block:
+        """Read the block.
+
+        Raises:
+            RequestError: The file cannot be read any more.
+        """
+        with _opening(self.source), Path(self.source).open("rb", buffering=0) as file:
+            return Block(self.line, os.pread(file.fileno(), self.size_bytes, self.at), self.at)
 
 
 def read_source(source: str, *, form: Form | None = None, stop: Stop) -> Iterator[Block | list[Item]]:
@@ -59,32 +85,47 @@ def read_source(source: str, *, form: Form | None = None, stop: Stop) -> Iterato
     Raises:
         RequestError: The file cannot be opened or read.
     """
+    # Standard input by its number: the buffer of `sys.stdin` would hide from `select` what is there to read.
+    descriptor = 0 if source == STDIN else source
+    with _opening(source), open(descriptor, "rb", buffering=0, closefd=source != STDIN) as raw:
+        at = _text_at(raw)
+        problems: list[Item] = []
+        blocks = _blocks(_Patient(raw, stop) if source == STDIN else raw, problems)
+        head = b""
+        for block in blocks:
+            head += block
+            start = head.lstrip()
+            if start.startswith(b"[") or start.count(b"\n") >= 2 or len(head) > MAX_RECORD_BYTES:
+                break
+        if not head.strip() and stop():
+            return
+        yield from _pieces(head, blocks, form, at)
+        if problems:
+            yield problems
+
+
+@contextmanager
+def _opening(source: str) -> Iterator[None]:
     try:
-        with ExitStack() as stack:
-            # By its number, and not `sys.stdin`, whose buffer would hide from `select` what is there to read.
-            descriptor = 0 if source == STDIN else source
-            raw = stack.enter_context(open(descriptor, "rb", buffering=0, closefd=source != STDIN))
-            problems: list[Item] = []
-            blocks = _blocks(_Patient(raw, stop) if source == STDIN else raw, problems)
-            head = b""
-            for block in blocks:
-                head += block
-                start = head.lstrip()
-                if start.startswith(b"[") or start.count(b"\n") >= 2 or len(head) > MAX_RECORD_BYTES:
-                    break
-            yield from _pieces(head, blocks, form)
-            if problems:
-                yield problems
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise RequestError(f"{source} cannot be read ({reason}): mend the name or its rights.") from error
 
 
-def _pieces(head: bytes, blocks: Iterator[bytes], form: Form | None) -> Iterator[Block | list[Item]]:
+def _text_at(raw: io.FileIO) -> int | None:
+    """Say where the text of a file begins; None if it does not stand there as it is."""
+    if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+        return None
+    start = os.pread(raw.fileno(), 3, 0)
+    return None if start.startswith(GZIP) else 3 if start == codecs.BOM_UTF8 else 0
+
+
+def _pieces(head: bytes, blocks: Iterator[bytes], form: Form | None, at: int | None) -> Iterator[Block | list[Item]]:
     whole = chain([head], blocks)
     match form or _form(head):
         case "ndjson":
-            yield from _line_blocks(whole)
+            yield from _line_blocks(whole, at)
         case "json":
             yield from in_batches(_values(whole), BLOCK_RECORDS)
         case "csv" | "tsv" as table:
@@ -162,7 +203,7 @@ def _blocks(raw: io.RawIOBase, problems: list[Item]) -> Iterator[bytes]:
     """Yield a file's bytes, unzipped, without byte-order mark; a zipped one that ends too early leaves a problem."""
     mark, line = codecs.BOM_UTF8, 1
     with io.BufferedReader(raw, BLOCK_BYTES) as buffered:
-        zipped = buffered.peek(2).startswith(b"\x1f\x8b")
+        zipped = buffered.peek(2).startswith(GZIP)
         file = gzip.GzipFile(fileobj=buffered) if zipped else buffered
         try:
             while block := file.read1(BLOCK_BYTES):
@@ -173,25 +214,28 @@ def _blocks(raw: io.RawIOBase, problems: list[Item]) -> Iterator[bytes]:
             problems.append(Item(line, None, "expected a whole gzip file: from here on it is cut short or damaged"))
 
 
-def _line_blocks(blocks: Iterator[bytes]) -> Iterator[Block | list[Item]]:
+def _line_blocks(blocks: Iterator[bytes], at: int | None = None) -> Iterator[Block | list[Item]]:
     rest, line, skipping = b"", 1, False
+    used = at or 0
     for block in chain(blocks, [b""]):
         rest += block
         if block and len(rest) < BLOCK_BYTES:
             continue
         if skipping:  # the rest of a line that was too long
-            _, end, rest = rest.partition(b"\n")
+            skipped, end, rest = rest.partition(b"\n")
+            used += len(skipped) + len(end)
             if not end:
-                rest = b""
                 continue
             line, skipping = line + 1, False
         cut = rest.rfind(b"\n") + 1 if block else len(rest)
         if cut:
             text, rest = rest[:cut], rest[cut:]
-            yield Block(line, text)
+            yield Block(line, text, at if at is None else used)
             line += text.count(b"\n")
+            used += len(text)
         elif len(rest) > MAX_RECORD_BYTES:
             yield [_too_long(line)]
+            used += len(rest)
             rest, skipping = b"", True
 
 

@@ -66,6 +66,18 @@ def _digest(field: str, text: str | None) -> str:
     return text.lower()
 
 
+def _check_id(field: str, text: str) -> None:
+    if not text.isprintable() and _CONTROL.search(text):
+        raise refuse(field, EXPECTED[field], text)
+
+
+def _time(field: str, text: str) -> str:
+    try:
+        return timestamp(text)
+    except ValueError as error:
+        raise refuse(field, EXPECTED[field], text) from error
+
+
 class Incoming(msgspec.Struct, kw_only=True):
     """A record from outside.
 
@@ -76,18 +88,10 @@ class Incoming(msgspec.Struct, kw_only=True):
     created_at: str | None = None
     extra: str | None = None
 
-    def _normalise(self, *times: str) -> None:
-        for field in ("id", "project_id"):
-            text = getattr(self, field, "-")
-            if not text.isprintable() and _CONTROL.search(text):
-                raise refuse(field, EXPECTED[field], text)
-        for field in ("created_at", *times):
-            text = getattr(self, field)
-            if text is not None:
-                try:
-                    setattr(self, field, timestamp(text))
-                except ValueError as error:
-                    raise refuse(field, _TIME, text) from error
+    def __post_init__(self) -> None:
+        _check_id("id", self.id)
+        if self.created_at is not None:
+            self.created_at = _time("created_at", self.created_at)
 
 
 class Project(Incoming, kw_only=True):
@@ -99,7 +103,11 @@ class Project(Incoming, kw_only=True):
     deleted_at: str | None = None
 
     def __post_init__(self) -> None:
-        self._normalise("updated_at", "deleted_at")
+        super().__post_init__()
+        if self.updated_at is not None:
+            self.updated_at = _time("updated_at", self.updated_at)
+        if self.deleted_at is not None:
+            self.deleted_at = _time("deleted_at", self.deleted_at)
 
 
 class ApiKey(Incoming, kw_only=True):
@@ -113,7 +121,10 @@ class ApiKey(Incoming, kw_only=True):
     revoked_at: str | None = None
 
     def __post_init__(self) -> None:
-        self._normalise("revoked_at")
+        super().__post_init__()
+        _check_id("project_id", self.project_id)
+        if self.revoked_at is not None:
+            self.revoked_at = _time("revoked_at", self.revoked_at)
         if self.key is not None:
             if not self.key.startswith(("ck_live_", "ck_test_")):
                 raise refuse("key", "a project key, ck_live_… or ck_test_…", hide(self.key))
@@ -150,7 +161,10 @@ class Render(Incoming, kw_only=True):
     sha256: str | None = None
 
     def __post_init__(self) -> None:
-        self._normalise("completed_at")
+        super().__post_init__()
+        _check_id("project_id", self.project_id)
+        if self.completed_at is not None:
+            self.completed_at = _time("completed_at", self.completed_at)
         if self.asset_key is None and self.status == "succeeded":
             self.asset_key = default_asset_key(self.project_id, self.id)
         if self.asset_key is not None:

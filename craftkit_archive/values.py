@@ -20,11 +20,11 @@ def timestamp(text: str) -> str:
     try:
         moment = datetime.fromisoformat(text)
         # The two forms that Craftkit writes need no more than a look.
-        marks = text[4:5], text[7:8], text[10:11], text[19:20], text[23:]
-        if marks == ("-", "-", "T", ".", "Z"):
-            return text
-        if marks == ("-", "-", " ", ".", "+00"):
-            return f"{text[:10]}T{text[11:23]}Z"
+        if len(text) > 23 and text[7] == "-" and text[19] == ".":
+            if text[10] == "T" and text[23:] == "Z":
+                return text
+            if text[10] == " " and text[23:] == "+00":
+                return f"{text[:10]}T{text[11:23]}Z"
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except OverflowError as error:
         raise ValueError(str(error)) from error
