@@ -344,6 +344,8 @@ class Catalog:
         with _sqlite_errors(path):
             connection = sqlite3.connect(path, isolation_level=None)
             try:
+                # A row of renders has some 500 bytes: with 4 KiB a page, inserting takes a fifth longer.
+                connection.execute("PRAGMA page_size = 16384")
                 connection.execute("PRAGMA journal_mode = WAL")
                 _migrate(connection)
                 connection.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())

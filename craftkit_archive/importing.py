@@ -138,7 +138,10 @@ def _read_all(tasks: Iterator[_Task], stop: Stop) -> Iterator[_Read]:
         return
     jobs = default_jobs()
     with processes(jobs) as executor:
-        for packed in spread(executor, _read_packed, map(_lightened, chain(first, tasks)), jobs=jobs, stop=stop):
+        for _ in range(jobs):
+            executor.submit(default_jobs)  # they start while this process reads the first pieces itself
+        yield from map(_read, first)
+        for packed in spread(executor, _read_packed, map(_lightened, tasks), jobs=jobs, stop=stop):
             yield msgspec.msgpack.decode(packed, type=_Read)
 
 
@@ -179,6 +182,9 @@ def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDup
             batch = []
         for read in batch:
             for line, row, declared in read.rows:
+                if declared is None and merge.is_known(row):
+                    counts["unchanged"] += 1
+                    continue
                 outcome, reason = merge.add(row, declared)
                 if reason is None:
                     counts[outcome] += 1
@@ -226,6 +232,10 @@ class _Merge:
             return False
         self.changed = rows
         return True
+
+    def is_known(self, row: Row) -> bool:
+        """Say whether a row is there just like this: what most rows of a second import are."""
+        return self._known.get(row[0]) == row and self._on_duplicate != "fail"
 
     def add(self, row: Row, declared: Declared | None) -> tuple[str, str | None]:
         """Return inserted, updated or unchanged; and a reason if the row is refused."""
@@ -321,34 +331,35 @@ def _read(task: _Task) -> _Read:
     columns = attrgetter(*COLUMNS[task.kind])
     lines = LineReader(kind, task.project_id)
     read = _Read(task.source, [], [])
-    piece = task.piece.read() if isinstance(task.piece, Span) else task.piece
-    for line, value, problem in _items(piece, lines):
-        if isinstance(value, Incoming):
-            read.rows.append((line, columns(value), _declared(value)))
-        elif problem is not None:
-            read.rejects.append((line, mask(problem), _masked(value)))
-        else:
+
+    def look(item: Item) -> None:
+        line, value, problem = item
+        if problem is None:
             try:
                 record = read_record(kind, value, project_id=task.project_id)
-            except (ValueError, RecursionError) as error:
-                reason = str(error) if isinstance(error, ValueError) else "expected fewer levels of nesting"
-                read.rejects.append((line, mask(reason), _masked(value)))
+            except ValueError as error:
+                problem = str(error)
+            except RecursionError:
+                problem = "expected fewer levels of nesting"
             else:
                 read.rows.append((line, columns(record), _declared(record)))
                 lines.learn(value)
+                return
+        read.rejects.append((line, mask(problem), _masked(value)))
+
+    piece = task.piece.read() if isinstance(task.piece, Span) else task.piece
+    if isinstance(piece, Block):
+        for line, text in enumerate(piece.text.split(b"\n"), piece.line):
+            record = lines.read(text)
+            if record is not None:
+                read.rows.append((line, columns(record), _declared(record)))
+            elif text and not text.isspace():
+                for item in chain.from_iterable(map(_mended, read_line(line, text))):
+                    look(item)
+    else:
+        for item in chain.from_iterable(map(_mended, piece)):
+            look(item)
     return read
-
-
-def _items(piece: Block | list[Item], lines: LineReader) -> Iterator[Item]:
-    if not isinstance(piece, Block):
-        yield from chain.from_iterable(map(_mended, piece))
-        return
-    for number, text in enumerate(piece.text.split(b"\n"), piece.line):
-        record = lines.read(text)
-        if record is not None:
-            yield Item(number, record)
-        elif text and not text.isspace():
-            yield from chain.from_iterable(map(_mended, read_line(number, text)))
 
 
 def _mended(item: Item) -> Iterator[Item]:

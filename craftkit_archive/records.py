@@ -66,18 +66,6 @@ def _digest(field: str, text: str | None) -> str:
     return text.lower()
 
 
-def _check_id(field: str, text: str) -> None:
-    if not text.isprintable() and _CONTROL.search(text):
-        raise refuse(field, EXPECTED[field], text)
-
-
-def _time(field: str, text: str) -> str:
-    try:
-        return timestamp(text)
-    except ValueError as error:
-        raise refuse(field, EXPECTED[field], text) from error
-
-
 class Incoming(msgspec.Struct, kw_only=True):
     """A record from outside.
 
@@ -88,10 +76,19 @@ class Incoming(msgspec.Struct, kw_only=True):
     created_at: str | None = None
     extra: str | None = None
 
-    def __post_init__(self) -> None:
-        _check_id("id", self.id)
-        if self.created_at is not None:
-            self.created_at = _time("created_at", self.created_at)
+    def _normalise(self, times: tuple[str, ...], project_id: str = "") -> None:
+        """Bring the times into their one form, and refuse control characters in ids."""
+        if not (self.id + project_id).isprintable():
+            for field, text in (("id", self.id), ("project_id", project_id)):
+                if _CONTROL.search(text):
+                    raise refuse(field, EXPECTED[field], text)
+        for field in times:
+            text = getattr(self, field)
+            if text is not None:
+                try:
+                    setattr(self, field, timestamp(text))
+                except ValueError as error:
+                    raise refuse(field, EXPECTED[field], text) from error
 
 
 class Project(Incoming, kw_only=True):
@@ -103,11 +100,7 @@ class Project(Incoming, kw_only=True):
     deleted_at: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.updated_at is not None:
-            self.updated_at = _time("updated_at", self.updated_at)
-        if self.deleted_at is not None:
-            self.deleted_at = _time("deleted_at", self.deleted_at)
+        self._normalise(("created_at", "updated_at", "deleted_at"))
 
 
 class ApiKey(Incoming, kw_only=True):
@@ -121,10 +114,7 @@ class ApiKey(Incoming, kw_only=True):
     revoked_at: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_id("project_id", self.project_id)
-        if self.revoked_at is not None:
-            self.revoked_at = _time("revoked_at", self.revoked_at)
+        self._normalise(("created_at", "revoked_at"), self.project_id)
         if self.key is not None:
             if not self.key.startswith(("ck_live_", "ck_test_")):
                 raise refuse("key", "a project key, ck_live_… or ck_test_…", hide(self.key))
@@ -161,10 +151,7 @@ class Render(Incoming, kw_only=True):
     sha256: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_id("project_id", self.project_id)
-        if self.completed_at is not None:
-            self.completed_at = _time("completed_at", self.completed_at)
+        self._normalise(("created_at", "completed_at"), self.project_id)
         if self.asset_key is None and self.status == "succeeded":
             self.asset_key = default_asset_key(self.project_id, self.id)
         if self.asset_key is not None:
