@@ -2,7 +2,7 @@
 
 BIN := $(if $(wildcard .venv/bin/python),.venv/bin/,)
 
-.PHONY: check lint types test docs-check docs format sample
+.PHONY: check lint types test docs-check docs format sample bench bench-full
 
 check: lint types test docs-check
 
@@ -25,6 +25,12 @@ docs: # write docs/cli.md anew
 format:
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
+
+bench: # within five minutes
+	$(BIN)python -m benchmarks.run --rounds 3
+
+bench-full: # some twenty minutes; writes docs/benchmarks.md
+	$(BIN)python -m benchmarks.run --full --write docs/benchmarks.md
 
 sample: # print the sample's PDFs anew; needs Chromium
 	$(BIN)python data/sample/make_sample.py

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import __version__, errors
+from craftkit_archive.values import harmless
 
 if TYPE_CHECKING:
     import socket
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from craftkit_archive.archive import Archive
-    from craftkit_archive.importing import OnDuplicate
+    from craftkit_archive.merging import OnDuplicate
     from craftkit_archive.reading import Form
-    from craftkit_archive.records import KeyInfo, Kind, ProjectInfo, Record, Reject, Summary
+    from craftkit_archive.records import KeyInfo, Kind, Record, Summary
     from craftkit_archive.work import ProgressMode
     from server.app import Settings
 
@@ -129,11 +130,11 @@ class Console:
     def say(self, text: str) -> None:
         """Tell a person something."""
         if not self.quiet and not self.json:
-            click.echo(_harmless(text), err=True)
+            click.echo(harmless(text), err=True)
 
     def put(self, result: str) -> None:
         """Write a line of the result."""
-        _write(_harmless(result))
+        _write(harmless(result))
 
     def line(self, record: Record) -> None:
         """Write a record as a line of JSON."""
@@ -141,17 +142,17 @@ class Console:
 
         _write(msgspec.json.encode(record).decode())
 
-    def show(self, records: Iterator[Record], *, rejects: Path | None = None) -> tuple[Summary, int]:
+    def show(self, records: Iterator[Record]) -> tuple[Summary, int]:
         """Write what an operation yields, and return its summary and the exit code."""
         from contextlib import closing
 
         import msgspec
 
-        from craftkit_archive.records import Plan, Progress, Reject, Summary
+        from craftkit_archive.records import Plan, Progress, Summary
         from craftkit_archive.work import show_progress
 
         summary, told = None, 0
-        with closing(records), _rejects_file(rejects) as keep:  # type: ignore[type-var]
+        with closing(records):  # type: ignore[type-var]
             for record in show_progress(records, mode="none" if self.quiet else self.progress):
                 match record:
                     case Summary():
@@ -159,8 +160,6 @@ class Console:
                     case Plan() | Progress():
                         pass
                     case _:
-                        if isinstance(record, Reject):
-                            keep(record)
                         told += self._show_one(record, told)
         if told > SHOWN and not self.verbose:
             self.say(f"  … and {told - SHOWN} more: -v shows them all, --json too.")
@@ -172,28 +171,31 @@ class Console:
     def _show_one(self, record: Record, told: int) -> int:
         """Write one record; problems are told to people up to a number. Return how many were told."""
         from craftkit_archive.records import Finding, Reject, Skipped
+        from craftkit_archive.reporting import as_text
 
         problem = isinstance(record, (Finding, Reject, Skipped))
         if self.json:
             self.line(record)
         elif not problem:
-            self.put(_words(record))
+            self.put(as_text(record))
         elif told < SHOWN or self.verbose:
-            self.say(_words(record))
+            self.say(as_text(record))
         return problem
 
-    def finish(self, records: Iterator[Record], **options: Any) -> int:
+    def finish(self, records: Iterator[Record]) -> int:
         """Write what an operation yields and how it ended, and return the exit code."""
-        summary, code = self.show(records, **options)
+        summary, code = self.show(records)
         self.close(summary)
         return code
 
     def close(self, summary: Summary) -> None:
         """Write the last line."""
+        from craftkit_archive.reporting import as_text
+
         if self.json:
             self.line(summary)
         else:
-            self.say(_words(summary))
+            self.say(as_text(summary))
 
 
 def _write(text: str) -> None:
@@ -201,88 +203,6 @@ def _write(text: str) -> None:
         click.echo(text)
     except OSError as error:
         raise OutputError(f"Standard output cannot be written ({error.strerror}).") from error
-
-
-def _harmless(text: str) -> str:
-    """Keep foreign text from steering the terminal or forging lines."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() or character in "\t\n" else ascii(character)[1:-1] for character in text
-    )
-
-
-@contextmanager
-def _rejects_file(path: Path | None) -> Iterator[Callable[[Reject], None]]:
-    """Collect rejects beside their file, which is replaced at the end; it may hold what only its owner should see."""
-    import msgspec
-
-    if path is None:
-        yield lambda _reject: None
-        return
-    new = path.with_name(f"{path.name}.new")
-    with errors.disk_errors(path):
-        file = os.fdopen(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb")
-
-    def keep(reject: Reject) -> None:
-        with errors.disk_errors(new):
-            file.write(msgspec.json.encode(reject) + b"\n")
-
-    done = False
-    try:
-        with file:
-            yield keep
-        done = True
-    finally:
-        with errors.disk_errors(path):
-            if done or new.stat().st_size:
-                new.replace(path)
-            else:
-                new.unlink()
-
-
-def _words(record: Any) -> str:
-    """Write a record for a person."""
-    from craftkit_archive import records
-
-    match record:
-        case records.Finding():
-            seen = f": expected {record.expected}, found {record.found}" if record.expected else ""
-            return f"  {record.verdict}  {record.key}{seen}{f' ({record.detail})' if record.detail else ''}"
-        case records.Reject():
-            return f"  rejected  {record.source}:{record.line}: {record.reason}"
-        case records.Skipped():
-            return f"  skipped  {record.key}: {record.reason}"
-        case records.KeyInfo():
-            state = f"revoked {record.revoked_at}" if record.revoked_at else "valid"
-            cells = (record.id, record.project_id, record.prefix or "-", state, record.name or "")
-            return "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in cells)
-        case records.Planned():
-            return f"{record.size_bytes}\t{record.path}"
-        case records.ProjectInfo():
-            return _project_line(record)
-        case records.RunInfo():
-            counts = ", ".join(f"{count:,} {name}" for name, count in record.counts.items())
-            return f"run {record.id}  {record.started_at}  {record.command}  {record.outcome or 'not ended'}  {counts}"
-        case records.Summary():
-            from craftkit_archive.work import format_size
-
-            counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in record.counts.items())
-            size = f", {format_size(record.bytes_read)} read" if record.bytes_read else ""
-            return f"{record.command}: {record.outcome}: {counts}{size}"
-    raise TypeError(record)
-
-
-def _project_line(project: ProjectInfo) -> str:
-    from craftkit_archive.work import format_size
-
-    deleted = f"  deleted {project.deleted_at}" if project.deleted_at else ""
-    name = (project.slug or project.id).replace("\n", " ")
-    return (
-        f"{name}: {project.renders:,} renders, {project.succeeded:,} succeeded,"
-        f" {project.stored:,} stored ({format_size(project.stored_bytes)}), {project.not_stored:,} not stored,"
-        f" {project.verified_ok:,} verified, {project.damaged:,} damaged{deleted}"
-    )
 
 
 class Commands(click.Group):
@@ -336,7 +256,7 @@ class Commands(click.Group):
         elif isinstance(error, click.ClickException):
             error.show()
         else:
-            click.echo(f"craftkit-archive: {_harmless(str(error))}", err=True)
+            click.echo(f"craftkit-archive: {harmless(str(error))}", err=True)
         return code
 
     def _named(self, given: list[str]) -> str | None:
@@ -497,7 +417,7 @@ def import_(
     its content says which. camelCase and snake_case names mean the same. Importing twice changes nothing. Plain keys
     are hashed while they are read and never stored. The file of rejects, mended, can be imported as it is.
     """
-    from craftkit_archive.importing import import_records
+    from craftkit_archive.importing import import_records, keep_rejects
 
     if rejects is not None:
         inputs = {os.path.realpath(file) for file in files if file != "-"}
@@ -515,7 +435,7 @@ def import_(
             dry_run=dry_run,
             stop=console.stop,
         )
-        return console.finish(records, rejects=rejects)
+        return console.finish(keep_rejects(records, rejects) if rejects else records)
 
 
 @main.command()
@@ -678,12 +598,13 @@ def keys() -> None:
 
 def _show_keys(console: Console, command: str, shown: list[KeyInfo]) -> int:
     from craftkit_archive.records import Summary
+    from craftkit_archive.reporting import as_text
 
     for key in shown:
         if console.json:
             console.line(key)
         else:
-            console.put(key.key or _words(key))
+            console.put(key.key or as_text(key))
     console.close(Summary(command=command, outcome="ok", counts={"keys": len(shown)}))
     return OK
 

@@ -66,16 +66,10 @@ class Selection(msgspec.Struct, frozen=True):
     before: str | None = None
     template_id: str | None = None
 
-    def where(self, *, by_id: bool = False) -> tuple[str, list[Any]]:
-        """Express it in SQL over `renders AS r`, for use after another condition.
-
-        Args:
-            by_id: Whether the rows are read in the order of ids: then the index by project must not be used, because
-                each page would sort the whole project again.
-        """
-        project = " AND +r.project_id" if by_id else " AND r.project_id"
+    def where(self) -> tuple[str, list[Any]]:
+        """Express it in SQL over `renders AS r`, for use after another condition."""
         terms: list[tuple[str, str | None]] = [
-            (f"{project} IN (SELECT value FROM json_each(?))", _json(self.project_ids or None)),
+            (" AND r.project_id IN (SELECT value FROM json_each(?))", _json(self.project_ids or None)),
             (" AND r.created_at >= ?", self.since),
             (" AND r.created_at < ?", self.before),
             (" AND r.template_id = ?", self.template_id),
@@ -564,7 +558,7 @@ class Catalog:
 
     def expected_assets(self, selection: Selection) -> Iterator[Expectation]:
         """Yield, in the order of render ids, what succeeded renders should have stored and have not."""
-        where, parameters = selection.where(by_id=True)
+        where, parameters = selection.where()
         yield from self._pages(
             "SELECT r.id, r.asset_key, a.size_bytes, a.sha256, 0"
             " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
@@ -586,7 +580,7 @@ class Catalog:
 
     def stored_assets(self, selection: Selection) -> Iterator[Asset]:
         """Yield the recorded assets in the order of render ids."""
-        where, parameters = selection.where(by_id=True)
+        where, parameters = selection.where()
         yield from self._pages(
             "SELECT a.render_id, a.key, a.size_bytes, a.sha256 FROM assets AS a JOIN renders AS r ON r.id = a.render_id"
             f" WHERE a.render_id > ? AND a.stored_at IS NOT NULL{where} ORDER BY a.render_id LIMIT ?",
@@ -633,7 +627,7 @@ class Catalog:
 
     def export_rows(self, selection: Selection) -> Iterator[ExportRow]:
         """Yield the succeeded renders, whether their assets are stored or not, in the order of their ids."""
-        where, parameters = selection.where(by_id=True)
+        where, parameters = selection.where()
         yield from self._pages(
             "SELECT r.id, r.project_id, p.slug, r.template_id, r.status, r.created_at, r.completed_at,"
             " COALESCE(a.key, r.asset_key), a.size_bytes, CASE WHEN a.stored_at IS NOT NULL THEN a.sha256 END"

@@ -1,16 +1,20 @@
 """Import: records from files into the catalog, and back to their sender what is refused."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from craftkit_archive.archive import Archive, Run
-from craftkit_archive.catalog import COLUMNS, Expectation
-from craftkit_archive.decoding import LineReader, encode_extra, read_record
+from craftkit_archive.catalog import COLUMNS
+from craftkit_archive.decoding import LineReader, read_record
+from craftkit_archive.errors import disk_errors
+from craftkit_archive.merging import Declared, Merge, OnDuplicate, Row
 from craftkit_archive.reading import Block, Form, Item, Span, read_line, read_source
 from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary
 from craftkit_archive.values import hide, mask
@@ -20,18 +24,7 @@ TRANSACTION_RECORDS = 10_000
 # A file with fewer blocks than this is read without a second process, which costs as much to start.
 INLINE_BLOCKS = 4
 
-OnDuplicate = Literal["update", "skip", "fail"]
-Row = tuple[Any, ...]
-Declared = tuple[int | None, str | None]  # size in bytes, digest
-
-KEY_HASH = COLUMNS["keys"].index("key_hash")
-REVOKED_AT = COLUMNS["keys"].index("revoked_at")
-STATUS = COLUMNS["renders"].index("status")
-ASSET_KEY = COLUMNS["renders"].index("asset_key")
-UPDATED_AT = COLUMNS["projects"].index("updated_at")
-
-_RANK = {"queued": 0, "rendering": 1}
-_FINAL = 2
+R = TypeVar("R")
 
 
 class _Task(NamedTuple):
@@ -165,6 +158,35 @@ def _in_transactions(reads: Iterable[_Read]) -> Iterator[list[_Read]]:
         yield batch
 
 
+def keep_rejects(records: Iterator[R], path: Path) -> Iterator[R]:
+    """Pass records through, and write the rejects among them as NDJSON, which mended can be imported.
+
+    They are written beside the file, which is replaced at the end: an import that does not begin leaves it as it was.
+    It may hold what only its owner should see, and only the owner may read it.
+
+    Raises:
+        NoSpaceError, NotWritableError: The disk refused.
+    """
+    new = path.with_name(f"{path.name}.new")
+    with disk_errors(path):
+        file = os.fdopen(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb")
+    done = False
+    try:
+        with file:
+            for record in records:
+                if isinstance(record, Reject):
+                    with disk_errors(new):
+                        file.write(msgspec.json.encode(record) + b"\n")
+                yield record
+        done = True
+    finally:
+        with disk_errors(path):
+            if done or new.stat().st_size:
+                new.replace(path)
+            else:
+                new.unlink()
+
+
 # --- into the catalog ------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +198,7 @@ def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDup
     ]
     counts = {"inserted": 0, "updated": 0, "unchanged": 0}
     with archive.catalog.transaction():
-        merge = _Merge(archive, kind, [entry for read in batch for entry in read.rows], on_duplicate)
+        merge = Merge(archive.catalog, kind, [entry for read in batch for entry in read.rows], on_duplicate)
         if merge.all_new():
             counts["inserted"] = len(merge.changed)
             batch = []
@@ -196,120 +218,6 @@ def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDup
     run.counts["rejected"] += len(rejects)
     run.counts["read"] += sum(counts.values()) + len(rejects)
     return rejects
-
-
-class _Merge:
-    """Decides what becomes of each row of a batch, next to what the catalog holds and the rows before it."""
-
-    def __init__(
-        self,
-        archive: Archive,
-        kind: Kind,
-        entries: list[tuple[int, Row, Declared | None]],
-        on_duplicate: OnDuplicate,
-    ) -> None:
-        catalog = archive.catalog
-        self.changed: dict[str, Row] = {}
-        self.expected: dict[str, Expectation] = {}
-        self._kind = kind
-        self._on_duplicate = on_duplicate
-        ids = [row[0] for _, row, _ in entries]
-        later = bool(ids) and min(ids) > catalog.last_id(kind)
-        self._known = {} if later else catalog.known(kind, ids)
-        self._hash_owners = catalog.key_owners([row[4] for _, row, _ in entries]) if kind == "keys" else {}
-        self._entries = entries
-        declaring = [row for _, row, declared in entries if declared is not None]
-        self._declaring = bool(declaring)
-        self._assets = {asset.render_id: asset for asset in catalog.expectations([row[0] for row in declaring])}
-        self._claims = catalog.claimed_by([row[ASSET_KEY] for row in declaring]) if declaring else {}
-
-    def all_new(self) -> bool:
-        """Take all rows at once, if none is known, none comes twice, and none declares anything: a first import."""
-        if self._known or self._declaring or self._kind == "keys":
-            return False
-        rows = {row[0]: row for _, row, _ in self._entries}
-        if len(rows) < len(self._entries):
-            return False
-        self.changed = rows
-        return True
-
-    def is_known(self, row: Row) -> bool:
-        """Say whether a row is there just like this: what most rows of a second import are."""
-        return self._known.get(row[0]) == row and self._on_duplicate != "fail"
-
-    def add(self, row: Row, declared: Declared | None) -> tuple[str, str | None]:
-        """Return inserted, updated or unchanged; and a reason if the row is refused."""
-        old = self._known.get(row[0])
-        reason = self._conflict(old, row)
-        if reason is not None:
-            return "", reason
-        skipped = old is not None and self._on_duplicate == "skip"
-        new = row if old is None else old if skipped else _merged(self._kind, old, row)
-        news = False
-        if declared is not None and not skipped:
-            news, reason = self._expect(new, *declared)
-            if reason is not None:
-                return "", reason
-        if new is not old:
-            self._known[new[0]] = self.changed[new[0]] = new
-        return "inserted" if old is None else "updated" if news or new is not old else "unchanged", None
-
-    def _conflict(self, old: Row | None, new: Row) -> str | None:
-        if old is not None and self._kind != "projects" and old[1] != new[1]:
-            return f"project_id: expected {old[1]}, the project that this id belongs to already, got {new[1]!r}"
-        if self._kind == "keys":
-            if old is not None and old[KEY_HASH] != new[KEY_HASH]:
-                return "key_hash: expected the one that this id has already; a new key needs a new id"
-            owner = self._hash_owners.get(new[KEY_HASH], new[0])
-            if owner != new[0]:
-                return f"key_hash: expected a key of its own, got that of {owner}"
-        if old is not None and self._on_duplicate == "fail":
-            return "id: expected a new one, this is there already"
-        if self._kind == "keys":
-            self._hash_owners[new[KEY_HASH]] = new[0]
-        return None
-
-    def _expect(self, row: Row, size_bytes: int | None, sha256: str | None) -> tuple[bool, str | None]:
-        """Expect an asset to have this size and digest; say whether that is news, and what speaks against it."""
-        render_id, key = row[0], row[ASSET_KEY]
-        if key is None:
-            return False, None
-        owner = self._claims.setdefault(key, render_id)
-        if owner != render_id:
-            return False, f"asset_key: expected one of its own, got that of {owner}"
-        old = self._assets.get(render_id)
-        if old is not None and old.stored:
-            if sha256 not in (None, old.sha256):
-                return False, f"sha256: expected {old.sha256}, which is stored and recorded, got {sha256!r}"
-            if size_bytes not in (None, old.size_bytes):
-                return False, f"size_bytes: expected {old.size_bytes}, which is stored and recorded, got {size_bytes}"
-            return False, None
-        if old is not None:
-            size_bytes = old.size_bytes if size_bytes is None else size_bytes
-            sha256 = old.sha256 if sha256 is None else sha256
-        new = Expectation(render_id, key, size_bytes, sha256, False)
-        self._assets[render_id] = self.expected[render_id] = new
-        return new != old, None
-
-
-def _merged(kind: Kind, old: Row, new: Row) -> Row:
-    """Bring a row up to date; of two states, the further one says what its fields are."""
-    if old == new:
-        return old
-    first, second = (new, old) if _is_older(kind, new, old) else (old, new)
-    merged = [was if given is None else given for was, given in zip(first, second, strict=True)]
-    if kind == "keys":
-        merged[REVOKED_AT] = min(filter(None, (old[REVOKED_AT], new[REVOKED_AT])), default=None)
-    if first[-1] is not None and second[-1] is not None:
-        merged[-1] = encode_extra(msgspec.json.decode(first[-1]) | msgspec.json.decode(second[-1]))
-    result = tuple(merged)
-    return old if result == old else result
-
-
-def _is_older(kind: Kind, new: Row, old: Row) -> bool:
-    if kind == "renders":
-        return _RANK.get(new[STATUS], _FINAL) < _RANK.get(old[STATUS], _FINAL)
-    return kind == "projects" and (new[UPDATED_AT] or "") < (old[UPDATED_AT] or "")
 
 
 def _record(kind: Kind, row: Row) -> dict[str, Any]:

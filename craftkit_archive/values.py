@@ -89,3 +89,12 @@ def hide(plain_key: str) -> str:
 
 
 _PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4}+)[^\s\"'\\,;]+")
+
+
+def harmless(text: str) -> str:
+    """Keep foreign text from steering the terminal or forging lines."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in "\t\n" else ascii(character)[1:-1] for character in text
+    )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,6 +122,25 @@ def test_another_database_is_no_catalog(archive: Archive) -> None:
 def test_a_read_only_archive_refuses_writing(world: World) -> None:
     with Archive(world.archive.path, read_only=True) as archive, pytest.raises(NotWritableError):
         archive.revoke_key("key-1")
+
+
+@pytest.mark.parametrize("name", ["expected_assets", "stored_assets", "export_rows"])
+def test_a_page_of_a_selection_sorts_nothing(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A page that sorted its whole project would make a million renders take hours."""
+    asked: list[tuple[str, Any]] = []
+    real = catalog.Catalog._query
+
+    def query(self: catalog.Catalog, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+        asked.append((sql, parameters))
+        return real(self, sql, parameters)
+
+    selection = world.archive.select(projects=("northwind",), since="2026-01-01", until="2026-12-31", template_id="t")
+    monkeypatch.setattr(catalog.Catalog, "_query", query)
+    list(getattr(world.archive.catalog, name)(selection))
+    [(sql, parameters), *_] = asked
+    plan = " ".join(row[3] for row in real(world.archive.catalog, f"EXPLAIN QUERY PLAN {sql}", parameters))
+    assert "TEMP B-TREE" not in plan
+    assert "id>?" in plan.replace(" ", "")
 
 
 # --- the writer's lock -----------------------------------------------------------------------------------------------

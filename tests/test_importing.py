@@ -384,15 +384,18 @@ def test_a_file_that_is_not_there_stops_it(archive: Archive, tmp_path: Path) -> 
 def test_what_was_read_before_a_stop_stays(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("craftkit_archive.importing.TRANSACTION_RECORDS", 10)
     monkeypatch.setattr("craftkit_archive.reading.BLOCK_BYTES", 10 * len(json.dumps(render(10))) + 20)
-    file = write_ndjson(tmp_path / "r.ndjson", [render(n) for n in range(35)])
-    answers = iter([False] * 4)
-    records = list(import_records(archive, "renders", [str(file)], stop=lambda: next(answers, True)))
-    assert isinstance(records[-1], Summary)
-    assert records[-1].outcome == "interrupted"
-    kept = records[-1].counts["inserted"]
-    assert 0 < kept == len(rows(archive, "renders")) < 35
+    file = write_ndjson(tmp_path / "r.ndjson", [render(n) for n in range(60)])
+    stopped: list[bool] = []
+    records = import_records(archive, "renders", [str(file)], stop=lambda: bool(stopped))
+    next(records)
+    stopped.append(True)
+    summary = list(records)[-1]
+    assert isinstance(summary, Summary)
+    assert summary.outcome == "interrupted"
+    kept = summary.counts["inserted"]
+    assert 0 < kept == len(rows(archive, "renders")) < 60
     counts, _ = run(archive, "renders", file)
-    assert (counts["read"], counts["inserted"], counts["unchanged"]) == (35, 35 - kept, kept)
+    assert (counts["read"], counts["inserted"], counts["unchanged"]) == (60, 60 - kept, kept)
 
 
 def test_a_second_writer_is_told_who_the_first_is(archive: Archive, tmp_path: Path) -> None:
