@@ -1,19 +1,21 @@
 """Import: records from files into the catalog, and back to their sender what is refused."""
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import COLUMNS
-from craftkit_archive.decoding import LineReader, read_record
-from craftkit_archive.errors import disk_errors
+from craftkit_archive.decoding import LineReader, read_record, snake
+from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.merging import Declared, Merge, OnDuplicate, Row
 from craftkit_archive.reading import Block, Form, Item, Span, read_line, read_source
 from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary
@@ -35,11 +37,11 @@ class _Task(NamedTuple):
 
 
 class _Read(msgspec.Struct, array_like=True):
-    """What a piece of a file holds: (line, row, what it declares of its asset), and (line, reason, record)."""
+    """What a piece of a file holds: (line, row, what it declares of its asset), and (line, reason, record as JSON)."""
 
     source: str
     rows: list[tuple[int, Row, Declared | None]]
-    rejects: list[tuple[int, str, Any]]
+    rejects: list[tuple[int, str, str]]
 
 
 class _Discard(Exception):
@@ -93,14 +95,15 @@ def import_records(
         tasks = (
             _Task(kind, project_id, source, piece)
             for source in sources
-            for piece in read_source(source, form=form, stop=stop)
+            for piece in read_source(source, kind=kind, form=form, stop=stop)
         )
         whole: AbstractContextManager[None] = nullcontext()
+        reads = _read_all(tasks, stop)
         if all_or_nothing or dry_run:
-            whole = archive.catalog.transaction()
+            whole, reads = archive.catalog.transaction(), _spooled(reads)
         try:
             with whole:
-                for batch in _in_transactions(_read_all(tasks, stop)):
+                for batch in _in_transactions(reads):
                     rejects = _apply(archive, kind, batch, on_duplicate, run)
                     yield from rejects
                     yield Progress(count=sum(len(read.rows) + len(read.rejects) for read in batch))
@@ -138,10 +141,28 @@ def _read_all(tasks: Iterator[_Task], stop: Stop) -> Iterator[_Read]:
             yield msgspec.msgpack.decode(packed, type=_Read)
 
 
+def _spooled(reads: Iterator[_Read]) -> Iterator[_Read]:
+    """Read everything, and give it back from a temporary file: nobody waits for a transaction that waits for input."""
+    with ExitStack() as stack, disk_errors(tempfile.gettempdir()):
+        spool = stack.enter_context(tempfile.TemporaryFile())
+        for read in reads:
+            packed = msgspec.msgpack.encode(read)
+            spool.write(len(packed).to_bytes(8) + packed)
+        spool.seek(0)
+        stack.pop_all()
+    return _unspooled(spool)
+
+
+def _unspooled(spool: IO[bytes]) -> Iterator[_Read]:
+    with spool:
+        while size := int.from_bytes(spool.read(8)):
+            yield msgspec.msgpack.decode(spool.read(size), type=_Read)
+
+
 def _lightened(task: _Task) -> _Task:
     piece = task.piece
     if isinstance(piece, Block) and piece.at is not None:
-        return task._replace(piece=Span(piece.line, task.source, piece.at, len(piece.text)))
+        return task._replace(piece=Span(piece.line, task.source, piece.at, len(piece.text), piece.inode))
     return task
 
 
@@ -167,9 +188,12 @@ def keep_rejects(records: Iterator[R], path: Path) -> Iterator[R]:
     Raises:
         NoSpaceError, NotWritableError: The disk refused.
     """
-    new = path.with_name(f"{path.name}.new")
     with disk_errors(path):
-        file = os.fdopen(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb")
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            raise RequestError(f"{path} is no file: name one for the rejects.")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+        file, new = os.fdopen(descriptor, "wb"), Path(name)
     done = False
     try:
         with file:
@@ -192,7 +216,7 @@ def keep_rejects(records: Iterator[R], path: Path) -> Iterator[R]:
 
 def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDuplicate, run: Run) -> list[Reject]:
     rejects = [
-        Reject(source=read.source, line=line, reason=reason, record=record)
+        Reject(source=read.source, line=line, reason=reason, record=msgspec.json.decode(record))
         for read in batch
         for line, reason, record in read.rejects
     ]
@@ -255,6 +279,7 @@ def _read(task: _Task) -> _Read:
                 return
         read.rejects.append((line, mask(problem), _masked(value)))
 
+    mended = partial(_mended, kind=task.kind)
     piece = task.piece.read() if isinstance(task.piece, Span) else task.piece
     if isinstance(piece, Block):
         for line, text in enumerate(piece.text.split(b"\n"), piece.line):
@@ -262,20 +287,22 @@ def _read(task: _Task) -> _Read:
             if record is not None:
                 read.rows.append((line, columns(record), _declared(record)))
             elif text and not text.isspace():
-                for item in chain.from_iterable(map(_mended, read_line(line, text))):
+                for item in chain.from_iterable(map(mended, read_line(line, text, task.kind))):
                     look(item)
     else:
-        for item in chain.from_iterable(map(_mended, piece)):
+        for item in chain.from_iterable(map(mended, piece)):
             look(item)
     return read
 
 
-def _mended(item: Item) -> Iterator[Item]:
+def _mended(item: Item, kind: Kind) -> Iterator[Item]:
     """Take the record out of a line of a file of rejects; what was no JSON stands there as a text."""
     value = item.value
     if isinstance(value, dict) and value.get("type") == "reject" and "record" in value:
         record = value["record"]
-        return read_line(item.line, record.encode()) if isinstance(record, str) else iter([Item(item.line, record)])
+        if isinstance(record, str):
+            return read_line(item.line, record.encode(), kind)
+        return iter([Item(item.line, record)])
     return iter([item])
 
 
@@ -285,11 +312,11 @@ def _declared(record: Incoming) -> Declared | None:
     return None
 
 
-def _masked(value: Any) -> Any:
-    if isinstance(value, dict) and isinstance(value.get("key"), str):
-        value = {**value, "key": hide(value["key"])}
+def _masked(value: Any) -> str:
+    """Write a refused record as JSON, its keys cut down."""
+    if isinstance(value, dict):
+        value = {n: hide(v) if snake(n) == "key" and isinstance(v, str) else v for n, v in value.items()}
     try:
-        text = msgspec.json.encode(value).decode()
-        return msgspec.json.decode(mask(text)) if "ck_" in text else value
+        return mask(msgspec.json.encode(value).decode())
     except (RecursionError, ValueError):
-        return None
+        return "null"

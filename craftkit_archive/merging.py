@@ -7,6 +7,7 @@ import msgspec
 from craftkit_archive.catalog import COLUMNS, Catalog, Expectation
 from craftkit_archive.decoding import encode_extra
 from craftkit_archive.records import Kind
+from craftkit_archive.values import default_asset_key
 
 OnDuplicate = Literal["update", "skip", "fail"]
 Row = tuple[Any, ...]  # in the order of COLUMNS
@@ -121,6 +122,11 @@ def _merged(kind: Kind, old: Row, new: Row) -> Row:
         return old
     first, second = (new, old) if _is_older(kind, new, old) else (old, new)
     merged = [was if given is None else given for was, given in zip(first, second, strict=True)]
+    if kind == "renders":
+        # A key that was only supposed, because its record named none, gives way to one that was named.
+        supposed = default_asset_key(old[1], old[0])
+        named = [row[ASSET_KEY] for row in (first, second) if row[ASSET_KEY] not in (None, supposed)]
+        merged[ASSET_KEY] = named[-1] if named else merged[ASSET_KEY]
     if kind == "keys":
         merged[REVOKED_AT] = min(filter(None, (old[REVOKED_AT], new[REVOKED_AT])), default=None)
     if first[-1] is not None and second[-1] is not None:

@@ -5,11 +5,12 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 import select
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ import msgspec
 
 from craftkit_archive.decoding import Cells, snake
 from craftkit_archive.errors import RequestError
+from craftkit_archive.records import Kind
 from craftkit_archive.work import Stop, in_batches
 
 Form = Literal["json", "ndjson", "csv", "tsv"]
@@ -31,8 +33,8 @@ MAX_DEPTH = 100
 STDIN = "-"
 GZIP = b"\x1f\x8b"
 DELIMITERS = (",", "\t", ";")
-# Names under which an object may wrap the list of records that it is about.
-WRAPPERS = ("renders", "projects", "keys", "data", "items", "results")
+# Names, besides that of what they are, under which an object may wrap a list of records.
+WRAPPERS = ("data", "items", "results")
 
 
 class Item(NamedTuple):
@@ -46,12 +48,13 @@ class Item(NamedTuple):
 class Block(NamedTuple):
     """Whole lines of NDJSON, still to be decoded; `line` is the number of the first.
 
-    `at` says where in its file the text begins, if it stands there as it is.
+    `at` says where in its file, which has the number `inode`, the text begins, if it stands there as it is.
     """
 
     line: int
     text: bytes
     at: int | None
+    inode: int = 0
 
 
 class Span(NamedTuple):
@@ -61,22 +64,27 @@ class Span(NamedTuple):
     source: str
     at: int
     size_bytes: int
+    inode: int
 
     def read(self) -> Block:
         """Read the block.
 
         Raises:
-            RequestError: The file cannot be read any more.
+            RequestError: The file cannot be read any more, or is not what it was.
         """
         with _opening(self.source), Path(self.source).open("rb", buffering=0) as file:
-            return Block(self.line, os.pread(file.fileno(), self.size_bytes, self.at), self.at)
+            text = os.pread(file.fileno(), self.size_bytes, self.at)
+            if len(text) != self.size_bytes or os.fstat(file.fileno()).st_ino != self.inode:
+                raise RequestError(f"{self.source} was changed while it was read: import it again.")
+        return Block(self.line, text, self.at, self.inode)
 
 
-def read_source(source: str, *, form: Form | None = None, stop: Stop) -> Iterator[Block | list[Item]]:
+def read_source(source: str, *, kind: Kind, form: Form | None = None, stop: Stop) -> Iterator[Block | list[Item]]:
     """Yield a file of records piece by piece; lazily.
 
     Args:
         source: A path, or `-` for standard input; plain or gzipped.
+        kind: What the records are: a list of others, which an object may hold beside theirs, is left alone.
         form: What it is, if its content is not to say. `json` is an array, objects one after another over any number
             of lines, or objects that wrap a list; `ndjson` is one of these a line, where a broken line does no harm
             to the next; `csv` and `tsv` begin with a header, and an empty cell is null. A byte-order mark is skipped.
@@ -88,9 +96,11 @@ def read_source(source: str, *, form: Form | None = None, stop: Stop) -> Iterato
     # Standard input by its number: the buffer of `sys.stdin` would hide from `select` what is there to read.
     descriptor = 0 if source == STDIN else source
     with _opening(source), open(descriptor, "rb", buffering=0, closefd=source != STDIN) as raw:
-        at = _text_at(raw)
+        at = None if source == STDIN else _text_at(raw)
         problems: list[Item] = []
-        blocks = _blocks(_Patient(raw, stop) if source == STDIN else raw, problems)
+        begun = _Begun(_Patient(raw, stop) if source == STDIN else raw)
+        begun.size_bytes = 0 if at is None else os.fstat(raw.fileno()).st_size
+        blocks = _blocks(begun, problems)
         head = b""
         for block in blocks:
             head += block
@@ -99,7 +109,20 @@ def read_source(source: str, *, form: Form | None = None, stop: Stop) -> Iterato
                 break
         if not head.strip() and stop():
             return
-        yield from _pieces(head, blocks, form, at)
+        inode = 0 if at is None else os.fstat(raw.fileno()).st_ino
+        whole = chain([head], blocks)
+        match form or _form(head):
+            case "ndjson":
+                yield from _line_blocks(whole, at, inode, problems)
+            case "json":
+                yield from in_batches(_values(whole, kind), BLOCK_RECORDS)
+            case "csv" | "tsv" as table:
+                yield from in_batches(_rows(whole, _delimiter(head, table)), BLOCK_RECORDS)
+            case _ if not head.strip():
+                yield [Item(1, None, "expected records, got an empty file")]
+            case _:
+                # What it holds may be a key, and is not shown.
+                yield [Item(1, None, "expected JSON, NDJSON, or CSV or TSV whose header names id")]
         if problems:
             yield problems
 
@@ -121,31 +144,19 @@ def _text_at(raw: io.FileIO) -> int | None:
     return None if start.startswith(GZIP) else 3 if start == codecs.BOM_UTF8 else 0
 
 
-def _pieces(head: bytes, blocks: Iterator[bytes], form: Form | None, at: int | None) -> Iterator[Block | list[Item]]:
-    whole = chain([head], blocks)
-    match form or _form(head):
-        case "ndjson":
-            yield from _line_blocks(whole, at)
-        case "json":
-            yield from in_batches(_values(whole), BLOCK_RECORDS)
-        case "csv" | "tsv" as table:
-            yield from in_batches(_rows(whole, _delimiter(head, table)), BLOCK_RECORDS)
-        case _ if not head.strip():
-            yield [Item(1, None, "expected records, got an empty file")]
-        case _:
-            # What it holds may be a key, and is not shown.
-            yield [Item(1, None, "expected JSON, NDJSON, or CSV or TSV whose header names id")]
-
-
 def _form(head: bytes) -> Form | None:
     """Say what a file is that begins like this."""
     first, _, rest = head.strip().partition(b"\n")
+    second = rest.lstrip().partition(b"\n")[0]
     if first.startswith(b"["):
         return "json"
     if first.startswith(b"{"):
-        # A first line that does not begin any JSON is a broken one of many, if the next looks like one.
+        # A first line that does not begin any JSON, alone or with the next, is a broken one of many, if the next looks
+        # like one.
         whole = _is_whole(first)
-        return "ndjson" if whole or (whole is None and rest.startswith(b"{")) else "json"
+        broken = whole is None or (whole is False and _is_whole(first + b"\n" + second) is None)
+        one_of_many = not second or second.startswith(b"{")
+        return "ndjson" if whole or (broken and one_of_many) else "json"
     delimiter = _delimiter(head, None)
     return None if delimiter is None else "tsv" if delimiter == "\t" else "csv"
 
@@ -154,7 +165,7 @@ def _is_whole(line: bytes) -> bool | None:
     """Say whether a line is a whole JSON value; None if it is none and does not begin one either."""
     import ijson
 
-    parser = ijson.basic_parse_coro(ijson.sendable_list(), use_float=True)
+    parser = ijson.basic_parse_coro(ijson.sendable_list())
     try:
         parser.send(line + b"\n")
     except ijson.JSONError:
@@ -182,6 +193,29 @@ def _delimiter(head: bytes, table: Form | None) -> str | None:
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 
+class _Begun(io.RawIOBase):
+    """A file whose first bytes are there to look at, however slowly they came."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self.size_bytes = 0  # at least so many bytes are to come, if that is known
+        self.head = b""
+        while len(self.head) < len(codecs.BOM_UTF8) and (more := raw.read(len(codecs.BOM_UTF8) - len(self.head))):
+            self.head += more
+        self._left = self.head
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if not self._left:
+            return self._raw.readinto(buffer)
+        size = min(len(buffer), len(self._left))
+        buffer[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size
+
+
 class _Patient(io.RawIOBase):
     """A file that is waited for in a way that notices the signal to stop, which a read that blocks would not."""
 
@@ -199,22 +233,27 @@ class _Patient(io.RawIOBase):
         return self._raw.readinto(buffer)
 
 
-def _blocks(raw: io.RawIOBase, problems: list[Item]) -> Iterator[bytes]:
+def _blocks(raw: _Begun, problems: list[Item]) -> Iterator[bytes]:
     """Yield a file's bytes, unzipped, without byte-order mark; a zipped one that ends too early leaves a problem."""
-    mark, line = codecs.BOM_UTF8, 1
+    mark, line, size = codecs.BOM_UTF8, 1, 0
     with io.BufferedReader(raw, BLOCK_BYTES) as buffered:
-        zipped = buffered.peek(2).startswith(GZIP)
-        file = gzip.GzipFile(fileobj=buffered) if zipped else buffered
+        file = gzip.GzipFile(fileobj=buffered) if raw.head.startswith(GZIP) else buffered
         try:
             while block := file.read1(BLOCK_BYTES):
+                size += len(block)
                 line += block.count(b"\n")
                 yield block.removeprefix(mark)
                 mark = b""
         except (EOFError, zlib.error, gzip.BadGzipFile):
             problems.append(Item(line, None, "expected a whole gzip file: from here on it is cut short or damaged"))
+        if file is buffered and size < raw.size_bytes:
+            problems.append(Item(line, None, "expected a file that stays as it is: it was cut short while it was read"))
 
 
-def _line_blocks(blocks: Iterator[bytes], at: int | None = None) -> Iterator[Block | list[Item]]:
+def _line_blocks(
+    blocks: Iterator[bytes], at: int | None = None, inode: int = 0, problems: Sequence[Item] = ()
+) -> Iterator[Block | list[Item]]:
+    """Cut bytes at the ends of lines; half a line at the end of a file that broke off is left out."""
     rest, line, skipping = b"", 1, False
     used = at or 0
     for block in chain(blocks, [b""]):
@@ -227,10 +266,10 @@ def _line_blocks(blocks: Iterator[bytes], at: int | None = None) -> Iterator[Blo
             if not end:
                 continue
             line, skipping = line + 1, False
-        cut = rest.rfind(b"\n") + 1 if block else len(rest)
+        cut = rest.rfind(b"\n") + 1 if block or problems else len(rest)
         if cut:
             text, rest = rest[:cut], rest[cut:]
-            yield Block(line, text, at if at is None else used)
+            yield Block(line, text, at if at is None else used, inode)
             line += text.count(b"\n")
             used += len(text)
         elif len(rest) > MAX_RECORD_BYTES:
@@ -246,7 +285,7 @@ def _too_long(line: int) -> Item:
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def read_line(line: int, text: bytes) -> Iterator[Item]:
+def read_line(line: int, text: bytes, kind: Kind) -> Iterator[Item]:
     """Yield what one line of NDJSON holds: a record, or the records of a list that it wraps."""
     if len(text) > MAX_RECORD_BYTES:
         yield _too_long(line)
@@ -261,7 +300,7 @@ def read_line(line: int, text: bytes) -> Iterator[Item]:
     except ValueError as error:
         problem = str(error) if isinstance(error, _TwiceError) else f"expected JSON: {error}"
     else:
-        yield from (Item(line, record) for record in _unwrapped(value))
+        yield from (Item(line, record) for record in _unwrapped(value, kind))
         return
     yield Item(line, text.decode("utf-8", "backslashreplace"), problem)
 
@@ -274,25 +313,33 @@ class _TwiceError(ValueError):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _TwiceError(name)
+            seen.add(name)
     return found
 
 
-def _unwrapped(value: Any) -> list[Any]:
-    if isinstance(value, dict) and "id" not in value:
-        lists = [value[name] for name in WRAPPERS if isinstance(value.get(name), list)]
-        if lists:
-            return list(chain.from_iterable(lists))
+def _unwrapped(value: Any, kind: Kind) -> list[Any]:
+    if isinstance(value, dict) and not _is_record(value):
+        for name in (kind, *WRAPPERS):
+            if isinstance(value.get(name), list):
+                return list(value[name])
     return [value]
 
 
-def _values(blocks: Iterator[bytes]) -> Iterator[Item]:
+def _is_record(value: dict[str, Any]) -> bool:
+    """Say whether an object is a record itself, and no wrapper, whatever lists it has."""
+    return any(snake(name) in ("id", "render_id") for name in value)
+
+
+def _values(blocks: Iterator[bytes], kind: Kind) -> Iterator[Item]:
     import ijson
 
     events: Any = ijson.sendable_list()
-    parser = ijson.basic_parse_coro(events, multiple_values=True, use_float=True)
-    records = _Records()
+    parser = ijson.basic_parse_coro(events, multiple_values=True)
+    records = _Records(kind)
     line, pending = 1, 0
     try:
         for piece in chain.from_iterable(map(_small_pieces, blocks)):
@@ -318,9 +365,6 @@ def _values(blocks: Iterator[bytes]) -> Iterator[Item]:
         yield Item(line, None, f"expected JSON: {words.splitlines()[0]}; the rest of the file was not read")
 
 
-_LAST_NAMES = [[name] for name in WRAPPERS]
-
-
 def _small_pieces(block: bytes) -> Iterator[bytes]:
     """Cut bytes after each line, and within long ones, so that the parser can be watched while it reads them."""
     for line in block.splitlines(keepends=True):
@@ -335,16 +379,18 @@ class _TooDeepError(Exception):
 class _Records:
     """Puts parser events together to records: array elements, list elements of a wrapper, and other values."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind) -> None:
         from ijson import ObjectBuilder
 
+        self._wrappers = {kind, *WRAPPERS}
         self._new = ObjectBuilder
         self._depth = 0
         self._level = 0  # the depth at which records begin
         self._record: Any = None  # what is being put together
         self._page: Any = None  # the wrapper whose list is being read
         self._wrapped = False  # whether the value at the top has turned out to be a wrapper
-        self._names: list[str] = []  # of the object at that level
+        self._name = ""  # the last one of the object at that level
+        self._names: set[str] = set()  # all of them
         self._problem: str | None = None
 
     def take(self, events: list[tuple[str, Any]]) -> Iterator[tuple[Any, str | None]]:
@@ -356,31 +402,42 @@ class _Records:
                 self._level = 1
             elif self._begins_list(event):
                 self._record, self._page, self._level, self._wrapped = None, self._record, 2, True
-                self._names = []
+                self._names = set()
             else:
                 self._record = self._record or self._new()
-                self._record.event(event, value)
+                self._record.event(event, _number(value) if event == "number" else value)
                 if event == "map_key" and self._depth == self._level + 1:
                     if value in self._names:
                         self._problem = str(_TwiceError(value))
-                    self._names.append(value)
+                    self._name = value
+                    self._names.add(value)
             self._depth += event in ("start_map", "start_array")
             if self._depth > MAX_DEPTH:
                 raise _TooDeepError
             if self._record is not None and self._depth == self._level and event != "map_key":
                 if self._level or not self._wrapped:
                     yield self._record.value, self._problem
+                elif _is_record(self._record.value):
+                    yield self._record.value, "expected its id before a list that looks like one of records"
                 self._record, self._wrapped = None, self._wrapped and self._level > 0
-                self._names, self._problem = [], None
+                self._names, self._problem = set(), None
 
     def _begins_list(self, event: str) -> bool:
         return (
             event == "start_array"
             and (self._depth, self._level) == (1, 0)
             and self._record is not None
-            and self._names[-1:] in _LAST_NAMES
-            and "id" not in self._record.value
+            and self._name in self._wrappers
+            and not _is_record(self._record.value)
         )
+
+
+def _number(value: Any) -> Any:
+    """Take a number as other readers of JSON do: whole ones as they are, others as floats, if they are any."""
+    if isinstance(value, int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else str(value)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -389,19 +446,22 @@ class _Records:
 def _rows(blocks: Iterator[bytes], delimiter: str | None) -> Iterator[Item]:
     csv.field_size_limit(MAX_RECORD_BYTES)
     problems: list[Item] = []
+    skipped: list[Item] = []  # lines that the reader of rows has not seen, and does not count
     rows = csv.reader(_text_lines(blocks, problems), delimiter=delimiter or ",", strict=True)
     header: list[str] | None = None
     while True:
-        line = rows.line_num + 1
+        line = rows.line_num + len(skipped) + 1
         try:
             row = next(rows)
         except StopIteration:
             break
         except csv.Error as error:
-            yield Item(line, None, f"expected a row of cells: {error}")
+            lost = "; its quote is never closed, and nothing after it was read" if "end of data" in str(error) else ""
+            yield Item(line, None, f"expected a row of cells: {error}{lost}")
             continue
         finally:
             yield from problems
+            skipped += problems
             problems.clear()
         if not any(row):
             continue
@@ -411,7 +471,10 @@ def _rows(blocks: Iterator[bytes], delimiter: str | None) -> Iterator[Item]:
                 yield Item(line, row, "expected a header that names each column once")
                 return
         elif len(row) != len(header):
-            yield Item(line, row, f"expected {len(header)} cells, as the header has, got {len(row)}")
+            named: dict[str, Any] = dict(zip(header, row, strict=False))
+            if len(row) > len(header):
+                named["rest"] = row[len(header) :]
+            yield Item(line, named, f"expected {len(header)} cells, as the header has, got {len(row)}")
         elif any("\udc80" <= character <= "\udcff" for cell in row for character in cell if not cell.isascii()):
             readable = [cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for cell in row]
             yield Item(line, readable, "expected UTF-8")
@@ -422,6 +485,7 @@ def _rows(blocks: Iterator[bytes], delimiter: str | None) -> Iterator[Item]:
 def _text_lines(blocks: Iterator[bytes], problems: list[Item]) -> Iterator[str]:
     for block in _line_blocks(blocks):
         if isinstance(block, Block):
-            yield from (line.decode("utf-8", "surrogateescape") for line in block.text.splitlines(keepends=True))
+            lines = block.text.removesuffix(b"\n").split(b"\n")
+            yield from (line.decode("utf-8", "surrogateescape") + "\n" for line in lines)
         else:
             problems += block

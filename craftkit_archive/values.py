@@ -88,7 +88,7 @@ def hide(plain_key: str) -> str:
     return mask(plain_key) if _PLAIN_KEY.fullmatch(plain_key) else f"{plain_key[:4]}…"
 
 
-_PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4}+)[^\s\"'\\,;]+")
+_PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4}+)(?:[^\s\"'\\,;]|\\{1,2}u[0-9a-fA-F]{4})+")
 
 
 def harmless(text: str) -> str:

@@ -4,8 +4,11 @@ import csv
 import gzip
 import io
 import json
+import os
 import random
 import sqlite3
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from craftkit_archive.archive import Archive
 from craftkit_archive.decoding import LineReader, read_record
 from craftkit_archive.errors import LockedError, RequestError
 from craftkit_archive.fetching import fetch_assets
-from craftkit_archive.importing import import_records
+from craftkit_archive.importing import import_records, keep_rejects
 from craftkit_archive.reading import MAX_RECORD_BYTES
 from craftkit_archive.records import Finding, Kind, Reject, Render, Summary
 from craftkit_archive.store import digest
@@ -26,13 +29,16 @@ from craftkit_archive.verifying import verify_assets
 from tests.worlds import (
     LIVE_KEY,
     NORTHWIND,
+    ROOT,
     SOUTHWIND,
     STATUSES,
     TEST_KEY,
     World,
+    command,
     keys,
     load,
     pdf,
+    program,
     projects,
     put,
     render,
@@ -187,6 +193,12 @@ def test_a_revoked_key_stays_revoked(archive: Archive, tmp_path: Path) -> None:
     revoked = rows(archive, "api_keys")[0]["revoked_at"]
     load(archive, tmp_path, "keys", keys())
     assert rows(archive, "api_keys")[0]["revoked_at"] == revoked is not None
+
+
+def test_of_two_dates_of_revocation_the_earlier_holds(archive: Archive, tmp_path: Path) -> None:
+    for date in ("2026-02-02", "2026-02-01", "2026-02-03"):
+        load(archive, tmp_path, "keys", [{**keys()[0], "revoked_at": date}])
+    assert rows(archive, "api_keys")[0]["revoked_at"] == "2026-02-01T00:00:00.000Z"
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -663,7 +675,8 @@ def test_a_masked_key_does_not_pass_for_a_key(archive: Archive, tmp_path: Path) 
 @pytest.mark.parametrize("form", ["ndjson", "json"])
 def test_a_name_that_is_given_twice_loses_nothing_silently(archive: Archive, tmp_path: Path, form: Any) -> None:
     rest = json.dumps(render(1))[1:]
-    lines = [json.dumps(render(0)), '{"id": "other", ' + rest, json.dumps(render(2)), '{"status": "queued", ' + rest]
+    spaced = '{"status" : "queued", ' + rest
+    lines = [json.dumps(render(0)), '{"id": "other", ' + rest, json.dumps(render(2)), spaced]
     file = tmp_path / "twice"
     file.write_text("\n".join(lines) if form == "ndjson" else f"[{', '.join(lines)}]")
     counts, rejects = run(archive, "renders", file)
@@ -672,6 +685,206 @@ def test_a_name_that_is_given_twice_loses_nothing_silently(archive: Archive, tmp
         "id: expected once in an object",
         "status: expected once in an ob",
     ]
+
+
+# --- what operators really bring -------------------------------------------------------------------------------------
+
+
+def big(folder: Path, count: int = 9000, **fields: Any) -> Path:
+    """Write a file that is large enough to be read by other processes."""
+    return write_ndjson(folder / "big.ndjson", [render(n, note="x" * 500, **fields) for n in range(count)])
+
+
+def test_a_large_file_may_come_on_standard_input(archive: Archive, tmp_path: Path) -> None:
+    done = command("--json", "import", "renders", "-", archive=archive.path, stdin=big(tmp_path).read_bytes())
+    assert done.lines[-1]["counts"]["inserted"] == 9000
+    words = " ".join(program("--json", "import", "renders", "-", archive=archive.path)[2:])
+    assert words.endswith("import renders -")
+    with (tmp_path / "big.ndjson").open("rb") as file:
+        again = subprocess.run(
+            program("--json", "import", "renders", "-", archive=archive.path), cwd=ROOT, stdin=file, capture_output=True
+        )
+    assert json.loads(again.stdout.splitlines()[-1])["counts"]["unchanged"] == 9000
+
+
+@pytest.mark.parametrize("harm", ["replaced", "cut"])
+def test_a_file_that_changes_while_it_is_read_is_told(archive: Archive, tmp_path: Path, harm: str) -> None:
+    file = big(tmp_path, 40_000)
+    records = import_records(archive, "renders", [str(file)])
+    next(records)
+    if harm == "replaced":
+        big(tmp_path / "archive", 40_000, template_id="other").replace(file)
+    else:
+        os.truncate(file, file.stat().st_size // 2)
+    try:
+        outcome = list(records)[-1]
+    except RequestError as error:
+        assert "changed while it was read" in str(error)  # noqa: PT017 - either way of telling it will do
+    else:
+        assert isinstance(outcome, Summary)
+        assert outcome.outcome == "problems"
+    assert {row["template_id"] for row in rows(archive, "renders")} == {"invoice"}
+
+
+@pytest.mark.parametrize("option", ["--all-or-nothing", "--dry-run"])
+def test_a_key_can_be_revoked_while_an_import_waits_for_input(world: World, option: str) -> None:
+    words = program("--json", "import", "renders", "-", option, archive=world.archive.path)
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as importing:
+        assert importing.stdin is not None
+        assert importing.stdout is not None
+        importing.stdin.write(json.dumps(render(20)).encode() + b"\n")
+        importing.stdin.flush()
+        time.sleep(1)
+        began = time.monotonic()
+        world.archive.revoke_key("key-1")
+        assert time.monotonic() - began < 10, "it did not wait"
+        importing.stdin.close()
+        last = json.loads(importing.stdout.read().splitlines()[-1])
+    assert last["counts"]["inserted"] == 1
+    assert len(rows(world.archive, "renders")) == (5 if option == "--dry-run" else 6)
+
+
+def test_an_import_that_may_not_begin_leaves_the_rejects_of_another(archive: Archive, tmp_path: Path) -> None:
+    rejects = tmp_path / "rejects.ndjson"
+    file = write_ndjson(tmp_path / "r.ndjson", [render(1, status="done"), render(2, status="done")])
+    first = keep_rejects(import_records(archive, "renders", [str(file)]), rejects)
+    next(first)
+    with pytest.raises(LockedError):
+        list(keep_rejects(import_records(archive, "renders", [str(file)]), rejects))
+    list(first)
+    assert len(rejects.read_text().splitlines()) == 2
+    assert sorted(path.name for path in tmp_path.glob("rejects*")) == ["rejects.ndjson"]
+
+
+def test_rejects_go_where_a_link_leads_and_not_into_its_place(archive: Archive, tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "r.ndjson", [render(1, status="done")])
+    (tmp_path / "link").symlink_to("real")
+    list(keep_rejects(import_records(archive, "renders", [str(file)]), tmp_path / "link"))
+    assert (tmp_path / "link").is_symlink()
+    assert len((tmp_path / "real").read_text().splitlines()) == 1
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RequestError, match="no file"):
+        list(keep_rejects(import_records(archive, "renders", [str(file)]), tmp_path / "pipe"))
+
+
+def test_a_named_asset_key_holds_against_a_supposed_one_in_any_order(tmp_path: Path) -> None:
+    named = render(1, asset_key=f"renders/{NORTHWIND}/2026/r.pdf")
+    body = {"event": "render.succeeded", "renderId": render_id(1), "projectId": NORTHWIND, "status": "succeeded"}
+    for order in ([named, body], [body, named]):
+        archive = Archive.create(tmp_path / str(len(order[0])))
+        for record in order:
+            load(archive, tmp_path, "renders", [record])
+        assert rows(archive, "renders")[0]["asset_key"] == named["asset_key"]
+        archive.catalog.close()
+
+
+@pytest.mark.parametrize("text", ["[{}]", "{}"])
+def test_numbers_of_any_length_are_kept(archive: Archive, tmp_path: Path, text: str) -> None:
+    record = json.dumps(render(1, large=10**30, exact=0.1, far="FAR")).replace('"FAR"', "1e999")
+    (tmp_path / "r").write_text(text.replace("{}", record))
+    _, rejects = run(archive, "renders", tmp_path / "r")
+    if text == "{}":
+        assert "expected JSON" in rejects[0].reason, "msgspec takes 1e999 for no number"
+        return
+    assert json.loads(rows(archive, "renders")[0]["extra"])["exact"] == 0.1
+    assert str(10**30) in rows(archive, "renders")[0]["extra"]
+
+
+def test_a_refused_number_of_any_length_comes_back_from_a_large_file(archive: Archive, tmp_path: Path) -> None:
+    file = big(tmp_path)
+    with file.open("a") as out:
+        out.write(json.dumps(render(9000, duration_ms=10**30)) + "\n")
+    counts, [reject] = run(archive, "renders", file)
+    assert (counts["inserted"], reject.record["duration_ms"]) == (9000, 10**30)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_lists_of_other_things_are_left_alone(archive: Archive, tmp_path: Path, indent: int | None) -> None:
+    dump = {"keys": keys(), "projects": projects(), "renders": THREE}
+    (tmp_path / "dump.json").write_text(json.dumps(dump, indent=indent))
+    for kind in ("projects", "keys", "renders"):
+        counts, rejects = run(archive, kind, tmp_path / "dump.json")
+        assert (counts["inserted"], rejects) == (len(dump[kind]), [])
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_record_with_a_list_is_a_record(archive: Archive, tmp_path: Path, indent: int | None) -> None:
+    record = {"renderId": "r1", "projectId": NORTHWIND, "status": "failed", "items": [{"sku": 1}]}
+    (tmp_path / "r.json").write_text(json.dumps(record, indent=indent))
+    assert run(archive, "renders", tmp_path / "r.json")[0]["inserted"] == 1
+    late = {"data": [{"x": 1}], "id": "r2", "project_id": NORTHWIND, "status": "failed"}
+    (tmp_path / "late.json").write_text(json.dumps(late, indent=indent))
+    counts, rejects = run(archive, "renders", tmp_path / "late.json")
+    assert counts["inserted"] == 1 or rejects[-1].record["id"] == "r2", "it is taken or given back, and never lost"
+
+
+@pytest.mark.parametrize("form", ["mark", "zipped"])
+def test_a_pipe_may_be_slow_from_its_first_byte(archive: Archive, form: str) -> None:
+    text = json.dumps(render(1)).encode()
+    body = b"\xef\xbb\xbf" + text if form == "mark" else gzip.compress(text)
+    words = program("--json", "import", "renders", "-", archive=archive.path)
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as importing:
+        assert importing.stdin is not None
+        assert importing.stdout is not None
+        for piece in (body[:1], body[1:2], body[2:]):
+            importing.stdin.write(piece)
+            importing.stdin.flush()
+            time.sleep(0.3)
+        importing.stdin.close()
+        assert json.loads(importing.stdout.read().splitlines()[-1])["counts"]["inserted"] == 1
+
+
+def test_a_first_line_that_is_cut_costs_one_line(archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "r").write_text('{"id": "r0", "project_id": "p",\n' + FORMS["NDJSON"])
+    counts, rejects = run(archive, "renders", tmp_path / "r")
+    assert (counts["inserted"], [reject.line for reject in rejects]) == (3, [1])
+
+
+def test_a_quote_that_is_never_closed_says_what_it_costs(archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('id,project_id,status,note\n1,p,queued,fine\n2,p,queued,"oops\n3,p,queued,x\n')
+    counts, [reject] = run(archive, "renders", tmp_path / "t.csv")
+    assert (counts["inserted"], reject.line) == (1, 3)
+    assert "never closed, and nothing after it was read" in reject.reason
+
+
+def test_a_ragged_row_comes_back_so_that_it_can_be_mended(archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,project_id,status\n1,p,queued,more\n2,p\n")
+    _, rejects = run(archive, "renders", tmp_path / "t.csv")
+    assert rejects[0].record == {"id": "1", "project_id": "p", "status": "queued", "rest": ["more"]}
+    text = "".join(msgspec.json.encode(reject).decode() + "\n" for reject in rejects)
+    (tmp_path / "m").write_text(text.replace('"project_id":"p"}', '"project_id":"p","status":"failed"}'))
+    assert run(archive, "renders", tmp_path / "m")[0]["inserted"] == 2
+
+
+def test_lines_of_a_table_are_counted_as_an_editor_counts_them(archive: Archive, tmp_path: Path) -> None:
+    long = "x" * (MAX_RECORD_BYTES + 1)
+    (tmp_path / "t.csv").write_bytes(f'id,project_id,status\n1,p,"a\rb"\n{long}\n2,p\n'.encode())
+    assert [reject.line for reject in run(archive, "renders", tmp_path / "t.csv")[1]][-2:] == [3, 4]
+
+
+def test_half_a_line_at_the_end_of_a_broken_gzip_is_no_record(archive: Archive, tmp_path: Path) -> None:
+    whole = gzip.compress(("".join(f"{json.dumps(record)}\n" for record in THREE)).encode(), 0)
+    (tmp_path / "r.gz").write_bytes(whole[: len(whole) - 60])
+    counts, [reject] = run(archive, "renders", tmp_path / "r.gz")
+    assert counts["inserted"] == 2
+    assert reject.reason.startswith("expected a whole gzip")
+
+
+def test_keys_in_odd_spellings_do_not_come_back(archive: Archive, tmp_path: Path) -> None:
+    secret = "ck_live_abcd\\u0065fghijklmnop"
+    lines = [f'{{"id": "a", "key": "{secret}", oops}}', '{"id": "b", "Key": "sk-SECRETSECRET"}', '{"id": "c"}']
+    (tmp_path / "k.ndjson").write_text("\n".join(lines))
+    _, rejects = run(archive, "keys", tmp_path / "k.ndjson")
+    assert "fghijk" not in repr(rejects)
+    assert "SECRETSECRET" not in repr(rejects)
+
+
+def test_a_record_with_very_many_names_is_read_at_once(archive: Archive, tmp_path: Path) -> None:
+    names: dict[str, Any] = {f"name{number}": 1 for number in range(60_000)}
+    record = render(1, **names)
+    for name, text in (("array", json.dumps([record])), ("line", json.dumps(record)[:-1] + ', "name1": 2}')):
+        (tmp_path / name).write_text(text)
+        run(archive, "renders", tmp_path / name)
 
 
 # --- laws ------------------------------------------------------------------------------------------------------------
