@@ -42,6 +42,6 @@ setup(
             "ruff>=0.8",
             "types-tqdm",
         ],
-        "bench": [],
+        "bench": ["sqlite-utils>=4.2"],
     },
 )
