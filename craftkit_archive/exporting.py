@@ -125,7 +125,8 @@ def _check_target(archive: Archive, target: Path, claim: _Claim) -> None:
             raise RequestError(f"{target} lies in the archive's store: choose a folder outside of it.")
         if not os.path.lexists(target):
             return
-        if not any(islice(target.iterdir(), 1)):
+        # An export that was killed before it could leave its marker has left its lock.
+        if {path.name for path in islice(target.iterdir(), 2)} <= {INCOMING}:
             return
         marker = target / MARKER
         found = marker.read_bytes() if marker.exists() else None

@@ -180,6 +180,7 @@ def test_a_folder_that_no_export_made_is_left_alone(world: World, tmp_path: Path
     fetching = tmp_path / "fetching"
     (fetching / INCOMING).mkdir(parents=True)
     (fetching / INCOMING / ("0" * 32)).write_text("a piece")
+    (fetching / ".craftkit-archive").write_text("an id")
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     store = Path(world.archive.store.address)
@@ -192,6 +193,14 @@ def test_a_folder_that_no_export_made_is_left_alone(world: World, tmp_path: Path
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
     assert (bag / MANIFEST).read_text() == "0  data/a.txt\n"
     assert (fetching / INCOMING / ("0" * 32)).exists()
+
+
+def test_an_export_that_was_killed_at_its_beginning_goes_on(world: World, tmp_path: Path) -> None:
+    (tmp_path / "out" / INCOMING).mkdir(parents=True)
+    (tmp_path / "out" / INCOMING / "archive.lock").write_text("{}")
+    assert export(world, tmp_path / "out")[0].outcome == "ok"
+    prove(tmp_path / "out")
+    assert not (tmp_path / "out" / INCOMING).exists()
 
 
 def test_an_export_of_something_else_is_left_alone(world: World, tmp_path: Path) -> None:
