@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from itertools import chain, islice
@@ -20,7 +20,7 @@ from craftkit_archive.merging import Declared, Merge, OnDuplicate, Row
 from craftkit_archive.reading import Block, Form, Item, Span, read_line, read_source
 from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary
 from craftkit_archive.values import hide, mask
-from craftkit_archive.work import Stop, default_jobs, never, processes, spread
+from craftkit_archive.work import Stop, default_jobs, in_batches, never, processes, spread
 
 TRANSACTION_RECORDS = 10_000
 # A file with fewer blocks than this is read without a second process, which costs as much to start.
@@ -103,10 +103,10 @@ def import_records(
             whole, reads = archive.catalog.transaction(), _spooled(reads)
         try:
             with whole:
-                for batch in _in_transactions(reads):
+                for batch in in_batches(reads, TRANSACTION_RECORDS, weigh=_count, limit=TRANSACTION_RECORDS):
                     rejects = _apply(archive, kind, batch, on_duplicate, run)
                     yield from rejects
-                    yield Progress(count=sum(len(read.rows) + len(read.rejects) for read in batch))
+                    yield Progress(count=sum(map(_count, batch)))
                     if stop():
                         break
                 if dry_run or (all_or_nothing and (stop() or run.counts["rejected"])):
@@ -166,17 +166,8 @@ def _lightened(task: _Task) -> _Task:
     return task
 
 
-def _in_transactions(reads: Iterable[_Read]) -> Iterator[list[_Read]]:
-    batch: list[_Read] = []
-    size = 0
-    for read in reads:
-        batch.append(read)
-        size += len(read.rows) + len(read.rejects)
-        if size >= TRANSACTION_RECORDS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _count(read: _Read) -> int:
+    return len(read.rows) + len(read.rejects)
 
 
 def keep_rejects(records: Iterator[R], path: Path) -> Iterator[R]:

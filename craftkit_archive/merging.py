@@ -40,7 +40,7 @@ class Merge:
         ids = [row[0] for _, row, _ in entries]
         later = bool(ids) and min(ids) > catalog.last_id(kind)
         self._known = {} if later else catalog.known(kind, ids)
-        self._hash_owners = catalog.key_owners([row[4] for _, row, _ in entries]) if kind == "keys" else {}
+        self._hash_owners = catalog.key_owners([row[KEY_HASH] for _, row, _ in entries]) if kind == "keys" else {}
         self._entries = entries
         declaring = [row for _, row, declared in entries if declared is not None]
         self._declaring = bool(declaring)

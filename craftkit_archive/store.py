@@ -226,14 +226,14 @@ class FolderStore:
         incoming = f"{self._root}/{INCOMING}"
         os.makedirs(incoming, exist_ok=True)
         temporary = f"{incoming}/{token_hex(16)}"
-        digest, size = sha256(), 0
+        hashed, size = sha256(), 0
         try:
             with open(temporary, "xb", buffering=0) as file:
                 for chunk in chunks:
                     view = memoryview(chunk)
                     while view:
                         view = view[file.write(view) :]
-                    digest.update(chunk)
+                    hashed.update(chunk)
                     size += len(chunk)
                 if self._durable:
                     os.fsync(file.fileno())
@@ -246,8 +246,8 @@ class FolderStore:
                 os.unlink(temporary)
             raise
         if self._durable:
-            _sync_folder(os.path.dirname(target))
-        return Stored(size, digest.hexdigest())
+            _sync(os.path.dirname(target))
+        return Stored(size, hashed.hexdigest())
 
     def _make_folder(self, folder: str) -> None:
         missing = []
@@ -257,7 +257,7 @@ class FolderStore:
         for made in reversed(missing):
             Path(made).mkdir(exist_ok=True)
             if self._durable:
-                _sync_folder(os.path.dirname(made))
+                _sync(os.path.dirname(made))
 
     def open(self, key: str) -> OpenAsset:
         """See `Store.open`."""
@@ -314,8 +314,8 @@ class FolderStore:
         """See `Store.sync`."""
         path = self._locate(key)
         with disk_errors(path):
-            for place, flags in ((path, 0), (os.path.dirname(path), os.O_DIRECTORY)):
-                _sync(place, flags)
+            _sync(path)
+            _sync(os.path.dirname(path))
 
     def sweep(self) -> int:
         """See `Store.sweep`; only what is named as this store names its pieces is touched."""
@@ -364,12 +364,9 @@ def _rename_new(temporary: str, target: str) -> None:
         os.unlink(temporary)
 
 
-def _sync_folder(folder: str) -> None:
-    _sync(folder, os.O_DIRECTORY)
-
-
-def _sync(path: str, flags: int) -> None:
-    descriptor = os.open(path, os.O_RDONLY | flags)
+def _sync(path: str) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -107,14 +107,15 @@ def spread(
     """
     running: deque[Future[R]] = deque()
     source = iter(tasks)
+    more = True
     try:
         while True:
-            while len(running) < AHEAD * max(jobs, 1) and not stop():
+            while more and len(running) < AHEAD * max(jobs, 1) and not stop():
                 try:
                     running.append(executor.submit(function, next(source)))
                 except StopIteration:
-                    stop = _always
-            if stop is not _always and stop():
+                    more = False
+            if more and stop():
                 # From the back, so that what is left is in order.
                 while running and running[-1].cancel():
                     running.pop()
@@ -124,10 +125,6 @@ def spread(
     finally:
         for future in running:
             future.cancel()
-
-
-def _always() -> bool:
-    return True
 
 
 def show_progress(records: Iterator[R], *, mode: ProgressMode, stream: TextIO = sys.stderr) -> Iterator[R]:
