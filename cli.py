@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import __version__, errors
-from craftkit_archive.values import harmless
+from craftkit_archive.values import harmless, parse_duration, parse_size
 
 if TYPE_CHECKING:
     import socket
@@ -330,6 +330,27 @@ def _open(console: Console, *, read_only: bool = False) -> Archive:
     return Archive(console.archive, read_only=read_only)
 
 
+class Parsed(click.ParamType[Any]):
+    """An option's value that one of the library's own readers understands."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read it; what is none is a usage error."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = Parsed("SIZE", parse_size)
+DURATION = Parsed("DURATION", parse_duration)
+
+
 def _jobs(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:
     from craftkit_archive.work import default_jobs
 
@@ -356,6 +377,12 @@ def _selecting(*, until: bool = True) -> Callable[[Any], Any]:
 
 _jobs_option = click.option(
     "--jobs", type=click.IntRange(1, 64), callback=_jobs, help="Worker processes.  [default: one a processor]"
+)
+_ids_option = click.option(
+    "--ids",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Only the renders whose ids stand in FILE, one a line.",
 )
 _dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; print what would be done.")
 

@@ -156,6 +156,7 @@ class Archive:
         since: str | None = None,
         until: str | None = None,
         template_id: str | None = None,
+        ids: Path | None = None,
     ) -> Selection:
         """Make a selection of what people say.
 
@@ -164,15 +165,18 @@ class Archive:
             since: Earliest creation time; a date alone is its beginning, in UTC.
             until: Creation time from which on they are left out; a date alone is its end.
             template_id: The template they were made from.
+            ids: A file with a render id on each line.
 
         Raises:
-            RequestError: A project is unknown or its slug is not unique, or a time is none.
+            RequestError: A project is unknown or its slug is not unique, a time is none, or the file cannot be read or
+                names nothing.
         """
         return Selection(
             project_ids=tuple(self.find_project(name) for name in projects),
             since=_time(since),
             before=_time(until, days=1),
             template_id=template_id,
+            render_ids=None if ids is None else _read_ids(ids),
         )
 
     def find_project(self, name: str) -> str:
@@ -290,6 +294,17 @@ def _left_over(new: Path, store_address: str) -> str | None:
     except ArchiveError:
         return None
     return found
+
+
+def _read_ids(file: Path) -> tuple[str, ...]:
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{file} cannot be read ({error}): name a text file with an id on each line.") from error
+    ids = tuple(line.strip() for line in lines if line.strip())
+    if not ids:
+        raise RequestError(f"{file} names no render: write an id on each line.")
+    return ids
 
 
 def _time(text: str | None, *, days: int = 0) -> str | None:

@@ -59,12 +59,14 @@ class Selection(msgspec.Struct, frozen=True):
         since: Earliest creation time.
         before: Creation time from which on they are left out.
         template_id: The template they were made from.
+        render_ids: Their own ids; None is no limit.
     """
 
     project_ids: tuple[str, ...] = ()
     since: str | None = None
     before: str | None = None
     template_id: str | None = None
+    render_ids: tuple[str, ...] | None = None
 
     def where(self) -> tuple[str, list[Any]]:
         """Express it in SQL over `renders AS r`, for use after another condition."""
@@ -73,9 +75,19 @@ class Selection(msgspec.Struct, frozen=True):
             (" AND r.created_at >= ?", self.since),
             (" AND r.created_at < ?", self.before),
             (" AND r.template_id = ?", self.template_id),
+            (" AND r.id IN (SELECT value FROM json_each(?))", _json(self.render_ids)),
         ]
         given = [(sql, value) for sql, value in terms if value is not None]
         return "".join(sql for sql, _ in given), [value for _, value in given]
+
+    def parts(self) -> Iterator["Selection"]:
+        """Cut a list of ids into such as one query takes, in the catalog's order and each id once."""
+        if self.render_ids is None:
+            yield self
+            return
+        ids = sorted(set(self.render_ids), key=str.encode)
+        for start in range(0, len(ids), PAGE):
+            yield msgspec.structs.replace(self, render_ids=tuple(ids[start : start + PAGE]))
 
 
 class Expectation(NamedTuple):
@@ -558,45 +570,40 @@ class Catalog:
 
     def expected_assets(self, selection: Selection) -> Iterator[Expectation]:
         """Yield, in the order of render ids, what succeeded renders should have stored and have not."""
-        where, parameters = selection.where()
         yield from self._pages(
             "SELECT r.id, r.asset_key, a.size_bytes, a.sha256, 0"
             " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
-            f" WHERE r.id > ? AND r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}"
+            " WHERE r.id > ? AND r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}"
             " ORDER BY r.id LIMIT ?",
-            parameters,
+            selection,
             Expectation,
         )
 
     def count_expected(self, selection: Selection) -> int:
         """Count what `expected_assets` would yield."""
-        where, parameters = selection.where()
-        rows = self._query(
-            "SELECT COUNT(*) FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
-            f" WHERE r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}",
-            parameters,
+        count, _ = self._count(
+            "SELECT COUNT(*), 0 FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
+            " WHERE r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}",
+            selection,
         )
-        return int(rows[0][0])
+        return count
 
     def stored_assets(self, selection: Selection) -> Iterator[Asset]:
         """Yield the recorded assets in the order of render ids."""
-        where, parameters = selection.where()
         yield from self._pages(
             "SELECT a.render_id, a.key, a.size_bytes, a.sha256 FROM assets AS a JOIN renders AS r ON r.id = a.render_id"
-            f" WHERE a.render_id > ? AND a.stored_at IS NOT NULL{where} ORDER BY a.render_id LIMIT ?",
-            parameters,
+            " WHERE a.render_id > ? AND a.stored_at IS NOT NULL{where} ORDER BY a.render_id LIMIT ?",
+            selection,
             Asset,
         )
 
     def count_stored(self, selection: Selection) -> tuple[int, int]:
         """Count the recorded assets and add up their bytes."""
-        where, parameters = selection.where()
-        rows = self._query(
+        return self._count(
             "SELECT COUNT(*), COALESCE(SUM(a.size_bytes), 0) FROM assets AS a"
-            f" JOIN renders AS r ON r.id = a.render_id WHERE a.stored_at IS NOT NULL{where}",
-            parameters,
+            " JOIN renders AS r ON r.id = a.render_id WHERE a.stored_at IS NOT NULL{where}",
+            selection,
         )
-        return int(rows[0][0]), int(rows[0][1])
 
     def claimed_by(self, keys: Sequence[str]) -> dict[str, str]:
         """Map those asset keys that are taken to the ids of the renders that have them."""
@@ -627,32 +634,49 @@ class Catalog:
 
     def export_rows(self, selection: Selection) -> Iterator[ExportRow]:
         """Yield the succeeded renders, whether their assets are stored or not, in the order of their ids."""
-        where, parameters = selection.where()
         yield from self._pages(
             "SELECT r.id, r.project_id, p.slug, r.template_id, r.status, r.created_at, r.completed_at,"
             " COALESCE(a.key, r.asset_key), a.size_bytes, CASE WHEN a.stored_at IS NOT NULL THEN a.sha256 END"
             " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id LEFT JOIN projects AS p"
-            f" ON p.id = r.project_id WHERE r.id > ? AND r.status = 'succeeded'{where} ORDER BY r.id LIMIT ?",
-            parameters,
+            " ON p.id = r.project_id WHERE r.id > ? AND r.status = 'succeeded'{where} ORDER BY r.id LIMIT ?",
+            selection,
             ExportRow,
         )
 
     def count_export(self, selection: Selection) -> tuple[int, int]:
         """Count what `export_rows` would yield, and add up the bytes."""
-        where, parameters = selection.where()
-        rows = self._query(
+        return self._count(
             "SELECT COUNT(*), COALESCE(SUM(a.size_bytes) FILTER (WHERE a.stored_at IS NOT NULL), 0) FROM renders AS r"
-            f" LEFT JOIN assets AS a ON a.render_id = r.id WHERE r.status = 'succeeded'{where}",
-            parameters,
+            " LEFT JOIN assets AS a ON a.render_id = r.id WHERE r.status = 'succeeded'{where}",
+            selection,
         )
-        return int(rows[0][0]), int(rows[0][1])
 
-    def _pages(self, sql: str, parameters: list[Any], row: Callable[..., Any]) -> Iterator[Any]:
+    def unknown_ids(self, selection: Selection) -> Iterator[str]:
+        """Yield those of the selection's own ids that no render has."""
+        for part in selection.parts():
+            ids = part.render_ids or ()
+            known = self._query("SELECT id FROM renders WHERE id IN (SELECT value FROM json_each(?))", (_json(ids),))
+            found = {row[0] for row in known}
+            yield from (render_id for render_id in ids if render_id not in found)
+
+    def _pages(self, sql: str, selection: Selection, row: Callable[..., Any]) -> Iterator[Any]:
         # Page by page instead of an open cursor: others may write in between, and memory stays flat.
-        after = ""
-        while page := self._query(sql, (after, *parameters, PAGE)):
-            yield from (row(*found) for found in page)
-            after = page[-1][0]
+        for part in selection.parts():
+            where, parameters = part.where()
+            after, full = "", True
+            while full:
+                page = self._query(sql.format(where=where), (after, *parameters, PAGE))
+                yield from (row(*found) for found in page)
+                full = len(page) == PAGE
+                after = page[-1][0] if page else ""
+
+    def _count(self, sql: str, selection: Selection) -> tuple[int, int]:
+        count = size = 0
+        for part in selection.parts():
+            where, parameters = part.where()
+            row = self._query(sql.format(where=where), parameters)[0]
+            count, size = count + int(row[0]), size + int(row[1])
+        return count, size
 
     # --- for the server
 

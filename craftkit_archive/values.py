@@ -36,6 +36,37 @@ def format_time(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def parse_size(text: str) -> int:
+    """Read a size as people write it, in bytes: `8M` and `8MB` are 8,000,000, `8MiB` is 8 × 1,024².
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size: write 500k, 8M, 1.5GB or 4GiB.")
+    number, prefix, binary = found.groups()
+    power = " kmgt".index(prefix.lower()) if prefix else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def parse_duration(text: str) -> int:
+    """Read a duration or an age as people write it, in seconds: `90s`, `15m`, `2h`, `1h30m`, `30d`, `4w`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not _DURATION.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is no duration: write 90s, 15m, 2h, 30d or 4w.")
+    return int(sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text)))
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b?", re.IGNORECASE | re.ASCII)
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
 def check_asset_key(key: str) -> str:
     """Return the key if it names a place inside a store, whatever the platform.
 

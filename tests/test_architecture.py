@@ -18,7 +18,7 @@ from tests.worlds import ROOT
 RANKS = [
     {"craftkit_archive"},
     {"craftkit_archive.errors"},
-    {"craftkit_archive.values"},
+    {"craftkit_archive.values", "craftkit_archive.seal"},
     {"craftkit_archive.records"},
     {"craftkit_archive.decoding", "craftkit_archive.work"},
     {"craftkit_archive.catalog", "craftkit_archive.store", "craftkit_archive.pdf", "craftkit_archive.reading"},

@@ -143,6 +143,29 @@ def test_a_page_of_a_selection_sorts_nothing(world: World, monkeypatch: pytest.M
     assert "id>?" in plan.replace(" ", "")
 
 
+@pytest.mark.parametrize("name", ["stored_assets", "export_rows"])
+def test_a_list_of_ids_selects_each_once_in_the_catalogs_order(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(catalog, "PAGE", 2)
+    whole = [row.render_id for row in getattr(world.archive.catalog, name)(world.archive.select())]
+    file = tmp_path / "ids.txt"
+    file.write_text("\ufeff" + "\n".join([*reversed(whole), "", f"  {whole[0]} ", "unknown"]))
+    selection = world.archive.select(ids=file)
+    assert [row.render_id for row in getattr(world.archive.catalog, name)(selection)] == whole
+    assert world.archive.catalog.count_stored(selection) == world.archive.catalog.count_stored(world.archive.select())
+    assert list(world.archive.catalog.unknown_ids(selection)) == ["unknown"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n \n", b"\xff\xfe\x00"])
+def test_a_list_that_names_no_id_is_refused(archive: Archive, tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "ids.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(RequestError, match="an id on each line"):
+        archive.select(ids=file)
+
+
 # --- the writer's lock -----------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What a project, a key and a render are, and how a wrong one is told."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from craftkit_archive.decoding import LineReader, read_record
 from craftkit_archive.records import ApiKey, Incoming, Project, Render
-from craftkit_archive.values import format_time, mask, timestamp
+from craftkit_archive.values import format_time, mask, parse_duration, parse_size, timestamp
 
 RENDER = {"id": "r", "project_id": "p", "status": "succeeded"}
 KEY = {"id": "k", "project_id": "p"}
@@ -30,6 +31,28 @@ KEY = {"id": "k", "project_id": "p"}
 )
 def test_times_have_one_form(text: str, canonical: str) -> None:
     assert timestamp(text) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("0", 0), ("512", 512), ("8M", 8_000_000), ("8 MB", 8_000_000), ("1.5GB", 1_500_000_000), ("4GiB", 4 << 30)],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("1h30m", 5400), ("30d", 2_592_000), ("1w", 604_800)]
+)
+def test_durations_are_read_as_people_write_them(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("read", [parse_size, parse_duration])
+@pytest.mark.parametrize("text", ["", "-1", "many", "1x", "1e9", "٣d", "8MM", "h2"])
+def test_what_is_neither_size_nor_duration_is_refused(text: str, read: Callable[[str], int]) -> None:
+    with pytest.raises(ValueError, match="write"):
+        read(text)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""The seal can be recomputed by anyone."""
+
+import subprocess
+from hashlib import sha256
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from craftkit_archive.seal import seal
+from tests.worlds import needs
+
+
+def test_sort_and_sha256sum_recompute_the_seal(tmp_path: Path) -> None:
+    needs("sha256sum")
+    for name in ("b.pdf", "a.pdf", "ü.pdf", "Z.pdf"):
+        (tmp_path / name).write_bytes(name.encode())
+    held = [(sha256(file.read_bytes()).hexdigest(), file.name) for file in tmp_path.iterdir()]
+    script = "sha256sum *.pdf | LC_ALL=C sort | sha256sum"
+    told = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert seal(sorted(held)) == told.stdout.split()[0]
+
+
+@given(st.sets(st.tuples(st.binary(min_size=32, max_size=32).map(bytes.hex), st.text(min_size=1)), min_size=1))
+def test_the_seal_tells_any_change(held: set[tuple[str, str]]) -> None:
+    whole = sorted((digest, key.encode("utf-8", "replace").decode()) for digest, key in held)
+    assert seal(whole) != seal(whole[1:])
