@@ -22,7 +22,7 @@ setup(
     entry_points={"console_scripts": ["craftkit-archive = cli:main"]},
     install_requires=[
         "bottle>=0.13,<0.14",
-        "click>=8.2",
+        "click>=8.5",
         "ijson>=3.3",
         "msgspec>=0.19",
         "pikepdf>=9",
