@@ -387,14 +387,46 @@ _ids_option = click.option(
 _dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; print what would be done.")
 
 
+def _service_options(command: Any) -> Any:
+    """Add the options that say which S3 service a bucket is at."""
+    for name, metavar, words in (
+        ("--profile", "NAME", "For a bucket: the profile of the AWS files to take."),
+        ("--region", "NAME", "For a bucket: its region."),
+        ("--endpoint-url", "URL", "For a bucket: the service, if it is not AWS."),
+    ):
+        command = click.option(name, metavar=metavar, help=words)(command)
+    return command
+
+
+def _place(address: str, **service: str | None) -> str:
+    """Join an address and the service that it is at."""
+    given = {name: value for name, value in service.items() if value is not None}
+    if not given:
+        return address
+    from craftkit_archive.s3 import s3_address
+
+    return s3_address(address, **given)
+
+
 @main.command()
-@click.option("--store", default="assets", show_default=True, help="The assets' folder, relative to the archive.")
+@click.option(
+    "--store",
+    default="assets",
+    show_default=True,
+    help="Where the assets are: a folder, relative to the archive, or s3://bucket/prefix.",
+)
+@_service_options
 @click.pass_obj
-def init(console: Console, store: str) -> int:
-    """Make an empty archive."""
+def init(console: Console, store: str, endpoint_url: str | None, region: str | None, profile: str | None) -> int:
+    """Make an empty archive.
+
+    A store that holds PDFs already, such as a mirror of the bucket, is taken over as it is: after the import of their
+    metadata, `fetch` without a source checks and records them without copying a byte.
+    """
     from craftkit_archive.archive import Archive
     from craftkit_archive.records import Summary
 
+    store = _place(store, endpoint_url=endpoint_url, region=region, profile=profile)
     with Archive.create(console.archive, store_address=store) as archive:
         details = {"archive": str(archive.path), "archive_id": archive.id, "store": archive.store.address}
     console.say(f"Made an archive in {console.archive}, with its assets in {details['store']}.")
@@ -466,34 +498,58 @@ def import_(
 
 
 @main.command()
-@click.argument("source")
+@click.argument("source", required=False)
 @_selecting(until=False)
+@_ids_option
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many assets.")
+@click.option("--bwlimit", type=SIZE, help="Read at most so many bytes a second, such as 5M.")
+@click.option("--ignore-etag", is_flag=True, help="For a bucket whose ETags look like MD5s and are something else.")
+@_service_options
 @_jobs_option
 @_dry_run_option
 @click.pass_obj
 def fetch(
     console: Console,
-    source: str,
+    source: str | None,
     projects: tuple[str, ...],
     since: str | None,
+    ids: Path | None,
     limit: int | None,
+    bwlimit: int | None,
+    ignore_etag: bool,
+    endpoint_url: str | None,
+    region: str | None,
+    profile: str | None,
     jobs: int,
     dry_run: bool,
 ) -> int:
-    """Copy what is missing from SOURCE, a folder that mirrors the bucket, and check it on arrival.
+    """Copy what is missing from SOURCE, and check it on arrival.
+
+    SOURCE is a folder that mirrors the bucket, the bucket itself (s3://bucket/prefix), or a live API (https://host),
+    which is asked with the key in CRAFTKIT_API_KEY, and with --ids also for renders that the catalog does not have.
+    Without SOURCE, what lies in the archive's own store already is checked and recorded where it lies.
 
     Whatever interrupts it, the next fetch does the rest.
     """
     from craftkit_archive.fetching import fetch_assets
 
-    if not source:
-        raise errors.RequestError("SOURCE is empty: name a folder that mirrors the bucket.")
+    if source == "":
+        raise errors.RequestError("SOURCE is empty: name a folder, s3://bucket/prefix, or https://host.")
+    if source is not None:
+        source = _place(source, endpoint_url=endpoint_url, region=region, profile=profile)
     with _open(console) as archive:
-        selection = archive.select(projects=projects, since=since)
+        selection = archive.select(projects=projects, since=since, ids=ids)
         return console.finish(
             fetch_assets(
-                archive, source, selection=selection, limit=limit, jobs=jobs, dry_run=dry_run, stop=console.stop
+                archive,
+                source,
+                selection=selection,
+                limit=limit,
+                jobs=jobs,
+                bytes_per_second=bwlimit,
+                ignore_etag=ignore_etag,
+                dry_run=dry_run,
+                stop=console.stop,
             )
         )
 

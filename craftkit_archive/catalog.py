@@ -610,6 +610,21 @@ class Catalog:
         sql = "SELECT key, render_id FROM assets WHERE key IN (SELECT value FROM json_each(?))"
         return {key: render_id for key, render_id in self._query(sql, (_json(keys),))}
 
+    def unclaimed(self, keys: Sequence[str]) -> list[str]:
+        """Return those asset keys that no render has, whatever its status, in their order."""
+        left = dict.fromkeys(keys)
+        named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
+        # What is stored, and what lies where Craftkit puts it, is found by an index; the rest, which is little, is not.
+        for sql, values in (
+            ("SELECT key FROM assets WHERE key IN (SELECT value FROM json_each(?))", keys),
+            ("SELECT asset_key FROM renders WHERE id IN (SELECT value FROM json_each(?))", named),
+            ("SELECT asset_key FROM renders WHERE asset_key IN (SELECT value FROM json_each(?))", None),
+        ):
+            wanted = list(left) if values is None else values
+            for (key,) in self._query(sql, (_json(wanted),)) if left else ():
+                left.pop(key, None)
+        return list(left)
+
     def add_assets(self, rows: Iterable[NewAsset]) -> None:
         """Record assets whose bytes are in the store."""
         self._write(

@@ -26,8 +26,10 @@ from craftkit_archive.errors import (
     RequestError,
     disk_errors,
 )
+from craftkit_archive.folder import INCOMING, FolderStore
+from craftkit_archive.places import open_store
 from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped
-from craftkit_archive.store import CHUNK_BYTES, INCOMING, FolderStore, OpenAsset, Store, digest, open_store
+from craftkit_archive.store import CHUNK_BYTES, OpenAsset, Store, digest
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
 BATCH = 32

@@ -1,35 +1,71 @@
 """Fetch: copies of what the catalog expects and the store lacks, checked on arrival."""
 
+import hashlib
+import time
 from collections.abc import Iterable, Iterator
-from hashlib import sha256
+from functools import lru_cache, partial
 from itertools import islice
-from typing import NamedTuple
+from operator import attrgetter
+from threading import Event, Lock
+from typing import Any, NamedTuple
+
+import msgspec
 
 from craftkit_archive.archive import Archive, Run
-from craftkit_archive.catalog import Expectation, NewAsset, Selection
-from craftkit_archive.errors import ArchiveError, AssetError, AssetExistsError, AssetMissingError
+from craftkit_archive.catalog import COLUMNS, Expectation, NewAsset, Selection
+from craftkit_archive.craftkit_api import CraftkitApi
+from craftkit_archive.decoding import read_record
+from craftkit_archive.errors import (
+    ArchiveError,
+    AssetError,
+    AssetExistsError,
+    AssetMissingError,
+    RemoteError,
+    RenderConflictError,
+    RenderNotFoundError,
+    RequestError,
+)
 from craftkit_archive.pdf import Ends, opens
-from craftkit_archive.records import Finding, Plan, Planned, Progress, Record, Skipped, Verdict
-from craftkit_archive.store import OpenAsset, Store, Stored, digest, mask_address, open_store
-from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
+from craftkit_archive.places import open_store
+from craftkit_archive.records import Finding, Plan, Planned, Progress, Record, Render, Skipped, Verdict
+from craftkit_archive.sources import Source, StoreSource, open_source
+from craftkit_archive.store import OpenAsset, Piece, Store, Stored, digest, mask_address
+from craftkit_archive.values import hash_key
+from craftkit_archive.work import Stop, in_batches, in_lanes, never, processes, spread, workers_for
 
-BATCH = 32
+BATCH = 64
+# Nothing of a batch is recorded before all of it has arrived.
+BATCH_BYTES = 64 << 20
+_GUESSED_BYTES = 8 << 20
+LISTING_PAGE = 50_000
+UNCLAIMED_SHOWN = 20
 
 
 class _Task(NamedTuple):
     source: str
     store: str
     assets: list[Expectation]
+    bytes_per_second: float | None
+    ignore_etag: bool
 
 
 class _Arrival(NamedTuple):
-    """What became of one asset: `stored` if it is in the store now, otherwise a verdict, or neither if it is absent."""
+    """What became of one asset: `stored` if it is in the store now, otherwise a verdict, or neither if it is absent.
+
+    Attributes:
+        vouched: What vouched for its digest.
+        piece: What the store is still to give its name.
+        stopped: Why nothing became of it.
+    """
 
     asset: Expectation
     stored: Stored | None = None
     adopted: bool = False
+    vouched: str = "first-read"
     verdict: Verdict | None = None
     detail: str | None = None
+    piece: Piece | None = None
+    stopped: ArchiveError | None = None
 
 
 class _RefusedError(Exception):
@@ -41,13 +77,23 @@ class _RefusedError(Exception):
         self.detail = detail
 
 
+class _SourceFailedError(Exception):
+    """The source, not the store, kept failing."""
+
+    def __init__(self, error: RemoteError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def fetch_assets(
     archive: Archive,
-    source_address: str,
+    source_address: str | None = None,
     *,
     selection: Selection | None = None,
     limit: int | None = None,
     jobs: int = 1,
+    bytes_per_second: int | None = None,
+    ignore_etag: bool = False,
     dry_run: bool = False,
     stop: Stop = never,
 ) -> Iterator[Record]:
@@ -58,58 +104,157 @@ def fetch_assets(
 
     Args:
         archive: Open for writing.
-        source_address: A folder that mirrors the bucket.
-        selection: Which renders; all if not given.
+        source_address: A folder that mirrors the bucket, a bucket, or a live API (see `sources.open_source`); without
+            one, what lies in the archive's own store is adopted where it lies.
+        selection: Which renders; all if not given. For those of its ids that the catalog lacks, a live API is asked;
+            they are of the one project that is selected, or that the catalog knows the key to be of.
         limit: How many assets at most.
         jobs: How many processes copy.
+        bytes_per_second: How much may be read from the source, all processes together.
+        ignore_etag: Whether an ETag that looks like an MD5 may be something else.
         dry_run: Whether to say only what would be copied.
         stop: Asked between batches.
 
     Yields:
         `Plan`; for each asset that arrived damaged a `Finding`, for each that the source lacks a `Skipped`; `Progress`;
-        at last the `Summary` with the counts expected, copied, adopted, absent and refused.
+        at last the `Summary` with the counts expected, copied, adopted, absent and refused; unknown and described,
+        for ids; and, where everything was asked of a source that can be listed, unclaimed: objects that no render has.
 
     Raises:
         StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
+        UnauthorizedError, ForbiddenError: The API refuses the key.
+        RemoteError: A remote end refused as a whole, or kept failing.
         NoSpaceError, NotWritableError: The disk refused; what was recorded until then stays.
         LockedError: Another command is writing.
     """
     selection = selection or Selection()
-    source = open_store(source_address)
+    source = open_source(source_address or archive.store.address)
     source.check()
     archive.store.check(archive.id)
-    arguments = {"source": mask_address(source_address), "limit": limit}
-    with archive.lock("fetch"), archive.run("fetch", arguments, dry=dry_run) as run:
+    shown = mask_address(source_address or "the store itself")
+    details: dict[str, Any] = {"dry_run": True} if dry_run else {}
+    with archive.lock("fetch"), archive.run("fetch", {"source": shown, "limit": limit}, dry=dry_run) as run:
+        yield from _describe(archive, source, selection, run, dry_run=dry_run)
         count = archive.catalog.count_expected(selection)
         yield Plan(count=count if limit is None else min(count, limit))
         run.counts.update({"expected": 0, "copied": 0, "adopted": 0, "absent": 0, "refused": 0})
         expected = islice(archive.catalog.expected_assets(selection), limit)
         if dry_run:
-            yield from _foresee(source, expected, run)
+            yield from _foresee(source, expected, run, stop)
         else:
             archive.store.sweep()
             jobs = workers_for(count, 0, jobs)
-            tasks = (_Task(source.address, archive.store.address, batch) for batch in in_batches(expected, BATCH))
+            share = bytes_per_second / max(jobs, 1) if bytes_per_second else None
+            tasks = (
+                _Task(source.address, archive.store.address, batch, share, ignore_etag)
+                for batch in _batches(expected, run)
+            )
             with processes(jobs) as executor:
                 for arrivals, error in spread(executor, _copy, tasks, jobs=jobs, stop=stop):
-                    yield from _record(archive, mask_address(source_address), arrivals, run)
+                    yield from _record(archive, shown, arrivals, run)
                     if error is not None:
                         raise error
             archive.store.sweep()
-        run.settle(problems=run.counts["refused"] > 0, incomplete=run.counts["absent"] > 0, stopped=stop())
-    yield run.summary()
+        if selection == Selection() and limit is None and isinstance(source, StoreSource) and not stop():
+            details["unclaimed"] = _count_unclaimed(archive, source.store, run, stop)
+        incomplete = run.counts["absent"] > 0 or run.counts["unknown"] > 0
+        run.settle(problems=run.counts["refused"] > 0, incomplete=incomplete, stopped=stop())
+    yield run.summary(**details)
 
 
-def _foresee(source: Store, expected: Iterable[Expectation], run: Run) -> Iterator[Record]:
-    for asset in expected:
-        run.counts["expected"] += 1
-        try:
-            with source.open(asset.key) as found:
-                yield Planned(render_id=asset.render_id, path=asset.key, size_bytes=found.size_bytes)
-                yield Progress(count=1, size_bytes=found.size_bytes)
-        except AssetError as error:
-            run.counts["absent"] += 1
-            yield Skipped(render_id=asset.render_id, key=asset.key, reason=str(error))
+def _batches(expected: Iterator[Expectation], run: Run) -> Iterator[list[Expectation]]:
+    """Cut what is expected into batches of about `BATCH_BYTES`, going by what has arrived so far."""
+    while True:
+        arrived = run.counts["copied"] + run.counts["adopted"]
+        usual = run.bytes_read // arrived if arrived else _GUESSED_BYTES
+        batch = list(islice(expected, max(1, min(BATCH, BATCH_BYTES // max(usual, 1)))))
+        if not batch:
+            return
+        yield batch
+
+
+def _foresee(source: Source, expected: Iterable[Expectation], run: Run, stop: Stop) -> Iterator[Record]:
+    for batch in in_batches(expected, BATCH):
+        if stop():
+            return
+        for asset, size, reason in in_lanes(partial(_look, source), batch, source.lanes):
+            run.counts["expected"] += 1
+            if reason is None:
+                yield Planned(render_id=asset.render_id, path=asset.key, size_bytes=size)
+                run.bytes_read += size or 0
+            else:
+                run.counts["absent"] += 1
+                yield Skipped(render_id=asset.render_id, key=asset.key, reason=reason)
+            yield Progress(count=1, size_bytes=size or 0)
+
+
+def _look(source: Source, asset: Expectation) -> tuple[Expectation, int | None, str | None]:
+    try:
+        return asset, source.size(asset.render_id, asset.key), None
+    except (AssetError, RenderNotFoundError, RenderConflictError) as error:
+        return asset, None, str(error)
+
+
+def _count_unclaimed(archive: Archive, store: Store, run: Run, stop: Stop) -> list[str]:
+    """Count what the source holds for no render, and return the first keys of it."""
+    run.counts["unclaimed"] = 0
+    examples: list[str] = []
+    for page in in_batches((entry.key for entry in store.list()), LISTING_PAGE):
+        unclaimed = archive.catalog.unclaimed(page)
+        run.counts["unclaimed"] += len(unclaimed)
+        examples += unclaimed[: UNCLAIMED_SHOWN - len(examples)]
+        if stop():
+            break
+    return examples
+
+
+# --- metadata from the API -------------------------------------------------------------------------------------------
+
+
+def _describe(archive: Archive, source: Source, selection: Selection, run: Run, *, dry_run: bool) -> Iterator[Record]:
+    """Ask the API for those of the selected ids that the catalog lacks."""
+    row = attrgetter(*COLUMNS["renders"])
+    for batch in in_batches(archive.catalog.unknown_ids(selection), BATCH):
+        if not isinstance(source, CraftkitApi) or dry_run:
+            answers: list[bytes | str] = ["the catalog has no such render"] * len(batch)
+        else:
+            project_id = _project(archive, source, selection)
+            answers = list(in_lanes(partial(_ask, source), batch, source.lanes))
+        rows = []
+        for render_id, answer in zip(batch, answers, strict=True):
+            try:
+                if isinstance(answer, str):
+                    raise ValueError(answer)
+                record = read_record(Render, msgspec.json.decode(answer), project_id=project_id)
+                if record.id != render_id:
+                    raise ValueError(f"the API answers with another render, {record.id!r}")
+                rows.append(row(record))
+            except (ValueError, RecursionError) as error:
+                run.counts["unknown"] += 1
+                yield Skipped(render_id=render_id, key="", reason=str(error))
+        with archive.catalog.transaction():
+            archive.catalog.put("renders", rows)
+        run.counts["described"] += len(rows)
+
+
+def _ask(source: CraftkitApi, render_id: str) -> bytes | str:
+    try:
+        return source.describe(render_id)
+    except RenderNotFoundError as error:
+        return str(error)
+
+
+def _project(archive: Archive, source: CraftkitApi, selection: Selection) -> str:
+    """Find the project of the API's answers, which do not name it."""
+    if len(selection.project_ids) == 1:
+        return selection.project_ids[0]
+    known = archive.catalog.find_key(hash_key(source.key))
+    if known is None:
+        raise RequestError("The API does not say whose renders these are, nor does the key: name the --project.")
+    return known.project_id
+
+
+# --- into the catalog ------------------------------------------------------------------------------------------------
 
 
 def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -> Iterator[Record]:
@@ -118,22 +263,22 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
     now = archive.now()
     with archive.catalog.transaction():
         taken = archive.catalog.claimed_by([arrival.asset.key for arrival in arrivals])
-        for asset, stored, adopted, verdict, detail in arrivals:
+        for arrival in arrivals:
+            asset = arrival.asset
             run.counts["expected"] += 1
             owner = taken.get(asset.key, asset.render_id)
-            if stored is not None and owner == asset.render_id:
+            if arrival.stored is not None and owner == asset.render_id:
                 taken[asset.key] = asset.render_id
-                run.counts["adopted" if adopted else "copied"] += 1
-                vouched = "declared" if asset.sha256 is not None else "first-read"
-                new[asset.key] = NewAsset(asset.render_id, asset.key, *stored, vouched, source, now)
-            elif verdict is not None:
-                run.counts["refused"] += 1
+                run.counts["adopted" if arrival.adopted else "copied"] += 1
+                new[asset.key] = NewAsset(asset.render_id, asset.key, *arrival.stored, arrival.vouched, source, now)
+            elif arrival.verdict is not None:
+                run.counts["absent" if arrival.verdict == "missing" else "refused"] += 1
                 finding = Finding(
                     run_id=run.id or 0,
                     render_id=asset.render_id,
                     key=asset.key,
-                    verdict=verdict,
-                    detail=detail,
+                    verdict=arrival.verdict,
+                    detail=arrival.detail,
                     found_at=now,
                 )
                 outcomes.append(finding)
@@ -153,55 +298,141 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
 
 
 def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
-    """Copy assets one by one; with what stopped it half-way comes what was copied until then."""
-    source, store = open_store(task.source), open_store(task.store)
-    arrivals: list[_Arrival] = []
+    """Copy a batch of assets; with what stopped it half-way comes what was copied until then."""
+    source, store = open_source(task.source), open_store(task.store)
+    receive = partial(_receive, source, store, task, Event())
+    arrivals = list(in_lanes(receive, task.assets, max(source.lanes, store.lanes)))
+    error = next((arrival.stopped for arrival in arrivals if arrival.stopped is not None), None)
+    arrivals = [arrival for arrival in arrivals if arrival.stopped is None]
     try:
-        for asset in task.assets:
-            arrivals.append(_copy_one(source, store, asset))
-    except ArchiveError as error:
-        return arrivals, error
-    return arrivals, None
+        store.sync([arrival.asset.key for arrival in arrivals if arrival.adopted])
+        taken = {piece.key for piece in store.place([a.piece for a in arrivals if a.piece is not None])}
+    except ArchiveError as failure:
+        return [arrival for arrival in arrivals if arrival.stored is None], failure
+    return [_taken(a) if a.asset.key in taken else a._replace(piece=None) for a in arrivals], error
 
 
-def _copy_one(source: Store, store: Store, asset: Expectation) -> _Arrival:
+def _receive(source: Source, store: Store, task: _Task, stopping: Event, asset: Expectation) -> _Arrival:
+    """Bring one asset into the store, and say what is not a matter of this asset alone as `stopped`."""
+    if stopping.is_set():
+        return _Arrival(asset, stopped=RemoteError("Another asset has stopped this."))
     try:
-        with source.open(asset.key) as found:
-            try:
-                return _Arrival(asset, store.write(asset.key, _checked(found, asset)))
-            except AssetExistsError:
-                return _adopt(store, found, asset)
-    except AssetMissingError:
-        return _Arrival(asset)
-    except _RefusedError as error:
-        return _Arrival(asset, verdict=error.verdict, detail=f"at the source, {error.detail}")
+        return _receive_one(source, store, task, asset)
     except AssetError as error:
         return _Arrival(asset, verdict="unreadable", detail=str(error))
+    except _SourceFailedError as failed:
+        try:
+            # Whether the whole source is down, or keeps failing for this asset alone.
+            source.check()
+        except ArchiveError:
+            stopping.set()
+            return _Arrival(asset, stopped=failed.error)
+        return _Arrival(asset, verdict="unreadable", detail=str(failed.error))
+    except ArchiveError as error:
+        stopping.set()
+        return _Arrival(asset, stopped=error)
 
 
-def _checked(found: OpenAsset, asset: Expectation) -> Iterator[bytes]:
+def _receive_one(source: Source, store: Store, task: _Task, asset: Expectation) -> _Arrival:
+    try:
+        with _opened(source, asset, task) as found:
+            vouched = _vouched(asset, found)
+            checked = _checked(found, asset, task.bytes_per_second)
+            if task.source == task.store:
+                return _Arrival(asset, digest(checked), adopted=True, vouched=vouched)
+            try:
+                piece = store.receive(asset.key, checked)
+            except AssetExistsError:
+                return _adopt(store, found, asset, checked, vouched)
+            return _Arrival(asset, piece.stored, vouched=vouched, piece=piece)
+    except AssetMissingError:
+        return _Arrival(asset)
+    except (RenderNotFoundError, RenderConflictError) as error:
+        return _Arrival(asset, verdict="missing", detail=str(error))
+    except _RefusedError as error:
+        return _Arrival(asset, verdict=error.verdict, detail=f"at the source, {error.detail}")
+
+
+def _opened(source: Source, asset: Expectation, task: _Task) -> OpenAsset:
+    try:
+        found = source.open(asset.render_id, asset.key)
+    except RemoteError as error:
+        raise _SourceFailedError(error) from error
+    if task.ignore_etag:
+        found.claims = found.claims._replace(md5=None)
+    return found
+
+
+def _vouched(asset: Expectation, found: OpenAsset) -> str:
+    """Say what vouches for the digest of bytes that are accepted."""
+    if asset.sha256 is not None:
+        return "declared"
+    if found.claims.sha256 is not None:
+        return found.claims.by
+    return "etag" if found.claims.md5 is not None else "first-read"
+
+
+def _checked(found: OpenAsset, asset: Expectation, bytes_per_second: float | None) -> Iterator[bytes]:
     """Pass the bytes of a source on, and refuse them at their end if they are not what they should be."""
-    ends, hashed = Ends(), sha256()
-    for chunk in ends.watch(found.chunks()):
-        if asset.sha256 is not None:
-            hashed.update(chunk)
-        yield chunk
+    ends = Ends()
+    claims = [
+        (hashlib.sha256(), found.claims.sha256, "its SHA-256 is {}, and the source says {}"),
+        (hashlib.md5(usedforsecurity=False), found.claims.md5, "its MD5 is {}, and its ETag says {}"),
+        (hashlib.sha256(), asset.sha256, "its SHA-256 is {}, and {} is declared"),
+    ]
+    held = [(hashed, claim, words) for hashed, claim, words in claims if claim is not None]
+    try:
+        for chunk in ends.watch(found.chunks()):
+            for hashed, _, _ in held:
+                hashed.update(chunk)
+            if bytes_per_second is not None:
+                _throttle(bytes_per_second).take(len(chunk))
+            yield chunk
+    except RemoteError as error:
+        raise _SourceFailedError(error) from error
     if ends.size_bytes != found.size_bytes:
         raise _RefusedError("wrong-size", f"it has {found.size_bytes} bytes, and {ends.size_bytes} arrived")
+    wrong = [words.format(hashed.hexdigest(), claim) for hashed, claim, words in held if hashed.hexdigest() != claim]
     symptom = ends.symptom()
     if symptom and not (symptom[0] == "not-a-pdf" and opens(found.file)):
         raise _RefusedError(*symptom)
     if asset.size_bytes not in (None, ends.size_bytes):
         raise _RefusedError("wrong-size", f"it has {ends.size_bytes} bytes, and {asset.size_bytes} are declared")
-    if asset.sha256 not in (None, hashed.hexdigest()):
-        raise _RefusedError("wrong-digest", f"its digest is {hashed.hexdigest()}, and {asset.sha256} is declared")
+    if wrong:
+        raise _RefusedError("wrong-digest", wrong[0])
 
 
-def _adopt(store: Store, found: OpenAsset, asset: Expectation) -> _Arrival:
+def _adopt(store: Store, found: OpenAsset, asset: Expectation, checked: Iterator[bytes], vouched: str) -> _Arrival:
     """Record what an interrupted fetch, or a person, has put into the store, if it is what the source has."""
-    store.sync(asset.key)
     with store.open(asset.key) as kept:
-        here, there = digest(kept.chunks()), digest(_checked(found, asset))
+        here, there = digest(kept.chunks()), digest(checked)
     if here == there:
-        return _Arrival(asset, here, adopted=True)
-    return _Arrival(asset, verdict="wrong-digest", detail="other bytes are in the store already; nothing was replaced")
+        return _Arrival(asset, here, adopted=True, vouched=vouched)
+    return _taken(_Arrival(asset))
+
+
+def _taken(arrival: _Arrival) -> _Arrival:
+    detail = "other bytes are in the store already; nothing was replaced"
+    return _Arrival(arrival.asset, verdict="wrong-digest", detail=detail)
+
+
+class _Throttle:
+    """Lets so many bytes a second pass, for all threads of a process."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._rate = bytes_per_second
+        self._free_at = time.monotonic()
+        self._lock = Lock()
+
+    def take(self, size_bytes: int) -> None:
+        """Wait until these bytes may have passed."""
+        with self._lock:
+            self._free_at = max(self._free_at, time.monotonic()) + size_bytes / self._rate
+            wait = self._free_at - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+
+
+@lru_cache(maxsize=1)
+def _throttle(bytes_per_second: float) -> _Throttle:
+    return _Throttle(bytes_per_second)

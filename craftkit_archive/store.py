@@ -1,33 +1,16 @@
-"""Where the bytes are: the Store protocol, the folder store, and the choice of a store by its address."""
+"""What a store is: a place that holds assets by key, and what goes into it and comes out of it."""
 
-import os
-import re
-import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+import builtins
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
-from pathlib import Path
-from secrets import token_hex
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Protocol, Self
 
-from craftkit_archive.errors import (
-    AssetExistsError,
-    AssetKeyError,
-    AssetMissingError,
-    AssetUnreadableError,
-    RequestError,
-    StoreMismatchError,
-    StoreOfflineError,
-    disk_errors,
-)
-from craftkit_archive.values import check_asset_key
+from craftkit_archive.errors import AssetExistsError, AssetUnreadableError
 
 CHUNK_BYTES = 1 << 20
 MARKER = ".craftkit-archive"
-INCOMING = ".incoming"
-_PIECE = re.compile(r"[0-9a-f]{32}")
 
 
 class Stored(NamedTuple):
@@ -37,6 +20,22 @@ class Stored(NamedTuple):
     sha256: str
 
 
+class Piece(NamedTuple):
+    """Bytes that a store has received, and that may not have their name yet.
+
+    Attributes:
+        key: The name that they are to have.
+        stored: What they are.
+        path: Where they wait for it; None where the store has given it already.
+        replace: Whether they may take the place of what has that name.
+    """
+
+    key: str
+    stored: Stored
+    path: str | None = None
+    replace: bool = False
+
+
 class Entry(NamedTuple):
     """One object in a listing."""
 
@@ -44,13 +43,35 @@ class Entry(NamedTuple):
     size_bytes: int
 
 
-class OpenAsset:
-    """An asset opened for reading; a context manager."""
+class Claims(NamedTuple):
+    """What a place itself says of the bytes that it gives.
 
-    def __init__(self, key: str, file: BinaryIO, size_bytes: int) -> None:
+    Attributes:
+        md5: Lower-case hex digits; None where it is silent.
+        sha256: The same.
+        by: Where it says the latter, as `digest_source` in the catalog has it.
+    """
+
+    md5: str | None = None
+    sha256: str | None = None
+    by: str = "s3-checksum"
+
+
+class OpenAsset:
+    """An asset opened for reading; a context manager.
+
+    Attributes:
+        key: Its asset key.
+        file: Its bytes, from the first one on; seekable.
+        size_bytes: How many there should be.
+        claims: What the place says of them.
+    """
+
+    def __init__(self, key: str, file: BinaryIO, size_bytes: int, claims: Claims = Claims()) -> None:  # noqa: B008
         self.key = key
         self.file = file
         self.size_bytes = size_bytes
+        self.claims = claims
 
     def chunks(self) -> Iterator[bytes]:
         """Read from where the file stands to its end, in non-empty pieces of at most 1 MiB.
@@ -58,7 +79,7 @@ class OpenAsset:
         Raises:
             AssetUnreadableError: Reading failed.
         """
-        with _reading(self.key):
+        with reading(self.key):
             # No more than is there: a buffer of 1 MiB for each small file would cost more than reading it.
             while chunk := self.file.read(min(CHUNK_BYTES, self.size_bytes + 1)):
                 yield chunk
@@ -73,9 +94,15 @@ class OpenAsset:
 
 
 class Store(Protocol):
-    """A place that holds assets by key. Every implementation passes the suite in `tests/test_store.py`."""
+    """A place that holds assets by key. Every implementation passes the suite in `tests/test_store.py`.
+
+    Attributes:
+        address: Says where it is, as `places.open_store` reads it.
+        lanes: How many assets one process should read or write at a time, to keep it busy.
+    """
 
     address: str
+    lanes: int
 
     def check(self, archive_id: str | None = None) -> None:
         """Make sure that the store is there, and with an id, that it is that archive's.
@@ -83,6 +110,14 @@ class Store(Protocol):
         Raises:
             StoreOfflineError: It is not there, or its marker is gone.
             StoreMismatchError: Its marker names another archive.
+            RemoteError: It is there and refuses, or keeps failing.
+        """
+
+    def owner(self) -> str | None:
+        """Return the id of the archive that the marker names; None without a marker.
+
+        Raises:
+            StoreOfflineError, RemoteError: It cannot be asked.
         """
 
     def mark(self, archive_id: str) -> None:
@@ -90,24 +125,51 @@ class Store(Protocol):
 
         Raises:
             StoreMismatchError: It belongs to another archive already.
-            NoSpaceError, NotWritableError: The disk refused.
+            NoSpaceError, NotWritableError, RemoteError: It refused.
         """
 
-    def write(self, key: str, chunks: Iterable[bytes], *, replace: bool = False) -> Stored:
-        """Store a stream under an asset key and return what landed.
+    def receive(self, key: str, chunks: Iterable[bytes], *, replace: bool = False) -> Piece:
+        """Take a stream in, to be stored under an asset key by `place`.
 
-        A reader sees all bytes or none. An error that `chunks` raises passes through, and nothing is left behind.
-        Nothing is drawn from `chunks` if the key is taken from the start.
+        An error that `chunks` raises passes through, and nothing is left behind. Nothing is drawn from `chunks` if the
+        key is taken from the start.
 
         Args:
             key: Asset key.
             chunks: Byte strings in order; read once, never held together.
-            replace: Whether it may take the place of what is there: for what is derived, never for assets.
+            replace: Whether it may take the place of what is there: for what is derived, and for what is damaged.
 
         Raises:
             AssetExistsError: The key is taken.
             AssetKeyError: The key is no place in this store.
+            NoSpaceError, NotWritableError, RemoteError: The store refused.
+        """
+
+    def place(self, pieces: Sequence[Piece]) -> builtins.list[Piece]:
+        """Give pieces their names, once they are sure to outlive a power cut, and return those whose name was taken.
+
+        A reader sees all bytes of a piece or none. Several at once cost much less than one by one.
+
+        Raises:
             NoSpaceError, NotWritableError: The disk refused.
+        """
+
+    def write(self, key: str, chunks: Iterable[bytes], *, replace: bool = False) -> Stored:
+        """Store a stream under an asset key and return what landed: `receive` and `place` in one.
+
+        Raises:
+            AssetExistsError, AssetKeyError, NoSpaceError, NotWritableError, RemoteError: As they do.
+        """
+        piece = self.receive(key, chunks, replace=replace)
+        if self.place([piece]):
+            raise AssetExistsError(f"{key} has just been stored by another: look at both copies.")
+        return piece.stored
+
+    def find(self, key: str) -> Entry:
+        """Look an asset up without reading it.
+
+        Raises:
+            AssetMissingError, AssetKeyError, AssetUnreadableError: As `open` does.
         """
 
     def open(self, key: str) -> OpenAsset:
@@ -117,13 +179,14 @@ class Store(Protocol):
             AssetMissingError: Nothing is stored under the key.
             AssetKeyError: The key is no place in this store.
             AssetUnreadableError: It is there, and cannot be opened.
+            RemoteError: The remote end kept failing.
         """
 
     def list(self) -> Iterator[Entry]:
         """List what is stored, in the order of the keys' bytes; lazily."""
 
-    def sync(self, key: str) -> None:
-        """Make sure that an asset that others have put there outlives a power cut.
+    def sync(self, keys: Sequence[str]) -> None:
+        """Make sure that assets that others have put there outlive a power cut.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
@@ -131,23 +194,6 @@ class Store(Protocol):
 
     def sweep(self) -> int:
         """Remove what interrupted writes left behind, and return how many pieces. Only the one writer may call it."""
-
-
-@lru_cache(maxsize=64)
-def open_store(address: str, base: Path | None = None, *, durable: bool = True) -> "FolderStore":
-    """Return the store at an address, without touching it.
-
-    Args:
-        address: A folder's path.
-        base: What a relative path is relative to; the current directory if not given.
-        durable: See `FolderStore`.
-
-    Raises:
-        RequestError: The address is of a kind that this version does not know.
-    """
-    if "://" in address:
-        raise RequestError(f"{mask_address(address)} is no folder, and this version reads and writes folders only.")
-    return FolderStore((base or Path()) / address, durable=durable)
 
 
 def digest(chunks: Iterable[bytes]) -> Stored:
@@ -165,216 +211,13 @@ def mask_address(address: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else address
 
 
-class FolderStore:
-    """A folder whose files' relative paths are the asset keys: the same tree as the bucket.
-
-    A file is written in `.incoming/` of the same folder, so that what a killed writer leaves is found without walking
-    the store, and renamed into place once it is whole.
-
-    Args:
-        root: The folder; made by the first `mark` or `write`.
-        durable: Whether each file is on the disk, not only in the page cache, before it gets its name.
-    """
-
-    def __init__(self, root: Path, *, durable: bool = True) -> None:
-        # Absolute, because tasks carry it to other processes.
-        self.address = self._root = os.path.realpath(root)
-        self._durable = durable
-        self._inside: set[str] = set()
-
-    def check(self, archive_id: str | None = None) -> None:
-        """See `Store.check`."""
-        if not os.path.isdir(self._root):
-            raise StoreOfflineError(f"There is no folder {self.address}: mount it, or mend the address.")
-        if archive_id is None:
-            return
-        owner = self._owner()
-        if owner is None:
-            raise StoreOfflineError(f"{self.address} has no file {MARKER}: mount the archive's store there.")
-        if owner != archive_id:
-            raise StoreMismatchError(f"{self.address} belongs to archive {owner}, not to {archive_id}: mend the mount.")
-
-    def mark(self, archive_id: str) -> None:
-        """See `Store.mark`."""
-        owner = self._owner()
-        if owner not in (None, archive_id):
-            raise StoreMismatchError(f"{self.address} belongs to archive {owner} already: choose another folder.")
-        if owner is None:
-            with disk_errors(self.address):
-                self._make_folder(self._root)
-                self._write_file(f"{self._root}/{MARKER}", [f"{archive_id}\n".encode()], replace=True)
-            self.sweep()
-
-    def _owner(self) -> str | None:
-        try:
-            return Path(self._root, MARKER).read_text("utf-8", "replace").strip()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreOfflineError(f"{self.address} cannot be read ({error.strerror}): mend that first.") from error
-
-    def write(self, key: str, chunks: Iterable[bytes], *, replace: bool = False) -> Stored:
-        """See `Store.write`."""
-        target = self._locate(key)
-        if not replace and os.path.lexists(target):
-            raise AssetExistsError(f"{key} is stored already, and nothing is overwritten: look at both copies.")
-        with disk_errors(target):
-            self._make_folder(os.path.dirname(target))
-            return self._write_file(target, chunks, replace=replace)
-
-    def _write_file(self, target: str, chunks: Iterable[bytes], *, replace: bool) -> Stored:
-        incoming = f"{self._root}/{INCOMING}"
-        os.makedirs(incoming, exist_ok=True)
-        temporary = f"{incoming}/{token_hex(16)}"
-        hashed, size = sha256(), 0
-        try:
-            with open(temporary, "xb", buffering=0) as file:
-                for chunk in chunks:
-                    view = memoryview(chunk)
-                    while view:
-                        view = view[file.write(view) :]
-                    hashed.update(chunk)
-                    size += len(chunk)
-                if self._durable:
-                    os.fsync(file.fileno())
-            if replace:
-                os.rename(temporary, target)
-            else:
-                _rename_new(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        if self._durable:
-            _sync(os.path.dirname(target))
-        return Stored(size, hashed.hexdigest())
-
-    def _make_folder(self, folder: str) -> None:
-        missing = []
-        while not os.path.isdir(folder):
-            missing.append(folder)
-            folder = os.path.dirname(folder)
-        for made in reversed(missing):
-            Path(made).mkdir(exist_ok=True)
-            if self._durable:
-                _sync(os.path.dirname(made))
-
-    def open(self, key: str) -> OpenAsset:
-        """See `Store.open`."""
-        path = self._locate(key)
-        with _reading(key):
-            try:
-                file = _open_file(path, os.O_NOFOLLOW)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise AssetMissingError(f"{key} is not in {self.address}.") from error
-            except OSError:
-                # A link is followed only to a place inside the store.
-                if not Path(path).is_symlink():
-                    raise
-                self._check_inside(os.path.realpath(path), key)
-                file = _open_file(path, 0)
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                file.close()
-                raise AssetUnreadableError(f"{key} is not a file: look what is in its place in {self.address}.")
-        return OpenAsset(key, file, status.st_size)
-
-    def list(self) -> Iterator[Entry]:
-        """See `Store.list`; names that are no asset keys are left out, linked folders are not entered."""
-        open_folders = [self._entries("")]
-        while open_folders:
-            entry = next(open_folders[-1], None)
-            if entry is None:
-                open_folders.pop()
-            elif isinstance(entry, str):
-                open_folders.append(self._entries(entry))
-            else:
-                yield entry
-
-    def _entries(self, folder: str) -> Iterator[Entry | str]:
-        """Yield what a folder holds, its files as entries and its folders as keys with a slash, in order."""
-        try:
-            with os.scandir(f"{self._root}/{folder}") as found:
-                named = {f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name: e for e in found}
-        except OSError as error:
-            raise StoreOfflineError(f"{self.address}/{folder} cannot be listed ({error.strerror}).") from error
-        for name in sorted(named, key=os.fsencode):
-            key = f"{folder}{name}"
-            if key in (MARKER, f"{INCOMING}/"):
-                continue
-            if name.endswith("/"):
-                yield key
-            else:
-                with suppress(AssetKeyError, OSError):
-                    status = named[name].stat()
-                    if stat.S_ISREG(status.st_mode):
-                        yield Entry(check_asset_key(key), status.st_size)
-
-    def sync(self, key: str) -> None:
-        """See `Store.sync`."""
-        path = self._locate(key)
-        with disk_errors(path):
-            _sync(path)
-            _sync(os.path.dirname(path))
-
-    def sweep(self) -> int:
-        """See `Store.sweep`; only what is named as this store names its pieces is touched."""
-        incoming = Path(self._root, INCOMING)
-        with disk_errors(incoming):
-            if not incoming.is_dir():
-                return 0
-            left = [piece for piece in incoming.iterdir() if _PIECE.fullmatch(piece.name)]
-            for piece in left:
-                piece.unlink(missing_ok=True)
-            with suppress(OSError):  # others' files are in it
-                incoming.rmdir()
-        return len(left)
-
-    def _locate(self, key: str) -> str:
-        check_asset_key(key)
-        if key.partition("/")[0] in (MARKER, INCOMING):
-            raise AssetKeyError(f"The asset key {key!r} is a name that the store keeps for itself.")
-        path = f"{self._root}/{key}"
-        folder = path.rpartition("/")[0]
-        if folder not in self._inside:
-            self._check_inside(os.path.realpath(folder), key)
-            if len(self._inside) < 10_000 and os.path.isdir(folder):
-                self._inside.add(folder)
-        return path
-
-    def _check_inside(self, real_path: str, key: str) -> None:
-        if os.path.commonpath([self._root, real_path]) != self._root:
-            raise AssetKeyError(f"The asset key {key!r} leads out of {self.address} through a link.")
-
-
-def _open_file(path: str, flags: int) -> BinaryIO:
-    # Not blocking: a pipe in a file's place must not hang the reader.
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags), "rb", buffering=0)
-
-
-def _rename_new(temporary: str, target: str) -> None:
-    """Give a file its name, if nothing has that name."""
-    try:
-        os.link(temporary, target)
-    except OSError as error:  # its name is taken, or the file system has no hard links
-        if os.path.lexists(target):
-            raise AssetExistsError(f"{target} has just been stored by another: look at both copies.") from error
-        os.rename(temporary, target)
-    else:
-        os.unlink(temporary)
-
-
-def _sync(path: str) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
-def _reading(key: str) -> Iterator[None]:
+def reading(key: str) -> Iterator[None]:
+    """Turn what the operating system says while an asset is read into the tree's words.
+
+    Raises:
+        AssetUnreadableError: Anything that keeps it from being read.
+    """
     try:
         yield
     except OSError as error:

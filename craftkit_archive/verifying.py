@@ -8,8 +8,9 @@ from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import Asset, Selection
 from craftkit_archive.errors import AssetError, AssetMissingError
 from craftkit_archive.pdf import Ends, opens
+from craftkit_archive.places import open_store
 from craftkit_archive.records import Finding, Plan, Progress, Record, Verdict
-from craftkit_archive.store import OpenAsset, Store, digest, open_store
+from craftkit_archive.store import OpenAsset, Store, digest
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
 BATCH = 256

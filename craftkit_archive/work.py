@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from itertools import chain, islice
 from threading import Thread
 from typing import Any, Literal, TextIO, TypeVar
@@ -125,6 +126,19 @@ def spread(
     finally:
         for future in running:
             future.cancel()
+
+
+def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int) -> Iterator[R]:
+    """Apply a function to items, so many at a time, in threads of this process; yield the results in order.
+
+    It is for work that waits for a network; with one lane, everything is done in the calling thread.
+    """
+    return _lanes(lanes).map(function, items) if lanes > 1 else map(function, items)
+
+
+@lru_cache(maxsize=4)
+def _lanes(lanes: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(lanes, thread_name_prefix="lane")
 
 
 def show_progress(records: Iterator[R], *, mode: ProgressMode, stream: TextIO = sys.stderr) -> Iterator[R]:

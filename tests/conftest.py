@@ -1,11 +1,38 @@
 """Fixtures that more than one file uses."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from craftkit_archive.archive import Archive
+from tests.services import CREDENTIALS, moto_server, rclone_server
 from tests.worlds import World, fill
+
+
+@pytest.fixture(scope="session")
+def _credentials() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, os.devnull)
+        yield
+
+
+@pytest.fixture(scope="session")
+def moto(_credentials: None) -> Iterator[str]:
+    """Return the URL of a mocked S3 that accepts anyone."""
+    with moto_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rclone(_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URL of a real S3 server that checks signatures."""
+    with rclone_server(tmp_path_factory.mktemp("rclone")) as url:
+        yield url
 
 
 @pytest.fixture

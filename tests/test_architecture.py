@@ -22,6 +22,10 @@ RANKS = [
     {"craftkit_archive.records"},
     {"craftkit_archive.decoding", "craftkit_archive.work"},
     {"craftkit_archive.catalog", "craftkit_archive.store", "craftkit_archive.pdf", "craftkit_archive.reading"},
+    {"craftkit_archive.folder", "craftkit_archive.remote"},
+    {"craftkit_archive.s3", "craftkit_archive.craftkit_api"},
+    {"craftkit_archive.places"},
+    {"craftkit_archive.sources"},
     {"craftkit_archive.archive", "craftkit_archive.merging"},
     {
         "craftkit_archive.importing",
@@ -44,6 +48,9 @@ HOMES = {
     "sqlite_utils": {"craftkit_archive.catalog"},
     "ijson": {"craftkit_archive.reading"},
     "pikepdf": {"craftkit_archive.pdf"},
+    "boto3": {"craftkit_archive.s3"},
+    "botocore": {"craftkit_archive.s3"},
+    "urllib3": {"craftkit_archive.remote"},
     "tqdm": {"craftkit_archive.work"},
     "concurrent": {"craftkit_archive.work"},
     "multiprocessing": {"craftkit_archive.work"},
@@ -124,6 +131,7 @@ def test_start_up_imports_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = {
         "boto3",
+        "botocore",
         "bottle",
         "concurrent",
         "ijson",

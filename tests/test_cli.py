@@ -341,7 +341,7 @@ def test_a_store_that_would_hold_the_archive_is_2(tmp_path: Path, store: str) ->
 
 def test_a_making_that_was_interrupted_can_be_done_again(tmp_path: Path) -> None:
     before = (
-        "from craftkit_archive.store import FolderStore; real = FolderStore.mark\n"
+        "from craftkit_archive.folder import FolderStore; real = FolderStore.mark\n"
         "def mark(*given): real(*given); import os; os._exit(9)\n"
         "FolderStore.mark = mark"
     )

@@ -15,8 +15,8 @@ from craftkit_archive.catalog import ExportRow
 from craftkit_archive.errors import LockedError, NoSpaceError, NotWritableError, RequestError, StoreOfflineError
 from craftkit_archive.exporting import INDEX, MANIFEST, MARKER, MISSING, export_assets, path_of, safe_name
 from craftkit_archive.fetching import fetch_assets
+from craftkit_archive.folder import INCOMING, FolderStore
 from craftkit_archive.records import Planned, Record, Skipped, Summary
-from craftkit_archive.store import INCOMING, FolderStore
 from tests.worlds import (
     NORTHWIND,
     SOUTHWIND,

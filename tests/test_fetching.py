@@ -13,8 +13,9 @@ import pytest
 
 from craftkit_archive.errors import NoSpaceError, StoreMismatchError, StoreOfflineError
 from craftkit_archive.fetching import fetch_assets
+from craftkit_archive.folder import INCOMING, FolderStore
 from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
-from craftkit_archive.store import INCOMING, FolderStore, OpenAsset, digest
+from craftkit_archive.store import OpenAsset, digest
 from craftkit_archive.verifying import verify_assets
 from tests.worlds import (
     ROOT,

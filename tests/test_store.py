@@ -23,11 +23,15 @@ from craftkit_archive.errors import (
     StoreMismatchError,
     StoreOfflineError,
 )
-from craftkit_archive.store import INCOMING, MARKER, Entry, FolderStore, Store, digest, open_store
+from craftkit_archive.folder import INCOMING, FolderStore
+from craftkit_archive.places import open_store
+from craftkit_archive.s3 import S3Store
+from craftkit_archive.store import MARKER, Entry, Store, digest
 from craftkit_archive.values import check_asset_key
+from tests.services import BUCKET
 
 MakeStore = Callable[[str], Store]
-STORES = ["folder"]
+STORES = ["folder", "moto"]
 
 # Keys as a bucket may hold them; a part is at most as long as a file name may be.
 PARTS = st.text(
@@ -44,7 +48,10 @@ FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChe
 @pytest.fixture(params=STORES)
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     """Return what makes an empty store of each kind, by a name."""
-    return {"folder": lambda name: FolderStore(tmp_path / name)}[request.param]
+    if request.param == "folder":
+        return lambda name: FolderStore(tmp_path / name)
+    url, own = request.getfixturevalue(request.param), token_hex(8)
+    return lambda name: S3Store(f"s3://{BUCKET}/{own}/{name}?endpoint_url={url}")
 
 
 @pytest.fixture
@@ -178,7 +185,7 @@ def test_a_key_that_is_taken_in_the_meantime_is_not_overwritten(store: Store, ma
 
 def test_what_others_put_there_can_be_made_to_last(store: Store) -> None:
     store.write("a/b", [b"x"])
-    store.sync("a/b")
+    store.sync(["a/b"])
     assert read(store, "a/b") == b"x"
 
 

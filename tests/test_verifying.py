@@ -13,8 +13,9 @@ import pytest
 
 from craftkit_archive.archive import CATALOG
 from craftkit_archive.errors import StoreMismatchError, StoreOfflineError
+from craftkit_archive.folder import FolderStore
 from craftkit_archive.records import Finding, Record, Summary, Verdict
-from craftkit_archive.store import FolderStore, OpenAsset
+from craftkit_archive.store import OpenAsset
 from craftkit_archive.verifying import verify_assets
 from tests.worlds import ROOT, SOUTHWIND, World, fill, load, pdf, program, put, render, render_id, summary_of
 

@@ -1,0 +1,179 @@
+"""A live Craftkit API, or a server of ours, to take renders and their PDFs from."""
+
+import base64
+import os
+import re
+from tempfile import SpooledTemporaryFile, gettempdir
+from time import sleep
+from typing import NoReturn
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from craftkit_archive.errors import (
+    AssetUnreadableError,
+    ForbiddenError,
+    RemoteError,
+    RenderConflictError,
+    RenderNotFoundError,
+    RequestError,
+    StoreOfflineError,
+    UnauthorizedError,
+    disk_errors,
+)
+from craftkit_archive.remote import BROKEN, Response, finish, pauses, remote
+from craftkit_archive.store import CHUNK_BYTES, Claims, OpenAsset
+
+KEY_VARIABLE = "CRAFTKIT_API_KEY"
+# What is larger waits in a temporary file: the API may not be able to go on in the middle of a PDF.
+SPOOL_BYTES = 1 << 20
+_NOBODY = "00000000-0000-0000-0000-000000000000"
+_DIGEST = re.compile(r"(?:\A|,)\s*sha-256=:([A-Za-z0-9+/=]{44}):")
+
+
+class _Problem(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _Envelope(msgspec.Struct):
+    error: _Problem
+
+
+class CraftkitApi:
+    """The API at an address, asked with the key in `CRAFTKIT_API_KEY`.
+
+    Args:
+        address: `https://host`, with a path if the API has one.
+
+    Raises:
+        RequestError: The address is none, or there is no key.
+    """
+
+    lanes = 8
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise RequestError(f"{address} is no address of an API: write https://host.")
+        if parts.username is not None:
+            raise RequestError(f"A key does not belong into an address: set {KEY_VARIABLE}.")
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not key.isascii() or not key.isprintable() or not key:
+            raise RequestError(f"Set {KEY_VARIABLE} to a key of the project whose renders {address} is to give.")
+        self.address = address.rstrip("/")
+        self.key = key
+        self._remote = remote(self.address, self.lanes)
+
+    def check(self) -> None:
+        """Make sure that it is there, is such an API, and accepts the key.
+
+        Raises:
+            StoreOfflineError: It cannot be reached, or is something else.
+            UnauthorizedError, ForbiddenError: It refuses the key.
+            RemoteError: It keeps failing.
+        """
+        try:
+            self.describe(_NOBODY)
+        except RenderNotFoundError:
+            pass
+        except RemoteError as error:
+            raise StoreOfflineError(str(error)) from error
+
+    def describe(self, render_id: str) -> bytes:
+        """Return the metadata of a render, as JSON.
+
+        Raises:
+            RenderNotFoundError: It is not in the key's project.
+            UnauthorizedError, ForbiddenError, RemoteError: As `check`.
+        """
+        answer = self._ask(render_id)
+        try:
+            return answer.read()
+        except BROKEN as error:
+            raise RemoteError(f"{self.address} broke off in its answer: try again later.") from error
+        finally:
+            finish(answer)
+
+    def size(self, render_id: str, _key: str) -> int | None:
+        """Return how many bytes a render's PDF has, or None if the API does not say so without sending it.
+
+        Raises:
+            RenderNotFoundError, RenderConflictError, UnauthorizedError, ForbiddenError, RemoteError: As `open`.
+        """
+        answer = self._ask(render_id, "/download", method="HEAD")
+        finish(answer)
+        return _length(answer)
+
+    def open(self, render_id: str, key: str) -> OpenAsset:
+        """Open a render's PDF for reading; all of it has arrived.
+
+        Raises:
+            RenderNotFoundError: It is not in the key's project.
+            RenderConflictError: It has no PDF to give.
+            UnauthorizedError, ForbiddenError: The key is refused.
+            AssetUnreadableError: It kept breaking off.
+            RemoteError: The API kept failing.
+            NoSpaceError, NotWritableError: There is no room for it among the temporary files.
+        """
+        broken: BaseException | None = None
+        for pause in pauses():
+            answer = self._ask(render_id, "/download")
+            with disk_errors(gettempdir()):
+                spool = SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - whoever gets it closes it
+                try:
+                    size = 0
+                    for chunk in answer.stream(CHUNK_BYTES):
+                        spool.write(chunk)
+                        size += len(chunk)
+                    spool.seek(0)
+                except BaseException as error:
+                    spool.close()
+                    answer.close()
+                    if not isinstance(error, BROKEN):
+                        raise
+                    broken = error
+                else:
+                    answer.release_conn()
+                    length = _length(answer)
+                    return OpenAsset(key, spool, size if length is None else length, _claims(answer))  # type: ignore[arg-type]
+            if pause is not None:
+                sleep(pause)
+        raise AssetUnreadableError(f"{self.address} kept breaking off: fetch {render_id} later.") from broken
+
+    def _ask(self, render_id: str, what: str = "", *, method: str = "GET") -> Response:
+        headers = {"Authorization": f"Bearer {self.key}", "Accept-Encoding": "identity"}
+        url = f"{self.address}/v1/renders/{quote(render_id, safe='')}{what}"
+        answer = self._remote.request(method, url, lambda: headers)
+        if answer.status == 200:
+            return answer
+        self._refuse(render_id, answer, silent=method == "HEAD")
+
+    def _refuse(self, render_id: str, answer: Response, *, silent: bool) -> NoReturn:
+        status = answer.status
+        try:
+            problem = msgspec.json.decode(b"" if silent else answer.read(65_536), type=_Envelope).error
+        except (msgspec.MsgspecError, *BROKEN):
+            problem = _Problem()
+        finish(answer)
+        said = f" ({problem.message})" if problem.message else ""
+        if status == 401:
+            raise UnauthorizedError(f"{self.address} refuses the key{said}: set {KEY_VARIABLE} to one that is good.")
+        if status == 403:
+            raise ForbiddenError(f"{self.address} refuses the key's project{said}: it was deleted.")
+        if status == 404 and (problem.code == "not_found" or silent):
+            raise RenderNotFoundError(f"{self.address} has no render {render_id} in the key's project.")
+        if status == 409:
+            raise RenderConflictError(f"{self.address} has no PDF of {render_id}{said}.")
+        raise RemoteError(f"{self.address} answers {status}, which no Craftkit API does: mend the address.")
+
+
+def _length(answer: Response) -> int | None:
+    length = answer.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
+
+
+def _claims(answer: Response) -> Claims:
+    """Read what the answer says of the digest of its body (RFC 9530, section 3)."""
+    found = _DIGEST.search(answer.headers.get("Repr-Digest", ""))
+    return Claims(sha256=base64.b64decode(found[1]).hex(), by="repr-digest") if found else Claims()
