@@ -63,6 +63,7 @@ class CraftkitApi:
             raise RequestError(f"Set {KEY_VARIABLE} to a key of the project whose renders {address} is to give.")
         self.address = address.rstrip("/")
         self.key = key
+        self._path = parts.path.rstrip("/")
         self._remote = remote(self.address, self.lanes)
 
     def check(self) -> None:
@@ -143,8 +144,8 @@ class CraftkitApi:
 
     def _ask(self, render_id: str, what: str = "", *, method: str = "GET") -> Response:
         headers = {"Authorization": f"Bearer {self.key}", "Accept-Encoding": "identity"}
-        url = f"{self.address}/v1/renders/{quote(render_id, safe='')}{what}"
-        answer = self._remote.request(method, url, lambda: headers)
+        path = f"{self._path}/v1/renders/{quote(render_id, safe='')}{what}"
+        answer = self._remote.request(method, path, lambda: headers)
         if answer.status == 200:
             return answer
         self._refuse(render_id, answer, silent=method == "HEAD")

@@ -29,24 +29,29 @@ BROKEN = (urllib3.exceptions.HTTPError,)
 class Remote:
     """A remote end. Every request is tried up to five times, with pauses that grow from 1 s to 16 s and are uneven.
 
+    Redirections are not followed: a key or a signature is for the one who was asked.
+
     Args:
-        url: Any address of it; says which proxy of the environment to take.
+        url: Any address of it.
         lanes: How many connections to keep.
         ca_bundle: Certificates to trust instead of the system's.
     """
 
     def __init__(self, url: str, *, lanes: int, ca_bundle: str | None = None) -> None:
         parts = urlsplit(url)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
         proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
         options: dict[str, Any] = {"maxsize": lanes, "block": False, "ca_certs": ca_bundle}
-        self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        self._pool = manager.connection_from_url(url)
+        self._prefix = self._origin if proxy and parts.scheme == "http" else ""
 
-    def request(self, method: str, url: str, headers: Callable[[], Mapping[str, str]]) -> Response:
+    def request(self, method: str, path: str, headers: Callable[[], Mapping[str, str]]) -> Response:
         """Ask, and return the answer with its body unread, whatever its status.
 
         Args:
             method: HTTP's.
-            url: Where.
+            path: What, from the first slash on.
             headers: Makes the headers of each attempt: a signature grows old.
 
         Raises:
@@ -55,14 +60,13 @@ class Remote:
         for pause in pauses():
             wait = 0.0
             try:
-                answer = self._pool.request(
+                answer = self._pool.urlopen(
                     method,
-                    url,
+                    self._prefix + path,
                     headers=headers(),
                     preload_content=False,
                     decode_content=False,
-                    redirect=method == "GET",
-                    retries=urllib3.Retry(connect=0, read=0, other=0, status=0, redirect=3),
+                    retries=False,
                     timeout=TIMEOUT_SECONDS,
                 )
             except urllib3.exceptions.HTTPError as error:
@@ -76,7 +80,7 @@ class Remote:
                 finish(answer)
             if pause is not None:
                 time.sleep(max(pause, wait))
-        raise RemoteError(f"{_origin(url)} kept failing ({problem[0]}): try again later.") from problem[1]
+        raise RemoteError(f"{self._origin} kept failing ({problem[0]}): try again later.") from problem[1]
 
 
 def finish(answer: Response) -> None:
@@ -181,11 +185,6 @@ class Body(io.RawIOBase):
         if self._answer is not None:
             self._answer.close()
             self._answer = None
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _reason(error: BaseException) -> str:

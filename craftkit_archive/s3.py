@@ -2,17 +2,17 @@
 
 import base64
 import binascii
+import hmac
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal, NoReturn
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 import boto3
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -40,6 +40,7 @@ from craftkit_archive.values import check_asset_key
 SCHEME = "s3://"
 # Parts of an upload; S3 takes at most 10,000 of them, none but the last under 5 MiB.
 PART_BYTES = 16 << 20
+_NO_BODY = sha256().hexdigest()
 _OPTIONS = ("endpoint_url", "region", "profile")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}")
 _MD5 = re.compile(r'"([0-9a-f]{32})"')
@@ -63,6 +64,59 @@ def s3_address(address: str, **options: str | None) -> str:
         raise RequestError(f"{', '.join(given)} are for a bucket, and {address} is none: leave them out.")
     bare, _, query = address.partition("?")
     return f"{bare}?{urlencode(dict(parse_qsl(query)) | given)}"
+
+
+class Signer:
+    """Signs requests without a body; botocore's own signer takes ten times as long, which is half a small GET.
+
+    Source: "Signature Version 4" in the Amazon S3 API Reference (AWS4-HMAC-SHA256, in the Authorization header).
+
+    Args:
+        credentials: botocore's, which renew themselves.
+        region: The bucket's.
+        host: As the Host header has it.
+    """
+
+    def __init__(self, credentials: Any, region: str, host: str) -> None:
+        self._credentials = credentials
+        self._region = region
+        self._host = host
+        self._key = ("", "", b"")  # day, secret, the key that is derived from them
+
+    def sign(self, method: str, path: str, headers: Mapping[str, str], now: datetime | None = None) -> dict[str, str]:
+        """Return the headers with those that prove who asks.
+
+        Args:
+            method: HTTP's.
+            path: Percent-encoded.
+            headers: Further headers.
+            now: UTC; the time of the call if not given.
+        """
+        credentials = self._credentials.get_frozen_credentials()
+        stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
+        scope = f"{stamp[:8]}/{self._region}/s3/aws4_request"
+        given = {**headers, "x-amz-content-sha256": _NO_BODY, "x-amz-date": stamp}
+        if credentials.token:
+            given["x-amz-security-token"] = credentials.token
+        lines = sorted((name.lower(), value) for name, value in {**given, "host": self._host}.items())
+        names = ";".join(name for name, _ in lines)
+        canonical = "".join(f"{name}:{value}\n" for name, value in lines)
+        asked = f"{method}\n{path}\n\n{canonical}\n{names}\n{_NO_BODY}"
+        text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{sha256(asked.encode()).hexdigest()}"
+        signature = hmac.digest(self._derived(stamp[:8], credentials.secret_key), text.encode(), "sha256").hex()
+        given["Authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope},SignedHeaders={names},Signature={signature}"
+        )
+        given["Accept-Encoding"] = "identity"
+        return given
+
+    def _derived(self, day: str, secret: str) -> bytes:
+        if self._key[:2] != (day, secret):
+            key = f"AWS4{secret}".encode()
+            for part in (day, self._region, "s3", "aws4_request"):
+                key = hmac.digest(key, part.encode(), "sha256")
+            self._key = (day, secret, key)
+        return self._key[2]
 
 
 class S3Store(Store):
@@ -98,21 +152,25 @@ class S3Store(Store):
     # --- the service
 
     @cached_property
-    def _client(self) -> Any:
+    def _session(self) -> Any:
         with self._errors():
             session = boto3.session.Session(
                 profile_name=self._options.get("profile"), region_name=self._options.get("region")
             )
+            if session.get_credentials() is None:
+                raise NoCredentialsError
+            return session
+
+    @cached_property
+    def _client(self) -> Any:
+        session = self._session
+        with self._errors():
             client = self._connect(session, "auto")
             if not (urlsplit(client.meta.endpoint_url).hostname or "").endswith(
                 (".amazonaws.com", ".amazonaws.com.cn")
             ):
                 # Others rarely have a host name for each bucket.
                 client = self._connect(session, "path")
-            self._credentials: Any = session.get_credentials()
-            self._ca_bundle = session._session.get_config_variable("ca_bundle")
-            if self._credentials is None:
-                raise NoCredentialsError
             return client
 
     def _connect(self, session: Any, style: Literal["auto", "path"]) -> Any:
@@ -129,28 +187,30 @@ class S3Store(Store):
         return session.client("s3", endpoint_url=self._options.get("endpoint_url"), config=config)
 
     @cached_property
-    def _base(self) -> str:
+    def _base(self) -> SplitResult:
         """The URL of the bucket, with a slash."""
-        client = self._client
-        url: str = client.generate_presigned_url("get_object", Params={"Bucket": self._bucket, "Key": "k"})
-        return url.partition("?")[0][: -len("k")]
+        endpoint = self._options.get("endpoint_url")
+        if endpoint is not None and ".amazonaws.com" not in endpoint:
+            # What the client would say too; a worker that only reads need not make one.
+            return urlsplit(f"{endpoint.rstrip('/')}/{self._bucket}/")
+        url: str = self._client.generate_presigned_url("get_object", Params={"Bucket": self._bucket, "Key": "k"})
+        return urlsplit(url.partition("?")[0][: -len("k")])
 
     @cached_property
     def _remote(self) -> Remote:
-        base = self._base
-        return remote(base, self.lanes, self._ca_bundle)
+        ca_bundle = self._session._session.get_config_variable("ca_bundle")
+        return remote(self._base.geturl(), self.lanes, ca_bundle)
+
+    @cached_property
+    def _signer(self) -> Signer:
+        region = self._session.region_name or "us-east-1"
+        return Signer(self._session.get_credentials(), region, self._base.netloc)
 
     def _request(self, method: str, key: str, **headers: str) -> Response:
         """Ask for an object; an answer that is not about its bytes is raised."""
-        url = f"{self._base}{quote(self._prefix + key, safe='/~')}"
-
-        def signed() -> dict[str, str]:
-            request = AWSRequest(method, url, headers={"x-amz-checksum-mode": "ENABLED", **headers})
-            credentials = self._credentials.get_frozen_credentials()
-            S3SigV4Auth(credentials, "s3", self._client.meta.region_name or "us-east-1").add_auth(request)
-            return {**request.headers, "Accept-Encoding": "identity"}
-
-        answer = self._remote.request(method, url, signed)
+        path = f"{self._base.path}{quote(self._prefix + key, safe='/~')}"
+        headers["x-amz-checksum-mode"] = "ENABLED"
+        answer = self._remote.request(method, path, lambda: self._signer.sign(method, path, headers))
         if answer.status in (200, 206):
             return answer
         self._refuse(key, answer)
