@@ -30,6 +30,7 @@ from craftkit_archive.folder import INCOMING, FolderStore
 from craftkit_archive.places import open_store
 from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped
 from craftkit_archive.store import CHUNK_BYTES, OpenAsset, Store, digest
+from craftkit_archive.values import defused
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
 BATCH = 32
@@ -225,11 +226,11 @@ class _Papers:
             if exported.outcome in ("written", "unchanged"):
                 self._files[MANIFEST].write(f"{row.sha256}  {exported.path}\n")
                 cells = {**row._asdict(), "path": exported.path}
-                csv.writer(self._files[INDEX]).writerow(_harmless(cells[name]) for name in _INDEX_COLUMNS)
+                csv.writer(self._files[INDEX]).writerow(_cell(cells[name]) for name in _INDEX_COLUMNS)
             else:
                 self._lacks = True
                 cells = {**row._asdict(), "asset_key": row.key, "reason": exported.outcome, "detail": exported.detail}
-                csv.writer(self._files[MISSING]).writerow(_harmless(cells[name]) for name in _MISSING_COLUMNS)
+                csv.writer(self._files[MISSING]).writerow(_cell(cells[name]) for name in _MISSING_COLUMNS)
 
     def store(self) -> None:
         """Write them; the manifest last, because its presence says that the export is whole, and on the disk."""
@@ -244,9 +245,8 @@ class _Papers:
             folder.write(name, iter(partial(raw.read, CHUNK_BYTES), b""), replace=True)
 
 
-def _harmless(value: str | int | None) -> str | int | None:
-    """Keep a spreadsheet from taking a text for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+def _cell(value: str | int | None) -> str | int | None:
+    return defused(value) if isinstance(value, str) else value
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -129,3 +129,16 @@ def harmless(text: str) -> str:
     return "".join(
         character if character.isprintable() or character in "\t\n" else ascii(character)[1:-1] for character in text
     )
+
+
+def defused(text: str) -> str:
+    """Keep a spreadsheet from taking a text for a formula: it then begins with an apostrophe."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def restored(text: str) -> str:
+    """Return what `defused` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")

@@ -22,7 +22,7 @@ RANKS = [
     {"craftkit_archive.records"},
     {"craftkit_archive.decoding", "craftkit_archive.work"},
     {"craftkit_archive.catalog", "craftkit_archive.store", "craftkit_archive.pdf", "craftkit_archive.reading"},
-    {"craftkit_archive.folder", "craftkit_archive.remote"},
+    {"craftkit_archive.folder", "craftkit_archive.remote", "craftkit_archive.exports"},
     {"craftkit_archive.s3", "craftkit_archive.craftkit_api"},
     {"craftkit_archive.places"},
     {"craftkit_archive.sources"},

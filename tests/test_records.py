@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from craftkit_archive.decoding import LineReader, read_record
 from craftkit_archive.records import ApiKey, Incoming, Project, Render
-from craftkit_archive.values import format_time, mask, parse_duration, parse_size, timestamp
+from craftkit_archive.values import defused, format_time, mask, parse_duration, parse_size, restored, timestamp
 
 RENDER = {"id": "r", "project_id": "p", "status": "succeeded"}
 KEY = {"id": "k", "project_id": "p"}
@@ -191,3 +191,9 @@ def test_masking_leaves_no_key(kind: str, random: str, around: str) -> None:
     secret = f"ck_{kind}_{random}"
     assert secret not in mask(f"{around} {secret} {around}")
     assert mask(mask(secret)) == mask(secret)
+
+
+@given(st.text() | st.text("'=+-@\t\rx", max_size=4))
+def test_a_defused_cell_is_no_formula_and_can_be_restored(text: str) -> None:
+    assert not defused(text).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert restored(defused(text)) == text
