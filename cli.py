@@ -602,6 +602,104 @@ def export(
         )
 
 
+@main.command()
+@click.argument("source")
+@_selecting(until=False)
+@_ids_option
+@_service_options
+@_dry_run_option
+@click.pass_obj
+def repair(
+    console: Console,
+    source: str,
+    projects: tuple[str, ...],
+    since: str | None,
+    ids: Path | None,
+    endpoint_url: str | None,
+    region: str | None,
+    profile: str | None,
+    dry_run: bool,
+) -> int:
+    """Replace what the last verify found damaged or missing by right copies from SOURCE.
+
+    SOURCE is what it is for fetch, or an export: a folder, zip, tar or bag. A copy is taken only if its digest is the
+    recorded one; what it replaces is kept in quarantine/.
+    """
+    from craftkit_archive.repairing import repair_assets
+
+    source = _place(source, endpoint_url=endpoint_url, region=region, profile=profile)
+    with _open(console) as archive:
+        selection = archive.select(projects=projects, since=since, ids=ids)
+        return console.finish(repair_assets(archive, source, selection=selection, dry_run=dry_run, stop=console.stop))
+
+
+@main.group()
+def quarantine() -> None:
+    """Look at damaged copies that repairs took out of the store."""
+
+
+@quarantine.command("list")
+@click.pass_obj
+def quarantine_list(console: Console) -> int:
+    """List what is held: name, verdict, size, time."""
+    from craftkit_archive.repairing import list_quarantine
+
+    with _open(console, read_only=True) as archive:
+        return console.finish(list_quarantine(archive))
+
+
+@quarantine.command("restore")
+@click.argument("names", metavar="NAME…", nargs=-1, required=True)
+@click.pass_obj
+def quarantine_restore(console: Console, names: tuple[str, ...]) -> int:
+    """Put copies back: one that is right after all in place of what is wrong, any where there is nothing."""
+    from craftkit_archive.repairing import restore_quarantined
+
+    with _open(console) as archive:
+        return console.finish(restore_quarantined(archive, names))
+
+
+@quarantine.command("drop")
+@click.argument("names", metavar="NAME…", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Even if the asset in the store is not good.")
+@click.pass_obj
+def quarantine_drop(console: Console, names: tuple[str, ...], force: bool) -> int:
+    """Delete copies whose assets are good again."""
+    from craftkit_archive.repairing import drop_quarantined
+
+    with _open(console) as archive:
+        return console.finish(drop_quarantined(archive, names, force=force))
+
+
+@main.command()
+@click.option("--projects", multiple=True, type=click.Path(exists=True, dir_okay=False), help="A file; repeatable.")
+@click.option("--keys", "key_files", multiple=True, type=click.Path(exists=True, dir_okay=False), help="The same.")
+@click.option("--renders", multiple=True, type=click.Path(exists=True, dir_okay=False), help="The same.")
+@click.option("--store", default="assets", show_default=True, help="Where the assets are, as `init` was told.")
+@_service_options
+@_jobs_option
+@click.pass_obj
+def rebuild(
+    console: Console,
+    projects: tuple[str, ...],
+    key_files: tuple[str, ...],
+    renders: tuple[str, ...],
+    store: str,
+    endpoint_url: str | None,
+    region: str | None,
+    profile: str | None,
+    jobs: int,
+) -> int:
+    """Make a lost catalog again, from the store and the files of metadata, and say what cannot be known any more."""
+    from craftkit_archive.rebuilding import LOST, rebuild_archive
+
+    store = _place(store, endpoint_url=endpoint_url, region=region, profile=profile)
+    files: dict[Kind, tuple[str, ...]] = {"projects": projects, "keys": key_files, "renders": renders}
+    code = console.finish(rebuild_archive(console.archive, files, store_address=store, jobs=jobs, stop=console.stop))
+    console.say("What cannot be known any more: " + "; ".join(LOST) + ".")
+    return code
+
+
 def _address(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:
     host, _, port = value.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:

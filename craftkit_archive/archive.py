@@ -106,16 +106,19 @@ class Archive:
         self.store: Store = open_store(self.catalog.setting("store"), path)
 
     @classmethod
-    def create(cls, path: Path, *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now) -> Self:
+    def create(
+        cls, path: Path, *, store_address: str = DEFAULT_STORE, again: bool = False, clock: Clock = utc_now
+    ) -> Self:
         """Make an empty archive and open it.
 
         Args:
             path: Its directory; made if need be.
             store_address: Where its assets are; a relative path is relative to the archive.
+            again: Whether the store has an owner, whose catalog is lost: the archive then takes its id.
             clock: Tells the time, in UTC.
 
         Raises:
-            RequestError: There is an archive already.
+            RequestError: There is an archive already; or nothing says whose the store was.
             StoreMismatchError: The store belongs to another archive.
             NoSpaceError, NotWritableError: The disk refused.
         """
@@ -130,9 +133,12 @@ class Archive:
             # First the catalog, under another name, then the store's marker: whatever interrupts this, the next
             # call takes up the same id.
             new = path / f"{CATALOG}.new"
+            owner = store.owner() if again else None
+            if again and owner is None:
+                raise RequestError(f"{store.address} is no archive's store: make a new archive with `init --store`.")
             archive_id = _left_over(new, store_address)
-            if archive_id is None:
-                archive_id = str(uuid4())
+            if archive_id is None or owner not in (None, archive_id):
+                archive_id = owner or str(uuid4())
                 Catalog.create(new, {"archive_id": archive_id, "store": store_address})
             store.mark(archive_id)
             with disk_errors(path):

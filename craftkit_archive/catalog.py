@@ -25,7 +25,7 @@ from craftkit_archive.errors import (
     RequestError,
     disk_errors,
 )
-from craftkit_archive.records import Finding, KeyInfo, Kind, ProjectInfo, RunInfo
+from craftkit_archive.records import Finding, KeyInfo, Kind, ProjectInfo, RunInfo, Verdict
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -48,6 +48,7 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
         "extra",
     ),
 }
+_DAMAGED = "a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL AND a.verdict NOT IN ('ok', 'unverified')"
 _TABLES: dict[Kind, str] = {"projects": "projects", "keys": "api_keys", "renders": "renders"}
 
 
@@ -107,6 +108,16 @@ class Asset(NamedTuple):
     key: str
     size_bytes: int | None
     sha256: str | None
+
+
+class DamagedAsset(NamedTuple):
+    """A stored asset whose last check was bad; otherwise as `Asset`."""
+
+    render_id: str
+    key: str
+    size_bytes: int
+    sha256: str
+    verdict: Verdict
 
 
 class NewAsset(NamedTuple):
@@ -604,6 +615,24 @@ class Catalog:
             " JOIN renders AS r ON r.id = a.render_id WHERE a.stored_at IS NOT NULL{where}",
             selection,
         )
+
+    def damaged_assets(self, selection: Selection) -> Iterator[DamagedAsset]:
+        """Yield, in the order of render ids, the recorded assets whose last verdict was damage or missing."""
+        yield from self._pages(
+            "SELECT a.render_id, a.key, a.size_bytes, a.sha256, a.verdict FROM assets AS a"
+            f" JOIN renders AS r ON r.id = a.render_id WHERE a.render_id > ? AND {_DAMAGED}{{where}}"
+            " ORDER BY a.render_id LIMIT ?",
+            selection,
+            DamagedAsset,
+        )
+
+    def count_damaged(self, selection: Selection) -> int:
+        """Count what `damaged_assets` would yield."""
+        count, _ = self._count(
+            f"SELECT COUNT(*), 0 FROM assets AS a JOIN renders AS r ON r.id = a.render_id WHERE {_DAMAGED}{{where}}",
+            selection,
+        )
+        return count
 
     def claimed_by(self, keys: Sequence[str]) -> dict[str, str]:
         """Map those asset keys that are taken to the ids of the renders that have them."""

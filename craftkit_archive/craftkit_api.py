@@ -106,7 +106,7 @@ class CraftkitApi:
         finish(answer)
         return _length(answer)
 
-    def open(self, render_id: str, key: str) -> OpenAsset:
+    def open(self, render_id: str, key: str, _sha256: str | None = None) -> OpenAsset:
         """Open a render's PDF for reading; all of it has arrived.
 
         Raises:

@@ -228,6 +228,23 @@ class Planned(Record, frozen=True):
     size_bytes: int | None
 
 
+class Held(Record, frozen=True):
+    """A damaged copy in the quarantine, and what was found of it; sizes in bytes, digests as 64 hex digits.
+
+    Size and digest are those of the copy; None if it could not be read, and only the finding was kept.
+    """
+
+    name: str
+    key: str
+    render_id: str
+    verdict: Verdict
+    expected: str | None
+    detail: str | None
+    size_bytes: int | None
+    sha256: str | None
+    kept_at: str
+
+
 class KeyInfo(Record, frozen=True, tag="key"):
     """An API key as people see it; `key` is set once, by the command that makes it."""
 

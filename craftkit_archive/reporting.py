@@ -39,7 +39,9 @@ def as_text(record: Record) -> str:
         case records.Reject():
             return f"  rejected  {record.source}:{record.line}: {record.reason}"
         case records.Skipped():
-            return f"  skipped  {record.key}: {record.reason}"
+            return f"  skipped  {record.key or record.render_id}: {record.reason}"
+        case records.Held():
+            return f"{record.name}\t{record.verdict}\t{record.size_bytes}\t{record.kept_at}"
         case records.KeyInfo():
             state = f"revoked {record.revoked_at}" if record.revoked_at else "valid"
             cells = (record.id, record.project_id, record.prefix or "-", state, record.name or "")

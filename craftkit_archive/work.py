@@ -15,7 +15,7 @@ from itertools import chain, islice
 from threading import Thread
 from typing import Any, Literal, TextIO, TypeVar
 
-from craftkit_archive.records import Plan, Progress
+from craftkit_archive.records import Finding, Plan, Progress, Reject, Skipped
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -161,20 +161,21 @@ def _with_bar(records: Iterator[R], stream: TextIO) -> Iterator[R]:
 
     first = next(records, None)
     total = first.count if isinstance(first, Plan) else None
-    size = 0
+    size = problems = 0
     bar: tqdm[Any] = tqdm(total=total, file=stream, unit="", leave=False, dynamic_ncols=True)
     with bar:
         for record in records if first is None else chain([first], records):
             if isinstance(record, Progress):
                 size += record.size_bytes
-                bar.set_postfix_str(format_size(size), refresh=False)
+                bar.set_postfix_str(f"{format_size(size)}{_problems(problems)}", refresh=False)
                 bar.update(record.count)
+            problems += isinstance(record, (Finding, Reject, Skipped))
             yield record
 
 
 def _with_lines(records: Iterator[R], stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Iterator[R]:
     began = shown_at = clock()
-    done = size = total = shown = 0
+    done = size = total = shown = problems = 0
     for record in records:
         if isinstance(record, Plan):
             total = record.count
@@ -182,9 +183,14 @@ def _with_lines(records: Iterator[R], stream: TextIO, clock: Callable[[], float]
             done, size, now = done + record.count, size + record.size_bytes, clock()
             if now - shown_at >= PLAIN_SECONDS or (total and done - shown >= PLAIN_SHARE * total and now - began > 2):
                 shown_at, shown = now, done
-                stream.write(f"{_line(done, total, size, now - began)}\n")
+                stream.write(f"{_line(done, total, size, now - began)}{_problems(problems)}\n")
                 stream.flush()
+        problems += isinstance(record, (Finding, Reject, Skipped))
         yield record
+
+
+def _problems(count: int) -> str:
+    return f", {count:,} with problems" if count else ""
 
 
 def _line(done: int, total: int, size_bytes: int, seconds: float) -> str:

@@ -285,7 +285,7 @@ def test_a_full_disk_is_a_clear_error_and_the_next_export_goes_on(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "link", link)
-    monkeypatch.setattr("craftkit_archive.folder.os.rename", lambda *given: rename(*given) if made[2:] else real(*given))
+    monkeypatch.setattr(os, "rename", lambda *given: rename(*given) if made[2:] else real(*given))
     with pytest.raises(NoSpaceError):
         export(world, tmp_path / "out")
     monkeypatch.undo()

@@ -1,0 +1,103 @@
+"""The quarantine: damaged copies that a repair took out of the store, each beside what was found of it."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from craftkit_archive.errors import AssetError, RequestError, disk_errors
+from craftkit_archive.folder import FolderStore
+from craftkit_archive.records import Finding, Held
+from craftkit_archive.store import OpenAsset, Store
+
+FOLDER = "quarantine"
+_NOTE = ".finding.json"
+
+
+class Quarantine:
+    """The folder `quarantine/` of an archive: `<run>/<asset key>`, and beside it the finding as JSON.
+
+    It can be understood without the catalog. Nothing but `drop` deletes from it.
+
+    Args:
+        archive: The archive's directory.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        self._folder = archive / FOLDER
+        self._store = FolderStore(self._folder)
+
+    def keep(self, store: Store, finding: Finding) -> Held:
+        """Copy what lies in a store under a finding's key; if it cannot be read, keep the finding alone.
+
+        Args:
+            store: Where the damaged copy is.
+            finding: What is wrong with it; its run names the folder.
+
+        Raises:
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+        name = f"{finding.run_id}/{finding.key}"
+        size, digest = None, None
+        with suppress(AssetError), store.open(finding.key) as found:
+            size, digest = self._store.write(name, found.chunks(), replace=True)
+        held = Held(
+            name=name,
+            key=finding.key,
+            render_id=finding.render_id or "",
+            verdict=finding.verdict,
+            expected=finding.expected,
+            detail=finding.detail,
+            size_bytes=size,
+            sha256=digest,
+            kept_at=finding.found_at,
+        )
+        self._store.write(f"{name}{_NOTE}", [msgspec.json.encode(held)], replace=True)
+        return held
+
+    def list(self) -> Iterator[Held]:
+        """Yield what is held, in the order of names."""
+        if not self._folder.is_dir():
+            return
+        for entry in self._store.list():
+            if entry.key.endswith(_NOTE):
+                with self._store.open(entry.key) as note:
+                    yield msgspec.json.decode(b"".join(note.chunks()), type=Held)
+
+    def find(self, name: str) -> Held:
+        """Return what is held under a name.
+
+        Raises:
+            RequestError: Nothing is.
+        """
+        try:
+            with self._store.open(f"{name}{_NOTE}") as note:
+                return msgspec.json.decode(b"".join(note.chunks()), type=Held)
+        except (AssetError, msgspec.MsgspecError) as error:
+            raise RequestError(f"Nothing is held as {name!r}: `quarantine list` shows the names.") from error
+
+    def open(self, held: Held) -> OpenAsset:
+        """Open a damaged copy.
+
+        Raises:
+            AssetMissingError: Only its finding was kept.
+        """
+        return self._store.open(held.name)
+
+    def drop(self, held: Held) -> None:
+        """Delete a copy and its finding.
+
+        Raises:
+            NotWritableError: The disk refused.
+        """
+        with disk_errors(self._folder):
+            for name in (held.name, f"{held.name}{_NOTE}"):
+                (self._folder / name).unlink(missing_ok=True)
+            folder = (self._folder / held.name).parent
+            while folder != self._folder:
+                try:
+                    folder.rmdir()
+                except OSError:
+                    return
+                folder = folder.parent

@@ -1,0 +1,275 @@
+"""Repair: damaged and missing assets replaced by copies whose digest is the recorded one."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from hashlib import sha256
+from typing import NamedTuple
+
+from craftkit_archive.archive import Archive, Run
+from craftkit_archive.catalog import DamagedAsset, Selection
+from craftkit_archive.errors import (
+    AssetError,
+    AssetMissingError,
+    RenderConflictError,
+    RenderNotFoundError,
+    RequestError,
+)
+from craftkit_archive.quarantine import Quarantine
+from craftkit_archive.records import Finding, Held, Plan, Planned, Progress, Record, Skipped, Verdict
+from craftkit_archive.sources import ExportSource, Source, open_source
+from craftkit_archive.store import OpenAsset, Store, mask_address
+from craftkit_archive.store import digest as read_digest
+from craftkit_archive.work import Stop, in_batches, in_lanes, never
+
+# How many assets an export is searched for at a time.
+PAGE = 10_000
+BATCH = 32
+
+
+class _Attempt(NamedTuple):
+    """What became of one asset: its new verdict, and which count it goes into."""
+
+    asset: DamagedAsset
+    counted: str
+    verdict: Verdict
+    detail: str | None = None
+    size_bytes: int = 0
+
+
+class _OtherBytesError(Exception):
+    """What the source has is not what is recorded."""
+
+
+def repair_assets(
+    archive: Archive,
+    source_address: str,
+    *,
+    selection: Selection | None = None,
+    dry_run: bool = False,
+    stop: Stop = never,
+) -> Iterator[Record]:
+    """Replace what the last check found damaged or missing by copies from a source.
+
+    An asset that reads well now is left alone. A copy is taken only if its digest is the recorded one; then the damaged
+    file is kept in the quarantine, the copy takes its place, and is read once more.
+
+    Args:
+        archive: Open for writing.
+        source_address: A folder that mirrors the bucket, a bucket, a live API, or an export (a folder, zip, tar, or
+            bag), in which files are found by their digests.
+        selection: Which renders' assets; all if not given.
+        dry_run: Whether to say only what would be done, having read the copies.
+        stop: Asked between batches.
+
+    Yields:
+        `Plan`; for each asset that is still bad a `Finding` or, if the source lacks it, a `Skipped`; `Progress`; at
+        last the `Summary` with the counts damaged, repaired, healed (good without a repair), absent and refused.
+
+    Raises:
+        StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
+        RequestError: The source is the store itself.
+        UnauthorizedError, ForbiddenError, RemoteError, NoSpaceError, NotWritableError: As `fetch_assets`.
+        LockedError: Another command is writing.
+    """
+    selection = selection or Selection()
+    source = open_source(source_address, exports=True)
+    if source.address == archive.store.address:
+        raise RequestError("The source is the archive's own store: name another place that has the same assets.")
+    source.check()
+    archive.store.check(archive.id)
+    shown = mask_address(source_address)
+    with archive.lock("repair"), archive.run("repair", {"source": shown}, dry=dry_run) as run:
+        yield Plan(count=archive.catalog.count_damaged(selection))
+        run.counts.update({"damaged": 0, "repaired": 0, "healed": 0, "absent": 0, "refused": 0})
+        mend = partial(_mend, archive, source, run, dry_run)
+        for page in in_batches(archive.catalog.damaged_assets(selection), PAGE):
+            if isinstance(source, ExportSource):
+                source.look_for(asset.sha256 for asset in page)
+            for batch in in_batches(page, BATCH):
+                if stop():
+                    break
+                attempts = list(in_lanes(mend, batch, max(source.lanes, archive.store.lanes)))
+                yield from _record(archive, attempts, run, dry_run=dry_run)
+        run.settle(problems=run.counts["absent"] + run.counts["refused"] > 0, stopped=stop())
+    yield run.summary(dry_run=True) if dry_run else run.summary()
+
+
+def _record(archive: Archive, attempts: list[_Attempt], run: Run, *, dry_run: bool) -> Iterator[Record]:
+    now = archive.now()
+    findings: list[Finding] = []
+    for asset, counted, verdict, detail, size in attempts:
+        run.counts["damaged"] += 1
+        run.counts[counted] += 1
+        run.bytes_read += size
+        if counted == "repaired" and dry_run:
+            yield Planned(render_id=asset.render_id, path=asset.key, size_bytes=asset.size_bytes)
+        elif counted == "absent":
+            yield Skipped(render_id=asset.render_id, key=asset.key, reason=f"still {verdict}: {detail}")
+        elif verdict != "ok":
+            findings.append(_finding(asset, run, verdict, detail, now))
+    yield from findings
+    yield Progress(count=len(attempts), size_bytes=sum(attempt.size_bytes for attempt in attempts))
+    if not dry_run:
+        with archive.catalog.transaction():
+            archive.catalog.record_checks(
+                (now, a.verdict, a.asset.render_id) for a in attempts if a.counted != "absent"
+            )
+            archive.catalog.add_findings(findings)
+
+
+def _finding(asset: DamagedAsset, run: Run, verdict: Verdict, detail: str | None, now: str) -> Finding:
+    return Finding(
+        run_id=run.id or 0,
+        render_id=asset.render_id,
+        key=asset.key,
+        verdict=verdict,
+        expected=asset.sha256,
+        detail=detail,
+        found_at=now,
+    )
+
+
+def _mend(archive: Archive, source: Source, run: Run, dry_run: bool, asset: DamagedAsset) -> _Attempt:
+    """Try to repair one asset."""
+    if _is_good(archive.store, asset):
+        return _Attempt(asset, "healed", "ok", size_bytes=asset.size_bytes)
+    try:
+        with source.open(asset.render_id, asset.key, asset.sha256) as found:
+            proved = _proved(found, asset)
+            if dry_run:
+                read_digest(proved)
+                return _Attempt(asset, "repaired", asset.verdict, size_bytes=asset.size_bytes)
+            return _replace(archive, run, asset, proved)
+    except (AssetMissingError, RenderNotFoundError, RenderConflictError) as error:
+        return _Attempt(asset, "absent", asset.verdict, str(error))
+    except _OtherBytesError as error:
+        return _Attempt(asset, "refused", asset.verdict, f"the source's copy is wrong too: {error}")
+    except AssetError as error:
+        return _Attempt(asset, "refused", asset.verdict, str(error))
+
+
+def _replace(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[bytes]) -> _Attempt:
+    quarantine = Quarantine(archive.path)
+    held: Held | None = None
+    if asset.verdict != "missing":
+        held = quarantine.keep(archive.store, _finding(asset, run, asset.verdict, None, archive.now()))
+    try:
+        piece = archive.store.receive(asset.key, proved, replace=True)
+    except BaseException:
+        if held is not None:
+            quarantine.drop(held)
+        raise
+    archive.store.place([piece])
+    if not _is_good(archive.store, asset):
+        return _Attempt(asset, "refused", "wrong-digest", "the copy was good, and reads back as something else")
+    return _Attempt(asset, "repaired", "ok", size_bytes=asset.size_bytes)
+
+
+def _is_good(store: Store, asset: DamagedAsset) -> bool:
+    try:
+        with store.open(asset.key) as found:
+            return read_digest(found.chunks()) == (asset.size_bytes, asset.sha256)
+    except AssetError:
+        return False
+
+
+def _proved(found: OpenAsset, asset: DamagedAsset) -> Iterator[bytes]:
+    """Pass bytes on, and refuse them at their end if they are not what is recorded."""
+    hashed, size = sha256(), 0
+    for chunk in found.chunks():
+        hashed.update(chunk)
+        size += len(chunk)
+        yield chunk
+    if (size, hashed.hexdigest()) != (asset.size_bytes, asset.sha256):
+        raise _OtherBytesError(f"{size} bytes with the digest {hashed.hexdigest()}")
+
+
+# --- the quarantine --------------------------------------------------------------------------------------------------
+
+
+def list_quarantine(archive: Archive) -> Iterator[Record]:
+    """Yield what the quarantine holds, and at last the `Summary`."""
+    run = Run(None, "quarantine list")
+    for held in Quarantine(archive.path).list():
+        run.counts["held"] += 1
+        run.bytes_read += held.size_bytes or 0
+        yield held
+    yield run.summary()
+
+
+def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Record]:
+    """Put copies back into the store: right ones in place of bad ones, bad ones only where there is nothing.
+
+    What lies in their place is kept in the quarantine instead.
+
+    Yields:
+        A `Finding` for each that is back and is not what is recorded; at last the `Summary` with the count restored.
+
+    Raises:
+        RequestError: There is none of that name, or putting it back would make things worse.
+        LockedError: Another command is writing.
+    """
+    quarantine = Quarantine(archive.path)
+    archive.store.check(archive.id)
+    with archive.lock("quarantine restore"), archive.run("quarantine restore", {"names": list(names)}) as run:
+        for held in [quarantine.find(name) for name in names]:
+            asset = _recorded(archive, held)
+            if asset is None or held.sha256 is None:
+                raise RequestError(
+                    f"{held.name} has no bytes, or no render in the catalog: there is nothing to restore."
+                )
+            right = held.sha256 == asset.sha256
+            there = _is_there(archive.store, asset)
+            if _is_good(archive.store, asset) or (there and not right):
+                raise RequestError(f"What lies under {held.key} is no worse than {held.name}: it stays.")
+            if there:
+                quarantine.keep(archive.store, _finding(asset, run, "wrong-digest", None, archive.now()))
+            with quarantine.open(held) as copy:
+                archive.store.write(held.key, copy.chunks(), replace=True)
+            quarantine.drop(held)
+            run.counts["restored"] += 1
+            attempt = _Attempt(asset, "restored", "ok" if right else held.verdict, held.detail)
+            yield from _record(archive, [attempt], Run(run.id, run.command), dry_run=False)
+        run.settle(problems=False)
+    yield run.summary()
+
+
+def drop_quarantined(archive: Archive, names: Iterable[str], *, force: bool = False) -> Iterator[Record]:
+    """Delete copies whose assets are good again; with `force`, any.
+
+    Yields:
+        The `Summary` with the count dropped.
+
+    Raises:
+        RequestError: There is none of that name, or its asset is not good; then none is deleted.
+        LockedError: Another command is writing.
+    """
+    quarantine = Quarantine(archive.path)
+    with archive.lock("quarantine drop"), archive.run("quarantine drop", {"names": list(names)}) as run:
+        chosen = [quarantine.find(name) for name in names]
+        for held in chosen:
+            asset = _recorded(archive, held)
+            if not force and (asset is None or not _is_good(archive.store, asset)):
+                raise RequestError(f"The asset {held.key} is not good: repair it first, or drop its copy with --force.")
+        for held in chosen:
+            quarantine.drop(held)
+            run.counts["dropped"] += 1
+    yield run.summary()
+
+
+def _recorded(archive: Archive, held: Held) -> DamagedAsset | None:
+    found = archive.catalog.stored_assets(Selection(render_ids=(held.render_id,)))
+    for render_id, key, size, digest in found:
+        if key == held.key and size is not None and digest is not None:
+            return DamagedAsset(render_id, key, size, digest, held.verdict)
+    return None
+
+
+def _is_there(store: Store, asset: DamagedAsset) -> bool:
+    try:
+        store.find(asset.key)
+    except AssetMissingError:
+        return False
+    except AssetError:
+        return True
+    return True
