@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import __version__, errors
-from craftkit_archive.values import harmless, parse_duration, parse_size
+from craftkit_archive.values import harmless, parse_duration, parse_share, parse_size
 
 if TYPE_CHECKING:
     import socket
@@ -33,7 +33,7 @@ USAGE = 2
 OWN_BUG = 70
 
 # How a command that came to its end has ended.
-OUTCOMES = {"ok": OK, "problems": 1, "incomplete": 3}
+OUTCOMES = {"ok": OK, "problems": 1, "incomplete": 3, "limited": 101}
 
 # What stopped it otherwise: each leaf of the error tree.
 EXIT_CODES: dict[type[errors.ArchiveError], int] = {
@@ -71,6 +71,7 @@ EXIT_CODE_WORDS = {
     15: "no space, or not writable (standard output too)",
     16: "the remote end refused or kept failing",
     70: "our own bug: the traceback is on stderr",
+    101: "stopped at --time-limit or --max-bytes, clean so far",
     130: "SIGINT: stopped cleanly, what was done is recorded",
     143: "SIGTERM: stopped cleanly, what was done is recorded",
 }
@@ -211,6 +212,8 @@ class Commands(click.Group):
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Run a command and exit with its code, which is one of the table."""
         given = list(sys.argv[1:] if args is None else args)
+        # Workers would import this program anew before they begin, for nothing.
+        vars(sys.modules["__main__"]).pop("__file__", None)
         _open_streams()
         with Signals() as signals:
             extra.update(standalone_mode=False, obj=signals)
@@ -349,6 +352,7 @@ class Parsed(click.ParamType[Any]):
 
 SIZE = Parsed("SIZE", parse_size)
 DURATION = Parsed("DURATION", parse_duration)
+SHARE = Parsed("SHARE", parse_share)
 
 
 def _jobs(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:
@@ -500,18 +504,61 @@ def fetch(
 
 @main.command()
 @click.option(
-    "--level", type=click.Choice(["size", "digest"]), default="digest", show_default=True, help="What to compare."
+    "--level",
+    type=click.Choice(["size", "digest", "pdf"]),
+    default="digest",
+    show_default=True,
+    help="size: lengths alone; digest: every byte; pdf: every byte, and whether it opens, its pages and its streams.",
 )
+@click.option("--due", metavar="AGE", type=DURATION, help="What was not checked for AGE (30d), or never, or was bad.")
+@click.option("--new", is_flag=True, help="What was never checked.")
+@click.option("--failed", is_flag=True, help="What was bad when it was last checked.")
 @click.option("--project", "projects", multiple=True, help="Only this project (id or slug); repeatable.")
+@_ids_option
+@click.option("--sample", metavar="SHARE", type=SHARE, help="Only a part, such as 5%, drawn anew for each run.")
+@click.option("--time-limit", metavar="DURATION", type=DURATION, help="Stop after 2h, say; the next --due goes on.")
+@click.option("--max-bytes", metavar="SIZE", type=SIZE, help="Stop after reading 50GiB, say.")
 @_jobs_option
+@click.option(
+    "--report",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a report too: .html, .csv, .xml (JUnit), .prom (Prometheus), .ndjson or .txt.",
+)
 @click.pass_obj
-def verify(console: Console, level: Any, projects: tuple[str, ...], jobs: int) -> int:
-    """Check stored assets against what is recorded of them, and write down what was seen."""
-    from craftkit_archive.verifying import verify_assets
+def verify(
+    console: Console,
+    level: Any,
+    due: int | None,
+    new: bool,
+    failed: bool,
+    projects: tuple[str, ...],
+    ids: Path | None,
+    sample: float | None,
+    time_limit: int | None,
+    max_bytes: int | None,
+    jobs: int,
+    report: Path | None,
+) -> int:
+    """Check stored assets against what is recorded of them, and write down what was seen.
+
+    With --due, --new and --failed together: what any of them names. Never checked ones come first, then what was bad,
+    then the oldest. What was read counts, whatever stops the rest. Files in the store that no render claims are told
+    when everything is checked, and change no exit code.
+    """
+    from craftkit_archive.verifying import Limits, Scope, verify_assets
 
     with _open(console) as archive:
-        selection = archive.select(projects=projects)
-        return console.finish(verify_assets(archive, level=level, selection=selection, jobs=jobs, stop=console.stop))
+        records = verify_assets(
+            archive,
+            level=level,
+            selection=archive.select(projects=projects, ids=ids),
+            scope=Scope(new, failed, due, sample),
+            limits=Limits(time_limit, max_bytes),
+            jobs=jobs,
+            stop=console.stop,
+        )
+        return console.finish(records)
 
 
 @main.command()

@@ -9,6 +9,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import sha256
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -25,7 +27,7 @@ from craftkit_archive.errors import (
     RequestError,
     disk_errors,
 )
-from craftkit_archive.records import Finding, KeyInfo, Kind, ProjectInfo, RunInfo
+from craftkit_archive.records import Finding, KeyInfo, Kind, Note, ProjectInfo, RunInfo
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -88,6 +90,66 @@ class Selection(msgspec.Struct, frozen=True):
         ids = sorted(set(self.render_ids), key=str.encode)
         for start in range(0, len(ids), PAGE):
             yield msgspec.structs.replace(self, render_ids=tuple(ids[start : start + PAGE]))
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which of the stored assets to check, by what the ledger says of them: all, unless one of the first three is set.
+
+    Attributes:
+        new: Those that were never checked.
+        failed: Those whose last verdict is not `ok`.
+        due_before: Those of both kinds, those last checked before this time, and those whose date is yet to come.
+        now: The time; later dates are in the future.
+        share: A part of them, above 0 and up to 1, drawn at random; None is all.
+        seed: What the draw depends on, besides the ids.
+    """
+
+    new: bool = False
+    failed: bool = False
+    due_before: str | None = None
+    now: str = ""
+    share: float | None = None
+    seed: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of them."""
+        return not (self.new or self.failed or self.due_before or self.share)
+
+    def where(self) -> tuple[str, list[Any]]:
+        """Express it in SQL over `assets AS a`, for use after another condition."""
+        terms: list[str] = []
+        values: list[Any] = []
+        if self.new or self.due_before:
+            terms.append("a.verified_at IS NULL")
+        if self.failed or self.due_before:
+            terms.append("a.verdict <> 'ok'")
+        if self.due_before:
+            terms.append("a.verified_at < ? OR a.verified_at > ?")
+            values += [self.due_before, self.now]
+        return (f" AND ({' OR '.join(terms)})" if terms else ""), values
+
+
+class Coverage(msgspec.Struct, frozen=True):
+    """How much of what is stored was read and found good within so many days, and how much is due; sizes in bytes.
+
+    What was read within them and found bad is neither.
+    """
+
+    days: int
+    assets: int
+    stored_bytes: int
+    covered_assets: int
+    covered_bytes: int
+    due_assets: int
+    due_bytes: int
+
+    @property
+    def share(self) -> float:
+        """The covered part of the bytes; 1 where nothing is stored. Where all files are empty, of the files."""
+        if self.stored_bytes:
+            return self.covered_bytes / self.stored_bytes
+        return self.covered_assets / self.assets if self.assets else 1.0
 
 
 class Expectation(NamedTuple):
@@ -291,7 +353,13 @@ def m001_tables(db: "Database") -> None:
     )
 
 
-_STEPS: list[Callable[["Database"], None]] = [m001_tables]
+def m003_coverage(db: "Database") -> None:
+    """Keep with each verification how much was covered when it ended: days, and bytes stored and covered."""
+    for column in ("coverage_days", "stored_bytes", "covered_bytes"):
+        db.table("runs").add_column(column, int)
+
+
+_STEPS: list[Callable[["Database"], None]] = [m001_tables, m003_coverage]
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -446,12 +514,21 @@ class Catalog:
         return int(rows[0][0])
 
     def finish_run(
-        self, run_id: int, *, finished_at: str, outcome: str, counts: dict[str, int], bytes_read: int
+        self,
+        run_id: int,
+        *,
+        finished_at: str,
+        outcome: str,
+        counts: dict[str, int],
+        bytes_read: int,
+        coverage: Coverage | None = None,
     ) -> None:
         """Write down how a run ended."""
+        covered = (coverage.days, coverage.stored_bytes, coverage.covered_bytes) if coverage else (None, None, None)
         self._query(
-            "UPDATE runs SET finished_at = ?, outcome = ?, counts = ?, bytes_read = ? WHERE id = ?",
-            (finished_at, outcome, _json(counts), bytes_read, run_id),
+            "UPDATE runs SET finished_at = ?, outcome = ?, counts = ?, bytes_read = ?,"
+            " coverage_days = ?, stored_bytes = ?, covered_bytes = ? WHERE id = ?",
+            (finished_at, outcome, _json(counts), bytes_read, *covered, run_id),
         )
 
     def last_runs(self, limit: int) -> list[RunInfo]:
@@ -591,7 +668,7 @@ class Catalog:
     def stored_assets(self, selection: Selection) -> Iterator[Asset]:
         """Yield the recorded assets in the order of render ids."""
         yield from self._pages(
-            "SELECT a.render_id, a.key, a.size_bytes, a.sha256 FROM assets AS a JOIN renders AS r ON r.id = a.render_id"
+            f"SELECT a.render_id, a.key, a.size_bytes, a.sha256 FROM assets AS a{_joined(selection)}"
             " WHERE a.render_id > ? AND a.stored_at IS NOT NULL{where} ORDER BY a.render_id LIMIT ?",
             selection,
             Asset,
@@ -600,10 +677,101 @@ class Catalog:
     def count_stored(self, selection: Selection) -> tuple[int, int]:
         """Count the recorded assets and add up their bytes."""
         return self._count(
-            "SELECT COUNT(*), COALESCE(SUM(a.size_bytes), 0) FROM assets AS a"
-            " JOIN renders AS r ON r.id = a.render_id WHERE a.stored_at IS NOT NULL{where}",
+            f"SELECT COUNT(*), COALESCE(SUM(a.size_bytes), 0) FROM assets AS a{_joined(selection)}"
+            " WHERE a.stored_at IS NOT NULL{where}",
             selection,
         )
+
+    def choose(self, selection: Selection, choice: Choice) -> tuple[int, int]:
+        """Draw up the list of assets that `chosen_assets` yields, and return their count and bytes.
+
+        It is drawn up once, in a temporary table, so that what is checked meanwhile does not change it. Its order:
+        never checked, last bad, dated in the future, then the oldest; a random draw is in random order.
+        """
+        where, values = choice.where()
+        order = "rank, verified_at, render_id"
+        if choice.share is not None:
+            order = "drawn(render_id)"
+            seed = choice.seed
+            self._connection.create_function(
+                "drawn", 1, lambda render_id: sha256(f"{seed} {render_id}".encode()).digest(), deterministic=True
+            )
+        for table in ("found", "chosen"):
+            self._query(f"DROP TABLE IF EXISTS temp.{table}")
+        self._query("CREATE TEMP TABLE found (render_id, rank, verified_at)")
+        for part in selection.parts():
+            selected, parameters = part.where()
+            self._query(
+                "INSERT INTO temp.found SELECT a.render_id, CASE WHEN a.verified_at IS NULL THEN 0"
+                " WHEN a.verdict <> 'ok' THEN 1 WHEN a.verified_at > ? THEN 2 ELSE 3 END, a.verified_at"
+                f" FROM assets AS a{_joined(selection)} WHERE a.stored_at IS NOT NULL{where}{selected}",
+                (choice.now, *values, *parameters),
+            )
+        found = self._query("SELECT COUNT(*) FROM temp.found")[0][0]
+        limit = found if choice.share is None else ceil(found * choice.share)
+        self._query("CREATE TEMP TABLE chosen (position INTEGER PRIMARY KEY, render_id)")
+        self._query(
+            f"INSERT INTO temp.chosen (render_id) SELECT render_id FROM temp.found ORDER BY {order} LIMIT ?", (limit,)
+        )
+        self._query("DROP TABLE temp.found")
+        rows = self._query(
+            "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0) FROM temp.chosen JOIN assets USING (render_id)"
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
+    def chosen_assets(self) -> Iterator[Asset]:
+        """Yield what `choose` drew up, in its order."""
+        after = 0
+        while page := self._query(
+            "SELECT c.position, a.render_id, a.key, a.size_bytes, a.sha256 FROM temp.chosen AS c"
+            " JOIN assets AS a ON a.render_id = c.render_id WHERE c.position > ? ORDER BY c.position LIMIT ?",
+            (after, PAGE),
+        ):
+            after = page[-1][0]
+            yield from (Asset(*row[1:]) for row in page)
+
+    def coverage(self, since: str, now: str, days: int) -> Coverage:
+        """Add up what was read and found good since a time, and what is due; dates in the future do not count."""
+        rows = self._query(
+            """
+            SELECT COUNT(*), COALESCE(SUM(size_bytes), 0),
+                   COALESCE(SUM(recent AND verdict = 'ok'), 0),
+                   COALESCE(SUM(size_bytes) FILTER (WHERE recent AND verdict = 'ok'), 0),
+                   COALESCE(SUM(NOT recent), 0), COALESCE(SUM(size_bytes) FILTER (WHERE NOT recent), 0)
+            FROM (SELECT size_bytes, verdict, COALESCE(verified_at BETWEEN ? AND ?, 0) AS recent
+                  FROM assets WHERE stored_at IS NOT NULL)
+            """,
+            (since, now),
+        )
+        return Coverage(days, *rows[0])
+
+    def held(self, project_id: str | None = None) -> Iterator[tuple[str, str]]:
+        """Yield digest and key of every stored asset whose digest is known, in the order of their bytes."""
+        selection = Selection(project_ids=(project_id,) if project_id else ())
+        where, parameters = selection.where()
+        with self._errors():
+            # One open cursor: what it yields is one state of the catalog, whatever is written meanwhile.
+            yield from self._connection.execute(
+                f"SELECT a.sha256, a.key FROM assets AS a{_joined(selection)}"
+                f" WHERE a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL{where} ORDER BY a.sha256, a.key",
+                parameters,
+            )
+
+    def unclaimed(self, keys: Sequence[str]) -> list[str]:
+        """Return those asset keys that no render claims, stored or not, in the order given."""
+        known = self._query("SELECT key FROM assets WHERE key IN (SELECT value FROM json_each(?))", (_json(keys),))
+        claimed = {row[0] for row in known}
+        left = [key for key in keys if key not in claimed]
+        if left:
+            # Upstream names an object after its render; there is no index for the few that are named otherwise.
+            ids = [key.rpartition("/")[2].removesuffix(".pdf") for key in left]
+            by_id = "SELECT asset_key FROM renders WHERE id IN (SELECT value FROM json_each(?))"
+            claimed.update(row[0] for row in self._query(by_id, (_json(ids),)))
+            left = [key for key in left if key not in claimed]
+        if left:
+            by_key = "SELECT asset_key FROM renders WHERE asset_key IN (SELECT value FROM json_each(?))"
+            claimed.update(row[0] for row in self._query(by_key, (_json(left),)))
+        return [key for key in left if key not in claimed]
 
     def claimed_by(self, keys: Sequence[str]) -> dict[str, str]:
         """Map those asset keys that are taken to the ids of the renders that have them."""
@@ -620,16 +788,24 @@ class Catalog:
             rows,
         )
 
-    def record_checks(self, rows: Iterable[tuple[str, str, str]]) -> None:
-        """Write verdicts into the ledger: (time, verdict, render id)."""
-        self._write("UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id = ?", rows)
+    def record_checks(self, verified_at: str, verdict: str, render_ids: Sequence[str]) -> None:
+        """Write one verdict on these assets into the ledger."""
+        self._query(
+            "UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id IN (SELECT value FROM json_each(?))",
+            (verified_at, verdict, _json(render_ids)),
+        )
 
-    def add_findings(self, findings: Iterable[Finding]) -> None:
-        """Keep what a run found."""
+    def add_findings(self, findings: Iterable[Finding | Note]) -> None:
+        """Keep what a run found; a note is a row whose verdict is `ok`."""
         self._write(
             "INSERT INTO findings (run_id, render_id, key, verdict, expected, found, detail, found_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            ((f.run_id, f.render_id, f.key, f.verdict, f.expected, f.found, f.detail, f.found_at) for f in findings),
+            (
+                (f.run_id, f.render_id, f.key, "ok", None, None, f.detail, f.found_at)
+                if isinstance(f, Note)
+                else (f.run_id, f.render_id, f.key, f.verdict, f.expected, f.found, f.detail, f.found_at)
+                for f in findings
+            ),
         )
 
     def export_rows(self, selection: Selection) -> Iterator[ExportRow]:
@@ -699,6 +875,11 @@ class Catalog:
             (render_id, project_id),
         )
         return ServedRender(*found[0]) if found else None
+
+
+def _joined(selection: Selection) -> str:
+    """Join what a selection asks about to `assets AS a`; nothing where it asks nothing."""
+    return " JOIN renders AS r ON r.id = a.render_id" if selection.where()[0] else ""
 
 
 def _json(value: Any) -> str | None:

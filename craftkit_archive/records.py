@@ -31,7 +31,7 @@ Verdict = Literal[
     "unverified",
     "orphan",
 ]
-Outcome = Literal["ok", "problems", "incomplete", "interrupted"]
+Outcome = Literal["ok", "problems", "incomplete", "limited", "interrupted"]
 
 
 # --- what comes in ---------------------------------------------------------------------------------------------------
@@ -210,6 +210,16 @@ class Finding(Record, frozen=True):
     expected: str | None = None
     found: str | None = None
     detail: str | None = None
+
+
+class Note(Record, frozen=True):
+    """What is odd about a PDF that is what was stored, and that opens."""
+
+    run_id: int
+    render_id: str
+    key: str
+    detail: str
+    found_at: str
 
 
 class Skipped(Record, frozen=True):

@@ -36,10 +36,12 @@ def as_text(record: Record) -> str:
         case records.Finding():
             seen = f": expected {record.expected}, found {record.found}" if record.expected else ""
             return f"  {record.verdict}  {record.key}{seen}{f' ({record.detail})' if record.detail else ''}"
+        case records.Note():
+            return f"  note  {record.key}: {record.detail}"
         case records.Reject():
             return f"  rejected  {record.source}:{record.line}: {record.reason}"
         case records.Skipped():
-            return f"  skipped  {record.key}: {record.reason}"
+            return f"  skipped  {record.key or record.render_id}: {record.reason}"
         case records.KeyInfo():
             state = f"revoked {record.revoked_at}" if record.revoked_at else "valid"
             cells = (record.id, record.project_id, record.prefix or "-", state, record.name or "")
@@ -54,7 +56,8 @@ def as_text(record: Record) -> str:
         case records.Summary():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in record.counts.items())
             size = f", {format_size(record.bytes_read)} read" if record.bytes_read else ""
-            return f"{record.command}: {record.outcome}: {counts}{size}"
+            covered = record.details.get("coverage")
+            return f"{record.command}: {record.outcome}: {counts}{size}" + (f"; {covered['text']}" if covered else "")
     raise TypeError(record)
 
 

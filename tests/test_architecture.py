@@ -22,7 +22,7 @@ RANKS = [
     {"craftkit_archive.records"},
     {"craftkit_archive.decoding", "craftkit_archive.work"},
     {"craftkit_archive.catalog", "craftkit_archive.store", "craftkit_archive.pdf", "craftkit_archive.reading"},
-    {"craftkit_archive.archive", "craftkit_archive.merging"},
+    {"craftkit_archive.archive", "craftkit_archive.merging", "craftkit_archive.checking"},
     {
         "craftkit_archive.importing",
         "craftkit_archive.fetching",
