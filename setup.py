@@ -18,7 +18,7 @@ setup(
     python_requires=">=3.11",
     py_modules=["cli"],
     packages=["craftkit_archive", "server"],
-    package_data={"craftkit_archive": ["py.typed"], "server": ["static/*"]},
+    package_data={"craftkit_archive": ["py.typed", "report.html", "report.js"], "server": ["static/*"]},
     entry_points={"console_scripts": ["craftkit-archive = cli:main"]},
     install_requires=[
         "bottle>=0.13,<0.14",

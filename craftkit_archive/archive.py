@@ -15,7 +15,8 @@ from uuid import uuid4
 
 import msgspec
 
-from craftkit_archive.catalog import Catalog, Coverage, Selection
+from craftkit_archive.catalog import Catalog, Selection
+from craftkit_archive.coverage import Coverage
 from craftkit_archive.decoding import read_record
 from craftkit_archive.errors import (
     ArchiveError,

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from craftkit_archive.coverage import Coverage
 from craftkit_archive.errors import (
     CatalogDamagedError,
     CatalogNewerError,
@@ -128,28 +129,6 @@ class Choice(msgspec.Struct, frozen=True):
             terms.append("a.verified_at < ? OR a.verified_at > ?")
             values += [self.due_before, self.now]
         return (f" AND ({' OR '.join(terms)})" if terms else ""), values
-
-
-class Coverage(msgspec.Struct, frozen=True):
-    """How much of what is stored was read and found good within so many days, and how much is due; sizes in bytes.
-
-    What was read within them and found bad is neither.
-    """
-
-    days: int
-    assets: int
-    stored_bytes: int
-    covered_assets: int
-    covered_bytes: int
-    due_assets: int
-    due_bytes: int
-
-    @property
-    def share(self) -> float:
-        """The covered part of the bytes; 1 where nothing is stored. Where all files are empty, of the files."""
-        if self.stored_bytes:
-            return self.covered_bytes / self.stored_bytes
-        return self.covered_assets / self.assets if self.assets else 1.0
 
 
 class Expectation(NamedTuple):
@@ -492,6 +471,51 @@ class Catalog:
         with self._errors():
             self._connection.executemany(sql, rows)
 
+    def quick_check(self) -> list[str]:
+        """Return what SQLite finds wrong with its own file; nothing if it is sound."""
+        return [row[0] for row in self._query("PRAGMA quick_check(5)") if row[0] != "ok"]
+
+    @property
+    def sqlite_version(self) -> str:
+        """The version of SQLite itself."""
+        return sqlite3.sqlite_version
+
+    def latest_time(self) -> str | None:
+        """Return the latest time at which something is said to have been done."""
+        sql = (
+            "SELECT MAX(at) FROM (SELECT MAX(started_at) AS at FROM runs UNION ALL SELECT MAX(verified_at) FROM assets)"
+        )
+        return self._query(sql)[0][0]  # type: ignore[no-any-return]
+
+    def back_up(self, file: Path) -> int:
+        """Copy the catalog as it is at one moment, and return the copy's size in bytes; readable by its owner alone.
+
+        Raises:
+            RequestError: The file is there already.
+            NoSpaceError, NotWritableError: The disk refused; nothing is left behind.
+        """
+        if file.exists():
+            raise RequestError(f"{file} is there already, and nothing is overwritten: name another file.")
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            with disk_errors(file):
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            with _sqlite_errors(temporary):
+                copy = sqlite3.connect(temporary)
+                try:
+                    # All at one go: in steps, each write of others would begin it anew.
+                    self._connection.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                finally:
+                    copy.close()
+            with disk_errors(file):
+                with temporary.open("rb") as written:
+                    os.fsync(written.fileno())
+                temporary.rename(file)
+                return file.stat().st_size
+        finally:
+            temporary.unlink(missing_ok=True)
+
     # --- settings and runs
 
     def setting(self, name: str) -> str:
@@ -533,26 +557,55 @@ class Catalog:
 
     def last_runs(self, limit: int) -> list[RunInfo]:
         """Return the latest runs, newest first."""
+        return self._runs("ORDER BY id DESC LIMIT ?", (limit,))
+
+    def find_run(self, run_id: int | None, command: str) -> RunInfo | None:
+        """Return a run of a command, by its number or the latest."""
+        found = self._runs("WHERE command = ? AND id = COALESCE(?, id) ORDER BY id DESC LIMIT 1", (command, run_id))
+        return found[0] if found else None
+
+    def covering_runs(self, limit: int) -> list[RunInfo]:
+        """Return the latest runs that wrote down their coverage, oldest first."""
+        return self._runs("WHERE coverage_days IS NOT NULL ORDER BY id DESC LIMIT ?", (limit,))[::-1]
+
+    def _runs(self, which: str, parameters: Sequence[Any]) -> list[RunInfo]:
         rows = self._query(
-            "SELECT id, command, started_at, finished_at, outcome, COALESCE(counts, '{}'), COALESCE(bytes_read, 0)"
-            " FROM runs ORDER BY id DESC LIMIT ?",
-            (limit,),
+            "SELECT id, command, started_at, finished_at, outcome, COALESCE(counts, '{}'), COALESCE(bytes_read, 0),"
+            f" arguments, coverage_days, stored_bytes, covered_bytes FROM runs {which}",
+            parameters,
         )
         try:
             return [
                 RunInfo(
-                    id=run_id,
-                    command=command,
-                    started_at=started_at,
-                    finished_at=finished_at,
-                    outcome=outcome,
-                    counts=msgspec.json.decode(counts, type=dict[str, int]),
-                    bytes_read=bytes_read,
+                    run_id,
+                    command,
+                    started_at,
+                    finished_at,
+                    outcome,
+                    msgspec.json.decode(counts, type=dict[str, int]),
+                    bytes_read,
+                    msgspec.json.decode(arguments or "{}", type=dict[str, Any]),
+                    *covered,
                 )
-                for run_id, command, started_at, finished_at, outcome, counts, bytes_read in rows
+                for run_id, command, started_at, finished_at, outcome, counts, bytes_read, arguments, *covered in rows
             ]
         except msgspec.DecodeError as error:
             raise CatalogDamagedError(f"{self.path} has a run whose counts are damaged: put back a backup.") from error
+
+    def findings_of(self, run_id: int) -> Iterator[Finding | Note]:
+        """Yield what a run found, in the order in which it was found."""
+        after = 0
+        while page := self._query(
+            "SELECT rowid, run_id, render_id, key, verdict, expected, found, detail, found_at FROM findings"
+            " WHERE run_id = ? AND rowid > ? ORDER BY rowid LIMIT ?",
+            (run_id, after, PAGE),
+        ):
+            after = page[-1][0]
+            for _, run, render_id, key, verdict, expected, found, detail, at in page:
+                if verdict == "ok":
+                    yield Note(run, render_id, key, detail or "", at)
+                else:
+                    yield Finding(run, render_id, key, verdict, at, expected, found, detail)
 
     # --- projects, keys, renders
 
@@ -597,11 +650,43 @@ class Catalog:
         rows = self._query("SELECT COALESCE(slug, id) FROM projects ORDER BY 1 LIMIT ?", (limit,))
         return [row[0] for row in rows]
 
-    def project_summaries(self) -> list[ProjectInfo]:
-        """Count what is held of each project, in the order of slugs."""
-        fields = ProjectInfo.__struct_fields__
-        rows = self._query(f"SELECT {', '.join(fields)} FROM project_summary ORDER BY slug, id")
-        return [ProjectInfo(**dict(zip(fields, row, strict=True))) for row in rows]
+    def project_summaries(self, since: str | None = None, now: str | None = None) -> list[ProjectInfo]:
+        """Count what is held of each project, in the order of slugs.
+
+        Args:
+            since: What was read from then on and found good is covered; without it nothing is.
+            now: Until when; later dates are in the future and do not count.
+        """
+        rows = self._query(
+            """
+            WITH held AS (
+                SELECT r.project_id, COUNT(*) AS renders, SUM(r.status = 'succeeded') AS succeeded,
+                       COUNT(a.stored_at) AS stored, SUM(r.status = 'succeeded' AND a.stored_at IS NULL) AS not_stored,
+                       SUM(a.size_bytes) FILTER (WHERE a.stored_at IS NOT NULL) AS stored_bytes,
+                       SUM(a.verdict = 'ok') AS verified_ok, SUM(a.verdict <> 'ok') AS damaged,
+                       MIN(a.verified_at) AS oldest_verified_at,
+                       SUM(a.size_bytes) FILTER (WHERE a.verdict = 'ok' AND a.verified_at BETWEEN ?1 AND ?2) AS covered,
+                       SUM(a.size_bytes) FILTER (WHERE a.stored_at IS NOT NULL
+                           AND NOT COALESCE(a.verified_at BETWEEN ?1 AND ?2, 0)) AS due
+                FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id GROUP BY r.project_id
+            ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
+            SELECT ids.id, p.slug, COALESCE(p.name, ids.id), p.deleted_at,
+                   COALESCE(renders, 0), COALESCE(succeeded, 0), COALESCE(stored, 0), COALESCE(not_stored, 0),
+                   COALESCE(stored_bytes, 0), COALESCE(verified_ok, 0), COALESCE(damaged, 0), oldest_verified_at,
+                   COALESCE(covered, 0), COALESCE(due, 0)
+            FROM ids LEFT JOIN projects AS p ON p.id = ids.id LEFT JOIN held AS h ON h.project_id = ids.id
+            ORDER BY p.slug, ids.id
+            """,
+            (since, now),
+        )
+        return [ProjectInfo(*row) for row in rows]
+
+    def reading_days(self) -> list[tuple[str | None, int, int]]:
+        """Return, for each day on which assets were last read and found good, their number and bytes; None is never."""
+        return self._query(  # type: ignore[return-value,unused-ignore]
+            "SELECT CASE WHEN verdict = 'ok' THEN substr(verified_at, 1, 10) END AS day, COUNT(*),"
+            " COALESCE(SUM(size_bytes), 0) FROM assets WHERE stored_at IS NOT NULL GROUP BY day ORDER BY day"
+        )
 
     def list_keys(self, project_ids: Sequence[str]) -> list[KeyInfo]:
         """Return the keys of these projects, or of all; never their hashes."""
@@ -744,6 +829,14 @@ class Catalog:
             (since, now),
         )
         return Coverage(days, *rows[0])
+
+    def count_bad(self) -> tuple[int, int]:
+        """Count the stored assets whose last verdict is bad, and those that could not be read or compared."""
+        rows = self._query(
+            "SELECT COALESCE(SUM(uncertain = 0), 0), COALESCE(SUM(uncertain), 0) FROM (SELECT verdict IN"
+            " ('unreadable', 'unverified') AS uncertain FROM assets WHERE stored_at IS NOT NULL AND verdict <> 'ok')"
+        )
+        return int(rows[0][0]), int(rows[0][1])
 
     def held(self, project_id: str | None = None) -> Iterator[tuple[str, str]]:
         """Yield digest and key of every stored asset whose digest is known, in the order of their bytes."""

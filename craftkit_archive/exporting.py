@@ -28,6 +28,7 @@ from craftkit_archive.errors import (
 )
 from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped
 from craftkit_archive.store import CHUNK_BYTES, INCOMING, FolderStore, OpenAsset, Store, digest, open_store
+from craftkit_archive.values import defused
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
 BATCH = 32
@@ -223,11 +224,11 @@ class _Papers:
             if exported.outcome in ("written", "unchanged"):
                 self._files[MANIFEST].write(f"{row.sha256}  {exported.path}\n")
                 cells = {**row._asdict(), "path": exported.path}
-                csv.writer(self._files[INDEX]).writerow(_harmless(cells[name]) for name in _INDEX_COLUMNS)
+                csv.writer(self._files[INDEX]).writerow(defused(cells[name]) for name in _INDEX_COLUMNS)
             else:
                 self._lacks = True
                 cells = {**row._asdict(), "asset_key": row.key, "reason": exported.outcome, "detail": exported.detail}
-                csv.writer(self._files[MISSING]).writerow(_harmless(cells[name]) for name in _MISSING_COLUMNS)
+                csv.writer(self._files[MISSING]).writerow(defused(cells[name]) for name in _MISSING_COLUMNS)
 
     def store(self) -> None:
         """Write them; the manifest last, because its presence says that the export is whole, and on the disk."""
@@ -240,11 +241,6 @@ class _Papers:
             raw = self._files[name].buffer
             raw.seek(0)
             folder.write(name, iter(partial(raw.read, CHUNK_BYTES), b""), replace=True)
-
-
-def _harmless(value: str | int | None) -> str | int | None:
-    """Keep a spreadsheet from taking a text for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -360,6 +360,24 @@ class FolderStore:
                 continue
             yield key
 
+    def quirks(self) -> tuple[str, ...] | None:
+        """Say how the file system changes names, if it does; None if that cannot be tried."""
+        folder = f"{self._root}/{INCOMING}.{token_hex(8)}"
+        try:
+            os.mkdir(folder)
+        except OSError:
+            return None
+        try:
+            Path(folder, "\u00e9a").touch()
+            trials = (("\u00e9A", "ignores case"), ("e\u0301a", "takes differently composed accents for the same"))
+            return tuple(words for name, words in trials if os.path.lexists(f"{folder}/{name}"))
+        except OSError as error:
+            return (f"refuses names that are not ASCII ({error.strerror})",)
+        finally:
+            for name in os.listdir(folder):
+                os.unlink(f"{folder}/{name}")
+            os.rmdir(folder)
+
     def sync(self, key: str) -> None:
         """See `Store.sync`."""
         path = self._locate(key)

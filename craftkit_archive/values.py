@@ -144,3 +144,8 @@ def harmless(text: str) -> str:
     return "".join(
         character if character.isprintable() or character in "\t\n" else ascii(character)[1:-1] for character in text
     )
+
+
+def defused(value: str | int | None) -> str | int | None:
+    """Keep a spreadsheet from taking a text for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

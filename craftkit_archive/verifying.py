@@ -9,17 +9,17 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from craftkit_archive.archive import Archive, Run
-from craftkit_archive.catalog import Asset, Choice, Coverage, Selection
+from craftkit_archive.catalog import Asset, Choice, Selection
 from craftkit_archive.checking import Check, Level, Seen, Task, check_assets
+from craftkit_archive.coverage import COVERAGE_DAYS
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped
 from craftkit_archive.values import format_time
-from craftkit_archive.work import Stop, format_size, in_batches, never, processes, spread, workers_for
+from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
 BATCH = 256
 BATCH_BYTES = 16 << 20
 LISTED = 2000
 COMMIT_SECONDS = 2.0
-COVERAGE_DAYS = 30
 DAY_SECONDS = 86_400
 
 _INCOMPLETE = {"unreadable", "unverified"}
@@ -124,7 +124,7 @@ def verify_assets(
         cut_short = budget.spent and run.counts["checked"] < count
         run.settle(problems=bool(bad - _INCOMPLETE), incomplete=incomplete, stopped=stop(), limited=cut_short)
         run.coverage = archive.coverage(_days(scope.due_seconds))
-    yield run.summary(level=level, coverage=coverage_details(run.coverage, run.bytes_read if cut_short else 0))
+    yield run.summary(level=level, coverage=run.coverage.details(run.bytes_read if cut_short else 0))
 
 
 def _told(selection: Selection, scope: Scope, limits: Limits) -> dict[str, Any]:
@@ -147,34 +147,6 @@ def _choice(archive: Archive, scope: Scope, run: Run) -> Choice:
 
 def _days(due_seconds: int | None) -> int:
     return max(due_seconds // DAY_SECONDS, 1) if due_seconds else COVERAGE_DAYS
-
-
-def coverage_details(coverage: Coverage, night_bytes: int = 0) -> dict[str, Any]:
-    """Describe coverage as a summary does.
-
-    Args:
-        coverage: What is covered.
-        night_bytes: What a run that was cut short read; from it the nights are reckoned that the rest will take.
-    """
-    details: dict[str, Any] = {
-        "days": coverage.days,
-        "stored_bytes": coverage.stored_bytes,
-        "covered_bytes": coverage.covered_bytes,
-        "due_assets": coverage.due_assets,
-        "due_bytes": coverage.due_bytes,
-        "share": round(coverage.share, 5),
-    }
-    # Rounded down: 100 % is said of nothing less.
-    share = int(coverage.share * 1000) / 10
-    text = f"{share:g} % of {format_size(coverage.stored_bytes)} read and good within {coverage.days} days"
-    if coverage.due_bytes and night_bytes:
-        details["nights"] = nights = -(-coverage.due_bytes // night_bytes)
-        if night_bytes * coverage.days < coverage.stored_bytes:
-            needed = format_size(-(-coverage.stored_bytes // coverage.days))
-            text += f"; at this rate never whole: it takes {needed} a night"
-        else:
-            text += f"; at this rate whole in {nights:,} {'night' if nights == 1 else 'nights'}"
-    return {**details, "text": text}
 
 
 class _Budget:
