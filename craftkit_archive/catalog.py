@@ -659,16 +659,18 @@ class Catalog:
         """
         rows = self._query(
             """
-            WITH held AS (
-                SELECT r.project_id, COUNT(*) AS renders, SUM(r.status = 'succeeded') AS succeeded,
-                       COUNT(a.stored_at) AS stored, SUM(r.status = 'succeeded' AND a.stored_at IS NULL) AS not_stored,
-                       SUM(a.size_bytes) FILTER (WHERE a.stored_at IS NOT NULL) AS stored_bytes,
-                       SUM(a.verdict = 'ok') AS verified_ok, SUM(a.verdict <> 'ok') AS damaged,
-                       MIN(a.verified_at) AS oldest_verified_at,
-                       SUM(a.size_bytes) FILTER (WHERE a.verdict = 'ok' AND a.verified_at BETWEEN ?1 AND ?2) AS covered,
-                       SUM(a.size_bytes) FILTER (WHERE a.stored_at IS NOT NULL
-                           AND NOT COALESCE(a.verified_at BETWEEN ?1 AND ?2, 0)) AS due
-                FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id GROUP BY r.project_id
+            WITH each AS (
+                SELECT r.project_id, r.status = 'succeeded' AS succeeded, a.stored_at IS NOT NULL AS stored,
+                       CASE WHEN a.stored_at IS NOT NULL THEN a.size_bytes END AS size, a.verdict = 'ok' AS good,
+                       a.verified_at, COALESCE(a.verified_at BETWEEN ?1 AND ?2, 0) AS recent
+                FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id
+                LIMIT -1 -- so that it is not merged into the query around it, which would sort three times the bytes
+            ), held AS (
+                SELECT project_id, COUNT(*) AS renders, SUM(succeeded) AS succeeded, SUM(stored) AS stored,
+                       SUM(succeeded AND NOT stored) AS not_stored, SUM(size) AS stored_bytes,
+                       SUM(good) AS verified_ok, SUM(NOT good) AS damaged, MIN(verified_at) AS oldest_verified_at,
+                       SUM(size) FILTER (WHERE good AND recent) AS covered, SUM(size) FILTER (WHERE NOT recent) AS due
+                FROM each GROUP BY project_id
             ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
             SELECT ids.id, p.slug, COALESCE(p.name, ids.id), p.deleted_at,
                    COALESCE(renders, 0), COALESCE(succeeded, 0), COALESCE(stored, 0), COALESCE(not_stored, 0),

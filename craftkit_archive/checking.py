@@ -82,7 +82,7 @@ def check_assets(task: Task) -> Seen:
             try:
                 stored = store.measure(key)
             except AssetError as error:
-                look = _failed(error)
+                look = _failed(error, key)
             else:
                 bytes_read += stored.size_bytes
                 if stored.sha256 == expected and size_bytes in (None, stored.size_bytes):
@@ -136,11 +136,12 @@ def _look(store: Store, level: Level, asset: Recorded, *, again: bool = False) -
         look = _compare(asset, stored)._replace(bytes_read=stored.size_bytes)
         return look if look.verdict in ("ok", "unverified") else _name_cause(store, asset, look, ends)
     except AssetError as error:
-        return _failed(error)
+        return _failed(error, asset.key)
 
 
-def _failed(error: AssetError) -> _Look:
-    return _Look("missing" if isinstance(error, AssetMissingError) else "unreadable", detail=str(error))
+def _failed(error: AssetError, key: str) -> _Look:
+    detail = str(error).removeprefix(f"{key} ")
+    return _Look("missing" if isinstance(error, AssetMissingError) else "unreadable", detail=detail)
 
 
 def _name_cause(store: Store, asset: Recorded, look: _Look, ends: Ends) -> _Look:

@@ -139,7 +139,7 @@ def _verdicts(report: Report) -> str:
             parts.append(_Part(name, count, "warn" if name in UNCERTAIN else "bad", f"{count:,}"))
     checked = counts.get("checked", 0)
     more = [f"{counts[name]:,} {words}" for name, words in (
-        ("orphan", "files that no render claims"), ("notes", "odd but openable PDFs"), ("unknown", "unknown ids")
+        ("orphan", "not claimed by any render"), ("notes", "odd, but open"), ("unknown", "unknown ids")
     ) if counts.get(name)]  # fmt: skip
     said = f'<li class="soft small">also {", ".join(more)}</li>' if more else ""
     share = percent(counts.get("ok", 0) / checked) if checked else "–"
@@ -260,7 +260,7 @@ def _projects(projects: list[ProjectInfo]) -> str:
         )
         rows.append(
             f'<tr><td>{name}</td><td class="number">{project.stored:,}</td><td class="number">'
-            f"{format_size(project.stored_bytes)}</td><td>"
+            f'{format_size(project.stored_bytes)}</td><td class="gap">'
             f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{share} covered">'
             f'<rect class="f-track" width="100" height="10"/>{"".join(rects)}</svg></td>'
             f'<td class="number">{share}</td><td class="number">{bad}</td>'
@@ -268,8 +268,9 @@ def _projects(projects: list[ProjectInfo]) -> str:
         )
     left = len(held) - MOST_PROJECTS
     more = f'<p class="soft small">{left:,} smaller projects are not shown.</p>' if left > 0 else ""
+    classes = {"Project": "", "Read and good": "gap"}
     head = "".join(
-        f'<th class="{"" if name in ("Project", "Read and good") else "number"}">{name}</th>'
+        f'<th class="{classes.get(name, "number")}">{name}</th>'
         for name in ("Project", "PDFs", "Size", "Read and good", "", "Bad", "Never stored")
     )
     return (

@@ -106,7 +106,8 @@ def verify_assets(
             yield Skipped(render_id=render_id, key="", reason="no render has this id")
         budget = _Budget(limits, level, lambda: monotonic() - began)
         over = budget.or_(stop)
-        strays = _strays(archive, run) if choice.whole and selection == Selection() else iter(())
+        everything = choice.whole and selection == Selection() and limits == Limits()
+        strays = _strays(archive, run) if everything else iter(())
         ledger = _Ledger(archive, run, level, monotonic)
         try:
             for found in _checks(archive, level, budget.cut(assets), workers_for(count, size, jobs), over):
