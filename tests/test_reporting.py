@@ -29,7 +29,7 @@ from craftkit_archive.reporting import (
 )
 from craftkit_archive.verifying import Limits, verify_assets
 from tests.browser import Browser
-from tests.worlds import Done, World, command, load, needs, put, render, render_id, summary_of
+from tests.worlds import ROOT, Done, World, command, load, needs, program, put, render, render_id, summary_of
 
 HOSTILE = '=cmd|"/c calc"!A1<script>document.title="taken"</script>\u202egnp.exe'
 
@@ -287,6 +287,21 @@ def test_verify_writes_a_report_and_report_writes_it_again(world: World, tmp_pat
     assert at(world, "report").out.startswith("1 of 5 PDFs is not what was stored.\n")
     wrong = at(world, "verify", "--report", tmp_path / "r.docx")
     assert (wrong.code, "suffix" in wrong.err) == (2, True)
+
+
+def test_a_report_into_a_closed_pipe_is_15(world: World) -> None:
+    at(world, "verify")
+    words = program("report", archive=world.archive.path)
+    with subprocess.Popen(["sh", "-c", 'sleep 2; exec "$@"', "sh", *words], cwd=ROOT, stdout=subprocess.PIPE) as report:
+        assert report.stdout is not None
+        report.stdout.close()
+        assert report.wait(30) == 15
+
+
+def test_a_report_without_a_folder_is_refused_before_the_work(world: World, tmp_path: Path) -> None:
+    done = at(world, "verify", "--report", tmp_path / "nowhere/r.html")
+    assert (done.code, "make it first" in done.err) == (2, True)
+    assert world.archive.catalog.find_run(None, "verify") is None
 
 
 def test_limits_have_their_own_exit_code(world: World) -> None:

@@ -620,8 +620,6 @@ def test_a_worker_that_is_killed_ends_it_with_a_clear_sentence(tmp_path: Path) -
 # --- at size ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
-@pytest.mark.timeout(400)
 def test_a_thousand_damages_in_twenty_thousand_are_all_found_and_named(tmp_path: Path) -> None:
     count, bad = 20_000, 1000
     world = bulk(tmp_path, count)
