@@ -553,8 +553,10 @@ def verify(
     then the oldest. What was read counts, whatever stops the rest. Files in the store that no render claims are told
     when everything is checked, and change no exit code.
     """
-    from craftkit_archive.reporting import form_of, gather_report, write_report
     from craftkit_archive.verifying import Limits, Scope, verify_assets
+
+    if report:
+        from craftkit_archive.reporting import form_of, gather_report, write_report
 
     form = form_of(report) if report else None
     with _open(console) as archive:

@@ -4,8 +4,8 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from html import escape
 from typing import Literal, NamedTuple, TextIO
-from xml.sax.saxutils import escape, quoteattr
 
 import msgspec
 
@@ -177,7 +177,7 @@ def write_junit(report: Report, out: TextIO) -> None:
 
 
 def _attribute(text: str) -> str:
-    return quoteattr(_NOT_XML.sub("?", text))
+    return f'"{escape(_NOT_XML.sub("?", text))}"'
 
 
 def write_prometheus(report: Report, out: TextIO) -> None:

@@ -6,7 +6,6 @@ import base64
 from datetime import datetime
 from hashlib import sha256
 from html import escape
-from importlib.resources import files
 from itertools import islice
 from string import Template
 from typing import TYPE_CHECKING, NamedTuple
@@ -72,6 +71,8 @@ def write_html(report: Report, out: TextIO) -> None:
 
 
 def _resource(name: str) -> str:
+    from importlib.resources import files  # takes long to import, and only a page needs it
+
     return files("craftkit_archive").joinpath(name).read_text("utf-8")
 
 
