@@ -61,14 +61,14 @@ EXIT_CODES: dict[type[errors.ArchiveError], int] = {
 # For people: the whole table, as the help and docs/cli.md show it.
 EXIT_CODE_WORDS = {
     0: "all that was asked for was done, and is good",
-    1: "finished, and found problems (damaged assets, rejected records)",
+    1: "finished, and found problems (damaged assets, rejected records, a seal that does not match)",
     2: "usage: what was asked for makes no sense",
     3: "finished, nothing bad, but incomplete (something was skipped, or could not be read or compared)",
     10: "no archive here",
     11: "another command holds the lock",
     13: "the catalog is newer than this program, or damaged",
     14: "the store or source is offline, or is not the one that this archive belongs to",
-    15: "no space, or not writable (standard output too)",
+    15: "no space on the disk, no memory for a worker, or not writable (standard output too)",
     16: "the remote end refused or kept failing",
     70: "our own bug: the traceback is on stderr",
     101: "stopped at --time-limit or --max-bytes, clean so far",
