@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -27,7 +28,21 @@ from craftkit_archive.store import FolderStore, OpenAsset, Stored
 from craftkit_archive.values import format_time
 from craftkit_archive.verifying import Limits, Scope, verify_assets
 from craftkit_archive.work import Apart, format_size
-from tests.worlds import ROOT, SOUTHWIND, World, fill, load, pdf, program, put, render, render_id, summary_of
+from tests.worlds import (
+    LIVE_KEY,
+    ROOT,
+    SOUTHWIND,
+    World,
+    fill,
+    live,
+    load,
+    pdf,
+    program,
+    put,
+    render,
+    render_id,
+    summary_of,
+)
 
 NO_VERDICTS = ("checked", "orphan", "notes", "unknown")
 HTML = b"<!DOCTYPE html><html><title>Sign in</title></html>"
@@ -265,6 +280,20 @@ def test_two_verifications_at_once_do_each_other_no_harm(tmp_path: Path) -> None
     both = [subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     assert {verdict for _, verdict in ledger(world).values()} == {"ok"}
+
+
+def test_a_verification_beside_a_running_server_does_no_harm(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=120)
+    words = program("verify", archive=world.archive.path)
+    with live(world.archive) as url, subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as verifying:
+        answers = set()
+        while verifying.poll() is None:
+            for number in range(20):
+                address = f"{url}/v1/renders/{render_id(number)}/download"
+                asked = urllib.request.Request(address, headers={"Authorization": f"Bearer {LIVE_KEY}"})
+                with urllib.request.urlopen(asked, timeout=30) as answer:
+                    answers.add((answer.status, answer.read() == world.asset(number).read_bytes()))
+    assert (verifying.returncode, answers) == (0, {(200, True)})
 
 
 # --- the ledger, and a budget ----------------------------------------------------------------------------------------
