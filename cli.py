@@ -171,10 +171,10 @@ class Console:
 
     def _show_one(self, record: Record, told: int) -> int:
         """Write one record; problems are told to people up to a number. Return how many were told."""
-        from craftkit_archive.records import Finding, Reject, Skipped
+        from craftkit_archive.records import Finding, Note, Reject, Skipped
         from craftkit_archive.reporting import as_text
 
-        problem = isinstance(record, (Finding, Reject, Skipped))
+        problem = isinstance(record, (Finding, Note, Reject, Skipped))
         if self.json:
             self.line(record)
         elif not problem:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,20 @@ def test_a_report_without_a_folder_is_refused_before_the_work(world: World, tmp_
     done = at(world, "verify", "--report", tmp_path / "nowhere/r.html")
     assert (done.code, "make it first" in done.err) == (2, True)
     assert world.archive.catalog.find_run(None, "verify") is None
+
+
+def test_notes_are_told_to_people_as_findings_are(world: World) -> None:
+    body = world.asset(2).read_bytes().replace(b"/Length", b"/Lengch")
+    world.asset(2).write_bytes(body)
+    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+        given = (sha256(body).hexdigest(), render_id(2))
+        connection.execute("UPDATE assets SET sha256 = ? WHERE render_id = ?", given)
+    connection.close()
+    done = at(world, "verify", "--level", "pdf")
+    assert (done.code, done.out) == (0, "")
+    assert f"  note  {render(2)['asset_key']}: " in done.err
+    assert "/Length" in done.err
+    assert "/Length" in at(world, "report", "--format", "html").out
 
 
 def test_limits_have_their_own_exit_code(world: World) -> None:
