@@ -29,7 +29,7 @@ format:
 bench: # within five minutes
 	$(BIN)python -m benchmarks.run --rounds 3
 
-bench-full: # some twenty minutes; writes docs/benchmarks.md
+bench-full: # some forty minutes, 40 GB; writes docs/benchmarks.md
 	$(BIN)python -m benchmarks.run --full --write docs/benchmarks.md
 
 sample: # print the sample's PDFs anew; needs Chromium

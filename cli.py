@@ -9,12 +9,12 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from craftkit_archive import __version__, errors
-from craftkit_archive.values import harmless, parse_duration, parse_size
+from craftkit_archive.values import harmless, parse_duration, parse_share, parse_size
 
 if TYPE_CHECKING:
     import socket
@@ -33,7 +33,7 @@ USAGE = 2
 OWN_BUG = 70
 
 # How a command that came to its end has ended.
-OUTCOMES = {"ok": OK, "problems": 1, "incomplete": 3}
+OUTCOMES = {"ok": OK, "problems": 1, "incomplete": 3, "limited": 101}
 
 # What stopped it otherwise: each leaf of the error tree.
 EXIT_CODES: dict[type[errors.ArchiveError], int] = {
@@ -61,16 +61,17 @@ EXIT_CODES: dict[type[errors.ArchiveError], int] = {
 # For people: the whole table, as the help and docs/cli.md show it.
 EXIT_CODE_WORDS = {
     0: "all that was asked for was done, and is good",
-    1: "finished, and found problems (damaged assets, rejected records)",
+    1: "finished, and found problems (damaged assets, rejected records, a seal that does not match)",
     2: "usage: what was asked for makes no sense",
     3: "finished, nothing bad, but incomplete (something was skipped, or could not be read or compared)",
     10: "no archive here",
     11: "another command holds the lock",
     13: "the catalog is newer than this program, or damaged",
     14: "the store or source is offline, or is not the one that this archive belongs to",
-    15: "no space, or not writable (standard output too)",
+    15: "no space on the disk, no memory for a worker, or not writable (standard output too)",
     16: "the remote end refused or kept failing",
     70: "our own bug: the traceback is on stderr",
+    101: "stopped at --time-limit or --max-bytes, clean so far",
     130: "SIGINT: stopped cleanly, what was done is recorded",
     143: "SIGTERM: stopped cleanly, what was done is recorded",
 }
@@ -170,10 +171,10 @@ class Console:
 
     def _show_one(self, record: Record, told: int) -> int:
         """Write one record; problems are told to people up to a number. Return how many were told."""
-        from craftkit_archive.records import Finding, Reject, Skipped
+        from craftkit_archive.records import Finding, Note, Reject, Skipped
         from craftkit_archive.reporting import as_text
 
-        problem = isinstance(record, (Finding, Reject, Skipped))
+        problem = isinstance(record, (Finding, Note, Reject, Skipped))
         if self.json:
             self.line(record)
         elif not problem:
@@ -199,8 +200,15 @@ class Console:
 
 
 def _write(text: str) -> None:
+    with _stdout() as out:
+        click.echo(text, out)
+
+
+@contextmanager
+def _stdout() -> Iterator[TextIO]:
     try:
-        click.echo(text)
+        yield sys.stdout
+        sys.stdout.flush()
     except OSError as error:
         raise OutputError(f"Standard output cannot be written ({error.strerror}).") from error
 
@@ -211,6 +219,8 @@ class Commands(click.Group):
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Run a command and exit with its code, which is one of the table."""
         given = list(sys.argv[1:] if args is None else args)
+        # Workers would import this program anew before they begin, for nothing.
+        vars(sys.modules["__main__"]).pop("__file__", None)
         _open_streams()
         with Signals() as signals:
             extra.update(standalone_mode=False, obj=signals)
@@ -349,6 +359,7 @@ class Parsed(click.ParamType[Any]):
 
 SIZE = Parsed("SIZE", parse_size)
 DURATION = Parsed("DURATION", parse_duration)
+SHARE = Parsed("SHARE", parse_share)
 
 
 def _jobs(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:
@@ -556,18 +567,69 @@ def fetch(
 
 @main.command()
 @click.option(
-    "--level", type=click.Choice(["size", "digest"]), default="digest", show_default=True, help="What to compare."
+    "--level",
+    type=click.Choice(["size", "digest", "pdf"]),
+    default="digest",
+    show_default=True,
+    help="size: lengths alone; digest: every byte; pdf: every byte, and whether it opens, its pages and its streams.",
 )
+@click.option("--due", metavar="AGE", type=DURATION, help="What was not checked for AGE (30d), or never, or was bad.")
+@click.option("--new", is_flag=True, help="What was never checked.")
+@click.option("--failed", is_flag=True, help="What was bad when it was last checked.")
 @click.option("--project", "projects", multiple=True, help="Only this project (id or slug); repeatable.")
+@_ids_option
+@click.option("--sample", metavar="SHARE", type=SHARE, help="Only a part, such as 5%, drawn anew for each run.")
+@click.option("--time-limit", metavar="DURATION", type=DURATION, help="Stop after 2h, say; the next --due goes on.")
+@click.option("--max-bytes", metavar="SIZE", type=SIZE, help="Stop after reading 50GiB, say.")
 @_jobs_option
+@click.option(
+    "--report",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a report too: .html, .csv, .xml (JUnit), .prom (Prometheus), .ndjson or .txt.",
+)
 @click.pass_obj
-def verify(console: Console, level: Any, projects: tuple[str, ...], jobs: int) -> int:
-    """Check stored assets against what is recorded of them, and write down what was seen."""
-    from craftkit_archive.verifying import verify_assets
+def verify(
+    console: Console,
+    level: Any,
+    due: int | None,
+    new: bool,
+    failed: bool,
+    projects: tuple[str, ...],
+    ids: Path | None,
+    sample: float | None,
+    time_limit: int | None,
+    max_bytes: int | None,
+    jobs: int,
+    report: Path | None,
+) -> int:
+    """Check stored assets against what is recorded of them, and write down what was seen.
 
+    With --due, --new and --failed together: what any of them names. Never checked ones come first, then what was bad,
+    then the oldest. What was read counts, whatever stops the rest. Files in the store that no render claims are told
+    when everything is checked, and change no exit code.
+    """
+    from craftkit_archive.verifying import Limits, Scope, verify_assets
+
+    if report:
+        from craftkit_archive.reporting import form_of, gather_report, write_report
+
+    form = form_of(report) if report else None
     with _open(console) as archive:
-        selection = archive.select(projects=projects)
-        return console.finish(verify_assets(archive, level=level, selection=selection, jobs=jobs, stop=console.stop))
+        records = verify_assets(
+            archive,
+            level=level,
+            selection=archive.select(projects=projects, ids=ids),
+            scope=Scope(new, failed, due, sample),
+            limits=Limits(time_limit, max_bytes),
+            jobs=jobs,
+            stop=console.stop,
+        )
+        summary, code = console.show(records)
+        if report and form:
+            write_report(gather_report(archive, summary.run_id), form, report)
+        console.close(summary)
+        return code
 
 
 @main.command()
@@ -826,13 +888,111 @@ def revoke_key(console: Console, key: str) -> int:
 
 
 @main.command()
+@click.option(
+    "--nagios", is_flag=True, help="One line for a monitor; exits with 0 OK, 1 warning, 2 critical or 3 unknown."
+)
 @click.pass_obj
-def status(console: Console) -> int:
-    """Say what the archive holds and what was last done to it."""
-    from craftkit_archive.reporting import describe_archive
+def status(console: Console, nagios: bool) -> int:
+    """Say what the archive holds, how much of it was read of late, and what was last done to it.
 
+    For a monitor, bad PDFs are critical; a warning is what could not be compared, less than 95 % read within the days
+    of the last verification's --due (30 if it had none), or no verification for 48 hours.
+    """
+    from craftkit_archive.reporting import describe_archive, nagios_status
+
+    if nagios:
+        try:
+            with _open(console, read_only=True) as archive:
+                code, line = nagios_status(archive)
+        except errors.ArchiveError as error:
+            code, line = 3, f"CRAFTKIT-ARCHIVE UNKNOWN - {error}"
+        console.put(line)
+        return code
     with _open(console, read_only=True) as archive:
         return console.finish(describe_archive(archive))
+
+
+@main.command()
+@click.argument("run", type=click.IntRange(1), required=False)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "ndjson", "csv", "junit", "prometheus", "html"]),
+    help="What to write.  [default: as FILE's suffix says, or text]",
+)
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write here, not to stdout."
+)
+@click.pass_obj
+def report(console: Console, run: int | None, form: Any, output: Path | None) -> int:
+    """Write the report of a verification again, the last one or that of number RUN. Nothing is read but the catalog.
+
+    A file is replaced when the new one is whole, as Prometheus' textfile collector needs it. Its suffix says the form:
+    .txt, .ndjson, .csv, .xml (JUnit), .prom (Prometheus), .html.
+    """
+    from craftkit_archive.records import Summary
+    from craftkit_archive.reporting import WRITERS, form_of, gather_report, write_report
+
+    with _open(console, read_only=True) as archive:
+        gathered = gather_report(archive, run)
+        if output:
+            write_report(gathered, form or form_of(output), output)
+        else:
+            with _stdout() as out:
+                WRITERS[form or ("ndjson" if console.json else "text")](gathered, out)
+    details = {"run": gathered.run.id, "file": str(output) if output else None}
+    summary = Summary(command="report", outcome="ok", details=details)
+    if console.json:
+        console.close(summary)
+    return OK
+
+
+@main.command()
+@click.option("--project", help="Only this project's (id or slug).")
+@click.option("--check", metavar="HEX", help="Compare it with one that was written down; 1 if it is another.")
+@click.pass_obj
+def seal(console: Console, project: str | None, check: str | None) -> int:
+    """Print the seal: one SHA-256 over the digests and keys of all stored PDFs.
+
+    It is what `sha256sum` of the assets, sorted by LC_ALL=C sort, has as its own sha256sum. Nothing is read but the
+    catalog: after a verify it stands for the files too.
+    """
+    from craftkit_archive.reporting import seal_archive
+
+    with _open(console, read_only=True) as archive:
+        summary, code = console.show(seal_archive(archive, project=project, expected=check))
+        if not console.json:
+            console.put(summary.details["seal"])
+        console.close(summary)
+        return code
+
+
+@main.command()
+@click.pass_obj
+def doctor(console: Console) -> int:
+    """Look whether this set-up is sound: each line is good, or says how to mend it. Changes nothing."""
+    from craftkit_archive.doctor import examine_archive
+
+    with _open(console, read_only=True) as archive:
+        return console.finish(examine_archive(archive))
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(console: Console, file: Path) -> int:
+    """Write a consistent copy of the catalog to FILE, whatever other commands do meanwhile.
+
+    To restore it, put it in the place of archive.db while no command runs, and remove archive.db-wal and -shm.
+    """
+    from craftkit_archive.records import Summary
+
+    with _open(console, read_only=True) as archive:
+        size = archive.catalog.back_up(file)
+    details = {"file": str(file), "size_bytes": size}
+    console.say(f"Wrote {file}: {size:,} bytes.")
+    console.close(Summary(command="backup", outcome="ok", details=details))
+    return OK
 
 
 @main.command()

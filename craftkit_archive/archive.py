@@ -16,6 +16,7 @@ from uuid import uuid4
 import msgspec
 
 from craftkit_archive.catalog import Catalog, Selection
+from craftkit_archive.coverage import Coverage
 from craftkit_archive.decoding import read_record
 from craftkit_archive.errors import (
     ArchiveError,
@@ -61,13 +62,17 @@ class Run:
         self.counts: Counter[str] = Counter()
         self.bytes_read = 0
         self.outcome: Outcome = "ok"
+        self.coverage: Coverage | None = None
 
-    def settle(self, *, problems: bool = False, incomplete: bool = False, stopped: bool = False) -> None:
+    def settle(
+        self, *, problems: bool = False, incomplete: bool = False, stopped: bool = False, limited: bool = False
+    ) -> None:
         """Decide how the run ended: the first of these that holds, otherwise `ok`."""
         named: list[tuple[bool, Outcome]] = [
             (stopped, "interrupted"),
             (problems, "problems"),
             (incomplete, "incomplete"),
+            (limited, "limited"),
         ]
         self.outcome = next((outcome for holds, outcome in named if holds), "ok")
 
@@ -211,6 +216,19 @@ class Archive:
         with hold_lock(self.path, command, self.clock):
             yield
 
+    def coverage(self, days: int) -> Coverage:
+        """Say how much of what is stored was read and found good within so many days."""
+        now = self.clock()
+        return self.catalog.coverage(format_time(now - timedelta(days=days)), format_time(now), days)
+
+    def is_being_written(self) -> bool:
+        """Say whether a command holds the writer's lock."""
+        try:
+            with hold_lock(self.path, "look", self.clock, shared=True):
+                return False
+        except LockedError:
+            return True
+
     @contextmanager
     def run(self, command: str, arguments: dict[str, Any], *, dry: bool = False) -> Iterator[Run]:
         """Leave a row for what is done inside, however it ends; a dry run leaves none."""
@@ -230,7 +248,12 @@ class Archive:
     def _finish(self, run: Run, outcome: str) -> None:
         if run.id is not None:
             self.catalog.finish_run(
-                run.id, finished_at=self.now(), outcome=outcome, counts=dict(run.counts), bytes_read=run.bytes_read
+                run.id,
+                finished_at=self.now(),
+                outcome=outcome,
+                counts=dict(run.counts),
+                bytes_read=run.bytes_read,
+                coverage=run.coverage,
             )
 
     def create_key(self, project: str, *, name: str | None = None, test: bool = False) -> KeyInfo:
@@ -327,8 +350,8 @@ def _time(text: str | None, *, days: int = 0) -> str | None:
 
 
 @contextmanager
-def hold_lock(path: Path, command: str, clock: Clock) -> Iterator[None]:
-    """Hold an archive's lock, which dies with its holder and says who that is.
+def hold_lock(path: Path, command: str, clock: Clock, *, shared: bool = False) -> Iterator[None]:
+    """Hold an archive's lock, which dies with its holder and says who that is; shared, it only keeps others out.
 
     Raises:
         LockedError: Another command holds it.
@@ -339,13 +362,16 @@ def hold_lock(path: Path, command: str, clock: Clock) -> Iterator[None]:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LockedError(f"{_holder(descriptor)} is writing to {path}: wait for its end, or stop it.") from error
         except OSError as error:
             raise NotWritableError(
                 f"{file} cannot be locked ({error.strerror}): use a file system with locks."
             ) from error
+        if shared:
+            yield
+            return
         holder = Holder(command=command, pid=os.getpid(), host=socket.gethostname(), since=format_time(clock()))
         with disk_errors(file):
             os.ftruncate(descriptor, 0)

@@ -9,12 +9,15 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import sha256
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
 
+from craftkit_archive.coverage import Coverage
 from craftkit_archive.errors import (
     CatalogDamagedError,
     CatalogNewerError,
@@ -25,7 +28,7 @@ from craftkit_archive.errors import (
     RequestError,
     disk_errors,
 )
-from craftkit_archive.records import Finding, KeyInfo, Kind, ProjectInfo, RunInfo, Verdict
+from craftkit_archive.records import Finding, KeyInfo, Kind, Note, ProjectInfo, RunInfo, Verdict
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -48,7 +51,7 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
         "extra",
     ),
 }
-_DAMAGED = "a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL AND a.verdict NOT IN ('ok', 'unverified')"
+_DAMAGED = "a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL AND a.verdict NOT IN ('ok', 'unverified', 'malformed')"
 _TABLES: dict[Kind, str] = {"projects": "projects", "keys": "api_keys", "renders": "renders"}
 
 
@@ -89,6 +92,44 @@ class Selection(msgspec.Struct, frozen=True):
         ids = sorted(set(self.render_ids), key=str.encode)
         for start in range(0, len(ids), PAGE):
             yield msgspec.structs.replace(self, render_ids=tuple(ids[start : start + PAGE]))
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which of the stored assets to check, by what the ledger says of them: all, unless one of the first three is set.
+
+    Attributes:
+        new: Those that were never checked.
+        failed: Those whose last verdict is not `ok`.
+        due_before: Those of both kinds, those last checked before this time, and those whose date is yet to come.
+        now: The time; later dates are in the future.
+        share: A part of them, above 0 and up to 1, drawn at random; None is all.
+        seed: What the draw depends on, besides the ids.
+    """
+
+    new: bool = False
+    failed: bool = False
+    due_before: str | None = None
+    now: str = ""
+    share: float | None = None
+    seed: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of them."""
+        return not (self.new or self.failed or self.due_before or self.share)
+
+    def where(self) -> tuple[str, list[Any]]:
+        """Express it in SQL over `assets AS a`, for use after another condition."""
+        terms: list[str] = []
+        values: list[Any] = []
+        if self.new or self.due_before:
+            terms.append("a.verified_at IS NULL")
+        if self.failed or self.due_before:
+            terms.append("a.verdict <> 'ok'")
+        if self.due_before:
+            terms.append("a.verified_at < ? OR a.verified_at > ?")
+            values += [self.due_before, self.now]
+        return (f" AND ({' OR '.join(terms)})" if terms else ""), values
 
 
 class Expectation(NamedTuple):
@@ -302,7 +343,13 @@ def m001_tables(db: "Database") -> None:
     )
 
 
-_STEPS: list[Callable[["Database"], None]] = [m001_tables]
+def m003_coverage(db: "Database") -> None:
+    """Keep with each verification how much was covered when it ended: days, and bytes stored and covered."""
+    for column in ("coverage_days", "stored_bytes", "covered_bytes"):
+        db.table("runs").add_column(column, int)
+
+
+_STEPS: list[Callable[["Database"], None]] = [m001_tables, m003_coverage]
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -435,6 +482,51 @@ class Catalog:
         with self._errors():
             self._connection.executemany(sql, rows)
 
+    def quick_check(self) -> list[str]:
+        """Return what SQLite finds wrong with its own file; nothing if it is sound."""
+        return [row[0] for row in self._query("PRAGMA quick_check(5)") if row[0] != "ok"]
+
+    @property
+    def sqlite_version(self) -> str:
+        """The version of SQLite itself."""
+        return sqlite3.sqlite_version
+
+    def latest_time(self) -> str | None:
+        """Return the latest time at which something is said to have been done."""
+        sql = (
+            "SELECT MAX(at) FROM (SELECT MAX(started_at) AS at FROM runs UNION ALL SELECT MAX(verified_at) FROM assets)"
+        )
+        return self._query(sql)[0][0]  # type: ignore[no-any-return]
+
+    def back_up(self, file: Path) -> int:
+        """Copy the catalog as it is at one moment, and return the copy's size in bytes; readable by its owner alone.
+
+        Raises:
+            RequestError: The file is there already.
+            NoSpaceError, NotWritableError: The disk refused; nothing is left behind.
+        """
+        if file.exists():
+            raise RequestError(f"{file} is there already, and nothing is overwritten: name another file.")
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            with disk_errors(file):
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            with _sqlite_errors(temporary):
+                copy = sqlite3.connect(temporary)
+                try:
+                    # All at one go: in steps, each write of others would begin it anew.
+                    self._connection.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                finally:
+                    copy.close()
+            with disk_errors(file):
+                with temporary.open("rb") as written:
+                    os.fsync(written.fileno())
+                temporary.rename(file)
+                return file.stat().st_size
+        finally:
+            temporary.unlink(missing_ok=True)
+
     # --- settings and runs
 
     def setting(self, name: str) -> str:
@@ -457,36 +549,74 @@ class Catalog:
         return int(rows[0][0])
 
     def finish_run(
-        self, run_id: int, *, finished_at: str, outcome: str, counts: dict[str, int], bytes_read: int
+        self,
+        run_id: int,
+        *,
+        finished_at: str,
+        outcome: str,
+        counts: dict[str, int],
+        bytes_read: int,
+        coverage: Coverage | None = None,
     ) -> None:
         """Write down how a run ended."""
+        covered = (coverage.days, coverage.stored_bytes, coverage.covered_bytes) if coverage else (None, None, None)
         self._query(
-            "UPDATE runs SET finished_at = ?, outcome = ?, counts = ?, bytes_read = ? WHERE id = ?",
-            (finished_at, outcome, _json(counts), bytes_read, run_id),
+            "UPDATE runs SET finished_at = ?, outcome = ?, counts = ?, bytes_read = ?,"
+            " coverage_days = ?, stored_bytes = ?, covered_bytes = ? WHERE id = ?",
+            (finished_at, outcome, _json(counts), bytes_read, *covered, run_id),
         )
 
     def last_runs(self, limit: int) -> list[RunInfo]:
         """Return the latest runs, newest first."""
+        return self._runs("ORDER BY id DESC LIMIT ?", (limit,))
+
+    def find_run(self, run_id: int | None, command: str) -> RunInfo | None:
+        """Return a run of a command, by its number or the latest."""
+        found = self._runs("WHERE command = ? AND id = COALESCE(?, id) ORDER BY id DESC LIMIT 1", (command, run_id))
+        return found[0] if found else None
+
+    def covering_runs(self, limit: int) -> list[RunInfo]:
+        """Return the latest runs that wrote down their coverage, oldest first."""
+        return self._runs("WHERE coverage_days IS NOT NULL ORDER BY id DESC LIMIT ?", (limit,))[::-1]
+
+    def _runs(self, which: str, parameters: Sequence[Any]) -> list[RunInfo]:
         rows = self._query(
-            "SELECT id, command, started_at, finished_at, outcome, COALESCE(counts, '{}'), COALESCE(bytes_read, 0)"
-            " FROM runs ORDER BY id DESC LIMIT ?",
-            (limit,),
+            "SELECT id, command, started_at, finished_at, outcome, COALESCE(counts, '{}'), COALESCE(bytes_read, 0),"
+            f" arguments, coverage_days, stored_bytes, covered_bytes FROM runs {which}",
+            parameters,
         )
         try:
             return [
                 RunInfo(
-                    id=run_id,
-                    command=command,
-                    started_at=started_at,
-                    finished_at=finished_at,
-                    outcome=outcome,
-                    counts=msgspec.json.decode(counts, type=dict[str, int]),
-                    bytes_read=bytes_read,
+                    run_id,
+                    command,
+                    started_at,
+                    finished_at,
+                    outcome,
+                    msgspec.json.decode(counts, type=dict[str, int]),
+                    bytes_read,
+                    msgspec.json.decode(arguments or "{}", type=dict[str, Any]),
+                    *covered,
                 )
-                for run_id, command, started_at, finished_at, outcome, counts, bytes_read in rows
+                for run_id, command, started_at, finished_at, outcome, counts, bytes_read, arguments, *covered in rows
             ]
         except msgspec.DecodeError as error:
             raise CatalogDamagedError(f"{self.path} has a run whose counts are damaged: put back a backup.") from error
+
+    def findings_of(self, run_id: int) -> Iterator[Finding | Note]:
+        """Yield what a run found, in the order in which it was found."""
+        after = 0
+        while page := self._query(
+            "SELECT rowid, run_id, render_id, key, verdict, expected, found, detail, found_at FROM findings"
+            " WHERE run_id = ? AND rowid > ? ORDER BY rowid LIMIT ?",
+            (run_id, after, PAGE),
+        ):
+            after = page[-1][0]
+            for _, run, render_id, key, verdict, expected, found, detail, at in page:
+                if verdict == "ok":
+                    yield Note(run, render_id, key, detail or "", at)
+                else:
+                    yield Finding(run, render_id, key, verdict, at, expected, found, detail)
 
     # --- projects, keys, renders
 
@@ -531,11 +661,45 @@ class Catalog:
         rows = self._query("SELECT COALESCE(slug, id) FROM projects ORDER BY 1 LIMIT ?", (limit,))
         return [row[0] for row in rows]
 
-    def project_summaries(self) -> list[ProjectInfo]:
-        """Count what is held of each project, in the order of slugs."""
-        fields = ProjectInfo.__struct_fields__
-        rows = self._query(f"SELECT {', '.join(fields)} FROM project_summary ORDER BY slug, id")
-        return [ProjectInfo(**dict(zip(fields, row, strict=True))) for row in rows]
+    def project_summaries(self, since: str | None = None, now: str | None = None) -> list[ProjectInfo]:
+        """Count what is held of each project, in the order of slugs.
+
+        Args:
+            since: What was read from then on and found good is covered; without it nothing is.
+            now: Until when; later dates are in the future and do not count.
+        """
+        rows = self._query(
+            """
+            WITH each AS (
+                SELECT r.project_id, r.status = 'succeeded' AS succeeded, a.stored_at IS NOT NULL AS stored,
+                       CASE WHEN a.stored_at IS NOT NULL THEN a.size_bytes END AS size, a.verdict = 'ok' AS good,
+                       a.verified_at, COALESCE(a.verified_at BETWEEN ?1 AND ?2, 0) AS recent
+                FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id
+                LIMIT -1 -- so that it is not merged into the query around it, which would sort three times the bytes
+            ), held AS (
+                SELECT project_id, COUNT(*) AS renders, SUM(succeeded) AS succeeded, SUM(stored) AS stored,
+                       SUM(succeeded AND NOT stored) AS not_stored, SUM(size) AS stored_bytes,
+                       SUM(good) AS verified_ok, SUM(NOT good) AS damaged, MIN(verified_at) AS oldest_verified_at,
+                       SUM(size) FILTER (WHERE good AND recent) AS covered, SUM(size) FILTER (WHERE NOT recent) AS due
+                FROM each GROUP BY project_id
+            ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
+            SELECT ids.id, p.slug, COALESCE(p.name, ids.id), p.deleted_at,
+                   COALESCE(renders, 0), COALESCE(succeeded, 0), COALESCE(stored, 0), COALESCE(not_stored, 0),
+                   COALESCE(stored_bytes, 0), COALESCE(verified_ok, 0), COALESCE(damaged, 0), oldest_verified_at,
+                   COALESCE(covered, 0), COALESCE(due, 0)
+            FROM ids LEFT JOIN projects AS p ON p.id = ids.id LEFT JOIN held AS h ON h.project_id = ids.id
+            ORDER BY p.slug, ids.id
+            """,
+            (since, now),
+        )
+        return [ProjectInfo(*row) for row in rows]
+
+    def reading_days(self) -> list[tuple[str | None, int, int]]:
+        """Return, for each day on which assets were last read and found good, their number and bytes; None is never."""
+        return self._query(  # type: ignore[return-value,unused-ignore]
+            "SELECT CASE WHEN verdict = 'ok' THEN substr(verified_at, 1, 10) END AS day, COUNT(*),"
+            " COALESCE(SUM(size_bytes), 0) FROM assets WHERE stored_at IS NOT NULL GROUP BY day ORDER BY day"
+        )
 
     def list_keys(self, project_ids: Sequence[str]) -> list[KeyInfo]:
         """Return the keys of these projects, or of all; never their hashes."""
@@ -602,7 +766,7 @@ class Catalog:
     def stored_assets(self, selection: Selection) -> Iterator[Asset]:
         """Yield the recorded assets in the order of render ids."""
         yield from self._pages(
-            "SELECT a.render_id, a.key, a.size_bytes, a.sha256 FROM assets AS a JOIN renders AS r ON r.id = a.render_id"
+            f"SELECT a.render_id, a.key, a.size_bytes, a.sha256 FROM assets AS a{_joined(selection)}"
             " WHERE a.render_id > ? AND a.stored_at IS NOT NULL{where} ORDER BY a.render_id LIMIT ?",
             selection,
             Asset,
@@ -611,8 +775,8 @@ class Catalog:
     def count_stored(self, selection: Selection) -> tuple[int, int]:
         """Count the recorded assets and add up their bytes."""
         return self._count(
-            "SELECT COUNT(*), COALESCE(SUM(a.size_bytes), 0) FROM assets AS a"
-            " JOIN renders AS r ON r.id = a.render_id WHERE a.stored_at IS NOT NULL{where}",
+            f"SELECT COUNT(*), COALESCE(SUM(a.size_bytes), 0) FROM assets AS a{_joined(selection)}"
+            " WHERE a.stored_at IS NOT NULL{where}",
             selection,
         )
 
@@ -633,6 +797,89 @@ class Catalog:
             selection,
         )
         return count
+
+    def choose(self, selection: Selection, choice: Choice) -> tuple[int, int]:
+        """Draw up the list of assets that `chosen_assets` yields, and return their count and bytes.
+
+        It is drawn up once, in a temporary table, so that what is checked meanwhile does not change it. Its order:
+        never checked, last bad, dated in the future, then the oldest; a random draw is in random order.
+        """
+        where, values = choice.where()
+        order = "rank, verified_at, render_id"
+        if choice.share is not None:
+            order = "drawn(render_id)"
+            seed = choice.seed
+            self._connection.create_function(
+                "drawn", 1, lambda render_id: sha256(f"{seed} {render_id}".encode()).digest(), deterministic=True
+            )
+        for table in ("found", "chosen"):
+            self._query(f"DROP TABLE IF EXISTS temp.{table}")
+        self._query("CREATE TEMP TABLE found (render_id, rank, verified_at)")
+        for part in selection.parts():
+            selected, parameters = part.where()
+            self._query(
+                "INSERT INTO temp.found SELECT a.render_id, CASE WHEN a.verified_at IS NULL THEN 0"
+                " WHEN a.verdict <> 'ok' THEN 1 WHEN a.verified_at > ? THEN 2 ELSE 3 END, a.verified_at"
+                f" FROM assets AS a{_joined(selection)} WHERE a.stored_at IS NOT NULL{where}{selected}",
+                (choice.now, *values, *parameters),
+            )
+        found = self._query("SELECT COUNT(*) FROM temp.found")[0][0]
+        limit = found if choice.share is None else ceil(found * choice.share)
+        self._query("CREATE TEMP TABLE chosen (position INTEGER PRIMARY KEY, render_id)")
+        self._query(
+            f"INSERT INTO temp.chosen (render_id) SELECT render_id FROM temp.found ORDER BY {order} LIMIT ?", (limit,)
+        )
+        self._query("DROP TABLE temp.found")
+        rows = self._query(
+            "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0) FROM temp.chosen JOIN assets USING (render_id)"
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
+    def chosen_assets(self) -> Iterator[Asset]:
+        """Yield what `choose` drew up, in its order."""
+        after = 0
+        while page := self._query(
+            "SELECT c.position, a.render_id, a.key, a.size_bytes, a.sha256 FROM temp.chosen AS c"
+            " JOIN assets AS a ON a.render_id = c.render_id WHERE c.position > ? ORDER BY c.position LIMIT ?",
+            (after, PAGE),
+        ):
+            after = page[-1][0]
+            yield from (Asset(*row[1:]) for row in page)
+
+    def coverage(self, since: str, now: str, days: int) -> Coverage:
+        """Add up what was read and found good since a time, and what is due; dates in the future do not count."""
+        rows = self._query(
+            """
+            SELECT COUNT(*), COALESCE(SUM(size_bytes), 0),
+                   COALESCE(SUM(recent AND verdict = 'ok'), 0),
+                   COALESCE(SUM(size_bytes) FILTER (WHERE recent AND verdict = 'ok'), 0),
+                   COALESCE(SUM(NOT recent), 0), COALESCE(SUM(size_bytes) FILTER (WHERE NOT recent), 0)
+            FROM (SELECT size_bytes, verdict, COALESCE(verified_at BETWEEN ? AND ?, 0) AS recent
+                  FROM assets WHERE stored_at IS NOT NULL)
+            """,
+            (since, now),
+        )
+        return Coverage(days, *rows[0])
+
+    def count_bad(self) -> tuple[int, int]:
+        """Count the stored assets whose last verdict is bad, and those that could not be read or compared."""
+        rows = self._query(
+            "SELECT COALESCE(SUM(uncertain = 0), 0), COALESCE(SUM(uncertain), 0) FROM (SELECT verdict IN"
+            " ('unreadable', 'unverified') AS uncertain FROM assets WHERE stored_at IS NOT NULL AND verdict <> 'ok')"
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
+    def held(self, project_id: str | None = None) -> Iterator[tuple[str, str]]:
+        """Yield digest and key of every stored asset whose digest is known, in the order of their bytes."""
+        selection = Selection(project_ids=(project_id,) if project_id else ())
+        where, parameters = selection.where()
+        with self._errors():
+            # One open cursor: what it yields is one state of the catalog, whatever is written meanwhile.
+            yield from self._connection.execute(
+                f"SELECT a.sha256, a.key FROM assets AS a{_joined(selection)}"
+                f" WHERE a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL{where} ORDER BY a.sha256, a.key",
+                parameters,
+            )
 
     def claimed_by(self, keys: Sequence[str]) -> dict[str, str]:
         """Map those asset keys that are taken to the ids of the renders that have them."""
@@ -664,16 +911,24 @@ class Catalog:
             rows,
         )
 
-    def record_checks(self, rows: Iterable[tuple[str, str, str]]) -> None:
-        """Write verdicts into the ledger: (time, verdict, render id)."""
-        self._write("UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id = ?", rows)
+    def record_checks(self, verified_at: str, verdict: str, render_ids: Sequence[str]) -> None:
+        """Write one verdict on these assets into the ledger."""
+        self._query(
+            "UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id IN (SELECT value FROM json_each(?))",
+            (verified_at, verdict, _json(render_ids)),
+        )
 
-    def add_findings(self, findings: Iterable[Finding]) -> None:
-        """Keep what a run found."""
+    def add_findings(self, findings: Iterable[Finding | Note]) -> None:
+        """Keep what a run found; a note is a row whose verdict is `ok`."""
         self._write(
             "INSERT INTO findings (run_id, render_id, key, verdict, expected, found, detail, found_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            ((f.run_id, f.render_id, f.key, f.verdict, f.expected, f.found, f.detail, f.found_at) for f in findings),
+            (
+                (f.run_id, f.render_id, f.key, "ok", None, None, f.detail, f.found_at)
+                if isinstance(f, Note)
+                else (f.run_id, f.render_id, f.key, f.verdict, f.expected, f.found, f.detail, f.found_at)
+                for f in findings
+            ),
         )
 
     def export_rows(self, selection: Selection) -> Iterator[ExportRow]:
@@ -743,6 +998,11 @@ class Catalog:
             (render_id, project_id),
         )
         return ServedRender(*found[0]) if found else None
+
+
+def _joined(selection: Selection) -> str:
+    """Join what a selection asks about to `assets AS a`; nothing where it asks nothing."""
+    return " JOIN renders AS r ON r.id = a.render_id" if selection.where()[0] else ""
 
 
 def _json(value: Any) -> str | None:

@@ -226,11 +226,11 @@ class _Papers:
             if exported.outcome in ("written", "unchanged"):
                 self._files[MANIFEST].write(f"{row.sha256}  {exported.path}\n")
                 cells = {**row._asdict(), "path": exported.path}
-                csv.writer(self._files[INDEX]).writerow(_cell(cells[name]) for name in _INDEX_COLUMNS)
+                csv.writer(self._files[INDEX]).writerow(defused(cells[name]) for name in _INDEX_COLUMNS)
             else:
                 self._lacks = True
                 cells = {**row._asdict(), "asset_key": row.key, "reason": exported.outcome, "detail": exported.detail}
-                csv.writer(self._files[MISSING]).writerow(_cell(cells[name]) for name in _MISSING_COLUMNS)
+                csv.writer(self._files[MISSING]).writerow(defused(cells[name]) for name in _MISSING_COLUMNS)
 
     def store(self) -> None:
         """Write them; the manifest last, because its presence says that the export is whole, and on the disk."""
@@ -243,10 +243,6 @@ class _Papers:
             raw = self._files[name].buffer
             raw.seek(0)
             folder.write(name, iter(partial(raw.read, CHUNK_BYTES), b""), replace=True)
-
-
-def _cell(value: str | int | None) -> str | int | None:
-    return defused(value) if isinstance(value, str) else value
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

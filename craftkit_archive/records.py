@@ -31,7 +31,7 @@ Verdict = Literal[
     "unverified",
     "orphan",
 ]
-Outcome = Literal["ok", "problems", "incomplete", "interrupted"]
+Outcome = Literal["ok", "problems", "incomplete", "limited", "interrupted"]
 
 
 # --- what comes in ---------------------------------------------------------------------------------------------------
@@ -212,6 +212,16 @@ class Finding(Record, frozen=True):
     detail: str | None = None
 
 
+class Note(Record, frozen=True):
+    """What is odd about a PDF that is what was stored, and that opens."""
+
+    run_id: int
+    render_id: str
+    key: str
+    detail: str
+    found_at: str
+
+
 class Skipped(Record, frozen=True):
     """An asset that was left out, without anything being wrong with it."""
 
@@ -258,7 +268,7 @@ class KeyInfo(Record, frozen=True, tag="key"):
 
 
 class RunInfo(Record, frozen=True, tag="run"):
-    """A run as `status` tells it."""
+    """A run as `status` tells it; the last three say how much of what was stored was covered when it ended."""
 
     id: int
     command: str
@@ -267,6 +277,10 @@ class RunInfo(Record, frozen=True, tag="run"):
     outcome: str | None
     counts: dict[str, int]
     bytes_read: int
+    arguments: dict[str, Any] = {}
+    coverage_days: int | None = None
+    stored_bytes: int | None = None
+    covered_bytes: int | None = None
 
 
 class ProjectInfo(Record, frozen=True, tag="project"):
@@ -284,6 +298,16 @@ class ProjectInfo(Record, frozen=True, tag="project"):
     verified_ok: int
     damaged: int
     oldest_verified_at: str | None
+    covered_bytes: int = 0
+    due_bytes: int = 0
+
+
+class Diagnosis(Record, frozen=True):
+    """What the doctor saw of one thing; `mend` says what to do, and is None if it is good."""
+
+    name: str
+    seen: str
+    mend: str | None = None
 
 
 class Summary(Record, frozen=True):

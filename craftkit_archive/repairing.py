@@ -97,25 +97,25 @@ def repair_assets(
 
 def _record(archive: Archive, attempts: list[_Attempt], run: Run, *, dry_run: bool) -> Iterator[Record]:
     now = archive.now()
-    findings: list[Finding] = []
+    shown: list[Record] = []
     for asset, counted, verdict, detail, size in attempts:
         run.counts["damaged"] += 1
         run.counts[counted] += 1
         run.bytes_read += size
         if counted == "repaired" and dry_run:
-            yield Planned(render_id=asset.render_id, path=asset.key, size_bytes=asset.size_bytes)
+            shown.append(Planned(render_id=asset.render_id, path=asset.key, size_bytes=asset.size_bytes))
         elif counted == "absent":
-            yield Skipped(render_id=asset.render_id, key=asset.key, reason=f"still {verdict}: {detail}")
+            shown.append(Skipped(render_id=asset.render_id, key=asset.key, reason=f"still {verdict}: {detail}"))
         elif verdict != "ok":
-            findings.append(_finding(asset, run, verdict, detail, now))
-    yield from findings
-    yield Progress(count=len(attempts), size_bytes=sum(attempt.size_bytes for attempt in attempts))
+            shown.append(_finding(asset, run, verdict, detail, now))
     if not dry_run:
         with archive.catalog.transaction():
-            archive.catalog.record_checks(
-                (now, a.verdict, a.asset.render_id) for a in attempts if a.counted != "absent"
-            )
-            archive.catalog.add_findings(findings)
+            for asset, counted, verdict, _, _ in attempts:
+                if counted != "absent":
+                    archive.catalog.record_checks(now, verdict, [asset.render_id])
+            archive.catalog.add_findings(record for record in shown if isinstance(record, Finding))
+    yield from shown
+    yield Progress(count=len(attempts), size_bytes=sum(attempt.size_bytes for attempt in attempts))
 
 
 def _finding(asset: DamagedAsset, run: Run, verdict: Verdict, detail: str | None, now: str) -> Finding:

@@ -1,14 +1,49 @@
-"""Report: what an archive holds and what was last done to it."""
+"""Report: what an archive holds, what was last done to it, what a verification found, and the seal."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from secrets import token_hex
+from typing import TextIO
 
 from craftkit_archive import records
-from craftkit_archive.archive import Archive
+from craftkit_archive.archive import Archive, Run
+from craftkit_archive.coverage import COVERAGE_DAYS, percent
+from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.records import ProjectInfo, Record, Summary
+from craftkit_archive.report_forms import (
+    SUFFIXES,
+    Form,
+    ReadingDay,
+    Report,
+    write_csv,
+    write_junit,
+    write_ndjson,
+    write_prometheus,
+    write_text,
+)
+from craftkit_archive.report_html import write_html
+from craftkit_archive.seal import seal
+from craftkit_archive.store import mask_address
+from craftkit_archive.values import format_time
 from craftkit_archive.work import format_size
 
 LAST_RUNS = 5
+HISTORY = 120
+# When `nagios_status` warns: a nightly job that missed two nights, and a ledger that is not whole.
+SILENT_HOURS = 48
+ENOUGH_COVERAGE = 0.95
+
+WRITERS: dict[Form, Callable[[Report, TextIO], None]] = {
+    "text": write_text,
+    "ndjson": write_ndjson,
+    "csv": write_csv,
+    "junit": write_junit,
+    "prometheus": write_prometheus,
+    "html": write_html,
+}
 
 
 def describe_archive(archive: Archive) -> Iterator[Record]:
@@ -19,15 +54,152 @@ def describe_archive(archive: Archive) -> Iterator[Record]:
         counts are the sums over the projects.
     """
     counts: Counter[str] = Counter()
-    size = 0
-    for project in archive.catalog.project_summaries():
+    stored = covered = due = 0
+    days = coverage_days(archive)
+    now = archive.clock()
+    for project in archive.catalog.project_summaries(format_time(now - timedelta(days=days)), format_time(now)):
         for name in ("renders", "succeeded", "stored", "not_stored", "verified_ok", "damaged"):
             counts[name] += getattr(project, name)
-        size += project.stored_bytes
+        stored, covered, due = (
+            stored + project.stored_bytes,
+            covered + project.covered_bytes,
+            due + project.due_bytes,
+        )
         yield project
     yield from archive.catalog.last_runs(LAST_RUNS)
-    details = {"archive": str(archive.path), "store": archive.store.address, "stored_bytes": size}
-    yield Summary(command="status", outcome="ok", counts=dict(counts), details=details)
+    share = covered / stored if stored else 1.0
+    text = f"{percent(share)} of {format_size(stored)} read and good within {days} days"
+    coverage = {"days": days, "stored_bytes": stored, "covered_bytes": covered, "due_bytes": due, "text": text}
+    details = {"archive": str(archive.path), "store": archive.store.address, "stored_bytes": stored}
+    yield Summary(command="status", outcome="ok", counts=dict(counts), details={**details, "coverage": coverage})
+
+
+def coverage_days(archive: Archive) -> int:
+    """Return the days within which the last verification wanted everything read."""
+    last = archive.catalog.covering_runs(1)
+    return (last[0].coverage_days if last else None) or COVERAGE_DAYS
+
+
+def nagios_status(archive: Archive) -> tuple[int, str]:
+    """Say how it stands in one line for a monitor, from the ledger alone: exit code 0, 1 or 2, and the line.
+
+    Source: the Nagios plugin guidelines (0 OK, 1 warning, 2 critical, 3 unknown; performance data after a bar).
+    """
+    coverage = archive.coverage(coverage_days(archive))
+    bad, uncertain = archive.catalog.count_bad()
+    last = archive.catalog.find_run(None, "verify")
+    ended = last.finished_at if last else None
+    warnings = []
+    if uncertain:
+        warnings.append(f"{uncertain:,} could not be read or compared")
+    if coverage.share < ENOUGH_COVERAGE:
+        warnings.append("not enough was read")
+    if last is None or ended is None or last.outcome == "failed":
+        warnings.append("the last verification did not come to its end" if last else "never verified")
+    elif archive.clock() - datetime.fromisoformat(ended) > timedelta(hours=SILENT_HOURS):
+        warnings.append(f"last verified {ended[:16]}Z")
+    code, word = (2, "CRITICAL") if bad else (1, "WARNING") if warnings else (0, "OK")
+    said = [f"{bad:,} of {coverage.assets:,} PDFs are bad", *warnings, coverage.details()["text"]]
+    measured = f"bad={bad};;0 coverage={coverage.share * 100:.1f}%;{ENOUGH_COVERAGE * 100:g}: due={coverage.due_bytes}B"
+    return code, f"CRAFTKIT-ARCHIVE {word} - {', '.join(said)} | {measured} assets={coverage.assets}"
+
+
+def gather_report(archive: Archive, run_id: int | None = None) -> Report:
+    """Gather what a report says of a verification, reading the ledger alone.
+
+    Args:
+        archive: May be open read-only.
+        run_id: The run's number; the last verification if not given.
+
+    Raises:
+        RequestError: There is no such verification.
+    """
+    run = archive.catalog.find_run(run_id, "verify")
+    if run is None:
+        known = "none was ever made" if run_id is None else f"{run_id} is none: `status` shows the last runs"
+        raise RequestError(f"There is no such verification to report, {known}.")
+    days = run.coverage_days or COVERAGE_DAYS
+    now = archive.clock()
+    found_in = run.id
+    return Report(
+        archive=str(archive.path.resolve()),
+        archive_id=archive.id,
+        store=mask_address(archive.store.address),
+        made_at=format_time(now),
+        run=run,
+        coverage=archive.coverage(days),
+        history=archive.catalog.covering_runs(HISTORY),
+        days=[ReadingDay(*row) for row in archive.catalog.reading_days()],
+        projects=archive.catalog.project_summaries(format_time(now - timedelta(days=days)), format_time(now)),
+        seal=seal(archive.catalog.held()),
+        findings=lambda: archive.catalog.findings_of(found_in),
+    )
+
+
+def form_of(file: Path) -> Form:
+    """Return the form that a file's name asks for; asked before the work, whose report would have no place.
+
+    Raises:
+        RequestError: It asks for none, or its folder is not there.
+    """
+    if not file.parent.is_dir():
+        raise RequestError(f"There is no folder {file.parent} for the report: make it first.")
+    form = SUFFIXES.get(file.suffix.lower())
+    if form is None:
+        raise RequestError(f"{file} has no suffix of a report: use {', '.join(SUFFIXES)}.")
+    return form
+
+
+def write_report(report: Report, form: Form, file: Path) -> None:
+    """Write a report into a file, which is replaced when it is whole: nobody reads half of one.
+
+    Raises:
+        NoSpaceError, NotWritableError: The disk refused.
+    """
+    with disk_errors(file):
+        temporary = file.with_name(f".{file.name}.{token_hex(4)}")
+        try:
+            with temporary.open("x", encoding="utf-8", newline="", errors="backslashreplace") as out:
+                WRITERS[form](report, out)
+            temporary.replace(file)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def seal_archive(archive: Archive, *, project: str | None = None, expected: str | None = None) -> Iterator[Record]:
+    """Make the seal of all that is stored, or of a project, and compare it with one that was written down.
+
+    Args:
+        archive: May be open read-only.
+        project: Id or slug.
+        expected: The seal that it should be.
+
+    Yields:
+        The `Summary`: the seal in its details; `problems` if it is another one; `incomplete` if there are assets whose
+        digest is not known, which no seal can hold.
+
+    Raises:
+        RequestError: There is no such project, or what is expected is no seal.
+    """
+    wanted = None if expected is None else expected.strip().lower()
+    if wanted is not None and (len(wanted) != 64 or set(wanted) - set("0123456789abcdef")):
+        raise RequestError(f"{expected!r} is no seal: it has 64 hex digits.")
+    run = Run(None, "seal")
+    project_id = archive.find_project(project) if project else None
+    run.counts["sealed"] = 0
+
+    def counted() -> Iterator[tuple[str, str]]:
+        for held in archive.catalog.held(project_id):
+            run.counts["sealed"] += 1
+            yield held
+
+    found = seal(counted())
+    stored, _ = archive.catalog.count_stored(archive.select(projects=(project_id,) if project_id else ()))
+    if stored > run.counts["sealed"]:
+        run.counts["without_digest"] = stored - run.counts["sealed"]
+    run.settle(problems=wanted not in (None, found), incomplete=stored > run.counts["sealed"])
+    yield run.summary(seal=found, expected=wanted)
 
 
 def as_text(record: Record) -> str:
@@ -36,6 +208,8 @@ def as_text(record: Record) -> str:
         case records.Finding():
             seen = f": expected {record.expected}, found {record.found}" if record.expected else ""
             return f"  {record.verdict}  {record.key}{seen}{f' ({record.detail})' if record.detail else ''}"
+        case records.Note():
+            return f"  note  {record.key}: {record.detail}"
         case records.Reject():
             return f"  rejected  {record.source}:{record.line}: {record.reason}"
         case records.Skipped():
@@ -46,6 +220,12 @@ def as_text(record: Record) -> str:
             state = f"revoked {record.revoked_at}" if record.revoked_at else "valid"
             cells = (record.id, record.project_id, record.prefix or "-", state, record.name or "")
             return "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in cells)
+        case records.Diagnosis():
+            return (
+                f"mend  {record.name}: {record.seen}. {record.mend}"
+                if record.mend
+                else f"good  {record.name}: {record.seen}"
+            )
         case records.Planned():
             return f"{record.size_bytes}\t{record.path}"
         case records.ProjectInfo():
@@ -56,7 +236,8 @@ def as_text(record: Record) -> str:
         case records.Summary():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in record.counts.items())
             size = f", {format_size(record.bytes_read)} read" if record.bytes_read else ""
-            return f"{record.command}: {record.outcome}: {counts}{size}"
+            covered = record.details.get("coverage")
+            return f"{record.command}: {record.outcome}: {counts}{size}" + (f"; {covered['text']}" if covered else "")
     raise TypeError(record)
 
 

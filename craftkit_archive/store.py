@@ -1,8 +1,9 @@
 """What a store is: a place that holds assets by key, and what goes into it and comes out of it."""
 
 import builtins
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Protocol, Self
@@ -83,6 +84,12 @@ class OpenAsset:
             # No more than is there: a buffer of 1 MiB for each small file would cost more than reading it.
             while chunk := self.file.read(min(CHUNK_BYTES, self.size_bytes + 1)):
                 yield chunk
+
+    def from_disk(self) -> Self:
+        """Ask the system to forget what it holds of these bytes, so that they are read from the disk once more."""
+        with suppress(OSError, AttributeError):  # no file of this machine, or a system that cannot
+            os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return self
 
     def __enter__(self) -> Self:
         return self
@@ -182,8 +189,21 @@ class Store(Protocol):
             RemoteError: The remote end kept failing.
         """
 
+    def measure(self, key: str) -> Stored:
+        """Read an asset whole and say its size and digest: `digest` of what `open` gives, by the shortest way.
+
+        Raises:
+            AssetMissingError, AssetKeyError, AssetUnreadableError, RemoteError: As `open` and reading it would.
+        """
+        with self.open(key) as found:
+            return digest(found.chunks())
+
     def list(self) -> Iterator[Entry]:
         """List what is stored, in the order of the keys' bytes; lazily."""
+
+    def keys(self) -> Iterator[str]:
+        """List no more than the keys, in the same order: what it costs to look at each object is saved."""
+        return (entry.key for entry in self.list())
 
     def sync(self, keys: Sequence[str]) -> None:
         """Make sure that assets that others have put there outlive a power cut.
@@ -221,6 +241,9 @@ def reading(key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise AssetUnreadableError(
-            f"{key} cannot be read ({error.strerror}): check the disk and its rights."
-        ) from error
+        raise unreadable(key, error) from error
+
+
+def unreadable(key: str, error: OSError) -> AssetUnreadableError:
+    """Say in the tree's words why an asset cannot be read."""
+    return AssetUnreadableError(f"{key} cannot be read ({error.strerror}): check the disk and its rights.")

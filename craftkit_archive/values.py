@@ -3,10 +3,13 @@
 import re
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import TypeVar
 
 from craftkit_archive.errors import AssetKeyError
 
 MAX_KEY_BYTES = 1024
+
+Cell = TypeVar("Cell", bound=str | int | None)
 
 
 def timestamp(text: str) -> str:
@@ -59,6 +62,21 @@ def parse_duration(text: str) -> int:
     if not _DURATION.fullmatch(text.strip()):
         raise ValueError(f"{text!r} is no duration: write 90s, 15m, 2h, 30d or 4w.")
     return int(sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text)))
+
+
+def parse_share(text: str) -> float:
+    """Read a part of something as people write it: `5%` or `0.05`; above 0 and up to 1.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"{text!r} is no part of something: write 5% or 0.05.")
+    return share
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b?", re.IGNORECASE | re.ASCII)
@@ -131,9 +149,9 @@ def harmless(text: str) -> str:
     )
 
 
-def defused(text: str) -> str:
+def defused(value: Cell) -> Cell:
     """Keep a spreadsheet from taking a text for a formula: it then begins with an apostrophe."""
-    return f"'{text}" if _FORMULA.match(text) else text
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value  # type: ignore[return-value]
 
 
 def restored(text: str) -> str:

@@ -1,42 +1,54 @@
 """Verify: every stored asset against what is recorded of it, and a ledger of when that was."""
 
+import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from datetime import timedelta
+from itertools import islice
+from typing import Any, NamedTuple
 
 from craftkit_archive.archive import Archive, Run
-from craftkit_archive.catalog import Asset, Selection
-from craftkit_archive.errors import AssetError, AssetMissingError
-from craftkit_archive.pdf import Ends, opens
-from craftkit_archive.places import open_store
-from craftkit_archive.records import Finding, Plan, Progress, Record, Verdict
-from craftkit_archive.store import OpenAsset, Store, digest
+from craftkit_archive.catalog import Asset, Choice, Selection
+from craftkit_archive.checking import Check, Level, Seen, Task, check_assets
+from craftkit_archive.coverage import COVERAGE_DAYS
+from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped
+from craftkit_archive.values import format_time
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
 BATCH = 256
 BATCH_BYTES = 16 << 20
+LISTED = 2000
 COMMIT_SECONDS = 2.0
+DAY_SECONDS = 86_400
 
-Level = Literal["size", "digest"]
-
-_INCOMPLETE = ("unreadable", "unverified")
-
-
-class _Task(NamedTuple):
-    store: str
-    level: Level
-    assets: list[Asset]
+_INCOMPLETE = {"unreadable", "unverified"}
+_NO_VERDICTS = {"checked", "ok", "unknown", "orphan", "notes"}
+# What file managers leave behind, and what begins with a dot, is nobody's asset.
+_NOT_OURS = re.compile(r"(?:^|/)(?:\.[^/]*|thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
 
 
-class _Check(NamedTuple):
-    """What was seen of one asset; `expected` and `found` are sizes or digests, as the verdict has it."""
+class Scope(NamedTuple):
+    """Which of the selected assets to check, by what the ledger says; all of them unless narrowed.
 
-    asset: Asset
-    verdict: Verdict
-    bytes_read: int = 0
-    expected: str | None = None
-    found: str | None = None
-    detail: str | None = None
+    Attributes:
+        new: Those that were never checked.
+        failed: Those whose last verdict is not `ok`.
+        due_seconds: Both kinds, and those that were last checked longer ago than this, or are dated in the future.
+        share: A part of them, drawn at random; above 0 and up to 1.
+    """
+
+    new: bool = False
+    failed: bool = False
+    due_seconds: int | None = None
+    share: float | None = None
+
+
+class Limits(NamedTuple):
+    """How much one run may take; the asset with which a limit is reached is still read."""
+
+    seconds: float | None = None
+    size_bytes: int | None = None
 
 
 def verify_assets(
@@ -44,6 +56,8 @@ def verify_assets(
     *,
     level: Level = "digest",
     selection: Selection | None = None,
+    scope: Scope | None = None,
+    limits: Limits | None = None,
     jobs: int = 1,
     stop: Stop = never,
     monotonic: Callable[[], float] = time.monotonic,
@@ -51,152 +65,215 @@ def verify_assets(
     """Check stored assets, and write into the ledger what was seen.
 
     An asset is read once more before it is accused. What was read counts, whatever stops the rest: verdicts are
-    committed every few seconds. Only the digest level proves an asset good: the size level writes down what it finds
-    wrong, and nothing else.
+    committed every few seconds. Only reading every byte proves an asset good: the size level writes down what it finds
+    wrong, and nothing else. When all assets are checked, files that no render claims are told too.
 
     Args:
         archive: Open for writing. The writer's lock is not taken, so that other commands can go on.
-        level: `size` compares lengths, `digest` reads every byte.
+        level: `size` compares lengths, `digest` reads every byte, `pdf` also looks into the file.
         selection: Which renders' assets; all if not given.
+        scope: Which of these; with an age, never checked ones come first, then the last bad, then the oldest.
+        limits: When to stop; the outcome is then `limited` if all was good so far.
         jobs: How many processes read.
         stop: Asked between batches.
-        monotonic: Tells seconds, for the commits.
+        monotonic: Tells seconds, for the commits and the limits.
 
     Yields:
-        `Plan`; a `Finding` for each asset that is not `ok`; `Progress`; at last the `Summary`, whose counts are
-        checked, ok, and one for each other verdict.
+        `Plan`; a `Finding` for each asset that is not `ok`; a `Note` for what is odd; a `Skipped` for each selected id
+        that no render has; `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict,
+        and unknown, notes and orphan, where there are such.
 
     Raises:
         StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's, or no longer. Then no
             asset is called missing; what was seen before stays recorded.
+        NoSpaceError: A worker was killed for want of memory, or the disk is full.
     """
-    selection = selection or Selection()
+    selection, scope, limits = selection or Selection(), scope or Scope(), limits or Limits()
+    began = monotonic()
     archive.store.check(archive.id)
-    with archive.run("verify", {"level": level}) as run:
-        count, size = archive.catalog.count_stored(selection)
+    with archive.run("verify", {"level": level, **_told(selection, scope, limits)}) as run:
+        choice = _choice(archive, scope, run)
+        if choice.whole:
+            count, size = archive.catalog.count_stored(selection)
+            assets = archive.catalog.stored_assets(selection)
+        else:
+            count, size = archive.catalog.choose(selection, choice)
+            assets = archive.catalog.chosen_assets()
         yield Plan(count=count, size_bytes=size)
         run.counts.update({"checked": 0, "ok": 0})
-        jobs = workers_for(count, size, jobs)
-        assets = archive.catalog.stored_assets(selection)
-        batches = in_batches(assets, BATCH, weigh=lambda asset: asset.size_bytes or 0, limit=BATCH_BYTES)
-        tasks = (_Task(archive.store.address, level, batch) for batch in batches)
-        pending = _Pending()
-        committed_at = monotonic()
+        for render_id in archive.catalog.unknown_ids(selection):
+            run.counts["unknown"] += 1
+            yield Skipped(render_id=render_id, key="", reason="no render has this id")
+        budget = _Budget(limits, level, lambda: monotonic() - began)
+        over = budget.or_(stop)
+        everything = choice.whole and selection == Selection() and limits == Limits()
+        strays = _strays(archive, run) if everything else iter(())
+        ledger = _Ledger(archive, run, level, monotonic)
         try:
-            with processes(jobs) as executor:
-                for checks in spread(executor, _check, tasks, jobs=jobs, stop=stop):
-                    if any(check.verdict == "missing" for check in checks):
-                        # A store that went away in the meantime is not a thousand deleted files.
-                        archive.store.check(archive.id)
-                    findings = _count(checks, run, archive.now())
-                    pending.add(checks, findings)
-                    yield from findings
-                    yield Progress(count=len(checks), size_bytes=sum(check.bytes_read for check in checks))
-                    if monotonic() - committed_at > COMMIT_SECONDS:
-                        pending.commit(archive, level)
-                        committed_at = monotonic()
+            for found in _checks(archive, level, budget.cut(assets), workers_for(count, size, jobs), over):
+                yield from ledger.note(*found)
+                yield Progress(count=len(found[0]), size_bytes=found[1].bytes_read)
+                # The workers are busy: time to look at what else the store holds.
+                yield from ledger.keep(next(strays, []))
+                ledger.commit_now_and_then()
+            while not over() and (listed := next(strays, None)) is not None:
+                yield from ledger.keep(listed)
         finally:
-            pending.commit(archive, level)
-        bad = {verdict for verdict in run.counts if run.counts[verdict]} - {"checked", "ok"}
-        run.settle(problems=bool(bad.difference(_INCOMPLETE)), incomplete=bool(bad), stopped=stop())
-    yield run.summary()
+            ledger.commit()
+        bad = {verdict for verdict in run.counts if run.counts[verdict]} - _NO_VERDICTS
+        incomplete = bool(bad) or run.counts["unknown"] > 0
+        cut_short = budget.spent and run.counts["checked"] < count
+        run.settle(problems=bool(bad - _INCOMPLETE), incomplete=incomplete, stopped=stop(), limited=cut_short)
+        run.coverage = archive.coverage(_days(scope.due_seconds))
+    yield run.summary(level=level, coverage=run.coverage.details(run.bytes_read if cut_short else 0))
 
 
-def _count(checks: list[_Check], run: Run, now: str) -> list[Finding]:
-    """Add checks to the counts of a run, and return what is not ok."""
-    for check in checks:
-        run.counts["checked"] += 1
-        run.counts[check.verdict] += 1
-        run.bytes_read += check.bytes_read
-    return [
-        Finding(
-            run_id=run.id or 0,
-            render_id=check.asset.render_id,
-            key=check.asset.key,
-            verdict=check.verdict,
-            expected=check.expected,
-            found=check.found,
-            detail=check.detail,
-            found_at=now,
-        )
-        for check in checks
-        if check.verdict != "ok"
-    ]
+def _told(selection: Selection, scope: Scope, limits: Limits) -> dict[str, Any]:
+    """Say what was asked for, for the run's row; of a list of ids only how many."""
+    asked: dict[str, Any] = {
+        "projects": list(selection.project_ids) or None,
+        "ids": None if selection.render_ids is None else len(selection.render_ids),
+        **scope._asdict(),
+        "time_limit_seconds": limits.seconds,
+        "max_bytes": limits.size_bytes,
+    }
+    return {name: value for name, value in asked.items() if value not in (None, False)}
 
 
-class _Pending:
-    """What has been seen and is not in the ledger yet."""
+def _choice(archive: Archive, scope: Scope, run: Run) -> Choice:
+    now = archive.clock()
+    due = None if scope.due_seconds is None else format_time(now - timedelta(seconds=scope.due_seconds))
+    return Choice(scope.new, scope.failed, due, format_time(now), scope.share, run.id or 0)
 
-    def __init__(self) -> None:
-        self._checks: list[_Check] = []
-        self._findings: list[Finding] = []
 
-    def add(self, checks: list[_Check], findings: list[Finding]) -> None:
-        self._checks += checks
-        self._findings += findings
+def _days(due_seconds: int | None) -> int:
+    return max(due_seconds // DAY_SECONDS, 1) if due_seconds else COVERAGE_DAYS
 
-    def commit(self, archive: Archive, level: Level) -> None:
-        """Write it into the ledger, once, whether that succeeds or not."""
-        checks, findings = self._checks, self._findings
-        self._checks, self._findings = [], []
-        if not checks:
+
+class _Budget:
+    """What a run may take, and whether it has."""
+
+    def __init__(self, limits: Limits, level: Level, elapsed: Callable[[], float]) -> None:
+        self._limits = limits
+        self._weigh = level != "size"
+        self._elapsed = elapsed
+        self.spent = False
+
+    def cut(self, assets: Iterator[Asset]) -> Iterator[Asset]:
+        """Pass assets on until their bytes are as many as may be read."""
+        if self._limits.size_bytes is None or not self._weigh:
+            yield from assets
             return
+        planned = 0
+        for asset in assets:
+            if planned >= self._limits.size_bytes:
+                self.spent = True
+                return
+            planned += asset.size_bytes or 0
+            yield asset
+
+    def or_(self, stop: Stop) -> Stop:
+        """Return what also says "stop" when the time is over."""
+        seconds = self._limits.seconds
+
+        def over() -> bool:
+            if seconds is not None and self._elapsed() >= seconds:
+                self.spent = True
+            return stop() or (seconds is not None and self.spent)
+
+        return over
+
+
+def _checks(
+    archive: Archive, level: Level, assets: Iterator[Asset], jobs: int, stop: Stop
+) -> Iterator[tuple[list[Asset], Seen]]:
+    """Yield batches of assets and what was seen of them."""
+    sent: deque[list[Asset]] = deque()
+
+    def tasks() -> Iterator[Task]:
+        for batch in in_batches(assets, BATCH, weigh=lambda asset: asset.size_bytes or 0, limit=BATCH_BYTES):
+            sent.append(batch)
+            yield Task(archive.store.address, level, [asset[1:] for asset in batch])
+
+    with processes(jobs) as executor:
+        for seen in spread(executor, check_assets, tasks(), jobs=jobs, stop=stop):
+            # Results come in the order of the tasks.
+            batch = sent.popleft()
+            if any(check.verdict == "missing" for check in seen.checks):
+                # A store that went away in the meantime is not a thousand deleted files.
+                archive.store.check(archive.id)
+            yield batch, seen
+
+
+class _Ledger:
+    """Counts what was seen, and writes it down every few seconds."""
+
+    def __init__(self, archive: Archive, run: Run, level: Level, monotonic: Callable[[], float]) -> None:
+        self._archive = archive
+        self._run = run
+        self._proves = level != "size"
+        self._monotonic = monotonic
+        self._committed_at = monotonic()
+        self._verdicts: dict[str, list[str]] = {}
+        self._findings: list[Finding | Note] = []
+
+    def note(self, batch: list[Asset], seen: Seen) -> list[Finding | Note]:
+        """Add a batch, and return what is to be told of it."""
+        run = self._run
+        told = {check.position: check for check in seen.checks}
+        for position, asset in enumerate(batch):
+            verdict = told[position].verdict if position in told else "ok"
+            if self._proves or verdict != "ok":
+                self._verdicts.setdefault(verdict, []).append(asset.render_id)
+        run.bytes_read += seen.bytes_read
+        run.counts["checked"] += len(batch)
+        run.counts["ok"] += len(batch) - len(told)
+        for check in seen.checks:
+            run.counts[check.verdict] += 1
+            if check.note:
+                run.counts["notes"] += 1
+        return self.keep([self._tell(batch[check.position], check) for check in seen.checks])
+
+    def _tell(self, asset: Asset, check: Check) -> Finding | Note:
+        run_id, now = self._run.id or 0, self._archive.now()
+        if check.verdict == "ok":
+            return Note(run_id, asset.render_id, asset.key, check.note or "", now)
+        detail = "; ".join(part for part in (check.detail, check.note) if part) or None
+        return Finding(run_id, asset.render_id, asset.key, check.verdict, now, check.expected, check.found, detail)
+
+    def keep(self, findings: list[Finding | Note]) -> list[Finding | Note]:
+        """Keep findings for the next commit."""
+        self._findings += findings
+        return findings
+
+    def commit_now_and_then(self) -> None:
+        """Commit if the last time is some seconds ago."""
+        if self._monotonic() - self._committed_at > COMMIT_SECONDS:
+            self.commit()
+            self._committed_at = self._monotonic()
+
+    def commit(self) -> None:
+        """Write down what was seen, once, whether that succeeds or not."""
+        verdicts, findings = self._verdicts, self._findings
+        self._verdicts, self._findings = {}, []
+        if not verdicts and not findings:
+            return
+        now = self._archive.now()
+        with self._archive.catalog.transaction():
+            for verdict, render_ids in verdicts.items():
+                self._archive.catalog.record_checks(now, verdict, render_ids)
+            self._archive.catalog.add_findings(findings)
+
+
+def _strays(archive: Archive, run: Run) -> Iterator[list[Finding | Note]]:
+    """Look, some thousand files at a time, for those that no render claims."""
+    listing = archive.store.keys()
+    while listed := list(islice(listing, LISTED)):
+        found = [key for key in archive.catalog.unclaimed(listed) if not _NOT_OURS.search(key)]
+        if found:
+            # A command that is writing stores bytes first and records them second; once none is, every row is there.
+            found = [] if archive.is_being_written() else archive.catalog.unclaimed(found)
+        if found:
+            run.counts["orphan"] += len(found)
         now = archive.now()
-        proven = [check for check in checks if level != "size" or check.verdict != "ok"]
-        with archive.catalog.transaction():
-            archive.catalog.record_checks((now, check.verdict, check.asset.render_id) for check in proven)
-            archive.catalog.add_findings(findings)
-
-
-# --- in the workers --------------------------------------------------------------------------------------------------
-
-
-def _check(task: _Task) -> list[_Check]:
-    store = open_store(task.store)
-    return [_check_one(store, task.level, asset) for asset in task.assets]
-
-
-def _check_one(store: Store, level: Level, asset: Asset) -> _Check:
-    first = _look(store, level, asset)
-    if first.verdict in ("ok", "unverified"):
-        return first
-    second = _look(store, level, asset)
-    if second.verdict != "ok":
-        return second
-    detail = f"{first.verdict} on the first reading, good on the second: look at the disk and the memory"
-    return second._replace(verdict="unreadable", detail=detail)
-
-
-def _look(store: Store, level: Level, asset: Asset) -> _Check:
-    try:
-        with store.open(asset.key) as found:
-            if asset.size_bytes is not None and found.size_bytes != asset.size_bytes:
-                return _accuse(asset, found, "wrong-size", str(asset.size_bytes), str(found.size_bytes))
-            if level == "size":
-                return _Check(asset, "ok" if asset.size_bytes is not None else "unverified")
-            stored = digest(found.chunks())
-            if asset.sha256 is None:
-                return _Check(asset, "unverified", stored.size_bytes, None, stored.sha256, "no digest is recorded")
-            if stored.sha256 != asset.sha256:
-                return _accuse(asset, found, "wrong-digest", asset.sha256, stored.sha256)
-            return _Check(asset, "ok", stored.size_bytes)
-    except AssetMissingError as error:
-        return _Check(asset, "missing", detail=str(error))
-    except AssetError as error:
-        return _Check(asset, "unreadable", detail=str(error))
-
-
-def _accuse(asset: Asset, found: OpenAsset, verdict: Verdict, expected: str, got: str) -> _Check:
-    """Name the cause where the bytes show one, and otherwise what differs."""
-    found.file.seek(0)
-    ends = Ends()
-    for _chunk in ends.watch(found.chunks()):
-        pass
-    symptom = ends.symptom()
-    if symptom is not None:
-        cause, detail = symptom
-        # Only a shorter file was cut; and one flipped bit in the header does not make it something else.
-        shorter = asset.size_bytes is not None and ends.size_bytes < asset.size_bytes
-        if cause == "empty" or (cause == "truncated" and shorter) or (cause == "not-a-pdf" and not opens(found.file)):
-            return _Check(asset, cause, ends.size_bytes, expected, got, detail)
-    return _Check(asset, verdict, ends.size_bytes, expected, got)
+        yield [Finding(run.id or 0, None, key, "orphan", now, detail="no render claims it") for key in found]

@@ -8,14 +8,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from itertools import chain, islice
-from threading import Thread
-from typing import Any, Literal, TextIO, TypeVar
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from threading import Lock, Thread
+from typing import Any, Generic, Literal, TextIO, TypeVar
 
-from craftkit_archive.records import Finding, Plan, Progress, Reject, Skipped
+from craftkit_archive.errors import NoSpaceError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -105,6 +107,9 @@ def spread(
         tasks: Drawn as room comes free, from the calling thread.
         jobs: How many workers the executor has; 0 counts as 1.
         stop: Asked before each task is drawn.
+
+    Raises:
+        NoSpaceError: A worker was killed from outside, which the system does when memory runs out.
     """
     running: deque[Future[R]] = deque()
     source = iter(tasks)
@@ -123,6 +128,10 @@ def spread(
             if not running:
                 return
             yield running.popleft().result()
+    except BrokenExecutor as error:
+        raise NoSpaceError(
+            "A worker process was killed, most likely for want of memory: run it again with fewer --jobs."
+        ) from error
     finally:
         for future in running:
             future.cancel()
@@ -139,6 +148,79 @@ def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int) -> Iter
 @lru_cache(maxsize=4)
 def _lanes(lanes: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+
+
+class Apart(Generic[T, R]):
+    """Calls a function in a process of its own, with limits, so that what it is given can harm nothing else.
+
+    The process is started by the first call and serves the next ones too; one that died is replaced.
+
+    Args:
+        function: Called with one argument; both are picklable, and so is what it returns.
+        seconds: How long a call may take.
+        memory_bytes: How much address space the process may have.
+    """
+
+    def __init__(self, function: Callable[[T], R], *, seconds: float, memory_bytes: int) -> None:
+        self._function = function
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._lock = Lock()
+        self._running: tuple[BaseProcess, Connection] | None = None
+
+    def __call__(self, given: T) -> R:
+        """Call the function.
+
+        Raises:
+            TimeoutError: It took too long.
+            ChildProcessError: Its process died, or the function raised; the text says which.
+        """
+        with self._lock:
+            process, connection = self._running = self._running or self._start()
+            try:
+                connection.send(given)
+                came, value = connection.recv()
+            except (EOFError, OSError) as error:
+                process.join()
+                self._running = None
+                if process.exitcode == -signal.SIGALRM:
+                    raise TimeoutError(f"it took longer than {self._seconds:g} s") from error
+                raise ChildProcessError(f"the process that looked at it died ({process.exitcode})") from error
+        if not came:
+            raise ChildProcessError(value)
+        return value  # type: ignore[no-any-return]
+
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        given = (theirs, self._function, self._seconds, self._memory_bytes)
+        process = context.Process(target=_serve_calls, args=given, daemon=True)
+        process.start()
+        theirs.close()
+        return process, ours
+
+
+def _serve_calls(connection: Connection, function: Callable[[Any], Any], seconds: float, memory_bytes: int) -> None:
+    import resource
+
+    _begin_worker()
+    with suppress(ValueError, OSError):  # not every system can
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for number in (signal.SIGALRM, signal.SIGTERM):  # the second is how its parent ends it
+        signal.signal(number, signal.SIG_DFL)
+    with suppress(EOFError):
+        while True:
+            given = connection.recv()
+            # The system ends the process then, even one that is in the depths of a library.
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            try:
+                answer = True, function(given)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told to the caller
+                answer = False, f"{type(error).__name__}: {error}"
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            del given
+            connection.send(answer)
 
 
 def show_progress(records: Iterator[R], *, mode: ProgressMode, stream: TextIO = sys.stderr) -> Iterator[R]:
@@ -159,6 +241,8 @@ def show_progress(records: Iterator[R], *, mode: ProgressMode, stream: TextIO = 
 def _with_bar(records: Iterator[R], stream: TextIO) -> Iterator[R]:
     from tqdm import tqdm
 
+    from craftkit_archive.records import Finding, Plan, Progress, Reject, Skipped  # workers need none of it
+
     first = next(records, None)
     total = first.count if isinstance(first, Plan) else None
     size = problems = 0
@@ -174,6 +258,8 @@ def _with_bar(records: Iterator[R], stream: TextIO) -> Iterator[R]:
 
 
 def _with_lines(records: Iterator[R], stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Iterator[R]:
+    from craftkit_archive.records import Finding, Plan, Progress, Reject, Skipped
+
     began = shown_at = clock()
     done = size = total = shown = problems = 0
     for record in records:

@@ -134,6 +134,10 @@ def test_a_dry_run_of_an_export_prints_the_plan(world: World, tmp_path: Path) ->
 JSON_COMMANDS = [
     ["verify"],
     ["status"],
+    ["seal"],
+    ["doctor"],
+    ["report"],
+    ["backup", "{folder}/copy.db"],
     ["keys", "list"],
     ["keys", "create", "--project", "northwind"],
     ["keys", "revoke", "key-1"],
@@ -159,7 +163,10 @@ def test_every_line_is_json_and_the_last_is_the_summary(world: World, words: lis
     assert all("type" in line for line in done.lines)
     assert done.err == ""
     plain = [
-        word for word in words if word in ("keys", "create", "list", "revoke", "verify", "status", "fetch", "export")
+        word
+        for word in words
+        if word in ("keys", "create", "list", "revoke", "verify", "status", "fetch", "export")
+        or word in ("seal", "doctor", "report", "backup")
     ]
     assert last["command"] in (" ".join(plain), "import", None)
     if last["outcome"] == "error":
@@ -206,7 +213,7 @@ def test_a_second_writer_is_11(world: World) -> None:
 def test_a_newer_or_damaged_catalog_is_13(world: World) -> None:
     world.archive.catalog.close()
     with sqlite3.connect(world.archive.path / "archive.db") as connection:
-        connection.execute("UPDATE _sqlite_migrations SET name = 'm999'")
+        connection.execute("UPDATE _sqlite_migrations SET name = 'm999' WHERE name = 'm001_tables'")
     connection.close()
     assert at(world, "status").code == 13
     for file in world.archive.path.glob("archive.db*"):
@@ -479,10 +486,10 @@ def test_a_copy_of_the_file_alone_knows_that_a_key_was_revoked(world: World, tmp
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_cleanly_with_a_summary(world: World, number: int, code: int) -> None:
     before = (
-        "import time; from craftkit_archive import verifying\n"
-        "verifying.BATCH = 1; real = verifying._look\n"
+        "import time; from craftkit_archive import folder, verifying\n"
+        "verifying.BATCH = 1; real = folder.FolderStore.measure\n"
         "def slow(*given): print('reading', flush=True); time.sleep(0.3); return real(*given)\n"
-        "verifying._look = slow"
+        "folder.FolderStore.measure = slow"
     )
     words = program("--json", "verify", "--jobs", "1", archive=world.archive.path, before=before)
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as verifying:

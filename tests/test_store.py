@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
@@ -13,17 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.errors import (
+    AssetError,
     AssetExistsError,
     AssetKeyError,
     AssetMissingError,
     AssetUnreadableError,
+    DiskError,
     NoSpaceError,
     NotWritableError,
     RequestError,
     StoreMismatchError,
     StoreOfflineError,
 )
-from craftkit_archive.folder import INCOMING, FolderStore
+from craftkit_archive.folder import BUFFER_BYTES, INCOMING, FolderStore
 from craftkit_archive.places import open_store
 from craftkit_archive.s3 import S3Store
 from craftkit_archive.store import MARKER, Entry, Store, digest
@@ -90,6 +93,31 @@ def test_a_large_asset_comes_in_pieces_and_whole(store: Store) -> None:
     assert b"".join(pieces) == body
     assert max(map(len, pieces)) <= 1 << 20
     assert digest(pieces) == (len(body), sha256(body).hexdigest())
+
+
+@pytest.mark.parametrize("size", [0, 1, BUFFER_BYTES - 1, BUFFER_BYTES, BUFFER_BYTES + 1, 2 * BUFFER_BYTES, 1 << 20])
+def test_measuring_is_reading_and_hashing(store: Store, size: int) -> None:
+    body = os.urandom(size)
+    store.write("a/b.pdf", [body])
+    store.write("other.pdf", [os.urandom(3 * BUFFER_BYTES)])
+    assert store.measure("other.pdf").size_bytes == 3 * BUFFER_BYTES
+    assert store.measure("a/b.pdf") == (size, sha256(body).hexdigest()), "nothing is left of what was read before"
+
+
+def test_what_cannot_be_opened_cannot_be_measured(store: Store) -> None:
+    for key, error in (("nothing.pdf", AssetMissingError), ("../x", AssetKeyError)):
+        with pytest.raises(error):
+            store.measure(key)
+
+
+@FAST
+@given(keys=st.sets(KEYS, min_size=1, max_size=6))
+def test_the_keys_are_those_of_the_list(make_store: MakeStore, keys: set[str]) -> None:
+    store = make_store(token_hex(8))
+    for key in keys:
+        with suppress(AssetError, DiskError):  # one key may be a folder of another
+            store.write(key, [b"x"])
+    assert list(store.keys()) == [entry.key for entry in store.list()]
 
 
 def test_nothing_is_overwritten(store: Store) -> None:
@@ -380,3 +408,29 @@ def test_an_address_of_another_kind_is_refused_without_its_password() -> None:
     with pytest.raises(RequestError, match="ftp://host/") as caught:
         open_store("ftp://me:secret@host/x")
     assert "secret" not in str(caught.value)
+
+
+def test_a_file_system_that_gives_fewer_bytes_at_once_is_read_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, body, real = FolderStore(tmp_path), os.urandom(100_000), os.readv
+    store.write("a.pdf", [body])
+    monkeypatch.setattr(os, "readv", lambda file, buffers: real(file, [memoryview(buffers[0])[:4096]]))
+    assert store.measure("a.pdf") == (len(body), sha256(body).hexdigest())
+
+
+def test_a_folder_or_pipe_in_the_place_of_a_file_cannot_be_measured(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").mkdir()
+    os.mkfifo(tmp_path / "b.pdf")
+    for key in ("a.pdf", "b.pdf"):
+        with pytest.raises(AssetUnreadableError):
+            FolderStore(tmp_path).measure(key)
+
+
+def test_what_a_file_system_does_to_names_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path)
+    assert store.quirks() == ()
+    real = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: real(str(path).lower()))
+    assert store.quirks() == ("ignores case",)
+    assert list(tmp_path.iterdir()) == []

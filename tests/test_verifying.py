@@ -1,24 +1,51 @@
 """Verify: all damage found and named, no good asset accused, nothing called good that was not compared."""
 
+import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from craftkit_archive.archive import CATALOG
+from craftkit_archive.catalog import Choice, Selection
+from craftkit_archive.coverage import Coverage
 from craftkit_archive.errors import StoreMismatchError, StoreOfflineError
 from craftkit_archive.folder import FolderStore
-from craftkit_archive.records import Finding, Record, Summary, Verdict
-from craftkit_archive.store import OpenAsset
-from craftkit_archive.verifying import verify_assets
-from tests.worlds import ROOT, SOUTHWIND, World, fill, load, pdf, program, put, render, render_id, summary_of
+from craftkit_archive.pdf import Structure
+from craftkit_archive.records import Finding, Note, Record, Skipped, Summary, Verdict
+from craftkit_archive.store import OpenAsset, Stored
+from craftkit_archive.values import format_time
+from craftkit_archive.verifying import Limits, Scope, verify_assets
+from craftkit_archive.work import Apart, format_size
+from tests.worlds import (
+    LIVE_KEY,
+    ROOT,
+    SOUTHWIND,
+    World,
+    fill,
+    live,
+    load,
+    pdf,
+    program,
+    put,
+    render,
+    render_id,
+    summary_of,
+)
 
+NO_VERDICTS = ("checked", "orphan", "notes", "unknown")
 HTML = b"<!DOCTYPE html><html><title>Sign in</title></html>"
 
 
@@ -26,7 +53,7 @@ def verify(world: World, **options: Any) -> tuple[Summary, list[Finding]]:
     records: list[Record] = list(verify_assets(world.archive, **options))
     assert isinstance(records[-1], Summary)
     counts = records[-1].counts
-    assert counts["checked"] == sum(count for name, count in counts.items() if name != "checked")
+    assert counts["checked"] == sum(count for name, count in counts.items() if name not in NO_VERDICTS)
     return records[-1], [record for record in records if isinstance(record, Finding)]
 
 
@@ -117,15 +144,15 @@ def test_what_has_no_digest_is_unverified_and_never_ok(world: World) -> None:
 
 def test_a_fault_that_heals_is_told_and_is_no_damage(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk gives other bytes on the first reading only."""
-    real, read_once = FolderStore.open, set()
+    real, read_once = FolderStore.measure, set()
 
-    def flaky(store: FolderStore, key: str) -> OpenAsset:
+    def flaky(store: FolderStore, key: str) -> Stored:
         if key == render(2)["asset_key"] and key not in read_once:
             read_once.add(key)
             return real(store, render(3)["asset_key"])
         return real(store, key)
 
-    monkeypatch.setattr(FolderStore, "open", flaky)
+    monkeypatch.setattr(FolderStore, "measure", flaky)
     summary, [finding] = verify(world)
     assert (summary.outcome, finding.verdict) == ("incomplete", "unreadable")
     assert finding.detail is not None
@@ -134,13 +161,11 @@ def test_a_fault_that_heals_is_told_and_is_no_damage(world: World, monkeypatch: 
 
 def test_two_different_faults_are_told_by_the_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is accused is what the second reading saw."""
-    real, read_once = FolderStore.open, set()
+    real = FolderStore.open
 
     def flaky(store: FolderStore, key: str) -> OpenAsset:
         if key == render(2)["asset_key"]:
-            if key in read_once:
-                world.asset(2).unlink(missing_ok=True)
-            read_once.add(key)
+            world.asset(2).unlink(missing_ok=True)
         return real(store, key)
 
     _flip(world.asset(2))
@@ -232,10 +257,10 @@ def test_all_of_many_damages_are_found_and_nothing_else(tmp_path: Path, jobs: in
 def test_what_was_read_before_a_kill_counts(tmp_path: Path) -> None:
     world = fill(tmp_path, count=150)
     before = (
-        "import time; from craftkit_archive import verifying\n"
-        "verifying.BATCH = 10; verifying.COMMIT_SECONDS = 0.0; real = verifying._look\n"
+        "import time; from craftkit_archive import folder, verifying\n"
+        "verifying.BATCH = 10; verifying.COMMIT_SECONDS = 0.0; real = folder.FolderStore.measure\n"
         "def slow(*given): time.sleep(0.02); return real(*given)\n"
-        "verifying._look = slow"
+        "folder.FolderStore.measure = slow"
     )
     words = program("verify", "--jobs", "1", archive=world.archive.path, before=before)
     with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as verifying:
@@ -256,3 +281,409 @@ def test_two_verifications_at_once_do_each_other_no_harm(tmp_path: Path) -> None
     both = [subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     assert {verdict for _, verdict in ledger(world).values()} == {"ok"}
+
+
+def test_a_verification_beside_a_running_server_does_no_harm(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=120)
+    words = program("verify", archive=world.archive.path)
+    with live(world.archive) as url, subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as verifying:
+        answers = set()
+        while verifying.poll() is None:
+            for number in range(20):
+                address = f"{url}/v1/renders/{render_id(number)}/download"
+                asked = urllib.request.Request(address, headers={"Authorization": f"Bearer {LIVE_KEY}"})
+                with urllib.request.urlopen(asked, timeout=30) as answer:
+                    answers.add((answer.status, answer.read() == world.asset(number).read_bytes()))
+    assert (verifying.returncode, answers) == (0, {(200, True)})
+
+
+# --- the ledger, and a budget ----------------------------------------------------------------------------------------
+
+
+def age(world: World, *days: float | None, verdict: str = "ok") -> None:
+    """Say of the renders in turn that they were checked so many days ago; None is never."""
+    now = world.archive.clock()
+    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+        for number, ago in enumerate(days):
+            when = None if ago is None else format_time(now - timedelta(days=ago))
+            connection.execute(
+                "UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id = ?",
+                (when, None if ago is None else verdict, render_id(number)),
+            )
+    connection.close()
+
+
+def checked(world: World, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[int]:
+    """Return the numbers of the renders that a verification read, in its order."""
+    real, read = FolderStore.measure, []
+
+    def noting(store: FolderStore, key: str) -> Stored:
+        read.append(int(key[-16:-4]))
+        return real(store, key)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FolderStore, "measure", noting)
+        verify(world, **options)
+    return read
+
+
+def test_due_takes_what_was_never_checked_then_what_was_bad_then_the_oldest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    age(world, 40, 50, 2, None, 60)
+    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+        connection.execute("UPDATE assets SET verdict = 'missing' WHERE render_id = ?", (render_id(2),))
+    connection.close()
+    assert checked(world, monkeypatch, scope=Scope(due_seconds=30 * 86400)) == [3, 2, 4, 1, 0]
+    assert checked(world, monkeypatch, scope=Scope(due_seconds=30 * 86400)) == []
+
+
+def test_what_was_verified_in_the_future_is_due(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    age(world, 1, -100, 1, 1, 1)
+    assert world.archive.coverage(30).due_assets == 1
+    assert checked(world, monkeypatch, scope=Scope(due_seconds=30 * 86400)) == [1]
+
+
+def test_new_and_failed_are_what_they_say_and_together_both(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    age(world, 1, 1, None, None, 1)
+    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+        connection.execute("UPDATE assets SET verdict = 'empty' WHERE render_id = ?", (render_id(4),))
+    connection.close()
+    assert checked(world, monkeypatch, scope=Scope(new=True), limits=Limits(size_bytes=1)) == [2]
+    assert checked(world, monkeypatch, scope=Scope(new=True, failed=True)) == [3, 4]
+    assert checked(world, monkeypatch, scope=Scope(failed=True)) == []
+
+
+def test_a_sample_is_a_part_and_another_one_in_each_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = fill(tmp_path, count=60)
+    drawn = [set(checked(world, monkeypatch, scope=Scope(share=0.1))) for _ in range(3)]
+    assert [len(sample) for sample in drawn] == [6, 6, 6]
+    assert len({frozenset(sample) for sample in drawn}) > 1
+    seen = []
+    for _ in range(2):
+        world.archive.catalog.choose(Selection(), Choice(share=0.1, seed=7))
+        seen.append([asset.render_id for asset in world.archive.catalog.chosen_assets()])
+    assert seen[0] == seen[1], "the same seed draws the same"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ages=st.lists(st.none() | st.integers(-40, 90), min_size=5, max_size=5),
+    verdicts=st.lists(st.sampled_from(["ok", "missing", "unreadable"]), min_size=5, max_size=5),
+    days=st.integers(1, 60),
+)
+def test_what_is_due_is_due_once_and_in_order(
+    world: World, ages: list[int | None], verdicts: list[str], days: int
+) -> None:
+    """The law of the ledger, against the same said in Python."""
+    now = datetime(2026, 6, 1, tzinfo=UTC)
+    since = format_time(now - timedelta(days=days))
+    expected = []
+    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+        for number, (ago, verdict) in enumerate(zip(ages, verdicts, strict=True)):
+            when = None if ago is None else format_time(now - timedelta(days=ago))
+            given = (when, None if when is None else verdict, render_id(number))
+            connection.execute("UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id = ?", given)
+            rank = 0 if when is None else 1 if verdict != "ok" else 2 if when > format_time(now) else 3
+            if rank < 3 or (when is not None and when < since):
+                expected.append((rank, when or "", render_id(number)))
+    connection.close()
+    choice = Choice(due_before=since, now=format_time(now))
+    count, _ = world.archive.catalog.choose(Selection(), choice)
+    assert [asset.render_id for asset in world.archive.catalog.chosen_assets()] == [row[2] for row in sorted(expected)]
+    assert count == len(expected)
+
+
+def test_a_limit_of_bytes_ends_it_cleanly_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=40, size_bytes=5000)
+    size = world.asset(0).stat().st_size
+    done = 0
+    for night in range(4):
+        summary, _ = verify(world, scope=Scope(due_seconds=30 * 86400), limits=Limits(size_bytes=10 * size))
+        done += summary.counts["checked"]
+        # The assets differ by a byte or two, and the one that crosses the limit is read.
+        assert 9 <= summary.counts["checked"] <= 11
+        assert summary.outcome == ("limited" if done < 40 else "ok")
+        coverage = summary.details["coverage"]
+        assert coverage["covered_assets"] == done
+        if night == 0:
+            assert re.search(r"; at this rate whole in [34] nights$", coverage["text"])
+    assert coverage["text"] == f"100 % of {format_size(coverage['stored_bytes'])} read and good within 30 days"
+
+
+def test_a_limit_of_time_ends_it_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craftkit_archive.verifying.BATCH", 5)
+    world = fill(tmp_path, count=60)
+    clock = iter(range(1000))
+    summary, _ = verify(world, limits=Limits(seconds=20), monotonic=lambda: float(next(clock)))
+    assert summary.outcome == "limited"
+    assert 0 < summary.counts["checked"] < 60
+    assert sum(verdict == "ok" for _, verdict in ledger(world).values()) == summary.counts["checked"]
+
+
+def test_problems_outrank_a_limit(world: World) -> None:
+    world.asset(0).unlink()
+    assert verify(world, limits=Limits(size_bytes=1000))[0].outcome == "problems"
+
+
+def test_a_rate_that_is_too_low_is_told() -> None:
+    coverage = Coverage(30, 1000, 1_000_000, 100, 100_000, 900, 900_000)
+    assert coverage.details(10_000)["text"].endswith("at this rate never whole: it takes 33.3 kB a night")
+    assert coverage.details(300_000)["nights"] == 3
+    assert "rate" not in coverage.details()["text"]
+
+
+@given(st.integers(0, 10**15), st.integers(0, 10**15))
+def test_coverage_is_rounded_down(covered: int, due: int) -> None:
+    coverage = Coverage(30, 1, covered + due, int(not due), covered, 0, due)
+    assert coverage.details()["text"].startswith("100 %") == (due == 0)
+
+
+def test_ids_that_nobody_knows_are_told_and_make_it_incomplete(world: World) -> None:
+    summary = list(verify_assets(world.archive, selection=Selection(render_ids=(render_id(1), "nobody"))))
+    assert [record.render_id for record in summary if isinstance(record, Skipped)] == ["nobody"]
+    assert isinstance(summary[-1], Summary)
+    assert (summary[-1].outcome, summary[-1].counts) == ("incomplete", {"checked": 1, "ok": 1, "unknown": 1})
+
+
+def test_a_list_of_ids_can_be_narrowed_by_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craftkit_archive.catalog.PAGE", 3)
+    world = fill(tmp_path, count=10)
+    age(world, 50, 1, 40, 1, 60, 1, None, 1, 70, 1)
+    ids = tuple(render_id(number) for number in range(8))
+    read = checked(world, monkeypatch, selection=Selection(render_ids=ids), scope=Scope(due_seconds=30 * 86400))
+    assert read == [6, 4, 0, 2], "one order over all parts of the list"
+
+
+def test_what_was_committed_before_a_kill_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = fill(tmp_path, count=150)
+    before = (
+        "import time; from craftkit_archive import folder, verifying\n"
+        "verifying.BATCH = 10; verifying.COMMIT_SECONDS = 0.0; real = folder.FolderStore.measure\n"
+        "def slow(*given): time.sleep(0.02); return real(*given)\n"
+        "folder.FolderStore.measure = slow"
+    )
+    words = program("verify", "--due", "30d", "--jobs", "1", archive=world.archive.path, before=before)
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as verifying:
+        for _ in range(400):
+            if any(when for when, _ in ledger(world).values()):
+                break
+            time.sleep(0.02)
+        verifying.send_signal(signal.SIGKILL)
+    done = {key for key, (when, _) in ledger(world).items() if when}
+    assert 0 < len(done) < 150
+    read = checked(world, monkeypatch, scope=Scope(due_seconds=30 * 86400))
+    assert {render_id(number) for number in read}.isdisjoint(done)
+    assert len(read) + len(done) == 150
+
+
+# --- files that no render claims -------------------------------------------------------------------------------------
+
+
+def strays(world: World, **options: Any) -> list[str]:
+    return [finding.key for finding in verify(world, **options)[1] if finding.verdict == "orphan"]
+
+
+def test_a_file_that_no_render_claims_is_a_warning(world: World) -> None:
+    put(Path(world.archive.store.address), "renders/left over.pdf", b"x")
+    summary, [finding] = verify(world)
+    assert (summary.outcome, summary.counts["orphan"], finding.verdict) == ("ok", 1, "orphan")
+    assert (finding.key, finding.render_id) == ("renders/left over.pdf", None)
+
+
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "renders/.nfs0001", "renders/Thumbs.db", "renders/desktop.ini", ".incoming/x", ".git/config"]
+)
+def test_what_is_plainly_not_ours_is_no_orphan(world: World, name: str) -> None:
+    put(Path(world.archive.store.address), name, b"x")
+    assert strays(world) == []
+
+
+def test_what_a_render_claims_but_nobody_recorded_is_no_orphan(world: World) -> None:
+    """A crash between bytes and row leaves it so, and the next fetch takes it up."""
+    odd = render(31, asset_key="elsewhere/odd name.pdf")
+    load(world.archive, world.folder, "renders", [render(30), odd])
+    for row in (render(30), odd):
+        put(Path(world.archive.store.address), row["asset_key"], b"x")
+    assert strays(world) == []
+
+
+def test_while_another_command_writes_no_orphan_is_told(world: World) -> None:
+    put(Path(world.archive.store.address), "renders/left over.pdf", b"x")
+    with world.archive.lock("fetch"):
+        assert strays(world) == []
+    assert strays(world) == ["renders/left over.pdf"]
+
+
+def test_only_a_whole_verification_looks_for_orphans(world: World) -> None:
+    put(Path(world.archive.store.address), "renders/left over.pdf", b"x")
+    assert strays(world, selection=world.archive.select(projects=("northwind",))) == []
+    assert strays(world, scope=Scope(due_seconds=1)) == []
+    assert strays(world, limits=Limits(size_bytes=1)) == []
+
+
+# --- the level pdf ---------------------------------------------------------------------------------------------------
+
+
+def replace_both(world: World, number: int, body: bytes) -> None:
+    """Let an asset be these bytes, and have been them when it came."""
+    world.asset(number).write_bytes(body)
+    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+        given = (sha256(body).hexdigest(), len(body), render_id(number))
+        connection.execute("UPDATE assets SET sha256 = ?, size_bytes = ? WHERE render_id = ?", given)
+    connection.close()
+
+
+WHOLE = pdf("a whole one")
+ODD = {
+    "no table": (WHOLE.replace(b"xref", b"yref"), "startxref"),
+    "no length": (WHOLE.replace(b"/Length", b"/Lengch"), "/Length"),
+    "no header": (WHOLE.replace(b"%PDF-1.4", b"%XYZ-1.4"), "it begins with"),
+    "no pages": (WHOLE.replace(b"/Kids [3 0 R] /Count 1", b"/Kids []      /Count 0"), "no pages"),
+}
+MALFORMED = {
+    "no root": WHOLE.replace(b"/Root", b"/Toot"),
+    "an HTML page": HTML,
+    "nothing": b"",
+    "cut in half": WHOLE[: len(WHOLE) // 2],
+}
+
+
+def test_good_pdfs_are_good_at_the_level_pdf(world: World) -> None:
+    summary, findings = verify(world, level="pdf")
+    assert (summary.counts, findings) == ({"checked": 5, "ok": 5}, [])
+    assert {verdict for _, verdict in ledger(world).values()} == {"ok"}
+
+
+@pytest.mark.parametrize("oddity", ODD)
+def test_what_is_odd_but_opens_is_a_note_in_qpdfs_words(world: World, oddity: str) -> None:
+    body, word = ODD[oddity]
+    replace_both(world, 2, body)
+    records = list(verify_assets(world.archive, level="pdf"))
+    [note] = [record for record in records if isinstance(record, Note)]
+    assert isinstance(records[-1], Summary)
+    assert (records[-1].outcome, records[-1].counts) == ("ok", {"checked": 5, "ok": 5, "notes": 1})
+    assert note.render_id == render_id(2)
+    assert word in note.detail
+    assert "BytesIO" not in note.detail
+    assert list(world.archive.catalog.findings_of(records[-1].run_id or 0)) == [note]
+
+
+def test_a_pdf_that_asks_for_a_password_is_a_note(world: World, tmp_path: Path) -> None:
+    import pikepdf
+
+    with pikepdf.open(world.asset(2)) as plain:
+        plain.save(tmp_path / "locked.pdf", encryption=pikepdf.Encryption(user="u", owner="o"))
+    replace_both(world, 2, (tmp_path / "locked.pdf").read_bytes())
+    [note] = [record for record in verify_assets(world.archive, level="pdf") if isinstance(record, Note)]
+    assert note.detail == "it asks for a password"
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_what_was_malformed_when_it_came_is_told_apart_from_what_changed(world: World, kind: str) -> None:
+    replace_both(world, 2, MALFORMED[kind])
+    assert verify(world)[0].outcome == "ok", "its digest is right"
+    summary, [finding] = verify(world, level="pdf")
+    assert (summary.outcome, finding.verdict) == ("problems", "malformed")
+    assert "it is what was stored" in (finding.detail or "")
+    world.asset(2).write_bytes(MALFORMED[kind] + b" and more")
+    assert verify(world, level="pdf")[1][0].verdict != "malformed"
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_each_damage_has_the_same_name_at_the_level_pdf(world: World, damage: str) -> None:
+    harm, verdict = DAMAGE[damage]
+    harm(world.asset(2))
+    assert [finding.verdict for finding in verify(world, level="pdf")[1]] == [verdict]
+
+
+def test_a_large_pdf_is_checked_through_a_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craftkit_archive.checking.IN_MEMORY_BYTES", 10)
+    replace_both(world, 2, ODD["no length"][0])
+    records = list(verify_assets(world.archive, level="pdf"))
+    [note] = [record for record in records if isinstance(record, Note)]
+    assert "/Length" in note.detail
+    assert "/tmp" not in note.detail
+
+
+def slow_or_dead(body: bytes) -> Structure:
+    if b"hang" in body:
+        time.sleep(60)
+    if b"crash" in body:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if b"gorge" in body:
+        bytearray(8 << 30)
+    return Structure(True, 1)
+
+
+@pytest.mark.parametrize(("word", "told"), [("hang", "longer than"), ("crash", "died (-11)"), ("gorge", "MemoryError")])
+def test_a_hostile_pdf_harms_nothing_but_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch, word: str, told: str
+) -> None:
+    inspector = Apart(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
+    monkeypatch.setattr("craftkit_archive.checking._inspector", lambda: inspector)
+    replace_both(world, 2, pdf(word))
+    summary, [finding] = verify(world, level="pdf")
+    assert (finding.render_id, finding.verdict, summary.outcome) == (render_id(2), "unverified", "incomplete")
+    assert told in (finding.detail or "")
+    assert summary.counts["ok"] == 4, "its process is replaced, and the others are checked"
+
+
+def test_a_worker_that_is_killed_ends_it_with_a_clear_sentence(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=300)
+    before = "import os, signal; from craftkit_archive import store\n"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import multiprocessing, os, signal\n"
+        "if multiprocessing.parent_process(): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import sys\n"
+        "if '--multiprocessing-fork' in sys.argv or 'spawn_main' in ' '.join(sys.orig_argv):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    words = program("verify", "--jobs", "2", archive=world.archive.path, before=before)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 15
+    assert "A worker process was killed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- at size ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_damages_in_twenty_thousand_are_all_found_and_named(tmp_path: Path) -> None:
+    count, bad = 20_000, 1000
+    world = bulk(tmp_path, count)
+    chance = random.Random(42)
+    expected: dict[str, str] = {}
+    numbers = chance.sample(range(count), bad)
+    for number in numbers[:900]:
+        harm, verdict = DAMAGE[chance.choice(list(DAMAGE))]
+        harm(world.asset(number))
+        expected[render_id(number)] = verdict
+    for one, other in zip(numbers[900::2], numbers[901::2], strict=True):
+        first, second = world.asset(one), world.asset(other)
+        first.rename(first.with_suffix(".x"))
+        second.rename(first)
+        first.with_suffix(".x").rename(second)
+        expected |= dict.fromkeys((render_id(one), render_id(other)), "wrong-digest")
+    summary, findings = verify(world, jobs=2)
+    assert {finding.render_id: finding.verdict for finding in findings} == expected
+    assert (summary.counts["checked"], summary.counts["ok"]) == (count, count - bad)
+
+
+def bulk(folder: Path, count: int) -> World:
+    """Make an archive with many stored PDFs of one size, without the work of fetching them."""
+    world = fill(folder, count=1)
+    rows = [render(number) for number in range(count)]
+    load(world.archive, folder, "renders", rows)
+    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+        for number, row in enumerate(rows):
+            body = pdf(f"{number:08}")
+            put(Path(world.archive.store.address), row["asset_key"], body)
+            given = (row["id"], row["asset_key"], len(body), sha256(body).hexdigest(), format_time(datetime.now(UTC)))
+            connection.execute(
+                "INSERT OR REPLACE INTO assets (render_id, key, size_bytes, sha256, stored_at) VALUES (?, ?, ?, ?, ?)",
+                given,
+            )
+    connection.close()
+    return world

@@ -1,0 +1,53 @@
+"""Coverage: how much of what is stored was read and found good, and how long ago."""
+
+from typing import Any
+
+import msgspec
+
+from craftkit_archive.work import format_size
+
+COVERAGE_DAYS = 30
+
+
+class Coverage(msgspec.Struct, frozen=True):
+    """How much of what is stored was read and found good within so many days, and how much is due; sizes in bytes.
+
+    What was read within them and found bad is neither.
+    """
+
+    days: int
+    assets: int = 0
+    stored_bytes: int = 0
+    covered_assets: int = 0
+    covered_bytes: int = 0
+    due_assets: int = 0
+    due_bytes: int = 0
+
+    @property
+    def share(self) -> float:
+        """The covered part of the bytes; 1 where nothing is stored. Where all files are empty, of the files."""
+        if self.stored_bytes:
+            return self.covered_bytes / self.stored_bytes
+        return self.covered_assets / self.assets if self.assets else 1.0
+
+    def details(self, night_bytes: int = 0) -> dict[str, Any]:
+        """Describe it as a summary does.
+
+        Args:
+            night_bytes: What a run that was cut short read; from it the nights are reckoned that the rest will take.
+        """
+        details: dict[str, Any] = {**msgspec.structs.asdict(self), "share": round(self.share, 5)}
+        text = f"{percent(self.share)} of {format_size(self.stored_bytes)} read and good within {self.days} days"
+        if self.due_bytes and night_bytes:
+            details["nights"] = nights = -(-self.due_bytes // night_bytes)
+            if night_bytes * self.days < self.stored_bytes:
+                needed = format_size(-(-self.stored_bytes // self.days))
+                text += f"; at this rate never whole: it takes {needed} a night"
+            else:
+                text += f"; at this rate whole in {nights:,} {'night' if nights == 1 else 'nights'}"
+        return {**details, "text": text}
+
+
+def percent(share: float) -> str:
+    """Write a part as people read it, `91.2 %`; rounded down, so that 100 % is said of nothing less."""
+    return f"{int(min(share * 1000 + 1e-9, 1000 if share >= 1 else 999)) / 10:g} %"

@@ -1,0 +1,137 @@
+"""Doctor: is this set-up sound, and if not, what mends it?"""
+
+import os
+import platform
+import shutil
+import stat
+from collections.abc import Iterator
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+
+from craftkit_archive import __version__
+from craftkit_archive.archive import CATALOG, Archive, Run
+from craftkit_archive.errors import StoreError
+from craftkit_archive.folder import FolderStore
+from craftkit_archive.records import Diagnosis, Record
+from craftkit_archive.values import timestamp
+from craftkit_archive.work import default_jobs, format_size
+
+LEAST_FREE_BYTES = 1_000_000_000
+LEAST_FREE_SHARE = 0.02
+LIBRARIES = ("pikepdf", "msgspec", "sqlite-utils", "click", "bottle", "waitress")
+
+
+def examine_archive(archive: Archive) -> Iterator[Record]:
+    """Look at everything that is known to go wrong around an archive.
+
+    Args:
+        archive: May be open read-only. Nothing is changed, but for two empty files in the store that come and go.
+
+    Yields:
+        A `Diagnosis` for each thing; at last the `Summary`, which is `problems` if one is to be mended.
+    """
+    run = Run(None, "doctor")
+    run.counts.update({"good": 0, "to_mend": 0})
+    for diagnose in (_versions, _catalog, _modes, _store, _names, _space, _clock, _runs):
+        for diagnosis in diagnose(archive):
+            run.counts["to_mend" if diagnosis.mend else "good"] += 1
+            yield diagnosis
+    run.settle(problems=run.counts["to_mend"] > 0)
+    yield run.summary()
+
+
+def _versions(archive: Archive) -> Iterator[Diagnosis]:
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    system = f"{platform.system()} {platform.release()}, {default_jobs()} processors"
+    python = f"Python {platform.python_version()}, SQLite {archive.catalog.sqlite_version}"
+    yield Diagnosis("versions", f"craftkit-archive {__version__}, {python}, {libraries}; {system}")
+
+
+def _catalog(archive: Archive) -> Iterator[Diagnosis]:
+    problems = archive.catalog.quick_check()
+    if problems:
+        yield Diagnosis("catalog", f"SQLite finds {problems[0]}", "Put back a backup of archive.db.")
+    else:
+        size = archive.catalog.path.stat().st_size
+        yield Diagnosis("catalog", f"{archive.catalog.path} is sound ({format_size(size)})")
+    log = archive.catalog.path.with_name(f"{CATALOG}-wal")
+    if log.exists() and log.stat().st_size > (1 << 30):
+        yield Diagnosis(
+            "log",
+            f"{log} has {format_size(log.stat().st_size)}",
+            "End the command that keeps it open, then any other ends it.",
+        )
+
+
+def _modes(archive: Archive) -> Iterator[Diagnosis]:
+    path = archive.catalog.path
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        yield Diagnosis("file modes", f"{path} can be read by others ({mode:04o})", f"chmod 600 {path}")
+    else:
+        yield Diagnosis("file modes", f"{path} is its owner's alone ({mode:04o})")
+    if not os.access(archive.path, os.W_OK) or not os.access(path, os.W_OK):
+        owner = path.stat().st_uid
+        yield Diagnosis("rights", f"{path} cannot be written by you", f"Run commands as its owner (user {owner}).")
+
+
+def _store(archive: Archive) -> Iterator[Diagnosis]:
+    try:
+        archive.store.check(archive.id)
+    except StoreError as error:
+        yield Diagnosis("store", f"The store is not this archive's: {error}", "Mount it, or mend its address.")
+        return
+    yield Diagnosis("store", f"{archive.store.address} is this archive's")
+    if isinstance(archive.store, FolderStore) and not os.access(archive.store.address, os.W_OK):
+        yield Diagnosis("store rights", f"{archive.store.address} cannot be written by you", "Give its owner's rights.")
+
+
+def _names(archive: Archive) -> Iterator[Diagnosis]:
+    """Look how the store's file system takes names."""
+    store = archive.store
+    if not isinstance(store, FolderStore) or not Path(store.address).is_dir():
+        return
+    quirks = store.quirks()
+    if quirks is None:
+        yield Diagnosis("names", "not examined, because the store cannot be written by you")
+    elif quirks:
+        mend = "Move the store to a file system that keeps names as they are, such as ext4, XFS or ZFS."
+        yield Diagnosis("names", f"the store's file system {' and '.join(quirks)}: two keys could be one file", mend)
+    else:
+        yield Diagnosis("names", "the store's file system keeps names apart as they are")
+
+
+def _space(archive: Archive) -> Iterator[Diagnosis]:
+    places = {"archive": archive.path}
+    if isinstance(archive.store, FolderStore):
+        places["store"] = Path(archive.store.address)
+    for name, path in places.items():
+        if not path.is_dir():
+            continue
+        usage = shutil.disk_usage(path)
+        seen = f"{format_size(usage.free)} of {format_size(usage.total)} are free beside the {name}"
+        low = usage.free < LEAST_FREE_BYTES or usage.free < LEAST_FREE_SHARE * usage.total
+        yield Diagnosis("free space", seen, f"Free some of the disk of {path}." if low else None)
+
+
+def _clock(archive: Archive) -> Iterator[Diagnosis]:
+    now = archive.clock()
+    latest = archive.catalog.latest_time()
+    if latest and timestamp(latest) > timestamp((now + timedelta(minutes=5)).isoformat()):
+        seen = f"it is {archive.now()}, and the catalog has {latest}, which is yet to come"
+        yield Diagnosis(
+            "clock", seen, "Set the clock (timedatectl set-ntp true); what is dated in the future counts as due."
+        )
+    else:
+        yield Diagnosis("clock", f"it is {archive.now()}, and nothing in the catalog is later")
+
+
+def _runs(archive: Archive) -> Iterator[Diagnosis]:
+    """Look for runs that were killed; one that is under way is none."""
+    if archive.is_being_written():
+        return
+    killed = [run for run in archive.catalog.last_runs(20) if run.finished_at is None and run.command != "verify"]
+    if killed:
+        names = ", ".join(f"{run.command} ({run.id})" for run in killed[:3])
+        yield Diagnosis("runs", f"killed before their end, and taken up by the next such command: {names}")
