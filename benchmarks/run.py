@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +30,7 @@ from benchmarks.corpus import write_pdfs, write_renders
 
 RESULTS = "<!-- results -->"
 S3_KEY, S3_SECRET = "AKIDFORBENCHMARKS", "secretforbenchmarks"
-CASES = ["import", "scale", "fetch", "verify", "verify-scale"]
+CASES = ["import", "scale", "fetch", "verify", "verify-scale", "export"]
 BARE_INSERT = """
 import json, sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
@@ -265,6 +266,49 @@ def store_tiny(archive: Path, renders: Path) -> None:
     db.close()
 
 
+def export_case(folder: Path, count: int, form: str) -> Case:
+    """Export every PDF of an archive, each one verified, beside plain copies of its store; page cache warm."""
+    archive = folder / "stored"
+    if not archive.exists():
+        file, bucket = folder / "pdfs.ndjson", folder / "bucket"
+        write_renders(file, count)
+        write_pdfs(bucket, file)
+        fresh(archive)()
+        for words in (("import", "renders", file), ("fetch", bucket)):
+            subprocess.run(ours(archive, *words), check=True)
+    stored = [path.stat().st_size for path in (archive / "assets/renders").rglob("*.pdf")]
+    source, target = archive / "assets/renders", folder / "target"
+    out = {"zip": f"{target}.zip", "tar": f"{target}.tar"}.get(form, str(target))
+
+    def clear() -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        for suffix in (".zip", ".tar"):
+            target.with_name(f"target{suffix}").unlink(missing_ok=True)
+        # What the last one left to be written is not the next one's burden.
+        os.sync()
+
+    def peer(name: str, command: list[str], *version: str) -> Contender:
+        found = program(version[0])
+        command = [found or "", *command[1:]] if command[0] == version[0] else command
+        return Contender(name, command if found else [], clear, version_of(found, *version[1:]) if found else "")
+
+    plain = [
+        peer("cp -r", ["cp", "-r", str(source), str(target)], "cp", "--version"),
+        peer("rsync -a", ["rsync", "-a", f"{source}/", str(target)], "rsync", "--version"),
+        peer("rclone copy", ["rclone", "copy", str(source), str(target)], "rclone", "version"),
+    ]
+    bagit = f"cp -r {source} {target} && {program('bagit.py')} --quiet --sha256 --processes 2 {target}"
+    peers = {
+        "dir": plain,
+        "bagit": [peer("cp -r, then bagit.py --sha256 --processes 2", ["sh", "-c", bagit], "bagit.py", "--version")],
+        "zip": [peer("zip -0 -r", ["zip", "-q", "-0", "-r", out, str(source)], "zip", "--version")],
+        "tar": [peer("GNU tar, which verifies nothing", ["tar", "-cf", out, str(source)], "tar", "--version")],
+    }
+    own = Contender(f"craftkit-archive export --format {form}", ours(archive, "export", out, "--format", form), clear)
+    name = f"Export {len(stored):,} PDFs ({sum(stored) / 1e9:.2f} GB): {form}"
+    return Case(name, len(stored), "PDFs", [own, *peers[form]])
+
+
 def table(case: Case) -> str:
     """Write a case as a table: medians, and how many times as fast as each peer the first one is."""
     own = median(case.contenders[0].seconds)
@@ -320,6 +364,9 @@ def main() -> None:
             cases.append(lambda: many_case(folder, 100_000 if given.full else 10_000))
             if given.full:
                 cases.append(lambda: many_case(folder, 1_000_000))
+        if "export" in wanted:
+            count = 20_000 if given.full else 2_000
+            cases += [partial(export_case, folder, count, form) for form in ("dir", "bagit", "zip", "tar")]
         tables = []
         for make in cases:
             case = make()

@@ -170,6 +170,7 @@ class Archive:
         until: str | None = None,
         template_id: str | None = None,
         ids: Path | None = None,
+        statuses: tuple[str, ...] = (),
     ) -> Selection:
         """Make a selection of what people say.
 
@@ -179,6 +180,7 @@ class Archive:
             until: Creation time from which on they are left out; a date alone is its end.
             template_id: The template they were made from.
             ids: A file with a render id on each line.
+            statuses: Statuses, any of which will do.
 
         Raises:
             RequestError: A project is unknown or its slug is not unique, a time is none, or the file cannot be read or
@@ -190,6 +192,7 @@ class Archive:
             before=_time(until, days=1),
             template_id=template_id,
             render_ids=None if ids is None else _read_ids(ids),
+            statuses=statuses,
         )
 
     def find_project(self, name: str) -> str:

@@ -64,6 +64,7 @@ class Selection(msgspec.Struct, frozen=True):
         before: Creation time from which on they are left out.
         template_id: The template they were made from.
         render_ids: Their own ids; None is no limit.
+        statuses: Statuses, any of which will do.
     """
 
     project_ids: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class Selection(msgspec.Struct, frozen=True):
     before: str | None = None
     template_id: str | None = None
     render_ids: tuple[str, ...] | None = None
+    statuses: tuple[str, ...] = ()
 
     def where(self) -> tuple[str, list[Any]]:
         """Express it in SQL over `renders AS r`, for use after another condition."""
@@ -80,6 +82,7 @@ class Selection(msgspec.Struct, frozen=True):
             (" AND r.created_at < ?", self.before),
             (" AND r.template_id = ?", self.template_id),
             (" AND r.id IN (SELECT value FROM json_each(?))", _json(self.render_ids)),
+            (" AND r.status IN (SELECT value FROM json_each(?))", _json(self.statuses or None)),
         ]
         given = [(sql, value) for sql, value in terms if value is not None]
         return "".join(sql for sql, _ in given), [value for _, value in given]
@@ -174,11 +177,12 @@ class NewAsset(NamedTuple):
 
 
 class ExportRow(NamedTuple):
-    """A succeeded render with what an export says of it; `sha256` is None if it was never stored."""
+    """A render with what an export says of it; `key` is empty if it has none, `sha256` None if none is recorded."""
 
     render_id: str
     project_id: str
     project_slug: str | None
+    project_name: str | None
     template_id: str | None
     status: str
     created_at: str | None
@@ -186,6 +190,7 @@ class ExportRow(NamedTuple):
     key: str
     size_bytes: int | None
     sha256: str | None
+    stored: bool
 
 
 class KeyRow(NamedTuple):
@@ -932,23 +937,26 @@ class Catalog:
         )
 
     def export_rows(self, selection: Selection) -> Iterator[ExportRow]:
-        """Yield the succeeded renders, whether their assets are stored or not, in the order of their ids."""
+        """Yield renders, whether their assets are stored or not, in the order of their ids."""
         yield from self._pages(
-            "SELECT r.id, r.project_id, p.slug, r.template_id, r.status, r.created_at, r.completed_at,"
-            " COALESCE(a.key, r.asset_key), a.size_bytes, CASE WHEN a.stored_at IS NOT NULL THEN a.sha256 END"
+            "SELECT r.id, r.project_id, p.slug, p.name, r.template_id, r.status, r.created_at, r.completed_at,"
+            " COALESCE(a.key, r.asset_key, ''), a.size_bytes, a.sha256, a.stored_at IS NOT NULL"
             " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id LEFT JOIN projects AS p"
-            " ON p.id = r.project_id WHERE r.id > ? AND r.status = 'succeeded'{where} ORDER BY r.id LIMIT ?",
+            " ON p.id = r.project_id WHERE r.id > ?{where} ORDER BY r.id LIMIT ?",
             selection,
             ExportRow,
         )
 
-    def count_export(self, selection: Selection) -> tuple[int, int]:
-        """Count what `export_rows` would yield, and add up the bytes."""
-        return self._count(
-            "SELECT COUNT(*), COALESCE(SUM(a.size_bytes) FILTER (WHERE a.stored_at IS NOT NULL), 0) FROM renders AS r"
-            " LEFT JOIN assets AS a ON a.render_id = r.id WHERE r.status = 'succeeded'{where}",
-            selection,
-        )
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See the catalog, in this thread, as it is at the first query inside, whatever others write meanwhile."""
+        with self._errors():
+            self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     def unknown_ids(self, selection: Selection) -> Iterator[str]:
         """Yield those of the selection's own ids that no render has."""

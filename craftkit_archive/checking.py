@@ -1,242 +1,216 @@
-"""Check: what the store has under an asset key, compared with what is recorded. This is what the workers run."""
+"""Check an export without an archive: every file, every digest, nothing besides, and the seal."""
 
-from __future__ import annotations
+import csv
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache, partial
-from hashlib import sha256
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from craftkit_archive.archive import Clock, Run, utc_now
+from craftkit_archive.errors import AssetError
+from craftkit_archive.exports import INDEX, MANIFEST, MARKER, MISSING, SEAL, TAG_MANIFEST, Export, Part, open_part
+from craftkit_archive.folder import INCOMING
+from craftkit_archive.records import Finding, Plan, Progress, Record, Verdict
+from craftkit_archive.seal import Sealing
+from craftkit_archive.store import digest
+from craftkit_archive.values import format_time
+from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
-from craftkit_archive.errors import AssetError, AssetMissingError, RemoteError
-from craftkit_archive.pdf import Ends, Structure, inspect
-from craftkit_archive.places import open_store
-from craftkit_archive.store import Store, Stored, digest
-from craftkit_archive.work import Apart, in_lanes
-
-if TYPE_CHECKING:
-    from craftkit_archive.records import Verdict  # what reads records takes long to import, and workers need none
-
-IN_MEMORY_BYTES = 64 << 20
-INSPECT_SECONDS = 60.0
-INSPECT_MEMORY_BYTES = 4 << 30
-
-Level = Literal["size", "digest", "pdf"]
-
-
-class Recorded(NamedTuple):
-    """What is recorded of an asset; None where nothing is."""
-
-    key: str
-    size_bytes: int | None
-    sha256: str | None
-
-
-class Task(NamedTuple):
-    """Assets to check: the fields of `Recorded` of each. As plain tuples they are sent in a third of the time."""
-
-    store: str
-    level: Level
-    assets: list[tuple[str, int | None, str | None]]
-
-
-class Check(NamedTuple):
-    """What was seen of one asset; `expected` and `found` are sizes or digests, as the verdict has it.
-
-    `note` is what is odd about a PDF that is good otherwise.
-    """
-
-    position: int
-    verdict: Verdict
-    expected: str | None = None
-    found: str | None = None
-    detail: str | None = None
-    note: str | None = None
-
-
-class Seen(NamedTuple):
-    """What came of a task: the bytes read, and the checks that say more than `ok`; all others are `ok`."""
-
-    bytes_read: int
-    checks: list[Check]
+BATCH = 256
+BATCH_BYTES = 16 << 20
+# What file managers leave behind wherever they look; no alarm is raised for it.
+_HARMLESS = (".DS_Store", "Thumbs.db", "desktop.ini", MARKER)
+_INCOMPLETE = ("unreadable",)
 
 
 class _Look(NamedTuple):
-    """One look at an asset."""
+    """A file to look at; `part` is None if it is not there."""
 
+    path: str
+    sha256: str
+    part: Part | None
+
+
+class _Seen(NamedTuple):
     verdict: Verdict
-    bytes_read: int = 0
-    expected: str | None = None
     found: str | None = None
     detail: str | None = None
-    note: str | None = None
 
 
-def check_assets(task: Task) -> Seen:
-    """Check the assets of a task; each that is not good at the first look is looked at once more.
+def check_export(path: Path, *, jobs: int = 1, stop: Stop = never, clock: Clock = utc_now) -> Iterator[Record]:
+    """Check an export of any form against its own manifests, index and seal; nothing is written.
+
+    A file is read once more before it is accused.
+
+    Args:
+        path: The folder or file.
+        jobs: How many processes read.
+        stop: Asked between batches.
+        clock: Tells the time, in UTC.
+
+    Yields:
+        `Plan`; a `Finding` for each file that is not what the export says, is not there, or is not listed (`orphan`);
+        `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict, and lacking: how
+        many renders the export itself says that it lacks. Its details have the seal.
 
     Raises:
-        RemoteError, StoreOfflineError: The store as a whole went away.
+        RequestError: There is no export.
+        AssetUnreadableError: Its lists cannot be understood.
     """
-    store = open_store(task.store)
-    bytes_read, checks = 0, []
-    check = partial(_check, store, task.level)
-    for position, (read, seen) in enumerate(in_lanes(check, task.assets, store.lanes)):
-        bytes_read += read
-        if seen is not None and (seen.verdict != "ok" or seen.note):
-            checks.append(Check(position, seen.verdict, *seen[2:]))
-    return Seen(bytes_read, checks)
-
-
-def _check(store: Store, level: Level, fields: tuple[str, int | None, str | None]) -> tuple[int, _Look | None]:
-    """Check one asset, and return the bytes read, and what was seen if it is not plainly good."""
-    key, size_bytes, expected = fields
-    try:
-        read = 0
-        if level == "digest":
-            try:
-                stored = store.measure(key)
-            except AssetError as error:
-                look = _failed(error, key)
-            else:
-                read = stored.size_bytes
-                if stored.sha256 == expected and size_bytes in (None, read):
-                    return read, None
-                look = _compare(Recorded(*fields), stored)
+    export = Export(path)
+    run = Run(None, "export-check")
+    run.counts.update({"checked": 0, "ok": 0})
+    found = _findings(export, run, jobs, stop)
+    for record in found:
+        if isinstance(record, _Problem):
+            run.counts[record.seen.verdict] += 1
+            yield Finding(
+                run_id=0,
+                render_id=None,
+                key=record.path,
+                verdict=record.seen.verdict,
+                found_at=format_time(clock()),
+                expected=record.expected,
+                found=record.seen.found,
+                detail=record.seen.detail,
+            )
         else:
-            look = _look(store, level, Recorded(*fields))
-        seen = _confirm(store, level, Recorded(*fields), look)
-    except RemoteError as error:
-        # Whether the whole store is down, or keeps failing for this asset alone.
-        store.check()
-        return 0, _Look("unreadable", detail=str(error))
-    return read + seen.bytes_read, seen
+            yield record
+    lacking = _lacking(export)
+    if lacking:
+        run.counts["lacking"] = lacking
+    bad = sum(run.counts.values()) - sum(run.counts[name] for name in ("checked", "ok", "lacking", *_INCOMPLETE))
+    incomplete = lacking > 0 or any(run.counts[name] for name in _INCOMPLETE)
+    run.settle(problems=bad > 0, incomplete=incomplete, stopped=stop())
+    yield run.summary(export=str(path), bag=export.is_bag, seal=export.said().get("Seal"))
 
 
-def _confirm(store: Store, level: Level, asset: Recorded, first: _Look) -> _Look:
-    if first.verdict in ("ok", "unverified", "malformed"):
-        return first
-    second = _look(store, level, asset, again=True)
-    if second.verdict not in ("ok", "malformed"):
-        return second
-    detail = f"{first.verdict} on the first reading, good on the second: look at the disk and the memory"
-    return _Look("unreadable", second.bytes_read, first.expected, first.found, detail)
+class _Problem(NamedTuple):
+    path: str
+    seen: _Seen
+    expected: str | None = None
 
 
-def _compare(asset: Recorded, stored: Stored) -> _Look:
-    """Compare what was read with what is recorded; what differs in size is not compared by digest."""
-    if asset.size_bytes not in (None, stored.size_bytes):
-        return _Look("wrong-size", 0, str(asset.size_bytes), str(stored.size_bytes))
-    if asset.sha256 is None:
-        return _Look("unverified", 0, None, stored.sha256, "no digest is recorded")
-    if asset.sha256 != stored.sha256:
-        return _Look("wrong-digest", 0, asset.sha256, stored.sha256)
-    return _Look("ok")
+def _findings(export: Export, run: Run, jobs: int, stop: Stop) -> Iterator[Any]:
+    """Yield the problems, between the plan and the progress."""
+    count = size = 0
+    for _, part in export.parts():
+        count, size = count + 1, size + max(part.size_bytes, 0)
+    yield Plan(count=count, size_bytes=size)
+    listed, payload = array("Q"), 0
+    jobs = workers_for(count, size, jobs)
+    under_way: deque[list[_Look]] = deque()
+
+    def batches() -> Iterator[list[_Look]]:
+        nonlocal payload
+        own = set(_own_papers(export))
+        for batch in in_batches(_looks(export), BATCH, weigh=_weigh, limit=BATCH_BYTES):
+            listed.extend(_mark(look.path) for look in batch)
+            payload += sum(_mark(f"{look.sha256} {look.path}") for look in batch if look.path not in own)
+            under_way.append(batch)
+            yield batch
+
+    with processes(jobs) as executor:
+        for seen in spread(executor, _check_batch, batches(), jobs=jobs, stop=stop):
+            batch = under_way.popleft()
+            size = sum(_weigh(look) for look in batch)
+            run.counts["checked"] += len(batch)
+            run.bytes_read += size
+            for look, one in zip(batch, seen, strict=True):
+                if one.verdict == "ok":
+                    run.counts["ok"] += 1
+                else:
+                    yield _Problem(look.path, one, look.sha256 if one.found else None)
+            yield Progress(count=len(batch), size_bytes=size)
+    if not stop():
+        yield from _unlisted(export, sorted(listed))
+        yield from _check_index(export, payload)
 
 
-def _look(store: Store, level: Level, asset: Recorded, *, again: bool = False) -> _Look:
-    """Look at an asset, and where it is not as recorded, for the cause; a second look is at the disk itself."""
+def _looks(export: Export) -> Iterator[_Look]:
+    names = [MANIFEST, TAG_MANIFEST] if export.is_bag and export.find(TAG_MANIFEST) else [MANIFEST]
+    for path, sha256 in chain.from_iterable(map(export.manifest, names)):
+        try:
+            yield _Look(path, sha256, export.find(path))
+        except AssetError:  # it leads out
+            yield _Look(path, sha256, None)
+
+
+def _weigh(look: _Look) -> int:
+    return look.part.size_bytes if look.part else 0
+
+
+def _check_batch(batch: list[_Look]) -> list[_Seen]:
+    return [_check(look) for look in batch]
+
+
+def _check(look: _Look) -> _Seen:
+    if look.part is None:
+        return _Seen("missing")
+    seen = [_read(look.path, look.part)]
+    if seen[0].found != look.sha256:
+        seen.append(_read(look.path, look.part))
+    if seen[-1].found == look.sha256:
+        return _Seen("ok") if len(seen) == 1 else _Seen("unreadable", detail="bad at first, good when read again")
+    return seen[-1]
+
+
+def _read(path: str, part: Part) -> _Seen:
     try:
-        if level == "size":
-            size_bytes = store.find(asset.key).size_bytes
-            if asset.size_bytes is None:
-                return _Look("unverified", detail="no size is recorded")
-            if asset.size_bytes == size_bytes:
-                return _Look("ok")
-        with store.open(asset.key) as found:
-            ends = Ends()
-            chunks = ends.watch((found.from_disk() if again else found).chunks())
-            if level == "pdf":
-                with _kept(chunks) as (stored, body):
-                    return _judge(asset, _compare(asset, stored), ends, _inspected(body))
-            stored = digest(chunks)
-        look = _compare(asset, stored)._replace(bytes_read=stored.size_bytes)
-        return look if look.verdict in ("ok", "unverified") else _name_cause(store, asset, look, ends)
+        with open_part(path, part) as found:
+            return _Seen("wrong-digest", digest(found.chunks()).sha256)
     except AssetError as error:
-        return _failed(error, asset.key)
+        return _Seen("unreadable", detail=str(error))
 
 
-def _failed(error: AssetError, key: str) -> _Look:
-    detail = str(error).removeprefix(f"{key} ")
-    return _Look("missing" if isinstance(error, AssetMissingError) else "unreadable", detail=detail)
+def _unlisted(export: Export, listed: list[int]) -> Iterator[_Problem]:
+    """Find files that no manifest lists."""
+    own = {MANIFEST, TAG_MANIFEST} if export.is_bag else {MANIFEST}
+    for path, _ in export.parts():
+        mark = _mark(path)
+        place = bisect_left(listed, mark)
+        if place < len(listed) and listed[place] == mark:
+            continue
+        name = path.rpartition("/")[2]
+        if path in own or name in _HARMLESS or name.startswith("._") or path.startswith(f"{INCOMING}/"):
+            continue
+        yield _Problem(path, _Seen("orphan", detail="no manifest lists it"))
 
 
-def _name_cause(store: Store, asset: Recorded, look: _Look, ends: Ends) -> _Look:
-    """Name the cause where the bytes show one; what has no header is looked into, for some readers need none."""
-    symptom = ends.symptom()
-    if symptom is not None and symptom[0] == "not-a-pdf":
-        with store.open(asset.key) as found, _kept(found.chunks()) as (_, body):
-            return _caused(asset, look, ends, _inspected(body))
-    return _caused(asset, look, ends, None)
+def _check_index(export: Export, payload: int) -> Iterator[_Problem]:
+    """Compare the index with the manifest, and the seal with the index."""
+    if export.find(INDEX) is None:
+        return
+    with Sealing() as sealing:
+        for listed in export.listed():
+            payload -= _mark(f"{listed.sha256} {listed.path}")
+            sealing.add(listed.sha256, listed.asset_key or "")
+        sealed = sealing.result()
+    if payload != 0:
+        yield _Problem(INDEX, _Seen("wrong-digest", detail="it lists other files than the manifest"))
+    told = export.said().get("Seal")
+    if told != sealed:
+        yield _Problem(SEAL, _Seen("wrong-digest", sealed, "the seal is not that of the index"), told)
 
 
-def _caused(asset: Recorded, look: _Look, ends: Ends, structure: Structure | str | None) -> _Look:
-    symptom = ends.symptom()
-    if symptom is None:
-        return look
-    cause, detail = symptom
-    # Only a shorter file was cut; and one flipped bit in the header does not make it something else.
-    shorter = asset.size_bytes is not None and ends.size_bytes < asset.size_bytes
-    closed = isinstance(structure, Structure) and not structure.opens
-    if cause == "empty" or (cause == "truncated" and shorter) or (cause == "not-a-pdf" and closed):
-        return look._replace(verdict=cause, detail=detail)
-    return look
+def _own_papers(export: Export) -> Iterator[str]:
+    """Yield the names of what is no PDF of the export."""
+    names = [TAG_MANIFEST] if export.is_bag else [MANIFEST]
+    for name in names:
+        if export.find(name):
+            yield from (path for path, _ in export.manifest(name) if "/" not in path and not path.endswith(".pdf"))
 
 
-def _judge(asset: Recorded, look: _Look, ends: Ends, structure: Structure | str) -> _Look:
-    """Say what the structure of a PDF adds to the comparison of its bytes.
-
-    What has its digest is what was stored: it is `malformed` if nothing can open it, and odd at most if something can.
-    What has another digest was changed since, and cannot be malformed by birth.
-    """
-    look = look._replace(bytes_read=ends.size_bytes)
-    if look.verdict in ("wrong-size", "wrong-digest"):
-        look = _caused(asset, look, ends, structure)
-        if look.detail is None and isinstance(structure, Structure) and not structure.opens:
-            look = look._replace(detail=f"it does not open any more: {structure.oddities[0]}")
-        return look
-    if isinstance(structure, str):
-        return look._replace(verdict="unverified", detail=f"its structure could not be checked: {structure}")
-    symptom = ends.symptom()
-    if not structure.opens:
-        why = symptom[1] if symptom else structure.oddities[0]
-        known = "it is what was stored" if look.verdict == "ok" else "no digest says what was stored"
-        return look._replace(verdict="malformed", detail=f"nothing opens it, and {known}: {why}")
-    oddities = [*([symptom[1]] if symptom else []), *structure.oddities]
-    return look._replace(note="; ".join(oddities) or None)
+def _lacking(export: Export) -> int:
+    if export.find(MISSING) is None:
+        return 0
+    with export.text(MISSING) as lines:
+        return max(sum(1 for _ in csv.reader(lines)) - 1, 0)
 
 
-@contextmanager
-def _kept(chunks: Iterable[bytes]) -> Iterator[tuple[Stored, bytes | str]]:
-    """Read a stream once, and keep it: small ones in memory, large ones in a file, whose name is given."""
-    hashed, size, held = sha256(), 0, bytearray()
-    with ExitStack() as stack:
-        file = None
-        for chunk in chunks:
-            hashed.update(chunk)
-            size += len(chunk)
-            if file is None and size > IN_MEMORY_BYTES:
-                file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".pdf"))
-                file.write(held)
-                held.clear()
-            if file is None:
-                held += chunk
-            else:
-                file.write(chunk)
-        if file is not None:
-            file.flush()
-        yield Stored(size, hashed.hexdigest()), bytes(held) if file is None else file.name
-
-
-def _inspected(body: bytes | str) -> Structure | str:
-    """Look into a PDF, in a process that may die of it; what kept it from being seen is the text."""
-    try:
-        return _inspector()(body)
-    except (TimeoutError, ChildProcessError) as error:
-        return str(error)
-
-
-@cache
-def _inspector() -> Apart[bytes | str, Structure]:
-    return Apart(inspect, seconds=INSPECT_SECONDS, memory_bytes=INSPECT_MEMORY_BYTES)
+def _mark(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

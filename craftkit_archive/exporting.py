@@ -1,310 +1,361 @@
-"""Export: a folder of PDFs that proves itself with `sha256sum -c`, and says exactly what it lacks."""
+"""Export: PDFs by selection, in a folder, zip, tar or bag that proves itself and says exactly what it lacks."""
 
-import csv
-import io
 import os
-import re
-import tempfile
-import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
-from hashlib import sha256
-from itertools import islice
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from datetime import datetime
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from craftkit_archive.archive import LOCK, Archive, Run, hold_lock
+from craftkit_archive import bag
+from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import ExportRow, Selection
-from craftkit_archive.errors import (
-    AssetDamagedError,
-    AssetError,
-    AssetExistsError,
-    AssetMissingError,
-    RequestError,
-    disk_errors,
-)
-from craftkit_archive.folder import INCOMING, FolderStore
-from craftkit_archive.places import open_store
-from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped
-from craftkit_archive.store import CHUNK_BYTES, OpenAsset, Store, digest
-from craftkit_archive.values import defused
-from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
+from craftkit_archive.copying import Done, Item, run
+from craftkit_archive.destination import STDOUT, Options, Place, read_place
+from craftkit_archive.errors import NoSpaceError, RequestError
+from craftkit_archive.naming import NamePlan, mark
+from craftkit_archive.papers import Cells, Papers, Volume, csv_line, index_cells, read_cells
+from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped, Summary
+from craftkit_archive.targets import Target
+from craftkit_archive.work import Stop, format_size, in_batches, never, processes, spread, workers_for
 
-BATCH = 32
-MANIFEST = "manifest-sha256.txt"
-INDEX = "index.csv"
-MISSING = "missing.csv"
-MARKER = ".craftkit-export"
-_INDEX_COLUMNS = ("path", "render_id", "project_id", "project_slug", "template_id", "status", "created_at",
-                  "completed_at", "size_bytes", "sha256")  # fmt: skip
-_MISSING_COLUMNS = ("render_id", "project_id", "project_slug", "asset_key", "reason", "detail")
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
-
-class _Task(NamedTuple):
-    store: str
-    target: str
-    rows: list[ExportRow]
-
-
-class _Exported(NamedTuple):
-    """What became of one render: `written`, `unchanged`, `not-stored` or `failed`, and for the last two why."""
-
-    row: ExportRow
-    path: str
-    outcome: str
-    detail: str | None = None
+BATCH = 64
+BATCH_BYTES = 8 << 20
+# What heads, tables and pages take up, beside the PDFs: for a PDF, and for an export.
+ENTRY_BYTES = 4096
+PAPER_BYTES = 256 << 10
+UNKNOWN_TIME = 315_532_800  # 1980, the first that a zip can hold
 
 
 def export_assets(
     archive: Archive,
-    target: Path,
+    target: str | Path,
     *,
     selection: Selection | None = None,
+    options: Options | None = None,
     jobs: int = 1,
     dry_run: bool = False,
     stop: Stop = never,
 ) -> Iterator[Record]:
-    """Copy the PDFs of succeeded renders into a folder, each checked against its digest while it is copied.
+    """Copy the PDFs of renders into an export, each compared with its digest on the bytes that are written.
 
-    The folder gets `manifest-sha256.txt` (for `sha256sum -c`), `index.csv` (what each file is) and, if anything is
-    lacking, `missing.csv` (what, and why). Files that are there already and right are left untouched, so that a
-    repeated or interrupted export only does the rest. The archive is only read.
+    An export has its manifest (for `sha256sum -c`), `index.csv` (what each file is), `missing.csv` (what is lacking,
+    and why; absent if nothing is), `index.html` (to browse it) and `seal.txt`. In a folder, files that are there and
+    right are left untouched, so that a repeated or interrupted export does the rest. The archive is only read.
 
     Args:
         archive: May be open read-only.
-        target: The folder; it must be empty, absent, or an earlier export of the same selection.
-        selection: Which renders; all if not given.
+        target: A folder, a file, `-` for standard output (zip and tar), or a store's address.
+        selection: Which renders; all that succeeded if not given. One that names neither ids nor statuses takes those
+            that succeeded.
+        options: How it is made.
         jobs: How many processes copy.
         dry_run: Whether to say only what would be written, and where.
         stop: Asked between batches.
 
     Yields:
         `Plan`; a `Skipped` for each render that is left out; `Progress`; at last the `Summary`, whose count selected
-        is the sum of written, unchanged, not_stored and failed.
+        is the sum of written, unchanged, excluded (there is no PDF to give) and failed (there is, and it is not good).
 
     Raises:
-        RequestError: The folder holds something else, or nothing is selected.
-        LockedError: Another export is writing to the folder.
+        RequestError: Nothing is selected, the options contradict each other, or the target holds something else.
+        LockedError: Another export is writing to the target.
         StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's.
-        NoSpaceError, NotWritableError: The disk refused; the next export goes on from there.
+        NoSpaceError, NotWritableError: The disk refused, or has too little room from the start.
     """
-    selection = selection or Selection()
+    selection, options = selection or Selection(), options or Options()
+    if selection.render_ids is None and not selection.statuses:
+        selection = msgspec.structs.replace(selection, statuses=("succeeded",))
+    place = read_place(os.fspath(target), options)
     archive.store.check(archive.id)
-    count, size = archive.catalog.count_export(selection)
-    if not count:
-        known = ", ".join(archive.catalog.project_slugs(10)) or "no project at all"
-        raise RequestError(f"No succeeded render is selected: widen the selection; this archive knows {known}.")
-    claim = _Claim(archive.id, selection)
-    _check_target(archive, target, claim)
-    yield Plan(count=count, size_bytes=size)
-    run = Run(None, "export")
-    run.counts.update({"selected": 0, "written": 0, "unchanged": 0, "not_stored": 0, "failed": 0})
-    rows = archive.catalog.export_rows(selection)
-    if dry_run:
-        yield from _foresee(rows, run)
-    else:
-        with _claimed(archive, target, claim) as folder:
-            yield from _export(archive, folder, rows, run, workers_for(count, size, jobs), stop)
-    run.settle(problems=run.counts["failed"] > 0, incomplete=run.counts["not_stored"] > 0, stopped=stop())
-    yield run.summary()
+    with archive.catalog.snapshot():
+        export = _Export(archive, place, selection, options, stop)
+        jobs = 0 if dry_run else workers_for(*archive.catalog.count_stored(selection), jobs)
+        with processes(jobs) as executor:
+            if jobs:
+                executor.submit(never)  # they start while the plan is made
+            yield export.plan()
+            yield from export.foresee() if dry_run else export.write(executor, jobs)
+        yield export.summary()
 
 
-class _Claim(msgspec.Struct, frozen=True):
-    """What an export's marker says: of which archive it is, and of which selection."""
-
-    archive: str
-    selection: Selection
+# --- the work --------------------------------------------------------------------------------------------------------
 
 
-def _check_target(archive: Archive, target: Path, claim: _Claim) -> None:
-    """Make sure that an export may go there: a folder that is empty, absent, or the same export made earlier."""
-    with disk_errors(target):
-        real, store = os.path.realpath(target), archive.store.address
-        if isinstance(archive.store, FolderStore) and os.path.commonpath([real, store]) == store:
-            raise RequestError(f"{target} lies in the archive's store: choose a folder outside of it.")
-        if not os.path.lexists(target):
+class _Entry(NamedTuple):
+    """A render on its way into an export; `item` is None if there is no PDF to give, and `lack` says why."""
+
+    row: ExportRow
+    cells: Cells
+    line: str
+    item: Item | None
+    lack: tuple[str, str] | None
+
+
+class _Splitter:
+    """Puts one PDF after the other into numbered volumes, as many as fit."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._filled = PAPER_BYTES
+        self.number = 1
+
+    def put(self, row: ExportRow) -> int:
+        size = (row.size_bytes or 0) + ENTRY_BYTES
+        if self._limit is not None:
+            if size + PAPER_BYTES > self._limit:
+                what = f"{row.key} alone has {format_size(row.size_bytes or 0)}"
+                raise RequestError(f"{what}, more than fits into --split-size: give a larger one.")
+            if self._filled + size > self._limit:
+                self.number += 1
+                self._filled = PAPER_BYTES
+        self._filled += size
+        return self.number
+
+
+class _Export:
+    """One export: planned as a whole, then written volume by volume."""
+
+    def __init__(self, archive: Archive, place: Place, selection: Selection, options: Options, stop: Stop) -> None:
+        self._archive, self._catalog = archive, archive.catalog
+        self._place = place
+        self._selection = selection
+        self._options = options
+        self._stop = stop
+        self._names = NamePlan(options.name)
+        self._run = Run(None, "export")
+        self._run.counts.update(dict.fromkeys(("selected", "written", "unchanged", "excluded", "failed"), 0))
+        self._exports: list[dict[str, Any]] = []
+        self._projects: dict[str, str] = {}
+        self._marks = array("Q")
+
+    def plan(self) -> Plan:
+        """Go through all renders once, before the first byte.
+
+        Raises:
+            RequestError: Nothing is selected.
+            NoSpaceError: There is too little room.
+        """
+        splitter = _Splitter(self._options.split_bytes)
+        count = size = pdfs = 0
+        for row in self._catalog.export_rows(self._selection):
+            count += 1
+            self._projects.setdefault(row.project_id, row.project_name or row.project_id)
+            if _lack(row) is None:
+                self._names.add(row)
+                splitter.put(row)
+                pdfs, size = pdfs + 1, size + (row.size_bytes or 0)
+        if not count:
+            known = ", ".join(self._catalog.project_slugs(10)) or "no project at all"
+            raise RequestError(f"No render is selected: widen the selection; this archive knows {known}.")
+        self._volumes = splitter.number
+        # Before anything is written, see that nothing stands in the way.
+        for number in range(1, self._volumes + 1):
+            self._place.open(self._archive, self._options, self._volume(number))
+        self._need_room(0 if self._options.link else size + pdfs * ENTRY_BYTES + PAPER_BYTES)
+        return Plan(count=count, size_bytes=size)
+
+    def _need_room(self, needed: int) -> None:
+        free = self._place.room()
+        if free is None or needed <= free:
             return
-        # An export that was killed before it could leave its marker has left its lock.
-        if {path.name for path in islice(target.iterdir(), 2)} <= {INCOMING}:
-            return
-        marker = target / MARKER
-        found = marker.read_bytes() if marker.exists() else None
-    if found is None:
-        raise RequestError(f"{target} holds files that no export made: choose an empty folder.")
-    with suppress(msgspec.MsgspecError):
-        if msgspec.json.decode(found, type=_Claim) == claim:
-            return
-    raise RequestError(f"{target} holds an export of something else, as its {MARKER} says: choose an empty folder.")
+        there = sum(self._present(number) for number in range(1, self._volumes + 1))
+        if needed - there > free:
+            raise NoSpaceError(
+                f"{self._place.address} needs {format_size(needed - there)}, and {format_size(free)} are free there:"
+                " make room, or narrow the selection."
+            )
 
+    def _present(self, number: int) -> int:
+        """Add up what earlier exports have put into a folder already."""
+        if self._place.kind != "dir":
+            return 0
+        folder = Path(self._place.named(self._volume(number)))
+        return sum(file.stat().st_size for file in folder.rglob("*.pdf")) if folder.is_dir() else 0
 
-@contextmanager
-def _claimed(archive: Archive, target: Path, claim: _Claim) -> Iterator[FolderStore]:
-    """Be the one export that writes to a folder, and leave in it what it is an export of.
+    def _volume(self, number: int) -> Volume | None:
+        return Volume(number, self._volumes) if self._options.split_bytes is not None else None
 
-    Raises:
-        LockedError: Another export is writing to it.
-    """
-    folder, incoming = FolderStore(target, durable=False), target / INCOMING
-    with disk_errors(target):
-        incoming.mkdir(parents=True, exist_ok=True)
-    with hold_lock(incoming, "export", archive.clock):
-        folder.sweep()
-        folder.write(MARKER, [msgspec.json.encode(claim)], replace=True)
-        with disk_errors(target):
-            # An export without its manifest is one that is not whole.
-            for name in (MANIFEST, INDEX, MISSING):
-                (target / name).unlink(missing_ok=True)
-        yield folder
-        with disk_errors(target):
-            (incoming / LOCK).unlink()
-    folder.sweep()
+    def _entries(self) -> Iterator[tuple[int, _Entry]]:
+        """Yield the renders with the number of the volume that each belongs to."""
+        splitter, prefix = _Splitter(self._options.split_bytes), bag.PAYLOAD if self._place.bag else ""
+        for row in self._catalog.export_rows(self._selection):
+            lack = _lack(row)
+            if lack is not None:
+                yield splitter.number, _Entry(row, index_cells(row, ""), "", None, lack)
+                continue
+            path = prefix + self._names.path(row)
+            cells = index_cells(row, path)
+            item = Item(row.key, row.sha256 or "", row.size_bytes or 0, path, _modified(row))
+            yield splitter.put(row), _Entry(row, cells, csv_line(cells), item, None)
 
-
-def _foresee(rows: Iterable[ExportRow], run: Run) -> Iterator[Record]:
-    for row in rows:
-        run.counts["selected"] += 1
-        if row.sha256 is None:
-            run.counts["not_stored"] += 1
-            yield Skipped(render_id=row.render_id, key=row.key, reason="never stored")
-        else:
-            run.counts["written"] += 1
-            yield Planned(render_id=row.render_id, path=path_of(row), size_bytes=row.size_bytes)
-        yield Progress(count=1, size_bytes=row.size_bytes or 0)
-
-
-def _export(
-    archive: Archive, folder: FolderStore, rows: Iterable[ExportRow], run: Run, jobs: int, stop: Stop
-) -> Iterator[Record]:
-    target = Path(folder.address)
-    tasks = (_Task(archive.store.address, folder.address, batch) for batch in in_batches(rows, BATCH))
-    with _Papers(target) as papers, processes(jobs) as executor:
-        for batch in spread(executor, _copy, tasks, jobs=jobs, stop=stop):
-            size = 0
-            for exported in batch:
-                run.counts["selected"] += 1
-                run.counts[exported.outcome.replace("-", "_")] += 1
-                papers.add(exported)
-                if exported.outcome in ("written", "unchanged"):
-                    size += exported.row.size_bytes or 0
-                else:
-                    reason = exported.detail or exported.outcome
-                    yield Skipped(render_id=exported.row.render_id, key=exported.row.key, reason=reason)
-            run.bytes_read += size
-            yield Progress(count=len(batch), size_bytes=size)
-        if not stop():
-            papers.store()
-
-
-class _Papers:
-    """The manifest and the tables of an export, kept on disk until they are whole."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._stack = ExitStack()
-        self._files: dict[str, io.TextIOWrapper[BinaryIO]] = {}
-        self._lacks = False
-
-    def __enter__(self) -> "_Papers":
-        with disk_errors(self._target):
-            for name in (MANIFEST, INDEX, MISSING):
-                raw: BinaryIO = self._stack.enter_context(tempfile.TemporaryFile(dir=self._target))
-                self._files[name] = io.TextIOWrapper(raw, "utf-8", newline="")
-            csv.writer(self._files[INDEX]).writerow(_INDEX_COLUMNS)
-            csv.writer(self._files[MISSING]).writerow(_MISSING_COLUMNS)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stack.close()
-
-    def add(self, exported: _Exported) -> None:
-        row = exported.row
-        with disk_errors(self._target):
-            if exported.outcome in ("written", "unchanged"):
-                self._files[MANIFEST].write(f"{row.sha256}  {exported.path}\n")
-                cells = {**row._asdict(), "path": exported.path}
-                csv.writer(self._files[INDEX]).writerow(defused(cells[name]) for name in _INDEX_COLUMNS)
+    def foresee(self) -> Iterator[Record]:
+        """Say what would be written."""
+        counts = self._run.counts
+        yield from self._unknown()
+        for number, entry in self._entries():
+            counts["selected"] += 1
+            if entry.item is None:
+                counts["excluded"] += 1
+                yield _skipped(entry, entry.lack)
             else:
-                self._lacks = True
-                cells = {**row._asdict(), "asset_key": row.key, "reason": exported.outcome, "detail": exported.detail}
-                csv.writer(self._files[MISSING]).writerow(defused(cells[name]) for name in _MISSING_COLUMNS)
+                counts["written"] += 1
+                volume = self._volume(number)
+                path = entry.item.path if volume is None else f"{self._place.named(volume)}/{entry.item.path}"
+                yield Planned(render_id=entry.row.render_id, path=path, size_bytes=entry.item.size_bytes)
+            yield Progress(count=1, size_bytes=entry.item.size_bytes if entry.item else 0)
 
-    def store(self) -> None:
-        """Write them; the manifest last, because its presence says that the export is whole, and on the disk."""
-        os.sync()
-        folder = FolderStore(self._target)
-        names = (INDEX, MISSING, MANIFEST) if self._lacks else (INDEX, MANIFEST)
-        for name in names:
-            with disk_errors(self._target):
-                self._files[name].flush()
-            raw = self._files[name].buffer
-            raw.seek(0)
-            folder.write(name, iter(partial(raw.read, CHUNK_BYTES), b""), replace=True)
+    def _unknown(self, papers: Papers | None = None) -> Iterator[Record]:
+        """Tell of the ids that were asked for and that no render has."""
+        for render_id in self._catalog.unknown_ids(self._selection):
+            self._run.counts["selected"] += 1
+            self._run.counts["excluded"] += 1
+            if papers is not None:
+                papers.lack((render_id, "", "", "", "unknown", "no render has this id"))
+            yield Skipped(render_id=render_id, key="", reason=f"no render has the id {render_id}")
+
+    def write(self, executor: "Executor", jobs: int) -> Iterator[Record]:
+        """Write every volume."""
+        for number, numbered in groupby(self._entries(), key=lambda pair: pair[0]):
+            if self._stop():
+                return
+            yield from self._write_volume(number, (entry for _, entry in numbered), executor, jobs)
+        if self._options.sync:
+            os.sync()
+
+    def _write_volume(
+        self, number: int, entries: Iterable[_Entry], executor: "Executor", jobs: int
+    ) -> Iterator[Record]:
+        volume = self._volume(number)
+        target = self._place.open(self._archive, self._options, volume)
+        address = self._place.named(volume)
+        folder = {"dir": Path(address), "store": None}.get(self._place.kind, Path(address).absolute().parent)
+        papers = Papers(
+            self._archive.id,
+            title=self._title(),
+            bag_info=self._options.bag_info if self._place.bag else None,
+            folder=None if address == STDOUT else folder,
+            volume=volume or Volume(),
+            today=self._archive.now()[:10],
+        )
+        with target, papers:
+            if number == 1:
+                yield from self._unknown(papers)
+            yield from self._copy(target, papers, entries, executor, jobs)
+            if self._stop():
+                return
+            self._settle_earlier(target, papers)
+            seal = papers.store(target)
+            target.close()
+        self._exports.append({"path": address, "pdfs": papers.count, "size_bytes": papers.size_bytes, "seal": seal})
+
+    def _copy(
+        self, target: Target, papers: Papers, entries: Iterable[_Entry], executor: "Executor", jobs: int
+    ) -> Iterator[Record]:
+        under_way: deque[tuple[Any, list[_Entry]]] = deque()
+        self._marks = array("Q")
+
+        def tasks() -> Iterator[Any]:
+            for batch in in_batches(entries, BATCH, weigh=_weigh, limit=BATCH_BYTES):
+                items = [entry.item for entry in batch if entry.item is not None]
+                task = target.task(items, "".join(entry.line for entry in batch))
+                if target.has_earlier:
+                    self._marks.extend(mark(item.path) for item in items)
+                under_way.append((task, batch))
+                yield task
+
+        for done in spread(executor, run, tasks(), jobs=jobs, stop=self._stop):
+            task, batch = under_way.popleft()
+            target.settle(task, done)
+            size = yield from self._count_batch(batch, iter(done), papers)
+            self._run.bytes_read += size
+            yield Progress(count=len(batch), size_bytes=size)
+
+    def _count_batch(self, batch: list[_Entry], done: Iterator[Done], papers: Papers) -> Generator[Record, None, int]:
+        counts, size = self._run.counts, 0
+        counts["selected"] += len(batch)
+        for entry in batch:
+            one = next(done) if entry.item is not None else None
+            if one is not None and entry.item is not None and one.outcome in ("written", "unchanged"):
+                counts[one.outcome] += 1
+                size += entry.item.size_bytes
+                papers.add(entry.cells, entry.line, entry.item.modified)
+                continue
+            if one is None:
+                lack = entry.lack or ("", "")
+                counts["excluded"] += 1
+            else:
+                lack = (one.outcome, one.detail or "")
+                counts["failed"] += 1
+                if one.outcome == "gone":  # alone, or with the whole store?
+                    self._archive.store.check(self._archive.id)
+            cells = entry.cells
+            papers.lack((cells.render_id, cells.project_id, cells.project_slug, cells.asset_key, *lack))
+            yield _skipped(entry, lack)
+        return size
+
+    def _settle_earlier(self, target: Target, papers: Papers) -> None:
+        """See to what earlier exports wrote and this selection does not have: it is removed, or stays in the lists.
+
+        What a person has changed since stays where it is, and is in no list.
+        """
+        planned = sorted(self._marks)
+        self._marks = array("Q")
+        seen: set[int] = set()
+        for cells in read_cells(target.earlier()):
+            one = mark(cells.path)
+            place = bisect_left(planned, one)
+            if one in seen or (place < len(planned) and planned[place] == one):
+                continue
+            if target.holds(cells.path, int(cells.size_bytes), cells.sha256):
+                seen.add(one)
+                if self._options.prune:
+                    target.remove(cells.path)
+                    self._run.counts["pruned"] += 1
+                else:
+                    papers.add(cells, csv_line(cells))
+                    self._run.counts["kept"] += 1
+
+    def _title(self) -> str:
+        names = sorted(set(self._projects.values()))
+        return ", ".join(names) if len(names) <= 3 else f"{len(names)} projects"
+
+    def summary(self) -> Summary:
+        """Say how it went."""
+        counts = self._run.counts
+        self._run.settle(problems=counts["failed"] > 0, incomplete=counts["excluded"] > 0, stopped=self._stop())
+        return self._run.summary(exports=self._exports)
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
+def _lack(row: ExportRow) -> tuple[str, str] | None:
+    """Say why there is no PDF to give of a render, in a word and in a sentence; None if there is one."""
+    if row.stored and row.sha256 is not None and row.size_bytes is not None:
+        return None
+    if row.stored:
+        return "no-digest", "stored, but with no digest to compare it with"
+    if row.status != "succeeded":
+        return "not-succeeded", f"its status is {row.status}"
+    return "not-stored", "never stored"
 
 
-def path_of(row: ExportRow) -> str:
-    """Name the file of a render: `<project slug>/<year>/<month>/<render id>.pdf`.
-
-    The name depends on nothing but the render, and is good on Linux, macOS and Windows: parts that had to be changed,
-    and ids that differ only by case, get a suffix made of the original.
-    """
-    created = row.created_at
-    when = f"{created[:4]}/{created[5:7]}" if created else "undated"
-    return f"{safe_name(row.project_slug or row.project_id)}/{when}/{safe_name(row.render_id)}.pdf"
+def _skipped(entry: _Entry, lack: tuple[str, str] | None) -> Skipped:
+    word, detail = lack or ("", "")
+    return Skipped(render_id=entry.row.render_id, key=entry.row.key, reason=detail or word)
 
 
-def safe_name(text: str) -> str:
-    """Make one part of a path of any text, the same one for the same text and another for another.
-
-    Kept are letters, digits and `-_.` and spaces in between; the rest becomes `_`. The result is in NFC, at most 100
-    bytes, no reserved name of Windows, and never differs from another by case alone.
-    """
-    name = re.sub(r"[^\w.\- ]", "_", unicodedata.normalize("NFC", text))
-    name = name.strip(" .~").encode()[:100].decode("utf-8", "ignore").rstrip(" .")
-    if name and name == text == name.casefold() and not _RESERVED.fullmatch(name):
-        return name
-    return f"{name or '_'}~{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+def _weigh(entry: _Entry) -> int:
+    return entry.item.size_bytes if entry.item is not None else 0
 
 
-# --- in the workers --------------------------------------------------------------------------------------------------
-
-
-def _copy(task: _Task) -> list[_Exported]:
-    store, target = open_store(task.store), open_store(task.target, durable=False)
-    return [_copy_one(store, target, row) for row in task.rows]
-
-
-def _copy_one(store: Store, target: Store, row: ExportRow) -> _Exported:
-    path = path_of(row)
-    if row.sha256 is None:
-        return _Exported(row, path, "not-stored", "never stored")
-    try:
-        with store.open(row.key) as found:
-            try:
-                target.write(path, _checked(found, row.sha256))
-            except AssetExistsError:
-                with target.open(path) as there:
-                    if digest(there.chunks()).sha256 == row.sha256:
-                        return _Exported(row, path, "unchanged")
-                target.write(path, _checked(found, row.sha256), replace=True)
-            return _Exported(row, path, "written")
-    except AssetMissingError:
-        return _Exported(row, path, "failed", "recorded, but gone from the store")
-    except AssetError as error:
-        return _Exported(row, path, "failed", str(error))
-
-
-def _checked(found: OpenAsset, expected: str) -> Iterator[bytes]:
-    """Pass the bytes on, and refuse them at their end if they are not the recorded ones."""
-    hashed = sha256()
-    for chunk in found.chunks():
-        hashed.update(chunk)
-        yield chunk
-    if hashed.hexdigest() != expected:
-        raise AssetDamagedError(f"{found.key} is damaged: its digest is {hashed.hexdigest()}, recorded is {expected}.")
+def _modified(row: ExportRow) -> int:
+    """Return the time that a PDF gets, in seconds since 1970: when its render was completed."""
+    text = row.completed_at or row.created_at
+    return int(datetime.fromisoformat(text).timestamp()) if text else UNKNOWN_TIME

@@ -114,6 +114,14 @@ class Export:
                 path = _ESCAPE.sub(lambda code: chr(int(code[1], 16)), path) if self.is_bag else path
                 yield path.removeprefix("./"), digest.lower()
 
+    def said(self) -> dict[str, str]:
+        """Return what `seal.txt` says, by label (`Seal`, `PDFs`, `Bytes`, `Archive`); nothing if there is none."""
+        if self.find(SEAL) is None:
+            return {}
+        with self.text(SEAL) as lines:
+            pairs = (line.partition(": ") for line in lines)
+            return {label: value.strip() for label, _, value in pairs}
+
     @contextmanager
     def text(self, name: str) -> Iterator[Iterator[str]]:
         """Open one of its tables for reading, line by line.

@@ -1,7 +1,13 @@
 """The seal: one digest over everything that an archive, a project or an export holds."""
 
-from collections.abc import Iterable
+import heapq
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from hashlib import sha256
+from typing import Self, TextIO
+
+RUN_LINES = 100_000
 
 
 def seal(held: Iterable[tuple[str, str]]) -> str:
@@ -17,3 +23,52 @@ def seal(held: Iterable[tuple[str, str]]) -> str:
     for digest, key in held:
         hashed.update(f"{digest}  {key}\n".encode())
     return hashed.hexdigest()
+
+
+class Sealing:
+    """A seal that is made of what comes in any order; a context manager.
+
+    Each 100,000 lines are sorted and put on the disk, so that memory does not grow.
+    """
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[str, str]] = []
+        self._runs: list[TextIO] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def add(self, digest: str, key: str) -> None:
+        """Take in an asset."""
+        self._lines.append((digest, key))
+        if len(self._lines) >= RUN_LINES:
+            file = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115 - closed by the stack
+            run = self._stack.enter_context(file)
+            run.writelines(f"{digest}  {key}\0" for digest, key in self._sorted())
+            self._runs.append(run)
+            self._lines = []
+
+    def result(self) -> str:
+        """Return the seal of what came in."""
+        return seal(heapq.merge(self._sorted(), *map(_read, self._runs), key=_order))
+
+    def _sorted(self) -> list[tuple[str, str]]:
+        self._lines.sort(key=_order)
+        return self._lines
+
+
+def _order(held: tuple[str, str]) -> tuple[str, bytes]:
+    return held[0], held[1].encode()
+
+
+def _read(run: TextIO) -> Iterator[tuple[str, str]]:
+    run.seek(0)
+    left = ""
+    while chunk := run.read(1 << 16):
+        *lines, left = (left + chunk).split("\0")
+        for line in lines:
+            yield line[:64], line[66:]

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import Asset, Choice, Selection
-from craftkit_archive.checking import Check, Level, Seen, Task, check_assets
 from craftkit_archive.coverage import COVERAGE_DAYS
+from craftkit_archive.fixity import Check, Level, Seen, Task, check_assets
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped
 from craftkit_archive.values import format_time
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for

@@ -172,12 +172,12 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         status, headers, body = self._forward()
         if kind == "flip":
             body = body[:100] + bytes([body[100] ^ 1]) + body[101:]
+        if kind == "change":
+            self.owner.change()
         if kind in ("break", "change", "lengthen"):
             length = len(body) + (10 if kind == "lengthen" else 0)
             self._answer(status, {**headers, "Content-Length": str(length)}, body if kind == "lengthen" else body[:60])
             self.close_connection = True
-            if kind == "change":
-                self.owner.change()
             return None
         return self._answer(status, headers, body)
 

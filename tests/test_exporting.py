@@ -1,30 +1,40 @@
-"""Export: complete, or it says exactly what it lacks; and anyone can check it without this program."""
+"""Export, in every form: complete, or it says exactly what it lacks; and anyone can check it without this program."""
 
 import csv
-import os
 import subprocess
+import tarfile
+import zipfile
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import bagit
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.catalog import ExportRow
+from craftkit_archive.bag import parse_info
+from craftkit_archive.catalog import NewAsset, Selection
+from craftkit_archive.checking import check_export
+from craftkit_archive.destination import Options, Place
 from craftkit_archive.errors import LockedError, NoSpaceError, NotWritableError, RequestError, StoreOfflineError
-from craftkit_archive.exporting import INDEX, MANIFEST, MARKER, MISSING, export_assets, path_of, safe_name
+from craftkit_archive.exporting import export_assets
+from craftkit_archive.exports import CATALOGUE, INDEX, MANIFEST, MARKER, MISSING, SEAL, TAG_MANIFEST, Export
 from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.folder import INCOMING, FolderStore
 from craftkit_archive.records import Planned, Record, Skipped, Summary
+from craftkit_archive.seal import seal
 from tests.worlds import (
     NORTHWIND,
     SOUTHWIND,
     World,
+    command,
     fill,
     load,
     needs,
     pdf,
+    program,
     projects,
     put,
     render,
@@ -33,24 +43,85 @@ from tests.worlds import (
 )
 
 
-def export(world: World, target: Path, **options: Any) -> tuple[Summary, list[Record]]:
-    records = list(export_assets(world.archive, target, **options))
+class Way(NamedTuple):
+    """A way to export: what is named, and with which options."""
+
+    name: str
+    options: Options
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is one file."""
+        return self.name.endswith((".zip", ".tar"))
+
+    @property
+    def bag(self) -> bool:
+        """Whether it is a bag."""
+        return self.options.form == "bagit"
+
+    def __str__(self) -> str:
+        return f"{self.options.form or 'dir'} {self.name}{' linked' if self.options.link else ''}"
+
+
+FOLDERS = [Way("out", Options()), Way("out", Options(link=True, verify_links=True)), Way("out", Options("bagit"))]
+PACKED = [
+    Way("out.zip", Options()),
+    Way("out.tar", Options("tar")),
+    Way("out.zip", Options("bagit")),
+    Way("out.tar", Options("bagit")),
+]
+WAYS = FOLDERS + PACKED
+every_way = pytest.mark.parametrize("way", WAYS, ids=str)
+every_folder = pytest.mark.parametrize("way", FOLDERS, ids=str)
+every_pack = pytest.mark.parametrize("way", PACKED, ids=str)
+PAPERS = {MANIFEST, INDEX, MISSING, SEAL, CATALOGUE, MARKER}
+TAGS = PAPERS | {TAG_MANIFEST, "bagit.txt", "bag-info.txt"}
+
+
+def export(archive: Archive, target: Path | str, **options: Any) -> tuple[Summary, list[Record]]:
+    records = list(export_assets(archive, target, **options))
     assert isinstance(records[-1], Summary)
     counts = records[-1].counts
-    assert counts["selected"] == counts["written"] + counts["unchanged"] + counts["not_stored"] + counts["failed"]
+    if records[-1].outcome != "interrupted":
+        assert counts["selected"] == sum(counts[name] for name in ("written", "unchanged", "excluded", "failed"))
     return records[-1], records[:-1]
 
 
-def prove(target: Path) -> None:
+def unpacked(target: Path, folder: Path) -> Path:
+    """Unpack an export as people do, if it is packed, and return the folder that holds its manifest."""
+    if target.is_dir():
+        return target
+    folder.mkdir(parents=True)
+    if target.suffix == ".zip":
+        subprocess.run([needs("unzip"), "-tqq", target], check=True)
+        subprocess.run([needs("unzip"), "-qq", target, "-d", folder], check=True)
+    else:
+        subprocess.run([needs("bsdtar"), "-xf", target, "-C", folder], check=True)
+        listed = subprocess.run([needs("tar"), "-tf", target], check=True, capture_output=True)
+        assert not listed.stderr
+    return folder if (folder / MANIFEST).exists() else folder / target.stem
+
+
+def prove(target: Path, scratch: Path) -> Path:
     """Check an export as a person without this program would: every file listed, every digest right."""
-    done = subprocess.run(
-        [needs("sha256sum"), "--check", "--strict", "--quiet", MANIFEST], cwd=target, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    listed = {line.split("  ", 1)[1] for line in (target / MANIFEST).read_text().splitlines()}
-    found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
-    assert found - listed <= {MANIFEST, INDEX, MISSING, MARKER}
-    assert {row["path"] for row in table(target / INDEX)} == listed
+    folder = unpacked(target, scratch)
+    if (folder / MANIFEST).stat().st_size:  # sha256sum takes no empty list
+        proof = [needs("sha256sum"), "--check", "--strict", "--quiet", MANIFEST]
+        done = subprocess.run(proof, cwd=folder, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    listed = {line.split("  ", 1)[1] for line in (folder / MANIFEST).read_text().splitlines()}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    bag = (folder / "bagit.txt").exists()
+    assert found - listed == (TAGS if bag else {MANIFEST, MARKER}) & found
+    rows = table(folder / INDEX)
+    assert {row["path"] for row in rows} == listed - PAPERS
+    lines = sorted(f"{row['sha256']}  {row['asset_key']}\n".encode() for row in rows)
+    assert f"Seal: {sha256(b''.join(lines)).hexdigest()}\n" in (folder / SEAL).read_text()
+    if bag:
+        bagit.Bag(str(folder)).validate()
+    checked = summary_of(check_export(target))
+    assert checked.outcome == ("incomplete" if (folder / MISSING).exists() else "ok")
+    return folder
 
 
 def table(file: Path) -> list[dict[str, str]]:
@@ -58,67 +129,332 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def test_an_export_proves_itself(world: World, tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    summary, _ = export(world, target)
+def flip(file: Path, at: int | None = None) -> None:
+    body = bytearray(file.read_bytes())
+    body[len(body) // 2 if at is None else at] ^= 1
+    file.write_bytes(body)
+
+
+@every_way
+def test_an_export_proves_itself(world: World, tmp_path: Path, way: Way) -> None:
+    target = tmp_path / way.name
+    summary, _ = export(world.archive, target, options=way.options)
     assert (summary.outcome, summary.counts["written"]) == ("ok", 5)
-    prove(target)
-    assert not (target / MISSING).exists()
-    assert not (target / INCOMING).exists()
-    row = table(target / INDEX)[3]
-    assert row["path"] == f"northwind/2026/06/{render_id(3)}.pdf"
-    assert (target / row["path"]).read_bytes() == world.asset(3).read_bytes()
+    folder = prove(target, tmp_path / "there")
+    assert not (folder / MISSING).exists()
+    row = table(folder / INDEX)[3]
+    assert row["path"] == f"{'data/' if way.bag else ''}northwind/2026/06/{render_id(3)}.pdf"
+    file = folder / row["path"]
+    assert file.read_bytes() == world.asset(3).read_bytes()
+    if not way.options.link:
+        assert file.stat().st_mtime == 1780653603, "when it was completed, in UTC"
     assert (row["render_id"], row["project_id"], row["status"]) == (render_id(3), NORTHWIND, "succeeded")
     assert row["created_at"] == "2026-06-05T10:00:00.120Z"
+    assert not list(tmp_path.glob(".*.part"))
 
 
-def test_a_repeated_export_touches_nothing_and_adds_the_new(world: World, tmp_path: Path) -> None:
+@every_way
+def test_the_seal_is_that_of_what_is_stored(world: World, tmp_path: Path, way: Way) -> None:
+    export(world.archive, tmp_path / way.name, options=way.options)
+    stored = sorted((asset.sha256 or "", asset.key) for asset in world.archive.catalog.stored_assets(Selection()))
+    with Export(tmp_path / way.name).text(SEAL) as lines:
+        assert next(lines) == f"Seal: {seal(stored)}\n"
+
+
+@every_way
+def test_what_is_damaged_or_gone_is_left_out_and_named(world: World, tmp_path: Path, way: Way) -> None:
+    flip(world.asset(1))
+    world.asset(2).unlink()
+    world.asset(3).write_bytes(world.asset(3).read_bytes() + b"more")
+    target = tmp_path / way.name
+    summary, records = export(world.archive, target, options=way.options)
+    assert (summary.outcome, summary.counts["written"], summary.counts["failed"]) == ("problems", 2, 3)
+    assert [record.render_id for record in records if isinstance(record, Skipped)] == [*map(render_id, (1, 2, 3))]
+    folder = prove(target, tmp_path / "there")
+    rows = table(folder / MISSING)
+    assert [(row["render_id"], row["reason"]) for row in rows] == [
+        (render_id(1), "damaged"),
+        (render_id(2), "gone"),
+        (render_id(3), "damaged"),
+    ]
+    assert rows[0]["asset_key"] == render(1)["asset_key"]
+    for number in (1, 2, 3):
+        put(Path(world.archive.store.address), render(number)["asset_key"], pdf(f"render {number}"))
+    assert export(world.archive, target, options=way.options)[0].outcome == "ok"
+    assert not (prove(target, tmp_path / "again") / MISSING).exists(), "nothing is lacking any more"
+
+
+@every_way
+def test_what_was_never_stored_is_named_and_makes_it_incomplete(world: World, tmp_path: Path, way: Way) -> None:
+    load(world.archive, world.folder, "renders", [render(20)])
+    summary, _ = export(world.archive, tmp_path / way.name, options=way.options)
+    assert (summary.outcome, summary.counts["excluded"]) == ("incomplete", 1)
+    folder = prove(tmp_path / way.name, tmp_path / "there")
+    assert [row["reason"] for row in table(folder / MISSING)] == ["not-stored"]
+
+
+@every_pack
+def test_the_same_selection_gives_the_same_bytes(tmp_path: Path, way: Way) -> None:
+    world = fill(tmp_path, count=210)
+    flip(world.asset(3))
+    flip(world.asset(150))
+    export(world.archive, tmp_path / "a" / way.name, options=way.options, jobs=1)
+    export(world.archive, tmp_path / "b" / way.name, options=way.options, jobs=2)
+    assert (tmp_path / "a" / way.name).read_bytes() == (tmp_path / "b" / way.name).read_bytes()
+    flip(world.asset(3))
+    flip(world.asset(150))
+    export(world.archive, tmp_path / "whole" / way.name, options=way.options, jobs=2)
+    prove(tmp_path / "a" / way.name, tmp_path / "there")
+    prove(tmp_path / "whole" / way.name, tmp_path / "all")
+
+
+@every_pack
+def test_python_reads_what_is_packed(world: World, tmp_path: Path, way: Way) -> None:
+    target = tmp_path / way.name
+    export(world.archive, target, options=way.options)
+    if way.name.endswith(".zip"):
+        with zipfile.ZipFile(target) as pack:
+            assert pack.testzip() is None
+            entry = next(entry for entry in pack.infolist() if entry.filename.endswith(f"{render_id(1)}.pdf"))
+            assert entry.date_time == (2026, 6, 5, 10, 0, 2)
+            assert pack.read(entry) == world.asset(1).read_bytes()
+    else:
+        with tarfile.open(target) as tar:
+            member = next(member for member in tar if member.name.endswith(f"{render_id(1)}.pdf"))
+            body = tar.extractfile(member)
+            assert body is not None
+            assert body.read() == world.asset(1).read_bytes()
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_standard_output_takes_the_same_bytes(world: World, tmp_path: Path, form: str) -> None:
+    flip(world.asset(1))
+    done = subprocess.run(
+        program("export", "-", "--format", form, archive=world.archive.path), capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert b"skipped" in done.stderr
+    export(world.archive, tmp_path / f"out.{form}")
+    assert (tmp_path / f"out.{form}").read_bytes() == done.stdout
+
+
+def test_standard_output_that_is_closed_is_a_clear_error(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=40, size_bytes=100_000)
+    with subprocess.Popen(
+        program("export", "-", "--format", "tar", archive=world.archive.path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        told = process.stderr.read().decode()
+    assert process.returncode == 15
+    assert "standard output" in told
+    assert "Traceback" not in told
+
+
+# --- again, and on ---------------------------------------------------------------------------------------------------
+
+
+@every_folder
+def test_a_repeated_export_touches_nothing_and_adds_the_new(world: World, tmp_path: Path, way: Way) -> None:
     target = tmp_path / "out"
-    export(world, target)
+    export(world.archive, target, options=way.options)
     before = {path: path.stat().st_mtime_ns for path in target.rglob("*.pdf")}
     put(world.bucket, render(20)["asset_key"], pdf("new"))
     load(world.archive, world.folder, "renders", [render(20)])
     summary_of(fetch_assets(world.archive, str(world.bucket)))
-    summary, _ = export(world, target)
+    summary, _ = export(world.archive, target, options=way.options)
     assert (summary.counts["unchanged"], summary.counts["written"]) == (5, 1)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    prove(target)
+    prove(target, tmp_path)
+    assert not (target / INCOMING).exists()
 
 
-def test_a_file_that_was_damaged_in_the_export_is_written_again(world: World, tmp_path: Path) -> None:
+@every_folder
+def test_a_file_that_was_damaged_in_the_export_is_written_again(world: World, tmp_path: Path, way: Way) -> None:
     target = tmp_path / "out"
-    export(world, target)
+    export(world.archive, target, options=way.options)
     damaged = next(target.rglob("*.pdf"))
+    damaged.unlink()
     damaged.write_bytes(b"damaged")
-    summary, _ = export(world, target)
+    summary, _ = export(world.archive, target, options=way.options)
     assert (summary.counts["unchanged"], summary.counts["written"]) == (4, 1)
-    prove(target)
+    prove(target, tmp_path)
 
 
-def test_what_is_damaged_or_gone_is_left_out_and_named(world: World, tmp_path: Path) -> None:
-    body = bytearray(world.asset(1).read_bytes())
-    body[len(body) // 2] ^= 1
-    world.asset(1).write_bytes(body)
-    world.asset(2).unlink()
+def test_a_good_file_in_the_export_outlives_its_damaged_asset_and_a_bad_one_goes(world: World, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    summary, records = export(world, target)
-    assert (summary.outcome, summary.counts["written"], summary.counts["failed"]) == ("problems", 3, 2)
-    assert [record.render_id for record in records if isinstance(record, Skipped)] == [render_id(1), render_id(2)]
-    rows = table(target / MISSING)
-    assert [(row["render_id"], row["reason"]) for row in rows] == [(render_id(1), "failed"), (render_id(2), "failed")]
-    assert "damaged" in rows[0]["detail"]
-    prove(target)
-    world.asset(1).write_bytes((world.bucket / render(1)["asset_key"]).read_bytes())
-    world.asset(2).write_bytes((world.bucket / render(2)["asset_key"]).read_bytes())
-    assert export(world, target)[0].outcome == "ok"
-    assert not (target / MISSING).exists(), "nothing is lacking any more"
+    export(world.archive, target)
+    flip(world.asset(1))
+    flip(world.asset(2))
+    flip(next(target.rglob(f"{render_id(2)}.pdf")))
+    summary, _ = export(world.archive, target)
+    assert (summary.counts["unchanged"], summary.counts["failed"]) == (4, 1)
+    assert not list(target.rglob(f"{render_id(2)}.pdf"))
+    prove(target, tmp_path)
 
 
-def test_what_was_never_stored_is_named_and_makes_it_incomplete(world: World, tmp_path: Path) -> None:
-    load(world.archive, world.folder, "renders", [render(20)])
-    summary, _ = export(world, tmp_path / "out")
-    assert (summary.outcome, summary.counts["not_stored"]) == ("incomplete", 1)
-    assert [row["reason"] for row in table(tmp_path / "out" / MISSING)] == ["not-stored"]
+def exported_ids(target: Path) -> list[str]:
+    return [row["render_id"] for row in table(target / INDEX)]
+
+
+@every_folder
+def test_what_the_selection_no_longer_has_stays_in_the_lists_until_it_is_pruned(
+    world: World, tmp_path: Path, way: Way
+) -> None:
+    target = tmp_path / "out"
+    export(world.archive, target, options=way.options)
+    (world.folder / "ids").write_text(f"{render_id(1)}\n{render_id(4)}\n")
+    narrow = world.archive.select(ids=world.folder / "ids")
+    summary, _ = export(world.archive, target, options=way.options, selection=narrow)
+    assert (summary.counts["unchanged"], summary.counts["kept"]) == (2, 3)
+    prove(target, tmp_path)
+    assert len(exported_ids(target)) == 5
+    mine = target / "mine.txt"
+    mine.write_text("mine")
+    changed = next(target.rglob(f"{render_id(0)}.pdf"))
+    changed.unlink()
+    changed.write_bytes(b"a person's own")
+    options = way.options._replace(prune=True)
+    summary, _ = export(world.archive, target, options=options, selection=narrow)
+    assert (summary.counts["unchanged"], summary.counts["pruned"]) == (2, 2)
+    assert exported_ids(target) == [render_id(1), render_id(4)]
+    assert mine.read_text() == "mine"
+    assert changed.read_bytes() == b"a person's own"
+    mine.unlink()
+    changed.unlink()
+    prove(target, tmp_path)
+    assert all(world.asset(number).exists() for number in range(5))
+
+
+def test_what_an_interrupted_export_wrote_is_known_to_the_next(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("craftkit_archive.exporting.BATCH", 1)
+    monkeypatch.setattr("craftkit_archive.work.AHEAD", 1)
+    answers = iter([False] * 5)
+    target = tmp_path / "out"
+    summary, _ = export(world.archive, target, stop=lambda: next(answers, True))
+    assert summary.outcome == "interrupted"
+    assert 0 < summary.counts["written"] < 5
+    assert not (target / MANIFEST).exists()
+    (world.folder / "ids").write_text(f"{render_id(4)}\n")
+    narrow = world.archive.select(ids=world.folder / "ids")
+    pruned, _ = export(world.archive, target, options=Options(prune=True), selection=narrow)
+    assert pruned.counts["pruned"] == summary.counts["written"]
+    assert exported_ids(target) == [render_id(4)]
+    prove(target, tmp_path)
+
+
+@every_folder
+def test_an_interrupted_export_has_no_manifest_and_goes_on(
+    world: World, tmp_path: Path, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("craftkit_archive.exporting.BATCH", 1)
+    monkeypatch.setattr("craftkit_archive.work.AHEAD", 1)
+    answers = iter([False] * 5)
+    target = tmp_path / "out"
+    summary, _ = export(world.archive, target, options=way.options, stop=lambda: next(answers, True))
+    assert summary.outcome == "interrupted"
+    assert not (target / MANIFEST).exists()
+    again, _ = export(world.archive, target, options=way.options)
+    assert again.outcome == "ok"
+    assert again.counts["unchanged"] == summary.counts["written"]
+    prove(target, tmp_path)
+
+
+@every_way
+def test_an_export_that_is_killed_leaves_nothing_half_and_the_next_completes_it(tmp_path: Path, way: Way) -> None:
+    world = fill(tmp_path, count=150, size_bytes=20_000)
+    target = tmp_path / way.name
+    words = ["--link"] if way.options.link else ["--format", way.options.form] if way.options.form else []
+    before = (
+        "import os, signal, craftkit_archive.exporting as e\nreal = e.Papers.add\ncalls = []\n"
+        "def add(*given):\n    calls.append(1)\n    real(*given)\n"
+        "    if len(calls) == 100: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "e.Papers.add = add"
+    )
+    done = subprocess.run(
+        program("export", target, *words, archive=world.archive.path, before=before), capture_output=True, check=False
+    )
+    assert done.returncode == -9, done.stderr
+    if way.packed:
+        assert not target.exists()
+    else:
+        assert not (target / MANIFEST).exists()
+        for file in target.rglob("*.pdf"):
+            assert (
+                file.read_bytes()
+                == (Path(world.archive.store.address) / f"renders/{NORTHWIND}/{file.name}").read_bytes()
+            )
+    summary, _ = export(world.archive, target, options=way.options)
+    assert summary.outcome == "ok"
+    assert summary.counts["written"] + summary.counts["unchanged"] == 150
+    assert way.packed or summary.counts["unchanged"] >= 100
+    prove(target, tmp_path / "there")
+    assert not list(tmp_path.glob(".*.part"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    """Mount a file system of 2 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[2], *PACKED[:2]], ids=str)
+def test_a_full_disk_is_a_clear_error_and_the_next_export_goes_on(
+    tmp_path: Path, small_disk: Path, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = fill(tmp_path, count=60, size_bytes=50_000)
+    target = small_disk / way.name
+    with pytest.raises(NoSpaceError, match="are free there"):
+        export(world.archive, target, options=way.options)
+    assert not target.exists(), "nothing was begun"
+    # The room may also vanish while it is written.
+    monkeypatch.setattr("craftkit_archive.destination.Place.room", lambda self: None)
+    with pytest.raises(NoSpaceError, match="No space is left"):
+        export(world.archive, target, options=way.options)
+    if way.packed:
+        assert not list(small_disk.iterdir())
+    else:
+        assert not (target / MANIFEST).exists()
+    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    assert export(world.archive, target, options=way.options)[0].outcome == "ok"
+    prove(target, tmp_path / "there")
+
+
+@every_folder
+def test_an_export_that_is_made_again_has_no_manifest_until_it_is_whole(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    target = tmp_path / "out"
+    export(world.archive, target, options=way.options)
+    real = FolderStore.write
+
+    def full(store: FolderStore, key: str, *given: Any, **more: Any) -> Any:
+        if key == CATALOGUE:
+            raise NoSpaceError("full")
+        return real(store, key, *given, **more)
+
+    monkeypatch.setattr(FolderStore, "write", full)
+    with pytest.raises(NoSpaceError):
+        export(world.archive, target, options=way.options)
+    assert not (target / MANIFEST).exists()
+    monkeypatch.undo()
+    assert export(world.archive, target, options=way.options)[0].counts["unchanged"] == 5
+    prove(target, tmp_path)
+
+
+# --- what is asked for -----------------------------------------------------------------------------------------------
 
 
 def test_the_selection_narrows_it(world: World, tmp_path: Path) -> None:
@@ -132,8 +468,8 @@ def test_the_selection_narrows_it(world: World, tmp_path: Path) -> None:
     summary_of(fetch_assets(world.archive, str(world.bucket)))
 
     def exported(name: str, **selection: Any) -> list[str]:
-        export(world, tmp_path / name, selection=world.archive.select(**selection))
-        return [row["render_id"] for row in table(tmp_path / name / INDEX)]
+        export(world.archive, tmp_path / name, selection=world.archive.select(**selection))
+        return exported_ids(tmp_path / name)
 
     assert exported("a", projects=("southwind",)) == [render_id(20), render_id(21)]
     assert exported("b", projects=("southwind",), until="2026-01-31") == [render_id(20)]
@@ -144,36 +480,176 @@ def test_the_selection_narrows_it(world: World, tmp_path: Path) -> None:
     assert not (tmp_path / "e").exists()
 
 
+def test_a_list_of_ids_is_answered_for_each_of_them(world: World, tmp_path: Path) -> None:
+    load(world.archive, world.folder, "renders", [render(20, status="failed", asset_key=None)])
+    (tmp_path / "ids").write_text(f"{render_id(1)}\nno-such-id\n{render_id(20)}\n{render_id(1)}\n")
+    summary, records = export(world.archive, tmp_path / "out", selection=world.archive.select(ids=tmp_path / "ids"))
+    assert (summary.outcome, summary.counts["selected"]) == ("incomplete", 3)
+    assert [record.render_id for record in records if isinstance(record, Skipped)] == ["no-such-id", render_id(20)]
+    rows = table(tmp_path / "out" / MISSING)
+    assert [(row["render_id"], row["reason"]) for row in rows] == [
+        ("no-such-id", "unknown"),
+        (render_id(20), "not-succeeded"),
+    ]
+    prove(tmp_path / "out", tmp_path)
+    (tmp_path / "ids").write_text("no-such-id\n")
+    with pytest.raises(RequestError, match="No render is selected"):
+        export(world.archive, tmp_path / "other", selection=world.archive.select(ids=tmp_path / "ids"))
+
+
+def test_other_statuses_are_exported_when_they_are_asked_for(world: World, tmp_path: Path) -> None:
+    load(world.archive, world.folder, "renders", [render(20, status="failed", asset_key=None)])
+    assert export(world.archive, tmp_path / "a")[0].counts["selected"] == 5
+    summary, _ = export(world.archive, tmp_path / "b", selection=world.archive.select(statuses=("failed",)))
+    assert (summary.counts["selected"], summary.counts["excluded"]) == (1, 1)
+
+
+@pytest.mark.parametrize("way", WAYS[:1] + WAYS[2:], ids=str)
+def test_volumes_are_complete_in_themselves(tmp_path: Path, way: Way) -> None:
+    world = fill(tmp_path, count=12, size_bytes=300_000)
+    flip(world.asset(5))
+    load(world.archive, world.folder, "renders", [render(20)])
+    options = way.options._replace(split_bytes=1 << 20)
+    summary, _ = export(world.archive, tmp_path / way.name, options=options)
+    assert (summary.counts["written"], summary.counts["failed"], summary.counts["excluded"]) == (11, 1, 1)
+    volumes = [Path(volume["path"]) for volume in summary.details["exports"]]
+    stem, _, suffix = way.name.partition(".")
+    assert [volume.name for volume in volumes[:2]] == [f"{stem}-{n:03}{'.' if suffix else ''}{suffix}" for n in (1, 2)]
+    assert len(volumes) == 6
+    ids = []
+    for volume in volumes:
+        folder = prove(volume, tmp_path / "there" / volume.stem)
+        ids += exported_ids(folder)
+        assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 1 << 20
+    assert sorted(ids) == [render_id(number) for number in range(12) if number != 5]
+    if way.bag:
+        assert "Bag-Count: 1 of 6\n" in (unpacked(volumes[0], tmp_path / "first") / "bag-info.txt").read_text()
+    large = fill(tmp_path / "large", count=1, size_bytes=1 << 20)
+    with pytest.raises(RequestError, match="more than fits"):
+        export(large.archive, tmp_path / "never", options=options)
+
+
+def test_links_are_the_same_file_and_are_read_when_asked(world: World, tmp_path: Path) -> None:
+    flip(world.asset(1))
+    before = world.asset(0).stat().st_mtime_ns
+    summary, _ = export(world.archive, tmp_path / "quick", options=Options(link=True))
+    assert summary.outcome == "ok", "only sizes were compared"
+    linked = next((tmp_path / "quick").rglob(f"{render_id(0)}.pdf"))
+    assert linked.samefile(world.asset(0))
+    assert world.asset(0).stat().st_mtime_ns == before, "the archive is not touched"
+    summary, _ = export(world.archive, tmp_path / "sure", options=Options(link=True, verify_links=True))
+    assert summary.counts["failed"] == 1
+    prove(tmp_path / "sure", tmp_path)
+
+
+def test_a_bag_says_who_sent_it(world: World, tmp_path: Path) -> None:
+    info = (parse_info("Source-Organization=Acme Ltd"), parse_info("Contact-Name=Zoë"))
+    export(world.archive, tmp_path / "bag", options=Options("bagit", bag_info=info))
+    told = bagit.Bag(str(tmp_path / "bag")).info
+    size = sum(world.asset(number).stat().st_size for number in range(5))
+    assert (told["Source-Organization"], told["Contact-Name"]) == ("Acme Ltd", "Zoë")
+    assert told["Payload-Oxum"] == f"{size}.5"
+    assert told["Bagging-Date"] == world.archive.now()[:10]
+    with Export(tmp_path / "bag").text(SEAL) as lines:
+        assert told["External-Identifier"] == f"sha256:{next(lines).split()[1]}"
+    for wrong in ("no value", "Payload-Oxum=1.1", "a b=c", "Key=\n", "=x"):
+        with pytest.raises(RequestError):
+            parse_info(wrong)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "told"),
+    [
+        ("-", Options(), "Standard output takes"),
+        ("-", Options("bagit"), "Standard output takes"),
+        ("-", Options("zip", split_bytes=1 << 30), "--split-size"),
+        ("out.zip", Options(link=True), "--link"),
+        ("out.zip", Options(prune=True), "--prune"),
+        ("out", Options(verify_links=True), "--verify-links"),
+        ("out", Options(split_bytes=1000), "--split-size"),
+        ("out", Options(bag_info=(("A", "b"),)), "--bag-info"),
+        ("s3://bucket/prefix", Options("zip"), "bucket"),
+        ("s3://bucket/prefix", Options(link=True), "--link"),
+        ("", Options(), "DEST"),
+        ("out", Options(name="{nothing}"), "known are id"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_is_written(
+    world: World, tmp_path: Path, target: str, options: Options, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RequestError, match=told):
+        export(world.archive, target, options=options)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_end_of_the_name_says_the_form_unless_it_is_given(world: World, tmp_path: Path) -> None:
+    export(world.archive, tmp_path / "x.zip", options=Options("dir"))
+    assert (tmp_path / "x.zip" / MANIFEST).exists()
+    export(world.archive, tmp_path / "y", options=Options("tar"))
+    assert tarfile.is_tarfile(tmp_path / "y")
+
+
 def test_several_processes_write_the_same_as_one(tmp_path: Path) -> None:
     world = fill(tmp_path, count=200)
-    export(world, tmp_path / "one", jobs=1)
-    export(world, tmp_path / "two", jobs=2)
-    prove(tmp_path / "two")
-    for name in (MANIFEST, INDEX):
+    export(world.archive, tmp_path / "one", jobs=1)
+    export(world.archive, tmp_path / "two", jobs=2)
+    prove(tmp_path / "two", tmp_path)
+    for name in (MANIFEST, INDEX, CATALOGUE, SEAL):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(world: World, tmp_path: Path) -> None:
-    summary, records = export(world, tmp_path / "out", dry_run=True)
+@every_way
+def test_a_dry_run_prints_the_plan_and_writes_nothing(world: World, tmp_path: Path, way: Way) -> None:
+    summary, records = export(world.archive, tmp_path / way.name, options=way.options, dry_run=True)
     planned = [record for record in records if isinstance(record, Planned)]
+    assert not (tmp_path / way.name).exists()
     assert summary.counts["written"] == 5 == len(planned)
-    assert planned[0].path == f"northwind/2026/06/{render_id(0)}.pdf"
     assert planned[0].size_bytes == world.asset(0).stat().st_size
-    assert not (tmp_path / "out").exists()
+    export(world.archive, tmp_path / way.name, options=way.options)
+    assert [row.path for row in planned] == [row.path for row in Export(tmp_path / way.name).listed()]
 
 
-def test_the_archive_is_only_read(world: World, tmp_path: Path) -> None:
+@every_way
+def test_the_archive_is_only_read(world: World, tmp_path: Path, way: Way) -> None:
     world.archive.catalog.close()
-    before = (world.archive.path / "archive.db").read_bytes()
+    files = [path for path in world.archive.path.rglob("*") if path.is_file()]
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
     with Archive(world.archive.path, read_only=True) as archive:
-        summary_of(export_assets(archive, tmp_path / "out"))
-    assert (world.archive.path / "archive.db").read_bytes() == before
+        export(archive, tmp_path / way.name, options=way.options)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files} == before
+
+
+def test_a_store_that_is_no_folder_takes_an_export(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Any store will do to show what is asked of one: here a folder's, through the protocol alone.
+    (tmp_path / "bucket 2").mkdir()
+    place = Place(str(tmp_path / "bucket 2"), "store", False)
+    monkeypatch.setattr("craftkit_archive.exporting.read_place", lambda *_: place)
+    load(world.archive, world.folder, "renders", [render(20)])
+    assert export(world.archive, "s3://bucket/prefix")[0].counts["written"] == 5
+    prove(tmp_path / "bucket 2", tmp_path)
+    put(world.bucket, render(20)["asset_key"], pdf("new"))
+    summary_of(fetch_assets(world.archive, str(world.bucket)))
+    summary, _ = export(world.archive, "s3://bucket/prefix")
+    assert (summary.counts["unchanged"], summary.counts["written"]) == (5, 1)
+    assert table(tmp_path / "bucket 2" / MISSING) == [], "nothing is lacking any more"
+    assert summary_of(check_export(tmp_path / "bucket 2")).outcome == "ok"
+    (tmp_path / "bucket 2" / MARKER).unlink()
+    with pytest.raises(RequestError, match="no export made"):
+        export(world.archive, "s3://bucket/prefix")
+
+
+# --- what is not ours ------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_that_no_export_made_is_left_alone(world: World, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "mine.zip").write_text("mine")
     bag = tmp_path / "bag"
     bag.mkdir()
     (bag / MANIFEST).write_text("0  data/a.txt\n")
@@ -184,13 +660,14 @@ def test_a_folder_that_no_export_made_is_left_alone(world: World, tmp_path: Path
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     store = Path(world.archive.store.address)
-    for target in (tmp_path / "mine", bag, fetching, world.archive.path, store, store / "out"):
+    for target in (tmp_path / "mine", bag, fetching, world.archive.path, store, store / "out", tmp_path / "mine.zip"):
         with pytest.raises(RequestError):
-            export(world, target)
+            export(world.archive, target)
     for target in (tmp_path / "file", tmp_path / "file" / "below", loop):
         with pytest.raises(NotWritableError):
-            export(world, target)
+            export(world.archive, target)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    assert (tmp_path / "mine.zip").read_text() == "mine"
     assert (bag / MANIFEST).read_text() == "0  data/a.txt\n"
     assert (fetching / INCOMING / ("0" * 32)).exists()
 
@@ -198,137 +675,155 @@ def test_a_folder_that_no_export_made_is_left_alone(world: World, tmp_path: Path
 def test_an_export_that_was_killed_at_its_beginning_goes_on(world: World, tmp_path: Path) -> None:
     (tmp_path / "out" / INCOMING).mkdir(parents=True)
     (tmp_path / "out" / INCOMING / "archive.lock").write_text("{}")
-    assert export(world, tmp_path / "out")[0].outcome == "ok"
-    prove(tmp_path / "out")
+    assert export(world.archive, tmp_path / "out")[0].outcome == "ok"
+    prove(tmp_path / "out", tmp_path)
     assert not (tmp_path / "out" / INCOMING).exists()
 
 
 def test_an_export_of_something_else_is_left_alone(world: World, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    export(world, target)
+    export(world.archive, target)
     before = (target / MANIFEST).read_bytes()
     with pytest.raises(RequestError, match="something else"):
-        export(world, target, selection=world.archive.select(projects=("northwind",)))
+        export(world.archive, target, options=Options("bagit"))
     with pytest.raises(RequestError, match="something else"):
-        export(fill(tmp_path / "other"), target)
+        export(fill(tmp_path / "other").archive, target)
+    export(world.archive, tmp_path / "out.zip")
+    with Archive(tmp_path / "other" / "archive") as other, pytest.raises(RequestError, match="something else"):
+        export(other, tmp_path / "out.zip")
     assert (target / MANIFEST).read_bytes() == before
 
 
-def test_two_exports_do_not_write_to_one_folder(world: World, tmp_path: Path) -> None:
-    target = tmp_path / "out"
+@pytest.mark.parametrize("way", [WAYS[0], PACKED[0]], ids=str)
+def test_two_exports_do_not_write_to_one_place(world: World, tmp_path: Path, way: Way) -> None:
+    target = tmp_path / way.name
     first = export_assets(world.archive, target)
     next(first)
     next(first)
-    with pytest.raises(LockedError, match="`export`"):
-        export(world, target)
+    with Archive(world.archive.path, read_only=True) as other, pytest.raises(LockedError, match="export"):
+        export(other, target)
     assert summary_of(first).outcome == "ok"
-    prove(target)
+    prove(target, tmp_path / "there")
 
 
-def test_an_export_that_is_made_again_has_no_manifest_until_it_is_whole(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_that_leads_out_of_the_export_is_not_followed(world: World, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    export(world, target)
-    real = FolderStore.write
-
-    def full(store: FolderStore, key: str, *given: Any, **more: Any) -> Any:
-        if key == INDEX:
-            raise NoSpaceError("full")
-        return real(store, key, *given, **more)
-
-    monkeypatch.setattr(FolderStore, "write", full)
-    with pytest.raises(NoSpaceError):
-        export(world, target)
-    assert not (target / MANIFEST).exists()
-    monkeypatch.undo()
-    assert export(world, target)[0].counts["unchanged"] == 5
-    prove(target)
+    export(world.archive, target)
+    folder, outside = target / "northwind/2026", tmp_path / "outside"
+    folder.rename(outside)
+    folder.symlink_to(outside)
+    for file in outside.rglob("*.pdf"):
+        file.write_bytes(b"mine")
+    with pytest.raises(RequestError, match="leads out"):
+        export(world.archive, target)
+    assert {file.read_bytes() for file in outside.rglob("*.pdf")} == {b"mine"}
 
 
-def test_a_store_that_is_not_there_writes_nothing(world: World, tmp_path: Path) -> None:
+@every_way
+def test_a_store_that_is_not_there_writes_nothing(world: World, tmp_path: Path, way: Way) -> None:
     Path(world.archive.store.address).rename(tmp_path / "unmounted")
     with pytest.raises(StoreOfflineError):
-        export(world, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        export(world.archive, tmp_path / way.name, options=way.options)
+    assert not (tmp_path / way.name).exists()
 
 
-def test_an_interrupted_export_has_no_manifest_and_goes_on(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("craftkit_archive.exporting.BATCH", 1)
-    monkeypatch.setattr("craftkit_archive.work.AHEAD", 1)
-    answers = iter([False, False])
-    target = tmp_path / "out"
-    summary, _ = export(world, target, stop=lambda: next(answers, True))
-    assert summary.outcome == "interrupted"
-    assert 0 < summary.counts["written"] < 5
-    assert not (target / MANIFEST).exists()
-    again, _ = export(world, target)
-    assert again.outcome == "ok"
-    assert again.counts["unchanged"] == summary.counts["written"]
-    prove(target)
-
-
-def test_a_full_disk_is_a_clear_error_and_the_next_export_goes_on(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, made = os.link, []
-
-    def link(path: str, target: str) -> None:
-        made.append(target)
-        if len(made) > 2:
-            raise OSError(28, os.strerror(28))
-        real(path, target)
-
-    def rename(path: str, target: str) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(os, "link", link)
-    monkeypatch.setattr(os, "rename", lambda *given: rename(*given) if made[2:] else real(*given))
-    with pytest.raises(NoSpaceError):
-        export(world, tmp_path / "out")
-    monkeypatch.undo()
-    assert len(list((tmp_path / "out").rglob("*.pdf"))) == 2
-    assert export(world, tmp_path / "out")[0].counts["unchanged"] == 2
-    prove(tmp_path / "out")
+def test_a_store_that_vanishes_meanwhile_is_no_heap_of_lost_assets(world: World, tmp_path: Path) -> None:
+    running = export_assets(world.archive, tmp_path / "out")
+    next(running)
+    Path(world.archive.store.address).rename(tmp_path / "unmounted")
+    with pytest.raises(StoreOfflineError):
+        list(running)
+    assert not (tmp_path / "out" / MANIFEST).exists()
 
 
 def test_no_cell_is_a_formula(world: World, tmp_path: Path) -> None:
     load(world.archive, world.folder, "projects", [{**projects()[0], "slug": "=cmd|' /C calc'!A0"}])
     load(world.archive, world.folder, "renders", [render(20, template_id="@SUM(1)")])
-    export(world, tmp_path / "out")
+    export(world.archive, tmp_path / "out")
     for name in (INDEX, MISSING):
         cells = [cell for row in table(tmp_path / "out" / name) for cell in row.values()]
         assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
-    prove(tmp_path / "out")
+    prove(tmp_path / "out", tmp_path)
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
+# --- properties ------------------------------------------------------------------------------------------------------
 
 
-@given(st.text(max_size=300))
-def test_a_safe_name_is_good_on_every_system(text: str) -> None:
-    name = safe_name(text)
-    assert 0 < len(name.encode()) <= 120
-    assert not set(name) & set('<>:"/\\|?*%\r\n\0')
-    assert name[-1] not in ". "
-    assert name[0] not in ".~ "
-    assert name.split(".")[0].lower() not in {"con", "prn", "aux", "nul", "com1", "lpt1"}
-
-
-@given(st.lists(st.text(max_size=20), unique=True, max_size=10))
-def test_different_names_stay_different_even_where_case_is_ignored(texts: list[str]) -> None:
-    assert len({safe_name(text).casefold() for text in texts}) == len(texts)
-
-
-@pytest.mark.parametrize(
-    "pair", [("A", "a"), ("CON", "con"), ("straße", "strasse"), ("\u00e9", "e\u0301"), ("a.", "a")]
+_RENDERS = st.lists(
+    st.tuples(
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60),
+        st.sampled_from(["ok", "ok", "ok", "damaged", "gone", "not-stored"]),
+        st.sampled_from([None, "2026-01-31T23:59:59.999Z", "1970-01-01T00:00:00.000Z", "2199-12-31T00:00:00.000Z"]),
+        st.integers(0, 3000) | st.integers((1 << 20) - 1, (1 << 20) + 1),
+    ),
+    unique_by=lambda render: render[0],
+    min_size=1,
+    max_size=8,
 )
-def test_names_that_some_systems_take_for_one_stay_apart(pair: tuple[str, str]) -> None:
-    assert safe_name(pair[0]).casefold() != safe_name(pair[1]).casefold()
+_NAMES = st.sampled_from(
+    ["{project_slug}/{created:%Y}/{created:%m}/{id}.pdf", "{id}", "{project_name}/{template_id}", "x/{completed}/y.pdf"]
+)
 
 
-def test_a_plain_id_keeps_its_name() -> None:
-    row = ExportRow(render_id(1), NORTHWIND, None, None, "succeeded", None, None, "k", 1, None)
-    assert path_of(row) == f"{NORTHWIND}/undated/{render_id(1)}.pdf"
+@settings(max_examples=25, deadline=None)
+@given(
+    renders=_RENDERS,
+    project=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30),
+    name=_NAMES,
+    way=st.sampled_from(WAYS[:1] + WAYS[2:]),
+)
+def test_every_export_of_anything_is_whole_and_counted(
+    renders: list[tuple[str, str, str | None, int]],
+    project: str,
+    name: str,
+    way: Way,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    with Archive.create(folder / "archive") as archive:
+        store = Path(archive.store.address)
+        rows, assets = [], []
+        for number, (render_id, state, created, size) in enumerate(renders):
+            key, body = f"renders/p/{number}.pdf", sha256(str(number).encode()).digest() * (size // 32 + 1)
+            rows.append((render_id, "p", render_id, "succeeded", None, key, created, created, None, None))
+            if state != "not-stored":
+                digest = sha256(body[:size]).hexdigest()
+                assets.append(NewAsset(render_id, key, size, digest, "first-read", "x", archive.now()))
+            if state in ("ok", "damaged"):
+                put(store, key, body[:size] + (b"+" if state == "damaged" else b""))
+        with archive.catalog.transaction():
+            archive.catalog.put("projects", [("p", project, project, None, None, None, None)])
+            archive.catalog.put("renders", rows)
+            archive.catalog.add_assets(assets)
+        summary, _ = export(archive, folder / way.name, options=way.options._replace(name=name))
+    states = [state for _, state, _, _ in renders]
+    assert summary.counts["written"] == states.count("ok")
+    assert summary.counts["failed"] == states.count("damaged") + states.count("gone")
+    assert summary.counts["excluded"] == states.count("not-stored")
+    there = prove(folder / way.name, folder / "there")
+    assert len(exported_ids(there)) == states.count("ok")
+    reasons = [row["reason"] for row in table(there / MISSING)] if (there / MISSING).exists() else []
+    assert reasons == [state for _, state, _, _ in sorted(renders, key=lambda one: one[0].encode()) if state != "ok"]
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_and_its_check_speak_with_exit_codes(world: World, tmp_path: Path) -> None:
+    place = world.archive.path
+    done = command("export", tmp_path / "out.zip", "--project", "northwind", archive=place)
+    assert (done.code, done.out) == (0, "")
+    checked = command("--json", "export-check", tmp_path / "out.zip")
+    assert checked.code == 0
+    assert checked.lines[-1]["details"]["seal"] in (tmp_path / "out.zip").read_bytes().decode("latin-1")
+    assert command("export", "-", "--format", "zip", archive=place.parent / "none").code == 10
+    refused = command("--json", "export", "-", "--format", "zip", archive=place)
+    assert (refused.code, refused.lines[0]["error"]) == (2, "RequestError")
+    world.asset(1).unlink()
+    assert command("export", tmp_path / "lacking", archive=place).code == 1
+    assert command("export-check", tmp_path / "lacking").code == 3
+    flip(next((tmp_path / "lacking").rglob("*.pdf")))
+    assert command("export-check", tmp_path / "lacking").code == 1
+    assert command("export-check", tmp_path / "nothing").code == 2
+    assert command("export", tmp_path / "x", "--name", "{id.__class__}", archive=place).code == 2
+    assert command("export", tmp_path / "x", "--split-size", "many", archive=place).code == 2

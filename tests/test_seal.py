@@ -3,11 +3,12 @@
 import subprocess
 from hashlib import sha256
 from pathlib import Path
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craftkit_archive.seal import seal
+from craftkit_archive.seal import Sealing, seal
 from tests.worlds import needs
 
 
@@ -25,3 +26,17 @@ def test_sort_and_sha256sum_recompute_the_seal(tmp_path: Path) -> None:
 def test_the_seal_tells_any_change(held: set[tuple[str, str]]) -> None:
     whole = sorted((digest, key.encode("utf-8", "replace").decode()) for digest, key in held)
     assert seal(whole) != seal(whole[1:])
+
+
+_HELD = st.tuples(
+    st.binary(min_size=32, max_size=32).map(bytes.hex),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+)
+
+
+@given(st.lists(_HELD), st.integers(1, 4))
+def test_the_order_in_which_things_come_is_nothing_to_the_seal(held: list[tuple[str, str]], run: int) -> None:
+    with patch("craftkit_archive.seal.RUN_LINES", run), Sealing() as sealing:
+        for one in held:
+            sealing.add(*one)
+        assert sealing.result() == seal(sorted(held, key=lambda one: (one[0], one[1].encode())))

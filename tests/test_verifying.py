@@ -598,7 +598,7 @@ def test_each_damage_has_the_same_name_at_the_level_pdf(world: World, damage: st
 
 
 def test_a_large_pdf_is_checked_through_a_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.checking.IN_MEMORY_BYTES", 10)
+    monkeypatch.setattr("craftkit_archive.fixity.IN_MEMORY_BYTES", 10)
     replace_both(world, 2, ODD["no length"][0])
     records = list(verify_assets(world.archive, level="pdf"))
     [note] = [record for record in records if isinstance(record, Note)]
@@ -621,7 +621,7 @@ def test_a_hostile_pdf_harms_nothing_but_itself(
     world: World, monkeypatch: pytest.MonkeyPatch, word: str, told: str
 ) -> None:
     inspector = Apart(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
-    monkeypatch.setattr("craftkit_archive.checking._inspector", lambda: inspector)
+    monkeypatch.setattr("craftkit_archive.fixity._inspector", lambda: inspector)
     replace_both(world, 2, pdf(word))
     summary, [finding] = verify(world, level="pdf")
     assert (finding.render_id, finding.verdict, summary.outcome) == (render_id(2), "unverified", "incomplete")

@@ -1,0 +1,278 @@
+"""What the workers of an export do: copy PDFs and compare each with its digest on the way, into files or one file."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from hashlib import sha256
+from secrets import token_hex
+from typing import Any, Literal, NamedTuple
+
+from craftkit_archive.errors import (
+    AssetDamagedError,
+    AssetError,
+    AssetMissingError,
+    NotWritableError,
+    RequestError,
+    disk_errors,
+)
+from craftkit_archive.folder import INCOMING
+from craftkit_archive.packing import FORMS
+from craftkit_archive.places import open_store
+from craftkit_archive.store import CHUNK_BYTES, OpenAsset
+
+Outcome = Literal["written", "unchanged", "damaged", "gone", "unreadable"]
+
+
+class Item(NamedTuple):
+    """A PDF to copy: where it is, what it must be, where it goes and the time it gets (seconds since 1970, UTC)."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+    path: str
+    modified: int
+
+
+class Done(NamedTuple):
+    """What became of it. In a packed file it takes up `length` bytes."""
+
+    outcome: Outcome
+    detail: str | None = None
+    length: int = 0
+    crc: int = 0
+
+
+def _failed(error: AssetError) -> Done:
+    if isinstance(error, AssetMissingError):
+        return Done("gone", "recorded, but gone from the store")
+    return Done("damaged" if isinstance(error, AssetDamagedError) else "unreadable", str(error))
+
+
+def checked(found: OpenAsset, item: Item) -> Iterator[bytes]:
+    """Pass the bytes on, and refuse them at their end if they are not the recorded ones.
+
+    No more bytes come than are recorded.
+
+    Raises:
+        AssetDamagedError: They are others.
+    """
+    hashed, size = sha256(), 0
+    for chunk in found.chunks():
+        hashed.update(chunk)
+        size += len(chunk)
+        if size > item.size_bytes:
+            break
+        yield chunk
+    if size != item.size_bytes or hashed.hexdigest() != item.sha256:
+        raise AssetDamagedError(f"{item.key} is damaged, its bytes are not the recorded ones: run `verify`.")
+
+
+def run(task: Any) -> list[Done]:
+    """Do a task, of whichever kind it is."""
+    return task.run()  # type: ignore[no-any-return]
+
+
+# --- into a folder ---------------------------------------------------------------------------------------------------
+
+
+class FilesTask(NamedTuple):
+    """Copy PDFs into a folder.
+
+    Attributes:
+        store: Address of the store that they are in.
+        root: The folder.
+        items: What to copy.
+        link: Whether hard links are made instead.
+        read: Whether linked files are read all the same.
+        export: Another text for each export, so that none trusts what was seen during another.
+    """
+
+    store: str
+    root: str
+    items: list[Item]
+    link: bool
+    read: bool
+    export: str
+
+    def run(self) -> list[Done]:
+        """Do it; files that are there and right are left untouched."""
+        return [self._one(item) for item in self.items]
+
+    def _one(self, item: Item) -> Done:
+        target = f"{self.root}/{item.path}"
+        with disk_errors(target):
+            _make_folder(self.root, target.rpartition("/")[0], self.export)
+        present = os.path.lexists(target)
+        if present and is_file_of(target, item.size_bytes, item.sha256):
+            return Done("unchanged")
+        try:
+            with open_store(self.store).open(item.key) as found, disk_errors(target):
+                if self.link:
+                    self._link(found, item, target)
+                else:
+                    self._write(found, item, target)
+        except AssetError as error:
+            if present:
+                with disk_errors(target):
+                    os.unlink(target)
+            return _failed(error)
+        return Done("written")
+
+    def _write(self, found: OpenAsset, item: Item, target: str) -> None:
+        temporary = f"{self.root}/{INCOMING}/{token_hex(16)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                for chunk in checked(found, item):
+                    _write_all(descriptor, [chunk])
+                os.utime(descriptor, (item.modified, item.modified))
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def _link(self, found: OpenAsset, item: Item, target: str) -> None:
+        if self.read:
+            for _ in checked(found, item):
+                pass
+        elif found.size_bytes != item.size_bytes:
+            raise AssetDamagedError(f"{item.key} is damaged, its size is not the recorded one: run `verify`.")
+        temporary = f"{self.root}/{INCOMING}/{token_hex(16)}"
+        try:
+            os.link(os.path.realpath(f"{self.store}/{item.key}"), temporary)
+        except OSError as error:
+            raise NotWritableError(
+                f"{target} cannot be a hard link ({error.strerror}): export to the store's file system, or copy."
+            ) from error
+        os.rename(temporary, target)
+        if os.path.lexists(temporary):  # both were links to one file already
+            os.unlink(temporary)
+
+
+def is_file_of(path: str, size_bytes: int | None, digest: str) -> bool:
+    """Say whether there is a file that has these bytes."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if size_bytes is not None and os.fstat(descriptor).st_size != size_bytes:
+            return False
+        hashed = sha256()
+        try:
+            while chunk := file.read(min(CHUNK_BYTES, (size_bytes or CHUNK_BYTES) + 1)):
+                hashed.update(chunk)
+        except OSError:
+            return False
+    return hashed.hexdigest() == digest
+
+
+@lru_cache(maxsize=10_000)
+def _make_folder(root: str, folder: str, _export: str) -> None:
+    os.makedirs(folder, exist_ok=True)
+    if os.path.commonpath([root, os.path.realpath(folder)]) != root:
+        raise RequestError(f"{folder} leads out of {root} through a link: export to another folder.")
+
+
+class StoreTask(NamedTuple):
+    """Copy PDFs into a store that is no folder."""
+
+    store: str
+    target: str
+    items: list[Item]
+
+    def run(self) -> list[Done]:
+        """Do it; what is there and right is left untouched."""
+        return [self._one(item) for item in self.items]
+
+    def _one(self, item: Item) -> Done:
+        target = open_store(self.target)
+        try:
+            with target.open(item.path) as there:
+                for _ in checked(there, item):
+                    pass
+            return Done("unchanged")
+        except AssetError:
+            pass  # it is not there, or not the right one
+        try:
+            with open_store(self.store).open(item.key) as found:
+                target.write(item.path, checked(found, item), replace=True)
+        except AssetError as error:
+            return _failed(error)
+        return Done("written")
+
+
+# --- into one file ---------------------------------------------------------------------------------------------------
+
+
+class PackTask(NamedTuple):
+    """Write a piece of a zip or tar into a file, from `offset` on.
+
+    What fails is left out, and what follows it moves up: the piece has no gaps, but may be shorter than planned.
+    """
+
+    store: str
+    form: str
+    file: str
+    offset: int
+    items: list[Item]
+
+    def run(self) -> list[Done]:
+        """Do it."""
+        with disk_errors(self.file):
+            descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            done, at = [], self.offset
+            for item in self.items:
+                done.append(self._one(item, descriptor, at))
+                at += done[-1].length
+            return done
+        finally:
+            os.close(descriptor)
+
+    def _one(self, item: Item, descriptor: int, at: int) -> Done:
+        form = FORMS[self.form]
+        try:
+            with open_store(self.store).open(item.key) as found:
+                if found.size_bytes != item.size_bytes:
+                    raise AssetDamagedError(f"{item.key} is damaged, its size is not the recorded one: run `verify`.")
+                # The checksum stands in the head: what fits into memory is written after it, what does not before.
+                held: list[bytes] = []
+                crc, body = 0, at + form.measure(item.path, item.size_bytes) - item.size_bytes
+                tail = form.tail(item.size_bytes)
+                body -= len(tail)
+                written = body
+                for chunk in checked(found, item):
+                    crc = zlib.crc32(chunk, crc) if form.has_crc else 0
+                    if item.size_bytes <= CHUNK_BYTES:
+                        held.append(chunk)
+                    else:
+                        written += self._put(descriptor, [chunk], written)
+                head = form.head(item.path, item.size_bytes, item.modified, crc)
+                if written == body:
+                    self._put(descriptor, [head, *held, tail], at)
+                else:
+                    self._put(descriptor, [head], at)
+                    self._put(descriptor, [tail], written)
+        except AssetError as error:
+            return _failed(error)
+        return Done("written", length=body - at + item.size_bytes + len(tail), crc=crc)
+
+    def _put(self, descriptor: int, buffers: list[bytes], at: int) -> int:
+        with disk_errors(self.file):
+            return _write_all(descriptor, buffers, at)
+
+
+def _write_all(descriptor: int, buffers: list[bytes], at: int | None = None) -> int:
+    """Write buffers one after the other, at a place or where the file stands, and return how many bytes."""
+    total = sum(map(len, buffers))
+    count = os.writev(descriptor, buffers) if at is None else os.pwritev(descriptor, buffers, at)
+    if count < total:
+        rest = memoryview(b"".join(buffers))
+        while count < total:
+            piece = rest[count:]
+            count += os.write(descriptor, piece) if at is None else os.pwrite(descriptor, piece, at + count)
+    return total

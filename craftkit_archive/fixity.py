@@ -1,0 +1,242 @@
+"""Check: what the store has under an asset key, compared with what is recorded. This is what the workers run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from craftkit_archive.errors import AssetError, AssetMissingError, RemoteError
+from craftkit_archive.pdf import Ends, Structure, inspect
+from craftkit_archive.places import open_store
+from craftkit_archive.store import Store, Stored, digest
+from craftkit_archive.work import Apart, in_lanes
+
+if TYPE_CHECKING:
+    from craftkit_archive.records import Verdict  # what reads records takes long to import, and workers need none
+
+IN_MEMORY_BYTES = 64 << 20
+INSPECT_SECONDS = 60.0
+INSPECT_MEMORY_BYTES = 4 << 30
+
+Level = Literal["size", "digest", "pdf"]
+
+
+class Recorded(NamedTuple):
+    """What is recorded of an asset; None where nothing is."""
+
+    key: str
+    size_bytes: int | None
+    sha256: str | None
+
+
+class Task(NamedTuple):
+    """Assets to check: the fields of `Recorded` of each. As plain tuples they are sent in a third of the time."""
+
+    store: str
+    level: Level
+    assets: list[tuple[str, int | None, str | None]]
+
+
+class Check(NamedTuple):
+    """What was seen of one asset; `expected` and `found` are sizes or digests, as the verdict has it.
+
+    `note` is what is odd about a PDF that is good otherwise.
+    """
+
+    position: int
+    verdict: Verdict
+    expected: str | None = None
+    found: str | None = None
+    detail: str | None = None
+    note: str | None = None
+
+
+class Seen(NamedTuple):
+    """What came of a task: the bytes read, and the checks that say more than `ok`; all others are `ok`."""
+
+    bytes_read: int
+    checks: list[Check]
+
+
+class _Look(NamedTuple):
+    """One look at an asset."""
+
+    verdict: Verdict
+    bytes_read: int = 0
+    expected: str | None = None
+    found: str | None = None
+    detail: str | None = None
+    note: str | None = None
+
+
+def check_assets(task: Task) -> Seen:
+    """Check the assets of a task; each that is not good at the first look is looked at once more.
+
+    Raises:
+        RemoteError, StoreOfflineError: The store as a whole went away.
+    """
+    store = open_store(task.store)
+    bytes_read, checks = 0, []
+    check = partial(_check, store, task.level)
+    for position, (read, seen) in enumerate(in_lanes(check, task.assets, store.lanes)):
+        bytes_read += read
+        if seen is not None and (seen.verdict != "ok" or seen.note):
+            checks.append(Check(position, seen.verdict, *seen[2:]))
+    return Seen(bytes_read, checks)
+
+
+def _check(store: Store, level: Level, fields: tuple[str, int | None, str | None]) -> tuple[int, _Look | None]:
+    """Check one asset, and return the bytes read, and what was seen if it is not plainly good."""
+    key, size_bytes, expected = fields
+    try:
+        read = 0
+        if level == "digest":
+            try:
+                stored = store.measure(key)
+            except AssetError as error:
+                look = _failed(error, key)
+            else:
+                read = stored.size_bytes
+                if stored.sha256 == expected and size_bytes in (None, read):
+                    return read, None
+                look = _compare(Recorded(*fields), stored)
+        else:
+            look = _look(store, level, Recorded(*fields))
+        seen = _confirm(store, level, Recorded(*fields), look)
+    except RemoteError as error:
+        # Whether the whole store is down, or keeps failing for this asset alone.
+        store.check()
+        return 0, _Look("unreadable", detail=str(error))
+    return read + seen.bytes_read, seen
+
+
+def _confirm(store: Store, level: Level, asset: Recorded, first: _Look) -> _Look:
+    if first.verdict in ("ok", "unverified", "malformed"):
+        return first
+    second = _look(store, level, asset, again=True)
+    if second.verdict not in ("ok", "malformed"):
+        return second
+    detail = f"{first.verdict} on the first reading, good on the second: look at the disk and the memory"
+    return _Look("unreadable", second.bytes_read, first.expected, first.found, detail)
+
+
+def _compare(asset: Recorded, stored: Stored) -> _Look:
+    """Compare what was read with what is recorded; what differs in size is not compared by digest."""
+    if asset.size_bytes not in (None, stored.size_bytes):
+        return _Look("wrong-size", 0, str(asset.size_bytes), str(stored.size_bytes))
+    if asset.sha256 is None:
+        return _Look("unverified", 0, None, stored.sha256, "no digest is recorded")
+    if asset.sha256 != stored.sha256:
+        return _Look("wrong-digest", 0, asset.sha256, stored.sha256)
+    return _Look("ok")
+
+
+def _look(store: Store, level: Level, asset: Recorded, *, again: bool = False) -> _Look:
+    """Look at an asset, and where it is not as recorded, for the cause; a second look is at the disk itself."""
+    try:
+        if level == "size":
+            size_bytes = store.find(asset.key).size_bytes
+            if asset.size_bytes is None:
+                return _Look("unverified", detail="no size is recorded")
+            if asset.size_bytes == size_bytes:
+                return _Look("ok")
+        with store.open(asset.key) as found:
+            ends = Ends()
+            chunks = ends.watch((found.from_disk() if again else found).chunks())
+            if level == "pdf":
+                with _kept(chunks) as (stored, body):
+                    return _judge(asset, _compare(asset, stored), ends, _inspected(body))
+            stored = digest(chunks)
+        look = _compare(asset, stored)._replace(bytes_read=stored.size_bytes)
+        return look if look.verdict in ("ok", "unverified") else _name_cause(store, asset, look, ends)
+    except AssetError as error:
+        return _failed(error, asset.key)
+
+
+def _failed(error: AssetError, key: str) -> _Look:
+    detail = str(error).removeprefix(f"{key} ")
+    return _Look("missing" if isinstance(error, AssetMissingError) else "unreadable", detail=detail)
+
+
+def _name_cause(store: Store, asset: Recorded, look: _Look, ends: Ends) -> _Look:
+    """Name the cause where the bytes show one; what has no header is looked into, for some readers need none."""
+    symptom = ends.symptom()
+    if symptom is not None and symptom[0] == "not-a-pdf":
+        with store.open(asset.key) as found, _kept(found.chunks()) as (_, body):
+            return _caused(asset, look, ends, _inspected(body))
+    return _caused(asset, look, ends, None)
+
+
+def _caused(asset: Recorded, look: _Look, ends: Ends, structure: Structure | str | None) -> _Look:
+    symptom = ends.symptom()
+    if symptom is None:
+        return look
+    cause, detail = symptom
+    # Only a shorter file was cut; and one flipped bit in the header does not make it something else.
+    shorter = asset.size_bytes is not None and ends.size_bytes < asset.size_bytes
+    closed = isinstance(structure, Structure) and not structure.opens
+    if cause == "empty" or (cause == "truncated" and shorter) or (cause == "not-a-pdf" and closed):
+        return look._replace(verdict=cause, detail=detail)
+    return look
+
+
+def _judge(asset: Recorded, look: _Look, ends: Ends, structure: Structure | str) -> _Look:
+    """Say what the structure of a PDF adds to the comparison of its bytes.
+
+    What has its digest is what was stored: it is `malformed` if nothing can open it, and odd at most if something can.
+    What has another digest was changed since, and cannot be malformed by birth.
+    """
+    look = look._replace(bytes_read=ends.size_bytes)
+    if look.verdict in ("wrong-size", "wrong-digest"):
+        look = _caused(asset, look, ends, structure)
+        if look.detail is None and isinstance(structure, Structure) and not structure.opens:
+            look = look._replace(detail=f"it does not open any more: {structure.oddities[0]}")
+        return look
+    if isinstance(structure, str):
+        return look._replace(verdict="unverified", detail=f"its structure could not be checked: {structure}")
+    symptom = ends.symptom()
+    if not structure.opens:
+        why = symptom[1] if symptom else structure.oddities[0]
+        known = "it is what was stored" if look.verdict == "ok" else "no digest says what was stored"
+        return look._replace(verdict="malformed", detail=f"nothing opens it, and {known}: {why}")
+    oddities = [*([symptom[1]] if symptom else []), *structure.oddities]
+    return look._replace(note="; ".join(oddities) or None)
+
+
+@contextmanager
+def _kept(chunks: Iterable[bytes]) -> Iterator[tuple[Stored, bytes | str]]:
+    """Read a stream once, and keep it: small ones in memory, large ones in a file, whose name is given."""
+    hashed, size, held = sha256(), 0, bytearray()
+    with ExitStack() as stack:
+        file = None
+        for chunk in chunks:
+            hashed.update(chunk)
+            size += len(chunk)
+            if file is None and size > IN_MEMORY_BYTES:
+                file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".pdf"))
+                file.write(held)
+                held.clear()
+            if file is None:
+                held += chunk
+            else:
+                file.write(chunk)
+        if file is not None:
+            file.flush()
+        yield Stored(size, hashed.hexdigest()), bytes(held) if file is None else file.name
+
+
+def _inspected(body: bytes | str) -> Structure | str:
+    """Look into a PDF, in a process that may die of it; what kept it from being seen is the text."""
+    try:
+        return _inspector()(body)
+    except (TimeoutError, ChildProcessError) as error:
+        return str(error)
+
+
+@cache
+def _inspector() -> Apart[bytes | str, Structure]:
+    return Apart(inspect, seconds=INSPECT_SECONDS, memory_bytes=INSPECT_MEMORY_BYTES)

@@ -1,0 +1,159 @@
+"""The forms of a zip and of a tar, byte by byte: what stands before, between and after the bodies of files.
+
+The length of every header is known before the body is read, so that several processes can write to one file at once.
+Nothing in them depends on the machine or the hour: the same files make the same bytes.
+
+Source: APPNOTE.TXT 6.3.10 (zip, zip64), POSIX.1-2001 pax (tar).
+"""
+
+import struct
+import tarfile
+from datetime import UTC, datetime
+from typing import Protocol
+
+MODE = 0o644
+_LIMIT = 0xFFFFFFFF
+_MANY = 0xFFFF
+_LOCAL_BYTES = 30
+_UTF8 = 1 << 11
+_UNIX = 3 << 8
+_FIRST_DOS = 315_532_800  # 1980-01-01
+_LAST_DOS = 4_354_819_198  # 2107-12-31
+
+
+class Form(Protocol):
+    """How files are packed into one. Sizes in bytes, times in seconds since 1970, UTC.
+
+    A path that ends with a slash is a folder; only an empty one needs to be written.
+    """
+
+    has_crc: bool
+
+    def head(self, path: str, size: int, modified: int, crc: int) -> bytes:
+        """Write what stands before a body; as long for every checksum."""
+
+    def tail(self, size: int) -> bytes:
+        """Write what stands after a body."""
+
+    def measure(self, path: str, size: int) -> int:
+        """Say how long head, body and tail are together."""
+
+    def record(self, path: str, size: int, modified: int, crc: int, offset: int) -> bytes:
+        """Write what the directory at the end says of a file whose head begins at `offset`."""
+
+    def end(self, count: int, offset: int, size: int) -> bytes:
+        """Write what follows a directory of `count` records and `size` bytes that begins at `offset`."""
+
+
+class Zip:
+    """Stored, not compressed: PDFs are compressed already. zip64 where it must be, and only there."""
+
+    has_crc = True
+
+    def head(self, path: str, size: int, modified: int, crc: int) -> bytes:
+        """See `Form.head`."""
+        name, extra = path.encode(), _utc(modified)
+        large = size >= _LIMIT
+        if large:
+            extra += struct.pack("<HHQQ", 1, 16, size, size)
+        shown = _LIMIT if large else size
+        version = 45 if large else 20
+        fields = (b"PK\3\4", version, _UTF8, 0, _dos(modified), crc, shown, shown, len(name), len(extra))
+        return struct.pack("<4sHHHIIIIHH", *fields) + name + extra
+
+    def tail(self, size: int) -> bytes:
+        """See `Form.tail`."""
+        return b""
+
+    def measure(self, path: str, size: int) -> int:
+        """See `Form.measure`."""
+        return _LOCAL_BYTES + len(path.encode()) + len(_utc(0)) + (20 if size >= _LIMIT else 0) + size
+
+    def record(self, path: str, size: int, modified: int, crc: int, offset: int) -> bytes:
+        """See `Form.record`."""
+        name, extra = path.encode(), _utc(modified)
+        wide = ([size, size] if size >= _LIMIT else []) + ([offset] if offset >= _LIMIT else [])
+        if wide:
+            extra += struct.pack(f"<HH{len(wide)}Q", 1, 8 * len(wide), *wide)
+        version = 45 if wide else 20
+        shown = min(size, _LIMIT)
+        fields = (
+            *(b"PK\1\2", _UNIX | version, version, _UTF8, 0, _dos(modified), crc, shown, shown, len(name), len(extra)),
+            *(0, 0, 0, _attributes(path), min(offset, _LIMIT)),
+        )
+        return struct.pack("<4sHHHHIIIIHHHHHII", *fields) + name + extra
+
+    def end(self, count: int, offset: int, size: int) -> bytes:
+        """See `Form.end`."""
+        wide = b""
+        if count >= _MANY or offset >= _LIMIT or size >= _LIMIT:
+            fields = (b"PK\6\6", 44, _UNIX | 45, 45, 0, 0, count, count, size, offset)
+            wide = struct.pack("<4sQHHIIQQQQ", *fields) + struct.pack("<4sIQI", b"PK\6\7", 0, offset + size, 1)
+        shown = min(count, _MANY)
+        return wide + struct.pack(
+            "<4sHHHHIIH", b"PK\5\6", 0, 0, shown, shown, min(size, _LIMIT), min(offset, _LIMIT), 0
+        )
+
+
+def _attributes(path: str) -> int:
+    """Write what Unix and, for folders, DOS have for an entry's kind and rights."""
+    return 0o40755 << 16 | 0x10 if path.endswith("/") else (0o100000 | MODE) << 16
+
+
+def _dos(modified: int) -> int:
+    """Write a time as zip has it: from 1980 to 2107, in steps of 2 s."""
+    when = datetime.fromtimestamp(min(max(modified, _FIRST_DOS), _LAST_DOS), UTC)
+    date = (when.year - 1980) << 9 | when.month << 5 | when.day
+    return date << 16 | when.hour << 11 | when.minute << 5 | when.second // 2
+
+
+def _utc(modified: int) -> bytes:
+    """Write the field that says the same in UTC; unpackers take the other one for local time."""
+    return struct.pack("<HHBi", 0x5455, 5, 1, min(max(modified, 0), 0x7FFFFFFF))
+
+
+class Tar:
+    """pax, as every tar of this century reads it; what fits is written as in 1988."""
+
+    has_crc = False
+
+    def head(self, path: str, size: int, modified: int, crc: int) -> bytes:
+        """See `Form.head`."""
+        if not _is_plain(path, size) or not 0 <= modified <= _OCTAL:
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mtime, entry.mode = size, min(max(modified, 0), _OCTAL), MODE
+            if path.endswith("/"):
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            return entry.tobuf(tarfile.PAX_FORMAT)
+        # As tarfile writes it, in a fifth of the time.
+        before = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (path.encode().ljust(100, b"\0"), MODE, 0, 0, size, modified)
+        after = _AFTER_CHECKSUM
+        return before + b"%06o\0 " % (sum(before) + sum(after) + 8 * ord(" ")) + after
+
+    def tail(self, size: int) -> bytes:
+        """See `Form.tail`."""
+        return bytes(-size % tarfile.BLOCKSIZE)
+
+    def measure(self, path: str, size: int) -> int:
+        """See `Form.measure`."""
+        head = tarfile.BLOCKSIZE if _is_plain(path, size) else len(self.head(path, size, 0, 0))
+        return head + size + -size % tarfile.BLOCKSIZE
+
+    def record(self, path: str, size: int, modified: int, crc: int, offset: int) -> bytes:
+        """See `Form.record`; a tar has none."""
+        return b""
+
+    def end(self, count: int, offset: int, size: int) -> bytes:
+        """See `Form.end`."""
+        return bytes(2 * tarfile.BLOCKSIZE + -(offset + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE)
+
+
+_OCTAL = 0o77777777777
+_AFTER_CHECKSUM = (b"0".ljust(101, b"\0") + b"ustar\x0000").ljust(356, b"\0")
+
+
+def _is_plain(path: str, size: int) -> bool:
+    return len(path) <= 100 and size <= _OCTAL and path.isascii() and not path.endswith("/")
+
+
+FORMS: dict[str, Form] = {"zip": Zip(), "tar": Tar()}
