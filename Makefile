@@ -2,7 +2,7 @@
 
 BIN := $(if $(wildcard .venv/bin/python),.venv/bin/,)
 
-.PHONY: check lint types test docs-check docs format sample bench bench-full
+.PHONY: check lint types test docs-check docs format sample pictures bench bench-full
 
 check: lint types test docs-check
 
@@ -34,3 +34,6 @@ bench-full: # some forty minutes, 40 GB; writes docs/benchmarks.md
 
 sample: # print the sample's PDFs anew; needs Chromium
 	$(BIN)python data/sample/make_sample.py
+
+pictures: # take the pictures of the page anew; needs Chromium
+	$(BIN)python -m tests.pictures

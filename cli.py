@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from craftkit_archive.reading import Form
     from craftkit_archive.records import KeyInfo, Kind, Record, Summary
     from craftkit_archive.work import ProgressMode
-    from server.app import Settings
+    from server.bodies import VerifyReads
 
 OK = 0
 USAGE = 2
@@ -335,10 +335,10 @@ def main(
     context.obj = Console(archive, context.obj, as_json=as_json, progress=progress, quiet=quiet, verbose=verbose)
 
 
-def _open(console: Console, *, read_only: bool = False) -> Archive:
+def _open(console: Console, *, read_only: bool = False, sealed: bool = False) -> Archive:
     from craftkit_archive.archive import Archive
 
-    return Archive(console.archive, read_only=read_only)
+    return Archive(console.archive, read_only=read_only, sealed=sealed)
 
 
 class Parsed(click.ParamType[Any]):
@@ -367,6 +367,24 @@ def _jobs(context: click.Context, _parameter: click.Parameter, value: int | None
     from craftkit_archive.work import default_jobs
 
     return value or default_jobs()
+
+
+def _addresses(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> frozenset[str]:
+    from ipaddress import ip_address
+
+    try:
+        return frozenset(str(ip_address(address)) for address in value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}: give it as 127.0.0.1 or ::1.") from error
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
+    from craftkit_archive.values import read_size
+
+    try:
+        return read_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _selecting(*, until: bool = True) -> Callable[[Any], Any]:
@@ -858,46 +876,110 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
 @main.command()
 @_listen_option(LISTEN)
 @click.option(
-    "--threads", type=click.IntRange(1, 256), default=8, show_default=True, help="Requests worked on at a time."
+    "--workers", type=click.IntRange(1, 64), callback=_jobs, help="Processes that answer.  [default: one a processor]"
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="In each process: how many requests that take long are worked on at a time.",
 )
 @click.option("--public-url", metavar="URL", help="Where clients reach this server.  [default: as each request says]")
 @click.option(
     "--s3-public-url", metavar="URL", envvar="S3_PUBLIC_URL", show_envvar=True, help="Where clients reach the bucket."
 )
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    metavar="ADDRESS",
+    multiple=True,
+    callback=_addresses,
+    help="The address of a proxy in front, whose X-Forwarded-For and -Proto are believed; repeatable.",
+)
+@click.option(
+    "--verify-reads",
+    type=click.Choice(["always", "size", "never"]),
+    default="always",
+    show_default=True,
+    help="What of a PDF is compared with the record before its first byte is sent: every byte, its size, nothing.",
+)
+@click.option(
+    "--max-buffer",
+    metavar="SIZE",
+    default="64MiB",
+    show_default=True,
+    callback=_size,
+    help="In each process: memory for PDFs above 256 KiB while they are sent; for more, they are read twice.",
+)
+@click.option(
+    "--access-log",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append a line of JSON for each answer; opened anew on SIGHUP.",
+)
+@click.option("--sealed", is_flag=True, help="The archive never changes, as on read-only media: write nothing to it.")
 @click.pass_obj
 def serve(
-    console: Console, listen: tuple[str, int], threads: int, public_url: str | None, s3_public_url: str | None
+    console: Console,
+    listen: tuple[str, int],
+    workers: int,
+    threads: int,
+    public_url: str | None,
+    s3_public_url: str | None,
+    trusted_proxies: frozenset[str],
+    verify_reads: VerifyReads,
+    max_buffer: int,
+    access_log: Path | None,
+    sealed: bool,
 ) -> int:
-    """Serve GET /v1/renders/:id/download and its companions, as Craftkit does, to whoever has a key."""
-    from server.app import Settings
-    from server.run import url_of
+    """Serve GET /v1/renders/:id/download and its companions, as Craftkit does, to whoever has a key.
 
-    settings = Settings(public_url, s3_public_url)
-    with _serving(console, listen, threads, settings) as listener:
-        _wait(console, url_of(listener))
+    At / there is a page for people: it asks for a key, lists the renders of its project, and opens their PDFs.
+    """
+    from server.app import Settings
+    from server.run import bind, url_of
+    from server.workers import Plan, crew
+
+    with _open(console, read_only=True, sealed=sealed) as archive:
+        archive.store.check(archive.id)
+    if access_log is not None:
+        with errors.disk_errors(access_log), access_log.open("a"):
+            pass
+    listener = bind(*listen)
+    url = url_of(listener)
+    settings = Settings(
+        public_url=public_url,
+        s3_public_url=s3_public_url,
+        listen_url=url,
+        verify_reads=verify_reads,
+        max_buffer_bytes=max_buffer,
+        trusted_proxies=trusted_proxies,
+    )
+    plan = Plan(console.archive, settings, threads, access_log, sealed, console.quiet)
+    with crew(plan, listener, workers) as mend:
+        _wait(console, url, mend)
     return _served(console, "serve")
 
 
 @contextmanager
-def _serving(
-    console: Console, address: tuple[str, int], threads: int = 8, settings: Settings | None = None
-) -> Iterator[socket.socket]:
+def _serving(console: Console, address: tuple[str, int]) -> Iterator[socket.socket]:
     from server.app import Settings, create_app
     from server.run import bind, running, url_of
 
     with _open(console, read_only=True) as archive:
         archive.store.check(archive.id)
         listener = bind(*address)
-        settings = (settings or Settings())._replace(listen_url=url_of(listener))
-        with running(create_app(archive, settings), listener, threads=threads):
+        with running(create_app(archive, Settings(listen_url=url_of(listener))), listener):
             yield listener
 
 
-def _wait(console: Console, url: str) -> None:
+def _wait(console: Console, url: str, meanwhile: Callable[[], None] = lambda: None) -> None:
     if console.json:
         _write(f'{{"type":"listening","url":"{url}"}}')
     console.say(f"Listening on {url}; Ctrl-C ends it.")
     while not console.stop():
+        meanwhile()
         time.sleep(0.1)
 
 

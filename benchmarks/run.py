@@ -26,11 +26,13 @@ from importlib import metadata
 from pathlib import Path
 from statistics import median
 
+from benchmarks import serving
 from benchmarks.corpus import write_pdfs, write_renders
+from benchmarks.peers import ours, program, version_of
 
 RESULTS = "<!-- results -->"
 S3_KEY, S3_SECRET = "AKIDFORBENCHMARKS", "secretforbenchmarks"
-CASES = ["import", "scale", "fetch", "verify", "verify-scale", "export"]
+CASES = ["import", "scale", "fetch", "verify", "verify-scale", "export", "serve"]
 BARE_INSERT = """
 import json, sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
@@ -65,18 +67,6 @@ class Case:
     contenders: list[Contender]
 
 
-def program(name: str) -> str | None:
-    """Find a program beside this Python, or on the path."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else shutil.which(name)
-
-
-def version_of(*command: str) -> str:
-    """Ask a program for its version."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (done.stdout or done.stderr).splitlines()[0].removeprefix("sqlite-utils, version ")[:40]
-
-
 def time_once(contender: Contender) -> None:
     """Run a contender once, and note its seconds and the peak memory of its largest process."""
     contender.before()
@@ -90,13 +80,6 @@ def time_once(contender: Contender) -> None:
     contender.peak_mb = max(contender.peak_mb, usage.ru_maxrss / 1000)
     if process.returncode:
         raise SystemExit(f"{contender.name} ended with {process.returncode}: {problem}")
-
-
-def ours(archive: Path, *words: str | Path) -> list[str]:
-    """Return a command line of ours."""
-    executable = program("craftkit-archive")
-    assert executable is not None, "pip install -e '.[bench]' first"
-    return [executable, "--quiet", "--archive", str(archive), *map(str, words)]
 
 
 def fresh(archive: Path) -> Callable[[], object]:
@@ -375,6 +358,10 @@ def main() -> None:
                     if contender.command:
                         time_once(contender)
             tables.append(table(case))
+            print(tables[-1], flush=True)
+        if "serve" in wanted:
+            count, seconds = (5_000, 10) if given.full else (1_000, 3)
+            tables.append(serving.measure(folder, count, rounds=given.rounds, seconds=seconds))
             print(tables[-1], flush=True)
     if given.write:
         head = given.write.read_text().split(RESULTS)[0]

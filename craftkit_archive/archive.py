@@ -94,6 +94,7 @@ class Archive:
     Args:
         path: The archive's directory.
         read_only: Whether the catalog refuses writing.
+        sealed: Whether it never changes, as on read-only media: then nothing is written beside it.
         clock: Tells the time, in UTC.
 
     Raises:
@@ -101,12 +102,12 @@ class Archive:
         CatalogError: The catalog cannot be used.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False, clock: Clock = utc_now) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, sealed: bool = False, clock: Clock = utc_now) -> None:
         if not (path / CATALOG).is_file():
             raise NoArchiveError(f"There is no archive in {path}: make one with `init`, or name one with --archive.")
         self.path = path
         self.clock = clock
-        self.catalog = Catalog(path / CATALOG, read_only=read_only)
+        self.catalog = Catalog(path / CATALOG, read_only=read_only, sealed=sealed)
         self.id = self.catalog.setting("archive_id")
         self.store: Store = open_store(self.catalog.setting("store"), path)
 

@@ -77,7 +77,8 @@ class Selection(msgspec.Struct, frozen=True):
     def where(self) -> tuple[str, list[Any]]:
         """Express it in SQL over `renders AS r`, for use after another condition."""
         terms: list[tuple[str, str | None]] = [
-            (" AND r.project_id IN (SELECT value FROM json_each(?))", _json(self.project_ids or None)),
+            # The plus keeps SQLite from the index by time, after which it would have to sort by id.
+            (" AND +r.project_id IN (SELECT value FROM json_each(?))", _json(self.project_ids or None)),
             (" AND r.created_at >= ?", self.since),
             (" AND r.created_at < ?", self.before),
             (" AND r.template_id = ?", self.template_id),
@@ -217,6 +218,32 @@ class ServedRender(NamedTuple):
     sha256: str | None
 
 
+_SERVED = (
+    "r.id, r.status, r.error_message, r.asset_key, r.created_at, r.completed_at, r.duration_ms, a.key, a.size_bytes,"
+    " a.sha256 FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id AND a.stored_at IS NOT NULL"
+)
+
+
+class Listing(NamedTuple):
+    """Which renders of a project a page of their list shows. Times are as the catalog writes them.
+
+    Attributes:
+        limit: How many.
+        status: Only those that have it.
+        since: Earliest creation time.
+        before: Creation time from which on they are left out.
+        search: A part of their ids.
+        after: Creation time and id of the last one that was shown.
+    """
+
+    limit: int
+    status: str | None = None
+    since: str | None = None
+    before: str | None = None
+    search: str | None = None
+    after: tuple[str, str] | None = None
+
+
 # --- migrations ------------------------------------------------------------------------------------------------------
 
 
@@ -348,13 +375,19 @@ def m001_tables(db: "Database") -> None:
     )
 
 
+def m002_newest_first(db: "Database") -> None:
+    """Index the renders of a project by time, for lists that begin with the newest."""
+    # Those without a time come last, in the order of their ids, and need no condition of their own.
+    db.execute("CREATE INDEX idx_renders_newest ON renders (project_id, COALESCE(created_at, ''), id)")
+
+
 def m003_coverage(db: "Database") -> None:
     """Keep with each verification how much was covered when it ended: days, and bytes stored and covered."""
     for column in ("coverage_days", "stored_bytes", "covered_bytes"):
         db.table("runs").add_column(column, int)
 
 
-_STEPS: list[Callable[["Database"], None]] = [m001_tables, m003_coverage]
+_STEPS: list[Callable[["Database"], None]] = [m001_tables, m002_newest_first, m003_coverage]
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -375,19 +408,28 @@ class Catalog:
     Args:
         path: The SQLite file.
         read_only: Whether writing is refused by SQLite itself.
+        sealed: Whether the file never changes, as on read-only media: then nothing is locked and nothing written
+            beside it.
 
     Raises:
         CatalogNewerError: A newer version of this program wrote it.
         CatalogDamagedError: SQLite cannot read it, or it is no catalog.
         NoArchiveError: There is no such file.
+        RequestError: It is to be read as sealed, and has a log that was never brought into it.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, sealed: bool = False) -> None:
         self.path = path
-        self._read_only = read_only
+        self._read_only = read_only or sealed
+        self._sealed = sealed
         self._local = threading.local()
         if not path.exists():
             raise NoArchiveError(f"There is no catalog {path}: make one with `craftkit-archive init`.")
+        if sealed and self._has_log():
+            raise RequestError(
+                f"{path} has a log beside it, which a sealed archive cannot: run `craftkit-archive verify` where it can"
+                " be written, or serve without --sealed."
+            )
         applied = {name for (name,) in self._query("SELECT name FROM _sqlite_migrations")}
         known = {step.__name__ for step in _STEPS}
         if applied - known:
@@ -438,7 +480,8 @@ class Catalog:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._connect("mode=ro" if self._read_only else "mode=rw")
+            how = "mode=ro&immutable=1" if self._sealed else "mode=ro" if self._read_only else "mode=rw"
+            connection = self._connect(how)
             if self._read_only:
                 try:
                     connection.execute("SELECT 1 FROM sqlite_master")
@@ -446,12 +489,15 @@ class Catalog:
                     # SQLite reads a log beside the file, and cannot make one on a full or read-only disk. Without
                     # one there is nothing to miss.
                     connection.close()
-                    log = self.path.with_name(f"{self.path.name}-wal")
-                    if log.exists() and log.stat().st_size:
+                    if self._has_log():
                         raise
                     connection = self._connect("mode=ro&immutable=1")
             self._local.connection = connection
         return connection
+
+    def _has_log(self) -> bool:
+        log = self.path.with_name(f"{self.path.name}-wal")
+        return log.exists() and log.stat().st_size > 0
 
     def _connect(self, how: str) -> sqlite3.Connection:
         address = f"file:{quote(str(self.path))}?{how}"
@@ -999,13 +1045,29 @@ class Catalog:
     def find_render(self, project_id: str, render_id: str) -> ServedRender | None:
         """Look a render up within one project; another project's is not found."""
         found = self._query(
-            "SELECT r.id, r.status, r.error_message, r.asset_key, r.created_at, r.completed_at, r.duration_ms,"
-            " a.key, a.size_bytes, a.sha256 FROM renders AS r"
-            " LEFT JOIN assets AS a ON a.render_id = r.id AND a.stored_at IS NOT NULL"
-            " WHERE r.id = ? AND r.project_id = ?",
+            f"SELECT {_SERVED} WHERE r.id = ? AND r.project_id = ?",
             (render_id, project_id),
         )
         return ServedRender(*found[0]) if found else None
+
+    def list_renders(self, project_id: str, listing: Listing) -> list[ServedRender]:
+        """Return renders of a project, newest first: one more than asked for, if there are more."""
+        made, after = "COALESCE(r.created_at, '')", listing.after
+        terms: list[tuple[str, tuple[Any, ...] | None]] = [
+            # The first half is for SQLite, which does not find a place in the index by the second.
+            (f" AND {made} <= ? AND ({made}, r.id) < (?, ?)", (after[0], *after) if after else None),
+            (f" AND {made} >= ?", (listing.since,) if listing.since else None),
+            (f" AND {made} < ?", (listing.before,) if listing.before else None),
+            (" AND r.status = ?", (listing.status,) if listing.status else None),
+            (" AND instr(lower(r.id), lower(?))", (listing.search,) if listing.search else None),
+        ]
+        given = [(sql, values) for sql, values in terms if values is not None]
+        rows = self._query(
+            f"SELECT {_SERVED} WHERE r.project_id = ?{''.join(sql for sql, _ in given)}"
+            f" ORDER BY {made} DESC, r.id DESC LIMIT ?",
+            (project_id, *(value for _, values in given for value in values), listing.limit + 1),
+        )
+        return [ServedRender(*row) for row in rows]
 
 
 def _joined(selection: Selection) -> str:

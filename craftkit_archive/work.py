@@ -57,6 +57,18 @@ def processes(jobs: int) -> AbstractContextManager[Executor]:
     return ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
 
 
+def spawn(target: Callable[..., object], *arguments: object) -> multiprocessing.process.BaseProcess:
+    """Start a process that ends when its parent dies, however that dies; arguments are picklable, sockets too."""
+    process = multiprocessing.get_context("spawn").Process(target=_run_spawned, args=(target, arguments))
+    process.start()
+    return process
+
+
+def _run_spawned(target: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    Thread(target=_die_with_parent, daemon=True).start()
+    target(*arguments)
+
+
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -16,6 +16,8 @@ class Answer(NamedTuple):
 
 INTERNAL = Answer(500, "internal")
 BAD_REQUEST = Answer(400, "bad_request")
+PRECONDITION_FAILED = Answer(412, "precondition_failed")
+RANGE_NOT_SATISFIABLE = Answer(416, "range_not_satisfiable")
 
 # Each leaf of the error tree.
 ANSWERS: dict[type[errors.ArchiveError], Answer] = {
@@ -40,6 +42,15 @@ ANSWERS: dict[type[errors.ArchiveError], Answer] = {
     errors.NotWritableError: INTERNAL,
 }
 
+
+class QueryError(Exception):
+    """Parameters of a request make no sense; each is named, with what it should be."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__("The request's parameters make no sense: see issues.")
+        self.fields = fields
+
+
 # What Bottle itself refuses.
 FRAMEWORK: dict[int, Answer] = {
     404: Answer(404, "not_found"),
@@ -47,6 +58,9 @@ FRAMEWORK: dict[int, Answer] = {
 }
 
 
-def envelope(code: str, message: str) -> bytes:
-    """Write the body of every error."""
-    return msgspec.json.encode({"error": {"code": code, "message": message}})
+def envelope(code: str, message: str, fields: dict[str, str] | None = None) -> bytes:
+    """Write the body of every error; `fields` are the parameters that are wrong, and what they should be."""
+    error: dict[str, object] = {"code": code, "message": message}
+    if fields is not None:
+        error["issues"] = {"formErrors": [], "fieldErrors": {name: [text] for name, text in fields.items()}}
+    return msgspec.json.encode({"error": error})

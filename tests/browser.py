@@ -40,13 +40,11 @@ class Browser:
     Args:
         executable: Chromium's path.
         folder: Holds its profile, and takes what is downloaded.
-        width: Of the page, in CSS pixels.
-        height: Of the page, in CSS pixels.
     """
 
-    def __init__(self, executable: str, folder: Path, *, width: int = 1100, height: int = 800) -> None:
-        self.downloads = folder / "downloads"
-        self.downloads.mkdir(parents=True, exist_ok=True)
+    def __init__(self, executable: str, folder: Path) -> None:
+        self._folder = folder
+        self._context: str | None = None
         self.problems: list[str] = []
         self._number = 0
         self._rest = b""
@@ -79,12 +77,24 @@ class Browser:
         )
         os.close(to_read)
         os.close(to_write)
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget everything (page, storage, downloads, problems) and begin with an empty page of 1100 by 800."""
+        self._session = None
+        if self._context is not None:
+            self.call("Target.disposeBrowserContext", browserContextId=self._context)
+        self._context = self.call("Target.createBrowserContext")["browserContextId"]
+        self.downloads = self._folder / f"downloads-{self._context}"
+        self.downloads.mkdir(parents=True)
+        where, folder = self._context, str(self.downloads)
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=folder, browserContextId=where)
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=where)["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads))
-        self.resize(width, height)
+        self.resize(1100, 800)
+        self.problems.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -205,6 +215,17 @@ class Browser:
         quality = {"quality": 80} if kind == "webp" else {}
         picture = self.call("Page.captureScreenshot", format=kind, **quality)["data"]
         file.write_bytes(base64.b64decode(picture))
+
+    def wait_for_tab(self, beginning: str) -> str:
+        """Wait for a tab whose address begins so, and return the address."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            tabs = [tab["url"] for tab in self.call("Target.getTargets")["targetInfos"]]
+            if found := [url for url in tabs if url.startswith(beginning)]:
+                return str(found[0])
+            if time.monotonic() > deadline:
+                raise BrowserError(f"No tab begins with {beginning}: {tabs}")
+            time.sleep(0.02)
 
     def wait_for_download(self, name: str) -> bytes:
         """Wait for a download, and return its bytes."""

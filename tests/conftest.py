@@ -48,9 +48,16 @@ def world(tmp_path: Path) -> World:
     return fill(tmp_path)
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    """Return a headless Chromium of its own; whatever its page complains of fails the test."""
-    with Browser(needs("chromium"), tmp_path / "browser") as chromium:
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Return the one Chromium of this run; see `browser`."""
+    with Browser(needs("chromium"), tmp_path_factory.mktemp("chromium")) as chromium:
         yield chromium
-        assert chromium.problems == []
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """Return a headless Chromium that knows nothing yet; whatever its page complains of fails the test."""
+    chromium.renew()
+    yield chromium
+    assert chromium.problems == []

@@ -13,8 +13,7 @@ from craftkit_archive import errors
 from server.errors import ANSWERS
 from tests.worlds import ROOT
 
-# A module imports only from ranks above its own. Modules of one rank do not import each other, but for those within
-# `server`, which are listed in their order.
+# A module imports only from ranks above its own; modules of one rank do not import each other.
 RANKS = [
     {"craftkit_archive"},
     {"craftkit_archive.errors"},
@@ -60,10 +59,11 @@ RANKS = [
         "craftkit_archive.doctor",
     },
     {"craftkit_archive.quickstart", "craftkit_archive.rebuilding"},
-    {"server", "server.errors"},
-    {"server.auth", "server.bodies"},
-    {"server.app"},
+    {"server", "server.errors", "server.exchange", "server.conditions", "server.auth", "server.bodies"},
+    {"server.listing", "server.connections"},
+    {"server.app", "server.loop"},
     {"server.run"},
+    {"server.workers"},
     {"cli"},
 ]
 
@@ -80,7 +80,7 @@ HOMES = {
     "concurrent": {"craftkit_archive.work"},
     "multiprocessing": {"craftkit_archive.work"},
     "bottle": {"server.app", "server.run"},
-    "waitress": {"server.run"},
+    "waitress": {"server.connections", "server.loop"},
 }
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Browser, BrowserError
-from tests.worlds import needs
 
 PAGE = """<!doctype html><title>A page</title><label>Name <input id="name"></label>
 <button onclick="document.title = document.getElementById('name').value">Go</button>
@@ -28,11 +27,21 @@ def test_a_page_from_a_file_is_typed_into_clicked_downloaded_from_and_pictured(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_a_page_complains_of_is_heard(tmp_path: Path) -> None:
+def test_what_a_page_complains_of_is_heard(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<!doctype html><script>missing()</script>")
-    with Browser(needs("chromium"), tmp_path / "browser") as chromium:
-        chromium.goto(page.as_uri())
-        assert "missing is not defined" in chromium.problems[0]
-        with pytest.raises(BrowserError, match="nothing"):
-            chromium.evaluate("nothing")
+    browser.goto(page.as_uri())
+    assert "missing is not defined" in browser.problems.pop()
+    with pytest.raises(BrowserError, match="nothing"):
+        browser.evaluate("nothing")
+    browser.problems.clear()
+
+
+def test_nothing_is_left_of_the_test_before(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(PAGE)
+    browser.goto(page.as_uri())
+    browser.evaluate("localStorage.setItem('kept', 'yes')")
+    browser.renew()
+    browser.goto(page.as_uri())
+    assert browser.evaluate("localStorage.length") == 0

@@ -254,7 +254,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     assert summary_of(fetch_assets(archive, str(bucket))).counts["copied"] == len(names)
     for name, damage in DAMAGE.items():
         damage(Path(archive.store.address, ROWS[name]["asset_key"]))
-    with archive, live(archive) as url:
+    with archive, live(archive, Settings(max_hold_seconds=0)) as url:
         yield House(url, archive, bodies)
 
 
@@ -846,7 +846,8 @@ class Client:
 @pytest.fixture
 def served(world: World) -> Iterator[str]:
     """Serve a filled archive as `serve` does: read-only, while `world.archive` is open for writing."""
-    with world.archive, Archive(world.archive.path, read_only=True) as archive, live(archive) as url:
+    settings = Settings(max_hold_seconds=0)
+    with world.archive, Archive(world.archive.path, read_only=True) as archive, live(archive, settings) as url:
         yield url
 
 
