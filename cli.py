@@ -378,15 +378,6 @@ def _addresses(_context: click.Context, _parameter: click.Parameter, value: tupl
         raise click.BadParameter(f"{error}: give it as 127.0.0.1 or ::1.") from error
 
 
-def _size(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
-    from craftkit_archive.values import read_size
-
-    try:
-        return read_size(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 def _selecting(*, until: bool = True) -> Callable[[Any], Any]:
     """Add the options that select renders."""
 
@@ -685,6 +676,7 @@ def verify(
     "--bag-info", multiple=True, metavar="KEY=VALUE", help="A line for bag-info.txt, such as Contact-Name; repeatable."
 )
 @click.option("--sync", is_flag=True, help="Bring everything from memory to the disk before the end.")
+@_service_options
 @_jobs_option
 @_dry_run_option
 @click.pass_obj
@@ -705,6 +697,9 @@ def export(
     split_size: int | None,
     bag_info: tuple[str, ...],
     sync: bool,
+    endpoint_url: str | None,
+    region: str | None,
+    profile: str | None,
     jobs: int,
     dry_run: bool,
 ) -> int:
@@ -722,6 +717,7 @@ def export(
     if target == "-" and not dry_run and (console.json or os.isatty(1)):
         taken = "--json writes there" if console.json else "it is a terminal"
         raise errors.RequestError(f"Standard output cannot take the export: {taken}. Name a file, or pipe it.")
+    target = _place(target, endpoint_url=endpoint_url, region=region, profile=profile)
     options = Options(
         form=form,
         name=name,
@@ -906,10 +902,9 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
 )
 @click.option(
     "--max-buffer",
-    metavar="SIZE",
+    type=SIZE,
     default="64MiB",
     show_default=True,
-    callback=_size,
     help="In each process: memory for PDFs above 256 KiB while they are sent; for more, they are read twice.",
 )
 @click.option(

@@ -20,6 +20,7 @@ from craftkit_archive.folder import INCOMING
 from craftkit_archive.packing import FORMS
 from craftkit_archive.places import open_store
 from craftkit_archive.store import CHUNK_BYTES, OpenAsset
+from craftkit_archive.work import in_lanes
 
 Outcome = Literal["written", "unchanged", "damaged", "gone", "unreadable"]
 
@@ -97,7 +98,7 @@ class FilesTask(NamedTuple):
 
     def run(self) -> list[Done]:
         """Do it; files that are there and right are left untouched."""
-        return [self._one(item) for item in self.items]
+        return list(in_lanes(self._one, self.items, open_store(self.store).lanes))
 
     def _one(self, item: Item) -> Done:
         target = f"{self.root}/{item.path}"
@@ -186,7 +187,7 @@ class StoreTask(NamedTuple):
 
     def run(self) -> list[Done]:
         """Do it; what is there and right is left untouched."""
-        return [self._one(item) for item in self.items]
+        return list(in_lanes(self._one, self.items, max(open_store(self.store).lanes, open_store(self.target).lanes)))
 
     def _one(self, item: Item) -> Done:
         target = open_store(self.target)

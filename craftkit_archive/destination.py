@@ -57,7 +57,8 @@ class Place(NamedTuple):
         if self.kind in ("zip", "tar"):
             path = Path(self.address)
             return os.fspath(path.with_name(f"{path.stem}-{volume.number:03}{path.suffix}"))
-        return f"{self.address.rstrip('/')}-{volume.number:03}"
+        place, mark, service = self.address.partition("?") if self.kind == "store" else (self.address, "", "")
+        return f"{place.rstrip('/')}-{volume.number:03}{mark}{service}"
 
     def open(self, archive: Archive, options: Options, volume: Volume | None) -> Target:
         """Take it up, without writing anything yet.

@@ -109,7 +109,10 @@ class FolderTarget:
     def _check(self) -> None:
         with disk_errors(self.path):
             real, store = os.path.realpath(self.path), self._archive.store.address
-            if isinstance(self._archive.store, FolderStore) and os.path.commonpath([real, store]) == store:
+            local = isinstance(self._archive.store, FolderStore)
+            if self._link and not local:
+                raise RequestError(f"--link makes hard links to files, and {store} has none: leave it out.")
+            if local and os.path.commonpath([real, store]) == store:
                 raise RequestError(f"{self.path} lies in the archive's store: choose a folder outside of it.")
             if not os.path.lexists(self.path):
                 return

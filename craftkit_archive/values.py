@@ -122,22 +122,6 @@ def default_asset_key(project_id: str, render_id: str) -> str:
     return f"renders/{project_id}/{render_id}.pdf"
 
 
-def read_size(text: str) -> int:
-    """Read a size in bytes as people write it: `8000000`, `8M` (powers of 1,000), `4GiB` (powers of 1,024).
-
-    Raises:
-        ValueError: It is none.
-    """
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"{text!r} is no size: write 8M, 64MiB or a number of bytes.")
-    number, unit, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index((unit or " ").upper()))
-
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i)?)?B?", re.IGNORECASE | re.ASCII)
-
-
 def hash_key(plain_key: str) -> str:
     """Hash an API key as Craftkit stores it: 64 lower-case hex digits of its SHA-256."""
     return sha256(plain_key.encode("utf-8", "surrogatepass")).hexdigest()

@@ -22,6 +22,7 @@ from botocore.credentials import Credentials
 
 from craftkit_archive import fetching, remote
 from craftkit_archive.archive import Archive
+from craftkit_archive.destination import Options
 from craftkit_archive.errors import (
     ForbiddenError,
     RemoteError,
@@ -370,6 +371,18 @@ def test_an_archive_can_have_its_store_in_a_bucket(tmp_path: Path, moto: str) ->
     assert summary_of(verify_assets(archive)).counts == {"checked": 3, "ok": 3}
     assert summary_of(verify_assets(archive, level="size")).outcome == "ok"
     assert summary_of(export_assets(archive, tmp_path / "out")).outcome == "ok"
+    prefix = s3_address(f"s3://{BUCKET}/{token_hex(8)}", endpoint_url=moto)
+    for outcome in ("written", "unchanged"):
+        assert summary_of(export_assets(archive, prefix)).counts[outcome] == 3
+    with open_store(prefix).open("manifest-sha256.txt") as found:
+        lines = b"".join(found.chunks()).splitlines()
+    there = (tmp_path / "out/manifest-sha256.txt").read_bytes().splitlines()
+    assert [line for line in lines if b".pdf" in line] == [line for line in there if b".pdf" in line]
+    with pytest.raises(RequestError, match="hard links"):
+        summary_of(export_assets(archive, tmp_path / "linked", options=Options(link=True)))
+    volumes = s3_address(f"s3://{BUCKET}/{token_hex(8)}", endpoint_url=moto)
+    split = summary_of(export_assets(archive, volumes, options=Options(split_bytes=1 << 20)))
+    assert [made["path"].partition("?")[0][-4:] for made in split.details["exports"]] == ["-001"]
     key = archive.create_key("northwind").key
     with live(archive) as url:
         request = urllib.request.Request(f"{url}/v1/renders/{render_id(1)}/download")
