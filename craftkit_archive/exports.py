@@ -55,7 +55,7 @@ class Export:
     """An export opened for reading: a folder, a zip or a tar; plain or a bag.
 
     Paths are relative to the folder that holds the manifest, also in a zip or tar that has a folder around it. Of a
-    zip or tar the places of all files are held in memory, some 300 bytes each; of a folder nothing is.
+    zip or tar the places of all files are held in memory, up to 1 kB each; of a folder nothing is.
 
     Args:
         path: The folder, or the file.
