@@ -215,7 +215,7 @@ class _Api:
             return _answer(b"", 304, headers)
         if verdict is Verdict.FAILED:
             return _json(412, envelope(PRECONDITION_FAILED.code, "The PDF is not the version that was asked for."))
-        if exchange.hurry and (render.size_bytes or 0) > QUICK_BYTES:
+        if exchange.hurry and (self._bodies.far or (render.size_bytes or 0) > QUICK_BYTES):
             raise TakesLong
         body, size = self._bodies.open(render.stored_key, render.size_bytes, render.sha256)
         exchange.digest = render.sha256

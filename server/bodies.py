@@ -3,6 +3,7 @@
 from base64 import b64encode
 from hashlib import sha256
 from io import BytesIO
+from tempfile import TemporaryFile
 from threading import Lock
 from typing import BinaryIO, Literal, NamedTuple
 from urllib.parse import quote
@@ -56,13 +57,18 @@ class Bodies:
         store: Where they are.
         verify: What is compared with the record before the first byte is sent: every byte, the size, or nothing.
         max_buffer_bytes: How much memory PDFs above 256 KiB may take, all together, while they are sent. One that
-            finds no room is read a second time, from the file that was opened for the first.
+            finds no room is read a second time, from the file that was opened for the first; one from a network is
+            kept in a temporary file.
+
+    Attributes:
+        far: Whether opening one waits for a network.
     """
 
     def __init__(
         self, store: Store, *, verify: VerifyReads = "always", max_buffer_bytes: int = MAX_BUFFER_BYTES
     ) -> None:
         self._store = store
+        self.far = store.lanes > 1
         self._verify = verify
         self._room = max_buffer_bytes
         self._lock = Lock()
@@ -106,7 +112,7 @@ class Bodies:
         return Verified(body, len(body))
 
     def _read_large(self, found: OpenAsset, digest: str | None) -> Verified:
-        held = self._make_room(found.size_bytes) or (None if found.file.seekable() else BytesIO())
+        held = self._make_room(found.size_bytes) or (TemporaryFile() if self.far else None)  # noqa: SIM115
         if held is None and self._verify != "always":
             return Verified(found.file, found.size_bytes)
         hashed, size = sha256(), 0

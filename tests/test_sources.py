@@ -37,6 +37,7 @@ from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
 from craftkit_archive.s3 import S3Store, Signer, s3_address
 from craftkit_archive.store import digest
 from craftkit_archive.verifying import verify_assets
+from server.app import Settings
 from tests.services import BUCKET, CREDENTIALS, Fault, FaultyProxy, RealService
 from tests.worlds import (
     GONE_KEY,
@@ -364,7 +365,7 @@ def test_a_bandwidth_limit_holds_for_all_lanes(monkeypatch: pytest.MonkeyPatch) 
 def test_an_archive_can_have_its_store_in_a_bucket(tmp_path: Path, moto: str) -> None:
     place = s3_address(f"s3://{BUCKET}/{token_hex(8)}", endpoint_url=moto)
     archive = Archive.create(tmp_path / "archive", store_address=place)
-    mirror = fill(tmp_path / "other", count=3)
+    mirror = fill(tmp_path / "other", count=3, size_bytes=1 << 21)
     for kind, rows in (("projects", projects()), ("renders", [render(number) for number in range(3)])):
         load(archive, tmp_path, kind, rows)  # type: ignore[arg-type]
     assert summary_of(fetch_assets(archive, str(mirror.bucket))).counts["copied"] == 3
@@ -381,14 +382,14 @@ def test_an_archive_can_have_its_store_in_a_bucket(tmp_path: Path, moto: str) ->
     with pytest.raises(RequestError, match="hard links"):
         summary_of(export_assets(archive, tmp_path / "linked", options=Options(link=True)))
     volumes = s3_address(f"s3://{BUCKET}/{token_hex(8)}", endpoint_url=moto)
-    split = summary_of(export_assets(archive, volumes, options=Options(split_bytes=1 << 20)))
+    split = summary_of(export_assets(archive, volumes, options=Options(split_bytes=64 << 20)))
     assert [made["path"].partition("?")[0][-4:] for made in split.details["exports"]] == ["-001"]
     key = archive.create_key("northwind").key
-    with live(archive) as url:
+    with live(archive, Settings(max_buffer_bytes=0)) as url:
         request = urllib.request.Request(f"{url}/v1/renders/{render_id(1)}/download")
         request.add_header("Authorization", f"Bearer {key}")
         with urllib.request.urlopen(request, timeout=10) as answer:
-            assert answer.read() == pdf("render 1")
+            assert answer.read() == mirror.asset(1).read_bytes()
     open_store(place).write(render(1)["asset_key"], [pdf("damaged")], replace=True)
     assert summary_of(verify_assets(archive)).outcome == "problems"
     other = Archive.create(tmp_path / "elsewhere")
