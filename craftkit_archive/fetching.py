@@ -33,7 +33,7 @@ from craftkit_archive.store import OpenAsset, Piece, Store, Stored, digest, mask
 from craftkit_archive.values import hash_key
 from craftkit_archive.work import Stop, in_batches, in_lanes, never, processes, spread, workers_for
 
-BATCH = 64
+BATCH = 256
 # Nothing of a batch is recorded before all of it has arrived.
 BATCH_BYTES = 64 << 20
 _GUESSED_BYTES = 8 << 20
@@ -143,7 +143,7 @@ def fetch_assets(
             yield from _foresee(source, expected, run, stop)
         else:
             archive.store.sweep()
-            jobs = workers_for(count, 0, jobs)
+            jobs = workers_for(count if limit is None else min(count, limit), 0, jobs)
             share = bytes_per_second / max(jobs, 1) if bytes_per_second else None
             tasks = (
                 _Task(source.address, archive.store.address, batch, share, ignore_etag)
