@@ -121,7 +121,7 @@ class FilesTask(NamedTuple):
         return Done("written")
 
     def _write(self, found: OpenAsset, item: Item, target: str) -> None:
-        temporary = f"{self.root}/{INCOMING}/{token_hex(16)}"
+        temporary = f"{_own_folder(self.root, self.export)}/{token_hex(16)}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             try:
@@ -141,7 +141,7 @@ class FilesTask(NamedTuple):
                 pass
         elif found.size_bytes != item.size_bytes:
             raise AssetDamagedError(f"{item.key} is damaged, its size is not the recorded one: run `verify`.")
-        temporary = f"{self.root}/{INCOMING}/{token_hex(16)}"
+        temporary = f"{_own_folder(self.root, self.export)}/{token_hex(16)}"
         try:
             os.link(os.path.realpath(f"{self.store}/{item.key}"), temporary)
         except OSError as error:
@@ -169,6 +169,15 @@ def is_file_of(path: str, size_bytes: int | None, digest: str) -> bool:
         except OSError:
             return False
     return hashed.hexdigest() == digest
+
+
+@lru_cache(maxsize=8)
+def _own_folder(root: str, _export: str) -> str:
+    """Return where this process writes what has no name yet: in one folder for all, they would wait for each other."""
+    folder = f"{root}/{INCOMING}/{os.getpid()}"
+    with disk_errors(folder):
+        os.makedirs(folder, exist_ok=True)
+    return folder
 
 
 @lru_cache(maxsize=10_000)

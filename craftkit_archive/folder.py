@@ -267,11 +267,12 @@ class FolderStore(Store):
         with disk_errors(incoming):
             if not incoming.is_dir():
                 return 0
-            left = [piece for piece in incoming.iterdir() if _PIECE.fullmatch(piece.name)]
+            left = [piece for piece in incoming.rglob("*") if _PIECE.fullmatch(piece.name)]
             for piece in left:
                 piece.unlink(missing_ok=True)
-            with suppress(OSError):  # others' files are in it
-                incoming.rmdir()
+            for folder in (*(path for path in incoming.iterdir() if path.is_dir()), incoming):
+                with suppress(OSError):  # others' files are in it
+                    folder.rmdir()
         return len(left)
 
     def _locate(self, key: str) -> str:
