@@ -17,13 +17,19 @@ from server.exchange import EXCHANGE, AccessLine, AccessLog, Exchange, TakesLong
 
 
 class _Parser(HTTPRequestParser):
-    """Waitress's, which lets some malformed addresses through as errors of its own."""
+    """Waitress's, which lets some malformed addresses through as errors of its own, and bodies of unclear length.
+
+    Source: RFC 9112, section 6.1: a message with both lengths, or with a transfer coding in HTTP/1.0, may be an attempt
+    to smuggle a request past a proxy that reads the other one.
+    """
 
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
         except ValueError as error:
             raise ParsingError("Bad URI") from error
+        if (self.chunked and "CONTENT_LENGTH" in self.headers) or "TRANSFER_ENCODING" in self.headers:
+            raise ParsingError("Unclear length")
 
 
 class _Sending:

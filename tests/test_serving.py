@@ -212,6 +212,7 @@ def test_the_brakes_memory_is_bounded_and_a_network_of_ipv6_is_one_guesser() -> 
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "198.51.100.1"}, "198.51.100.1"),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.5, 198.51.100.1"}, "198.51.100.1"),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "x\n1.2.3.4 failed"}, "127.0.0.1"),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "fe80::1%x failed login from 192.0.2.1"}, "fe80::1"),
         ({"REMOTE_ADDR": "127.0.0.1"}, "127.0.0.1"),
     ],
 )
@@ -426,6 +427,16 @@ ODD = {
         {400, 413, 405},
     ),
     "two lengths": (b"GET /health HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", {400}),
+    "two kinds of length": (
+        b"POST /health HTTP/1.1\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        b"GET /health HTTP/1.1\r\n\r\n",
+        {400},
+    ),
+    "a transfer coding of a version that has none": (
+        b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        {400},
+    ),
+    "a search that is no UTF-8": (b"GET /v1/renders?search=%ff HTTP/1.1\r\nHost: x\r\n{auth}\r\n", {400}),
     "a method of its own": (b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", {405}),
     "ranges by the hundred": (
         f"GET {download(0)} HTTP/1.1\r\nHost: x\r\nRange: bytes={','.join(f'{n}-{n}' for n in range(500))}\r\n".encode()
