@@ -471,6 +471,45 @@ def test_many_requests_on_one_connection_are_answered_in_their_order(world: Worl
     assert texts == [number % 5 for number in range(count)]
 
 
+def test_who_asks_for_much_at_once_waits_for_the_others(world: World, tmp_path: Path) -> None:
+    listener, log = bind("127.0.0.1", 0), AccessLog(tmp_path / "access.log")
+    address = listener.getsockname()
+    with socket.create_connection(address) as greedy, socket.create_connection(address) as modest:
+        greedy.sendall(b"GET /health HTTP/1.1\r\n\r\n" * 150)
+        modest.sendall(b"GET /openapi.yaml HTTP/1.1\r\n\r\n")
+        with world.archive, running(create_app(world.archive), listener, access_log=log):
+            modest.settimeout(TIMEOUT_S)
+            assert modest.recv(100)
+    log.close()
+    paths = [json.loads(line)["path"] for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert paths.index("/openapi.yaml") < 10
+
+
+def test_a_connection_that_makes_room_while_it_asks_is_no_error(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = bind("127.0.0.1", 0)
+    address = listener.getsockname()
+    server = Server(create_app(world.archive), listener, threads=2, max_connections=5)
+    with ExitStack() as stack:
+        early = [stack.enter_context(socket.create_connection(address)) for _ in range(5)]
+        loop = threading.Thread(target=server.run, args=(lambda: time.sleep(0.05),))
+        loop.start()
+        time.sleep(0.5)
+        try:
+            for _ in range(5):
+                newcomer = stack.enter_context(socket.create_connection(address))
+                for connection in early:
+                    with suppress(OSError):
+                        connection.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+                early = [*early[1:], newcomer]
+                time.sleep(0.2)
+        finally:
+            server.end(1)
+            loop.join()
+    assert "internal error" not in caplog.text
+
+
 def test_more_idle_connections_than_there_is_room_for_lock_nobody_out(world: World) -> None:
     listener = bind("127.0.0.1", 0)
     server = Server(create_app(world.archive), listener, threads=2, max_connections=50)
