@@ -297,7 +297,7 @@ class PackedTarget:
         prefix: A folder, with its slash, that is put around everything.
 
     Raises:
-        RequestError: There is a file of that name that is no export, or another archive's; or it would lie in the store.
+        RequestError: It would lie in the store, or there is a file of that name that is no export of this archive.
         LockedError: Another export is writing it.
     """
 

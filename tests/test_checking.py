@@ -91,7 +91,7 @@ def test_a_packed_export_that_unpackers_refuse_is_told(world: World, tmp_path: P
             damaged = bytearray(packed)
             damaged[place] ^= 1
             whole.write_bytes(damaged)
-            with pytest.raises(AssetUnreadableError, match="damaged|checksum"):
+            with pytest.raises(AssetUnreadableError, match=r"damaged|checksum"):
                 check(whole)
     whole.write_bytes(packed)
     assert check(whole)[0].outcome == "ok"

@@ -547,6 +547,8 @@ def test_volumes_are_complete_in_themselves(tmp_path: Path, way: Way) -> None:
     assert sorted(ids) == [render_id(number) for number in range(12) if number != 5]
     if way.bag:
         assert "Bag-Count: 1 of 6\n" in (unpacked(volumes[0], tmp_path / "first") / "bag-info.txt").read_text()
+    with pytest.raises(RequestError, match="has only 1: remove it"):
+        export(world.archive, tmp_path / way.name, options=options._replace(split_bytes=1 << 30))
     large = fill(tmp_path / "large", count=1, size_bytes=1 << 20)
     with pytest.raises(RequestError, match="more than fits"):
         export(large.archive, tmp_path / "never", options=options)

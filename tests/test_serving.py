@@ -485,9 +485,7 @@ def test_who_asks_for_much_at_once_waits_for_the_others(world: World, tmp_path: 
     assert paths.index("/openapi.yaml") < 10
 
 
-def test_a_connection_that_makes_room_while_it_asks_is_no_error(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_connection_that_makes_room_while_it_asks_is_no_error(world: World, caplog: pytest.LogCaptureFixture) -> None:
     listener = bind("127.0.0.1", 0)
     address = listener.getsockname()
     server = Server(create_app(world.archive), listener, threads=2, max_connections=5)
