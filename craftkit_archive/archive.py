@@ -191,7 +191,7 @@ class Archive:
             project_ids=tuple(self.find_project(name) for name in projects),
             since=_time(since),
             before=_time(until, days=1),
-            template_id=template_id,
+            template_id=None if template_id is None else _text(template_id),
             render_ids=None if ids is None else _read_ids(ids),
             statuses=statuses,
         )
@@ -202,6 +202,7 @@ class Archive:
         Raises:
             RequestError: None has it, or several share the slug.
         """
+        name = _text(name)
         found = self.catalog.find_projects(name)
         if not found:
             known = ", ".join(self.catalog.project_slugs(10)) or "none at all"
@@ -340,6 +341,11 @@ def _read_ids(file: Path) -> tuple[str, ...]:
     if not ids:
         raise RequestError(f"{file} names no render: write an id on each line.")
     return ids
+
+
+def _text(given: str) -> str:
+    """Make text of what a command line may hold: bytes that are no UTF-8 name nothing."""
+    return given.encode(errors="backslashreplace").decode()
 
 
 def _time(text: str | None, *, days: int = 0) -> str | None:

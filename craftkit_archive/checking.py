@@ -71,7 +71,7 @@ def check_export(path: Path, *, jobs: int = 1, stop: Stop = never, clock: Clock 
             yield Finding(
                 run_id=0,
                 render_id=None,
-                key=record.path,
+                key=record.path.encode(errors="backslashreplace").decode(),  # of any bytes that a disk takes
                 verdict=record.seen.verdict,
                 found_at=format_time(clock()),
                 expected=record.expected,

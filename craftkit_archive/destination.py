@@ -82,9 +82,9 @@ class Place(NamedTuple):
         if self.address == STDOUT or self.kind == "store":
             return None
         folder = Path(self.address).absolute()
-        while not folder.exists():
-            folder = folder.parent
         with disk_errors(folder):
+            while not folder.exists():
+                folder = folder.parent
             return shutil.disk_usage(folder).free
 
 

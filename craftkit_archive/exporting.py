@@ -160,8 +160,20 @@ class _Export:
         # Before anything is written, see that nothing stands in the way.
         for number in range(1, self._volumes + 1):
             self._place.open(self._archive, self._options, self._volume(number))
+        self._refuse_more_volumes()
         self._need_room(0 if self._options.link else size + pdfs * ENTRY_BYTES + PAPER_BYTES)
         return Plan(count=count, size_bytes=size)
+
+    def _refuse_more_volumes(self) -> None:
+        """See that no volume of an earlier export would be taken for one of these."""
+        if self._options.split_bytes is None or self._place.kind == "store":
+            return
+        following = self._place.named(Volume(self._volumes + 1, self._volumes + 1))
+        if os.path.lexists(following):
+            raise RequestError(
+                f"{following} is a volume too many, this export has only {self._volumes}: remove it and those after it,"
+                " or name another place."
+            )
 
     def _need_room(self, needed: int) -> None:
         free = self._place.room()

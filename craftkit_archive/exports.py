@@ -28,6 +28,8 @@ MARKER = ".craftkit-export"
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _ESCAPE = re.compile(r"%(0[AaDd]|25)")
 _LOCAL_HEADER = 30
+_UTF8 = 1 << 11
+_CRC_FOLLOWS = 1 << 3
 
 
 class Listed(NamedTuple):
@@ -225,7 +227,10 @@ def _places_of(path: Path) -> dict[str, Part]:
                 return _zip_places(path, file)
             file.seek(0)
             return _tar_places(path, file)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, UnicodeDecodeError, OSError, OverflowError) as error:
+    except (
+        *(zipfile.BadZipFile, tarfile.TarError, EOFError),
+        *(UnicodeDecodeError, OSError, OverflowError, NotImplementedError),
+    ) as error:
         raise AssetUnreadableError(f"{path} is no whole zip or tar ({error}): make the export again.") from error
 
 
@@ -239,8 +244,14 @@ def _zip_places(path: Path, file: BinaryIO) -> dict[str, Part]:
                 raise AssetUnreadableError(f"{path} was packed again, compressed: unpack it, and name the folder.")
             file.seek(entry.header_offset)
             header = file.read(_LOCAL_HEADER)
-            lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-            offset = entry.header_offset + _LOCAL_HEADER + lengths
+            name_length, more = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
+            offset = entry.header_offset + _LOCAL_HEADER + name_length + more
+            # Unpackers go by what stands before the bytes, too.
+            name = file.read(name_length).decode("utf-8" if entry.flag_bits & _UTF8 else "cp437")
+            crc = int.from_bytes(header[14:18], "little")
+            crc_follows = entry.flag_bits & _CRC_FOLLOWS
+            if header[:4] != b"PK\3\4" or name != entry.orig_filename or (crc != entry.CRC and not crc_follows):
+                raise zipfile.BadZipFile(f"what stands before {entry.filename!r} is damaged")
             _add(places, entry.filename, Part(os.path.realpath(path), offset, entry.file_size))
     return places
 
@@ -255,6 +266,10 @@ def _tar_places(path: Path, file: BinaryIO) -> dict[str, Part]:
             size = entry.size if entry.isreg() else -1
             _add(places, entry.name, Part(os.path.realpath(path), entry.offset_data, size))
         end = archive.offset
+    file.seek(end)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        # To tarfile, a damaged head is the end.
+        raise tarfile.ReadError("the head of a file is damaged")
     if path.stat().st_size < end:
         raise tarfile.ReadError("it is cut short")
     return places

@@ -73,9 +73,16 @@ def csv_line(cells: Sequence[str]) -> str:
 
 
 def read_cells(lines: Iterable[str]) -> Iterable[Cells]:
-    """Read lines of the index; what is no such line, such as one that was cut short, is left out."""
-    for cells in csv.reader(lines):
-        if len(cells) == len(INDEX_COLUMNS) and cells[8].isdecimal():
+    """Read lines of the index; what is no such line, such as one that was cut or rewritten, is left out."""
+    rows = csv.reader(lines)
+    while True:
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error:
+            continue
+        if len(cells) == len(INDEX_COLUMNS) and cells[8].isdecimal() and len(cells[8]) < 20:
             yield Cells(*map(restored, cells))
 
 

@@ -108,12 +108,10 @@ class FolderTarget:
 
     def _check(self) -> None:
         with disk_errors(self.path):
-            real, store = os.path.realpath(self.path), self._archive.store.address
-            local = isinstance(self._archive.store, FolderStore)
-            if self._link and not local:
-                raise RequestError(f"--link makes hard links to files, and {store} has none: leave it out.")
-            if local and os.path.commonpath([real, store]) == store:
-                raise RequestError(f"{self.path} lies in the archive's store: choose a folder outside of it.")
+            store = self._archive.store
+            if self._link and not isinstance(store, FolderStore):
+                raise RequestError(f"--link makes hard links to files, and {store.address} has none: leave it out.")
+            _check_outside(store, self.path)
             if not os.path.lexists(self.path):
                 return
             # An export that was killed before it could leave its marker has left its lock.
@@ -143,6 +141,8 @@ class FolderTarget:
     def _take_index(self) -> None:
         """Put what the last export wrote into the ledger, before anything else is written."""
         index = self.path / INDEX
+        if self._ledger.tell():
+            self._ledger.write(b"\r\n")  # the last line may be torn
         with suppress(FileNotFoundError):
             with index.open("rb") as last:
                 last.readline()
@@ -159,13 +159,15 @@ class FolderTarget:
 
     def earlier(self) -> Iterator[str]:
         """See `Target.earlier`."""
-        with (self.path / LEDGER).open(encoding="utf-8", newline="") as lines:
+        with (self.path / LEDGER).open("rb") as lines:
             left = self._earlier_bytes
             for line in lines:
                 if left <= 0:
                     return
-                left -= len(line.encode())
-                yield line
+                left -= len(line)
+                # Torn by a full disk, or saved anew by a spreadsheet.
+                with suppress(UnicodeDecodeError):
+                    yield line.decode()
 
     def task(self, items: list[Item], lines: str) -> FilesTask:
         """See `Target.task`."""
@@ -212,6 +214,11 @@ class FolderTarget:
             (self.path / LEDGER).unlink()
             (self.path / INCOMING / LOCK).unlink()
         self._folder.sweep()
+
+
+def _check_outside(store: Store, path: Path) -> None:
+    if isinstance(store, FolderStore) and os.path.commonpath([os.path.realpath(path), store.address]) == store.address:
+        raise RequestError(f"{path} lies in the archive's store: choose a place outside of it.")
 
 
 def _check_claim(found: bytes | None, claim: Claim, where: object) -> None:
@@ -290,7 +297,7 @@ class PackedTarget:
         prefix: A folder, with its slash, that is put around everything.
 
     Raises:
-        RequestError: There is a file of that name that is no export, or another archive's.
+        RequestError: It would lie in the store, or there is a file of that name that is no export of this archive.
         LockedError: Another export is writing it.
     """
 
@@ -303,6 +310,8 @@ class PackedTarget:
         self._form, self._name, self._prefix = FORMS[form], form, prefix
         self._at = self._planned = self._count = 0
         self._stack = ExitStack()
+        if path is not None:
+            _check_outside(archive.store, path)
         if path is not None and os.path.lexists(path):
             try:
                 owner = Export(path).said().get("Archive")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -183,7 +183,7 @@ class _Api:
 
     def show_list(self) -> HTTPResponse:
         """Answer `GET /v1/renders`."""
-        caller, listing = self._caller(), read_query(request.query.decode())
+        caller, listing = self._caller(), read_query(_query())
         if _exchange().hurry:
             raise TakesLong
         page = list_renders(self._catalog, caller.project_id, listing, **self._addresses())
@@ -265,6 +265,13 @@ def _exchange() -> Exchange:
 def _public(body: bytes, kind: str) -> Callable[[], HTTPResponse]:
     headers = {"Content-Type": kind, "Content-Length": str(len(body)), **PAGE_HEADERS}
     return lambda: _answer(body, 200, headers)
+
+
+def _query() -> Mapping[str, str]:
+    try:
+        return request.query.decode()  # type: ignore[no-any-return]
+    except UnicodeDecodeError as error:
+        raise QueryError({}, "The request's parameters are no UTF-8.") from error
 
 
 def _refuse_what_is_not_utf8() -> None:

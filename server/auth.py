@@ -44,7 +44,8 @@ def address_of(environ: Mapping[str, str], trusted_proxies: frozenset[str]) -> s
     if address in trusted_proxies:
         told = environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
         try:
-            return str(ip_address(told))
+            # What follows a % is any text, which could forge a line of the log.
+            return str(ip_address(told.partition("%")[0]))
         except ValueError:
             return address
     return address

@@ -17,13 +17,19 @@ from server.exchange import EXCHANGE, AccessLine, AccessLog, Exchange, TakesLong
 
 
 class _Parser(HTTPRequestParser):
-    """Waitress's, which lets some malformed addresses through as errors of its own."""
+    """Waitress's, which lets some malformed addresses through as errors of its own, and bodies of unclear length.
+
+    Source: RFC 9112, section 6.1: a message with both lengths, or with a transfer coding in HTTP/1.0, may be an attempt
+    to smuggle a request past a proxy that reads the other one.
+    """
 
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
         except ValueError as error:
             raise ParsingError("Bad URI") from error
+        if (self.chunked and "CONTENT_LENGTH" in self.headers) or "TRANSFER_ENCODING" in self.headers:
+            raise ParsingError("Unclear length")
 
 
 class _Sending:
@@ -113,7 +119,8 @@ class Channel(HTTPChannel):
     def received(self, data: bytes) -> bool:
         """Take in what came, and answer if a request is whole."""
         self.rest += data
-        while self.rest and not (self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed):
+        answered = False
+        while not answered and self.may_go_on():
             if self.request is None:
                 self.request, self.since = self.parser_class(self.adj), time.monotonic()
             self.rest = self.rest[self.request.received(self.rest) :]
@@ -124,7 +131,17 @@ class Channel(HTTPChannel):
                 if not request.empty:
                     self.requests.append(request)
                     self.answer()
+                    answered = True  # it is for the others now
         return True
+
+    def may_go_on(self) -> bool:
+        """Say whether something came that can be read now, the answer before it being out."""
+        waits = self.requests or self.total_outbufs_len or self.will_close or self.close_when_flushed
+        return bool(self.rest and self.connected and not waits)
+
+    def readable(self) -> bool:
+        """Say whether there is room for more; see waitress."""
+        return bool(super().readable()) and not self.rest
 
     def answer(self) -> None:
         """Answer a request at once, or leave it to a thread if that takes long."""

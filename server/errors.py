@@ -44,10 +44,12 @@ ANSWERS: dict[type[errors.ArchiveError], Answer] = {
 
 
 class QueryError(Exception):
-    """Parameters of a request make no sense; each is named, with what it should be."""
+    """Parameters of a request make no sense; each that can be read is named, with what it should be."""
 
-    def __init__(self, fields: dict[str, str]) -> None:
-        super().__init__("The request's parameters make no sense: see issues.")
+    def __init__(
+        self, fields: dict[str, str], message: str = "The request's parameters make no sense: see issues."
+    ) -> None:
+        super().__init__(message)
         self.fields = fields
 
 

@@ -70,6 +70,7 @@ class Server(TcpWSGIServer):
         self._max_connections = max_connections
         self._selector = selectors.DefaultSelector()
         self._in_threads: set[Channel] = set()
+        self._in_turn: dict[Channel, None] = {}  # who asked again before the answer, in their order
         self._deadline: float | None = None
         self._loop_thread = 0
         # It warns of every request that waits for a thread.
@@ -103,7 +104,8 @@ class Server(TcpWSGIServer):
 
     def _turn(self, timeout_s: float) -> bool:
         """Do what there is to do, waiting for it up to a time, and say whether there was something."""
-        found = self._selector.select(timeout_s)
+        in_turn, self._in_turn = self._in_turn, {}
+        found = self._selector.select(0 if in_turn else timeout_s)
         for key, events in found:
             if key.data is self:
                 self.handle_accept()
@@ -114,17 +116,23 @@ class Server(TcpWSGIServer):
         for channel in [channel for channel in self._in_threads if not channel.requests]:
             self._in_threads.discard(channel)
             self._attend(channel, 0)
-        return bool(found)
+        for channel in in_turn:
+            self._attend(channel, 0)
+        return bool(found or in_turn)
 
     def _attend(self, channel: Channel, events: int) -> None:
+        if events and channel.socket is None:
+            return  # closed in this very turn, to make room for another
         try:
             if events & selectors.EVENT_READ:
                 channel.handle_read()
             if events & selectors.EVENT_WRITE and channel.connected:
                 channel.handle_write()
             channel.settle()
-            if channel.rest and channel.connected:
+            if channel.rest and channel.connected and not events & selectors.EVENT_READ:
                 channel.received(b"")
+            if channel.may_go_on():
+                self._in_turn[channel] = None
         except Exception:  # whatever it is, the other connections live on
             log.exception("internal error on a connection")
             channel.handle_close()

@@ -28,10 +28,11 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(1024)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name that is none
         if listener is not None:
             listener.close()
-        raise RequestError(f"{host}:{port} cannot be listened on ({error.strerror}): name another address.") from error
+        reason = error.strerror if isinstance(error, OSError) else "no name of a host"
+        raise RequestError(f"{host}:{port} cannot be listened on ({reason}): name another address.") from error
     return listener
 
 

@@ -13,7 +13,7 @@ from craftkit_archive.errors import AssetUnreadableError, RequestError
 from craftkit_archive.exporting import export_assets
 from craftkit_archive.exports import CATALOGUE, INDEX, MANIFEST, SEAL, Export
 from craftkit_archive.records import Finding, Summary
-from tests.worlds import World, fill, needs, summary_of
+from tests.worlds import World, command, fill, needs, summary_of
 
 FORMS = {"dir": ("out", None), "bag": ("out", "bagit"), "zip": ("out.zip", None), "tar": ("out.tar", None)}
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -79,6 +79,38 @@ def test_a_packed_export_that_was_cut_is_told(world: World, tmp_path: Path, form
     whole.write_bytes(whole.read_bytes()[:keep])
     with pytest.raises((AssetUnreadableError, RequestError)):
         check(whole)
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_a_packed_export_that_unpackers_refuse_is_told(world: World, tmp_path: Path, form: str) -> None:
+    whole = exported(world, tmp_path, form)
+    packed = whole.read_bytes()
+    for _, part in list(Export(whole).parts()):
+        head = packed.rindex(b"PK\3\4", 0, part.offset) if form == "zip" else part.offset - 512
+        for place in (head, head + 14, head + 30):
+            damaged = bytearray(packed)
+            damaged[place] ^= 1
+            whole.write_bytes(damaged)
+            with pytest.raises(AssetUnreadableError, match=r"damaged|checksum"):
+                check(whole)
+    whole.write_bytes(packed)
+    assert check(whole)[0].outcome == "ok"
+
+
+def test_a_zip_of_a_version_that_nobody_knows_is_told(world: World, tmp_path: Path) -> None:
+    whole = exported(world, tmp_path, "zip")
+    packed = bytearray(whole.read_bytes())
+    packed[packed.index(b"PK\1\2") + 6] = 200
+    whole.write_bytes(packed)
+    with pytest.raises(AssetUnreadableError, match="version"):
+        check(whole)
+
+
+def test_a_file_whose_name_is_no_text_is_told(world: World, tmp_path: Path) -> None:
+    whole = exported(world, tmp_path, "dir")
+    Path(os.fsdecode(os.fsencode(whole) + b"/\xff.pdf")).write_bytes(b"")
+    done = command("--json", "export-check", whole)
+    assert (done.code, done.lines[-2]["key"], done.lines[-2]["verdict"]) == (1, r"\udcff.pdf", "orphan")
 
 
 def test_lists_that_were_changed_together_do_not_fit_the_seal_on_paper(world: World, tmp_path: Path) -> None:

@@ -310,6 +310,7 @@ def test_a_read_only_file_system_is_15(world: World, tmp_path: Path) -> None:
         ["verify", "--jobs", "0"],
         ["verify", "--project", "nobody"],
         ["export", "out", "--since", "yesterday"],
+        ["export", "out", "--project", "\udcff"],
         ["serve", "--listen", "8080"],
         ["serve", "--listen", "192.0.2.1:1"],
         ["fetch", "ftp://me:secret@host/"],

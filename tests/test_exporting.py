@@ -25,6 +25,7 @@ from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.folder import INCOMING, FolderStore
 from craftkit_archive.records import Planned, Record, Skipped, Summary
 from craftkit_archive.seal import seal
+from craftkit_archive.targets import LEDGER
 from tests.worlds import (
     NORTHWIND,
     SOUTHWIND,
@@ -349,6 +350,28 @@ def test_what_an_interrupted_export_wrote_is_known_to_the_next(
     prove(target, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [b"M\xfcller;x\r\n", b'a,"torn \xc3', b"a,b\rc\n", b'"' + b"x" * 200_000, b",".join([b"9" * 5000] * 11)],
+    ids=["latin-1", "torn", "a lone return", "without end", "a number without end"],
+)
+@pytest.mark.parametrize("table", [INDEX, LEDGER])
+def test_a_table_that_was_torn_or_rewritten_does_not_stop_the_next_export(
+    world: World, tmp_path: Path, table: str, damage: bytes
+) -> None:
+    target = tmp_path / "out"
+    export(world.archive, target)
+    if table == LEDGER:
+        (target / INCOMING).mkdir(exist_ok=True)
+        (target / INDEX).rename(target / LEDGER)
+    with (target / table).open("ab") as file:
+        file.write(damage)
+    narrow = Selection(render_ids=(render_id(0),))
+    summary, _ = export(world.archive, target, selection=narrow)
+    assert (summary.counts["unchanged"], summary.counts["kept"]) == (1, 4)
+    prove(target, tmp_path / "there")
+
+
 @every_folder
 def test_an_interrupted_export_has_no_manifest_and_goes_on(
     world: World, tmp_path: Path, way: Way, monkeypatch: pytest.MonkeyPatch
@@ -524,6 +547,8 @@ def test_volumes_are_complete_in_themselves(tmp_path: Path, way: Way) -> None:
     assert sorted(ids) == [render_id(number) for number in range(12) if number != 5]
     if way.bag:
         assert "Bag-Count: 1 of 6\n" in (unpacked(volumes[0], tmp_path / "first") / "bag-info.txt").read_text()
+    with pytest.raises(RequestError, match="has only 1: remove it"):
+        export(world.archive, tmp_path / way.name, options=options._replace(split_bytes=1 << 30))
     large = fill(tmp_path / "large", count=1, size_bytes=1 << 20)
     with pytest.raises(RequestError, match="more than fits"):
         export(large.archive, tmp_path / "never", options=options)
@@ -643,6 +668,22 @@ def test_a_store_that_is_no_folder_takes_an_export(
 
 
 # --- what is not ours ------------------------------------------------------------------------------------------------
+
+
+@every_way
+def test_nothing_is_written_into_the_store(world: World, way: Way) -> None:
+    store = Path(world.archive.store.address)
+    before = sorted(store.rglob("*"))
+    for target in (store / way.name, store / "new" / way.name):
+        with pytest.raises(RequestError, match="lies in the archive's store"):
+            export(world.archive, target, options=way.options)
+    assert sorted(store.rglob("*")) == before
+
+
+@every_way
+def test_a_name_that_no_disk_takes_is_a_clear_error(world: World, tmp_path: Path, way: Way) -> None:
+    with pytest.raises(NotWritableError, match="File name too long"):
+        export(world.archive, tmp_path / f"{'a' * 300}{way.name}", options=way.options)
 
 
 def test_a_folder_that_no_export_made_is_left_alone(world: World, tmp_path: Path) -> None:

@@ -1022,7 +1022,7 @@ def test_an_address_that_is_taken_is_told() -> None:
             bind("127.0.0.1", port)
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "..", "a" * 70])
 def test_an_address_that_is_not_ours_is_told(host: str) -> None:
     with pytest.raises(errors.RequestError, match=f"{host}:0 cannot be listened on"):
         bind(host, 0)

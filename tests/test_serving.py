@@ -212,6 +212,7 @@ def test_the_brakes_memory_is_bounded_and_a_network_of_ipv6_is_one_guesser() -> 
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "198.51.100.1"}, "198.51.100.1"),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.5, 198.51.100.1"}, "198.51.100.1"),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "x\n1.2.3.4 failed"}, "127.0.0.1"),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "fe80::1%x failed login from 192.0.2.1"}, "fe80::1"),
         ({"REMOTE_ADDR": "127.0.0.1"}, "127.0.0.1"),
     ],
 )
@@ -426,6 +427,16 @@ ODD = {
         {400, 413, 405},
     ),
     "two lengths": (b"GET /health HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", {400}),
+    "two kinds of length": (
+        b"POST /health HTTP/1.1\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        b"GET /health HTTP/1.1\r\n\r\n",
+        {400},
+    ),
+    "a transfer coding of a version that has none": (
+        b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        {400},
+    ),
+    "a search that is no UTF-8": (b"GET /v1/renders?search=%ff HTTP/1.1\r\nHost: x\r\n{auth}\r\n", {400}),
     "a method of its own": (b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", {405}),
     "ranges by the hundred": (
         f"GET {download(0)} HTTP/1.1\r\nHost: x\r\nRange: bytes={','.join(f'{n}-{n}' for n in range(500))}\r\n".encode()
@@ -458,6 +469,43 @@ def test_many_requests_on_one_connection_are_answered_in_their_order(world: Worl
         answer = exchange(url_of(listener), sent)
     texts = [int(found) for found in re.findall(rb"\(render (\d)\) Tj", answer)]
     assert texts == [number % 5 for number in range(count)]
+
+
+def test_who_asks_for_much_at_once_waits_for_the_others(world: World, tmp_path: Path) -> None:
+    listener, log = bind("127.0.0.1", 0), AccessLog(tmp_path / "access.log")
+    address = listener.getsockname()
+    with socket.create_connection(address) as greedy, socket.create_connection(address) as modest:
+        greedy.sendall(b"GET /health HTTP/1.1\r\n\r\n" * 150)
+        modest.sendall(b"GET /openapi.yaml HTTP/1.1\r\n\r\n")
+        with world.archive, running(create_app(world.archive), listener, access_log=log):
+            modest.settimeout(TIMEOUT_S)
+            assert modest.recv(100)
+    log.close()
+    paths = [json.loads(line)["path"] for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert paths.index("/openapi.yaml") < 10
+
+
+def test_a_connection_that_makes_room_while_it_asks_is_no_error(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    listener = bind("127.0.0.1", 0)
+    address = listener.getsockname()
+    server = Server(create_app(world.archive), listener, threads=2, max_connections=5)
+    with ExitStack() as stack:
+        early = [stack.enter_context(socket.create_connection(address)) for _ in range(5)]
+        loop = threading.Thread(target=server.run, args=(lambda: time.sleep(0.05),))
+        loop.start()
+        time.sleep(0.5)
+        try:
+            for _ in range(5):
+                newcomer = stack.enter_context(socket.create_connection(address))
+                for connection in early:
+                    with suppress(OSError):
+                        connection.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+                early = [*early[1:], newcomer]
+                time.sleep(0.2)
+        finally:
+            server.end(1)
+            loop.join()
+    assert "internal error" not in caplog.text
 
 
 def test_more_idle_connections_than_there_is_room_for_lock_nobody_out(world: World) -> None:
