@@ -176,8 +176,10 @@ def test_an_unreadable_file_is_replaced_and_its_finding_kept(world: World) -> No
 def test_the_store_itself_is_no_source(world: World) -> None:
     with pytest.raises(RequestError, match="own store"):
         repair(world, world.archive.store.address)
-    with pytest.raises(StoreOfflineError):
-        repair(world, world.folder / "nowhere")
+    for nowhere in ("nowhere", "n" * 300):
+        with pytest.raises(StoreOfflineError):
+            repair(world, world.folder / nowhere)
+    assert command("repair", "", archive=world.archive.path).code == 2
 
 
 def test_a_selection_narrows_it(world: World) -> None:
