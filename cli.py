@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -234,6 +234,11 @@ class Commands(click.Group):
             except (KeyboardInterrupt, click.Abort):
                 stopped = KeyboardInterrupt("Stopped at once; what was recorded until then stays.")
                 code = self._fail(given, stopped, signals.exit_code)
+                if signals.first:
+                    # Python would wait for every thread that is still at work.
+                    with suppress(OSError):
+                        sys.stdout.flush()
+                    os._exit(code)
             except OutputError as error:
                 code = EXIT_CODES[errors.NotWritableError]
                 click.echo(f"craftkit-archive: {error}", err=True)
@@ -429,6 +434,12 @@ def _place(address: str, **service: str | None) -> str:
     return s3_address(address, **given)
 
 
+def _source(address: str, **service: str | None) -> str:
+    if not address:  # a path would take it for the current directory
+        raise errors.RequestError("SOURCE is empty: name a folder, s3://bucket/prefix, or https://host.")
+    return _place(address, **service)
+
+
 @main.command()
 @click.option(
     "--store",
@@ -554,10 +565,8 @@ def fetch(
     """
     from craftkit_archive.fetching import fetch_assets
 
-    if source == "":
-        raise errors.RequestError("SOURCE is empty: name a folder, s3://bucket/prefix, or https://host.")
     if source is not None:
-        source = _place(source, endpoint_url=endpoint_url, region=region, profile=profile)
+        source = _source(source, endpoint_url=endpoint_url, region=region, profile=profile)
     with _open(console) as archive:
         selection = archive.select(projects=projects, since=since, ids=ids)
         return console.finish(
@@ -778,7 +787,7 @@ def repair(
     """
     from craftkit_archive.repairing import repair_assets
 
-    source = _place(source, endpoint_url=endpoint_url, region=region, profile=profile)
+    source = _source(source, endpoint_url=endpoint_url, region=region, profile=profile)
     with _open(console) as archive:
         selection = archive.select(projects=projects, since=since, ids=ids)
         return console.finish(repair_assets(archive, source, selection=selection, dry_run=dry_run, stop=console.stop))

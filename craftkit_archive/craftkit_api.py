@@ -3,10 +3,11 @@
 import base64
 import os
 import re
+from contextlib import suppress
 from tempfile import SpooledTemporaryFile, gettempdir
 from time import sleep
 from typing import NoReturn
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
@@ -21,12 +22,15 @@ from craftkit_archive.errors import (
     UnauthorizedError,
     disk_errors,
 )
-from craftkit_archive.remote import BROKEN, Response, finish, pauses, remote
-from craftkit_archive.store import CHUNK_BYTES, Claims, OpenAsset
+from craftkit_archive.remote import BROKEN, Response, finish, length_of, pauses, remote, split_url
+from craftkit_archive.store import CHUNK_BYTES, Claims, OpenAsset, mask_address
+from craftkit_archive.values import mask
 
 KEY_VARIABLE = "CRAFTKIT_API_KEY"
 # What is larger waits in a temporary file: the API may not be able to go on in the middle of a PDF.
 SPOOL_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 16 << 20
+MAX_SAID = 300
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 _DIGEST = re.compile(r"(?:\A|,)\s*sha-256=:([A-Za-z0-9+/=]{44}):")
 
@@ -53,9 +57,9 @@ class CraftkitApi:
     lanes = 8
 
     def __init__(self, address: str) -> None:
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise RequestError(f"{address} is no address of an API: write https://host.")
+        parts = split_url(address)
+        if parts.query or parts.fragment:
+            raise RequestError(f"{mask_address(address)} is no address of an API: write https://host.")
         if parts.username is not None:
             raise RequestError(f"A key does not belong into an address: set {KEY_VARIABLE}.")
         key = os.environ.get(KEY_VARIABLE, "").strip()
@@ -90,11 +94,14 @@ class CraftkitApi:
         """
         answer = self._ask(render_id)
         try:
-            return answer.read()
+            found = answer.read(MAX_ANSWER_BYTES + 1)
         except BROKEN as error:
             raise RemoteError(f"{self.address} broke off in its answer: try again later.") from error
         finally:
             finish(answer)
+        if len(found) > MAX_ANSWER_BYTES:
+            raise RemoteError(f"{self.address} answers more than the metadata of {render_id}: mend the address.")
+        return found
 
     def size(self, render_id: str, _key: str) -> int | None:
         """Return how many bytes a render's PDF has, or None if the API does not say so without sending it.
@@ -104,7 +111,7 @@ class CraftkitApi:
         """
         answer = self._ask(render_id, "/download", method="HEAD")
         finish(answer)
-        return _length(answer)
+        return length_of(answer)
 
     def open(self, render_id: str, key: str, _sha256: str | None = None) -> OpenAsset:
         """Open a render's PDF for reading; all of it has arrived.
@@ -136,7 +143,7 @@ class CraftkitApi:
                     broken = error
                 else:
                     answer.release_conn()
-                    length = _length(answer)
+                    length = length_of(answer)
                     return OpenAsset(key, spool, size if length is None else length, _claims(answer))  # type: ignore[arg-type]
             if pause is not None:
                 sleep(pause)
@@ -154,10 +161,12 @@ class CraftkitApi:
         status = answer.status
         try:
             problem = msgspec.json.decode(b"" if silent else answer.read(65_536), type=_Envelope).error
-        except (msgspec.MsgspecError, *BROKEN):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, *BROKEN):
             problem = _Problem()
         finish(answer)
-        said = f" ({problem.message})" if problem.message else ""
+        # It ends up on screens and in the catalog, so that the key must not, should they send it back.
+        message = mask(problem.message.replace(self.key, "…"))[:MAX_SAID]
+        said = f" ({message})" if message else ""
         if status == 401:
             raise UnauthorizedError(f"{self.address} refuses the key{said}: set {KEY_VARIABLE} to one that is good.")
         if status == 403:
@@ -169,12 +178,10 @@ class CraftkitApi:
         raise RemoteError(f"{self.address} answers {status}, which no Craftkit API does: mend the address.")
 
 
-def _length(answer: Response) -> int | None:
-    length = answer.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
-
-
 def _claims(answer: Response) -> Claims:
     """Read what the answer says of the digest of its body (RFC 9530, section 3)."""
     found = _DIGEST.search(answer.headers.get("Repr-Digest", ""))
-    return Claims(sha256=base64.b64decode(found[1]).hex(), by="repr-digest") if found else Claims()
+    with suppress(ValueError):
+        if found:
+            return Claims(sha256=base64.b64decode(found[1], validate=True).hex(), by="repr-digest")
+    return Claims()

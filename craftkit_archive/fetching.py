@@ -134,7 +134,7 @@ def fetch_assets(
     shown = mask_address(source_address or "the store itself")
     details: dict[str, Any] = {"dry_run": True} if dry_run else {}
     with archive.lock("fetch"), archive.run("fetch", {"source": shown, "limit": limit}, dry=dry_run) as run:
-        yield from _describe(archive, source, selection, run, dry_run=dry_run)
+        yield from _describe(archive, source, selection, run, stop, dry_run=dry_run)
         count = archive.catalog.count_expected(selection)
         yield Plan(count=count if limit is None else min(count, limit))
         run.counts.update({"expected": 0, "copied": 0, "adopted": 0, "absent": 0, "refused": 0})
@@ -211,10 +211,14 @@ def _count_unclaimed(archive: Archive, store: Store, run: Run, stop: Stop) -> li
 # --- metadata from the API -------------------------------------------------------------------------------------------
 
 
-def _describe(archive: Archive, source: Source, selection: Selection, run: Run, *, dry_run: bool) -> Iterator[Record]:
+def _describe(
+    archive: Archive, source: Source, selection: Selection, run: Run, stop: Stop, *, dry_run: bool
+) -> Iterator[Record]:
     """Ask the API for those of the selected ids that the catalog lacks."""
     row = attrgetter(*COLUMNS["renders"])
     for batch in in_batches(archive.catalog.unknown_ids(selection), BATCH):
+        if stop():
+            return
         if not isinstance(source, CraftkitApi) or dry_run:
             answers: list[bytes | str] = ["the catalog has no such render"] * len(batch)
         else:

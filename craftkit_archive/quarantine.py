@@ -1,5 +1,6 @@
 """The quarantine: damaged copies that a repair took out of the store, each beside what was found of it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -57,13 +58,16 @@ class Quarantine:
         return held
 
     def list(self) -> Iterator[Held]:
-        """Yield what is held, in the order of names."""
+        """Yield what is held, in the order of names.
+
+        Raises:
+            RequestError: A note is damaged; the text names the file.
+        """
         if not self._folder.is_dir():
             return
         for entry in self._store.list():
             if entry.key.endswith(_NOTE):
-                with self._store.open(entry.key) as note:
-                    yield msgspec.json.decode(b"".join(note.chunks()), type=Held)
+                yield self._read(entry.key.removesuffix(_NOTE))
 
     def find(self, name: str) -> Held:
         """Return what is held under a name.
@@ -72,10 +76,20 @@ class Quarantine:
             RequestError: Nothing is.
         """
         try:
-            with self._store.open(f"{name}{_NOTE}") as note:
-                return msgspec.json.decode(b"".join(note.chunks()), type=Held)
-        except (AssetError, msgspec.MsgspecError) as error:
+            return self._read(name)
+        except AssetError as error:
             raise RequestError(f"Nothing is held as {name!r}: `quarantine list` shows the names.") from error
+
+    def _read(self, name: str) -> Held:
+        try:
+            with self._store.open(f"{name}{_NOTE}") as note:
+                held = msgspec.json.decode(b"".join(note.chunks()), type=Held)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise RequestError(
+                f"{self._folder / name}{_NOTE} cannot be understood: look at it, and delete it."
+            ) from error
+        # Where it lies is what counts: what a note says must not lead to other files.
+        return msgspec.structs.replace(held, name=name)
 
     def open(self, held: Held) -> OpenAsset:
         """Open a damaged copy.
@@ -86,11 +100,15 @@ class Quarantine:
         return self._store.open(held.name)
 
     def tidy(self) -> None:
-        """Remove what interrupted copying left behind; for the one who writes, at the end."""
+        """Remove what interrupted copying and `drop` left behind; for the one who writes, at the end."""
         self._store.sweep()
+        for folder, _, _ in os.walk(self._folder, topdown=False):
+            if folder != os.fspath(self._folder):
+                with suppress(OSError):  # something is in it
+                    Path(folder).rmdir()
 
     def drop(self, held: Held) -> None:
-        """Delete a copy and its finding.
+        """Delete a copy and its finding; the folders that they were in stay until `tidy`, others may be using them.
 
         Raises:
             NotWritableError: The disk refused.
@@ -98,10 +116,3 @@ class Quarantine:
         with disk_errors(self._folder):
             for name in (held.name, f"{held.name}{_NOTE}"):
                 (self._folder / name).unlink(missing_ok=True)
-            folder = (self._folder / held.name).parent
-            while folder != self._folder:
-                try:
-                    folder.rmdir()
-                except OSError:
-                    return
-                folder = folder.parent

@@ -1,7 +1,6 @@
 """Rebuild: a catalog that was lost, made again from the store and the files of metadata."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from craftkit_archive.archive import CATALOG, DEFAULT_STORE, Archive, Clock, Run, utc_now
@@ -70,16 +69,21 @@ def rebuild_archive(
 
 
 def _set_aside(path: Path) -> None:
-    """Move a catalog that cannot be read out of the way, with its log; refuse one that can."""
-    with suppress(NoArchiveError):
-        try:
-            Archive(path, read_only=True).catalog.close()
-        except CatalogDamagedError:
-            with disk_errors(path):
-                number = 1 + sum(1 for _ in path.glob(f"{CATALOG}.damaged-*[0-9]"))
-                for suffix in ("", "-wal", "-shm"):
-                    old = path / f"{CATALOG}{suffix}"
-                    if old.exists():
-                        old.rename(path / f"{CATALOG}.damaged-{number}{suffix}")
-            return
-        raise RequestError(f"{path / CATALOG} is there and can be read: only a lost catalog is made again.")
+    """Move a catalog that cannot be read out of the way, with its log; refuse one that can.
+
+    A log without its catalog goes too: SQLite would play it into the new one.
+    """
+    try:
+        Archive(path, read_only=True).catalog.close()
+    except (CatalogDamagedError, NoArchiveError):
+        with disk_errors(path):
+            number = 1 + sum(1 for _ in path.glob(f"{CATALOG}.damaged-*[0-9]"))
+            for suffix in ("", "-wal", "-shm"):
+                old = path / f"{CATALOG}{suffix}"
+                if old.exists():
+                    old.rename(path / f"{CATALOG}.damaged-{number}{suffix}")
+        return
+    raise RequestError(
+        f"{path / CATALOG} is there and can be read, and only a lost catalog is made again: go on with `import` and"
+        " `fetch`."
+    )

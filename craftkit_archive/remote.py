@@ -4,20 +4,24 @@ import io
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
-from craftkit_archive.errors import AssetUnreadableError, RemoteError
+from craftkit_archive.errors import AssetUnreadableError, RemoteError, RequestError
+from craftkit_archive.store import mask_address
 
 ATTEMPTS = 5
 PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 16.0
 TIMEOUT_SECONDS = 60.0
+# Nothing has a size of more.
+MAX_LENGTH_DIGITS = 18
+# As much of an answer that nobody wants is read to keep its connection; with more, a new one is cheaper.
+REST_BYTES = 64 << 10
 # What a server says when it may do better later.
 HEALING = frozenset({429, 500, 502, 503, 504})
 
@@ -35,15 +39,22 @@ class Remote:
         url: Any address of it.
         lanes: How many connections to keep.
         ca_bundle: Certificates to trust instead of the system's.
+
+    Raises:
+        RequestError: The address is none, or that of the proxy for it.
     """
 
     def __init__(self, url: str, *, lanes: int, ca_bundle: str | None = None) -> None:
-        parts = urlsplit(url)
+        parts = split_url(url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
         options: dict[str, Any] = {"maxsize": lanes, "block": False, "ca_certs": ca_bundle}
-        manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-        self._pool = manager.connection_from_url(url)
+        try:
+            manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+            self._pool = manager.connection_from_url(url)
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            what = "the proxy that the environment names for it" if proxy else "it"
+            raise RequestError(f"{self._origin} cannot be asked ({_reason(error)}): mend {what}.") from error
         self._prefix = self._origin if proxy and parts.scheme == "http" else ""
 
     def request(self, method: str, path: str, headers: Callable[[], Mapping[str, str]]) -> Response:
@@ -67,6 +78,7 @@ class Remote:
                     preload_content=False,
                     decode_content=False,
                     retries=False,
+                    redirect=False,
                     timeout=TIMEOUT_SECONDS,
                 )
             except urllib3.exceptions.HTTPError as error:
@@ -84,10 +96,35 @@ class Remote:
 
 
 def finish(answer: Response) -> None:
-    """Read what is left of an answer and give its connection back."""
-    with suppress(urllib3.exceptions.HTTPError):
-        answer.drain_conn()
+    """Give an answer's connection back, or close it if more than a little is left to read."""
+    try:
+        rest = answer.read(REST_BYTES, decode_content=False)
+    except urllib3.exceptions.HTTPError:
+        rest = None
+    if rest is None or len(rest) == REST_BYTES:
+        answer.close()
     answer.release_conn()
+
+
+def length_of(answer: Response) -> int | None:
+    """Return how many bytes an answer says to have; None if it does not say so in a way that can be true."""
+    text = answer.headers.get("Content-Length", "")
+    return int(text) if len(text) <= MAX_LENGTH_DIGITS and text.isascii() and text.isdecimal() else None
+
+
+def split_url(url: str) -> SplitResult:
+    """Take a URL apart.
+
+    Raises:
+        RequestError: It is none of HTTP.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:
+        pass
+    raise RequestError(f"{mask_address(url)} is no URL: write https://host, with a port if need be.")
 
 
 def pauses() -> Iterator[float | None]:

@@ -10,6 +10,7 @@ from craftkit_archive.catalog import DamagedAsset, Selection
 from craftkit_archive.errors import (
     AssetError,
     AssetMissingError,
+    RemoteError,
     RenderConflictError,
     RenderNotFoundError,
     RequestError,
@@ -38,6 +39,10 @@ class _Attempt(NamedTuple):
 
 class _OtherBytesError(Exception):
     """What the source has is not what is recorded."""
+
+
+class _SourceFailedError(Exception):
+    """The source, not the store, kept failing."""
 
 
 def repair_assets(
@@ -135,7 +140,7 @@ def _mend(archive: Archive, source: Source, run: Run, dry_run: bool, asset: Dama
     if _is_good(archive.store, asset):
         return _Attempt(asset, "healed", "ok", size_bytes=asset.size_bytes)
     try:
-        with source.open(asset.render_id, asset.key, asset.sha256) as found:
+        with _opened(source, asset) as found:
             proved = _proved(found, asset)
             if dry_run:
                 read_digest(proved)
@@ -145,15 +150,27 @@ def _mend(archive: Archive, source: Source, run: Run, dry_run: bool, asset: Dama
         return _Attempt(asset, "absent", asset.verdict, str(error))
     except _OtherBytesError as error:
         return _Attempt(asset, "refused", asset.verdict, f"the source's copy is wrong too: {error}")
+    except _SourceFailedError as error:
+        source.check()  # if it is down as a whole, that stops everything
+        return _Attempt(asset, "refused", asset.verdict, str(error))
     except AssetError as error:
         return _Attempt(asset, "refused", asset.verdict, str(error))
+
+
+def _opened(source: Source, asset: DamagedAsset) -> OpenAsset:
+    try:
+        return source.open(asset.render_id, asset.key, asset.sha256)
+    except RemoteError as error:
+        raise _SourceFailedError(str(error)) from error
 
 
 def _replace(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[bytes]) -> _Attempt:
     quarantine = Quarantine(archive.path)
     held: Held | None = None
-    if asset.verdict != "missing":
-        held = quarantine.keep(archive.store, _finding(asset, run, asset.verdict, None, archive.now()))
+    if _is_there(archive.store, asset):
+        # Even where the last check found nothing: somebody may have put something there since.
+        verdict = "wrong-digest" if asset.verdict == "missing" else asset.verdict
+        held = quarantine.keep(archive.store, _finding(asset, run, verdict, None, archive.now()))
     try:
         piece = archive.store.receive(asset.key, proved, replace=True)
     except BaseException:
@@ -177,10 +194,13 @@ def _is_good(store: Store, asset: DamagedAsset) -> bool:
 def _proved(found: OpenAsset, asset: DamagedAsset) -> Iterator[bytes]:
     """Pass bytes on, and refuse them at their end if they are not what is recorded."""
     hashed, size = sha256(), 0
-    for chunk in found.chunks():
-        hashed.update(chunk)
-        size += len(chunk)
-        yield chunk
+    try:
+        for chunk in found.chunks():
+            hashed.update(chunk)
+            size += len(chunk)
+            yield chunk
+    except RemoteError as error:
+        raise _SourceFailedError(str(error)) from error
     if (size, hashed.hexdigest()) != (asset.size_bytes, asset.sha256):
         raise _OtherBytesError(f"{size} bytes with the digest {hashed.hexdigest()}")
 
@@ -223,6 +243,9 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
             there = _is_there(archive.store, asset)
             if _is_good(archive.store, asset) or (there and not right):
                 raise RequestError(f"What lies under {held.key} is no worse than {held.name}: it stays.")
+            with quarantine.open(held) as copy:
+                if read_digest(copy.chunks()).sha256 != held.sha256:
+                    raise RequestError(f"{held.name} has changed since it was kept: it stays where it is.")
             if there:
                 quarantine.keep(archive.store, _finding(asset, run, "wrong-digest", None, archive.now()))
             with quarantine.open(held) as copy:

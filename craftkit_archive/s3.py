@@ -1,7 +1,6 @@
 """The S3 store: a bucket and a prefix of any service that speaks S3."""
 
 import base64
-import binascii
 import hmac
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +32,18 @@ from craftkit_archive.errors import (
     StoreMismatchError,
     StoreOfflineError,
 )
-from craftkit_archive.remote import ATTEMPTS, TIMEOUT_SECONDS, Body, Remote, Response, finish, remote
+from craftkit_archive.remote import (
+    ATTEMPTS,
+    BROKEN,
+    TIMEOUT_SECONDS,
+    Body,
+    Remote,
+    Response,
+    finish,
+    length_of,
+    remote,
+    split_url,
+)
 from craftkit_archive.store import MARKER, Claims, Entry, OpenAsset, Piece, Store, Stored, mask_address
 from craftkit_archive.values import check_asset_key
 
@@ -61,7 +71,7 @@ def s3_address(address: str, **options: str | None) -> str:
     if not given:
         return address
     if not address.startswith(SCHEME):
-        raise RequestError(f"{', '.join(given)} are for a bucket, and {address} is none: leave them out.")
+        raise RequestError(f"{', '.join(given)} are for a bucket, and {mask_address(address)} is none: leave them out.")
     bare, _, query = address.partition("?")
     return f"{bare}?{urlencode(dict(parse_qsl(query)) | given)}"
 
@@ -141,7 +151,7 @@ class S3Store(Store):
         wrong = set(self._options) - set(_OPTIONS)
         if not _BUCKET.fullmatch(self._bucket) or wrong:
             raise RequestError(f"{mask_address(address)} is no bucket: write s3://bucket/prefix.")
-        if "@" in urlsplit(self._options.get("endpoint_url", "")).netloc:
+        if "endpoint_url" in self._options and "@" in split_url(self._options["endpoint_url"]).netloc:
             raise RequestError("Credentials do not belong into an address: set AWS_ACCESS_KEY_ID and its companions.")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.address = s3_address(f"{SCHEME}{self._bucket}/{self._prefix}".rstrip("/"), **self._options)
@@ -191,7 +201,8 @@ class S3Store(Store):
         if endpoint is not None and ".amazonaws.com" not in endpoint:
             # What the client would say too; a worker that only reads need not make one.
             return urlsplit(f"{endpoint.rstrip('/')}/{self._bucket}/")
-        url: str = self._client.generate_presigned_url("get_object", Params={"Bucket": self._bucket, "Key": "k"})
+        with self._errors():
+            url: str = self._client.generate_presigned_url("get_object", Params={"Bucket": self._bucket, "Key": "k"})
         return urlsplit(url.partition("?")[0][: -len("k")])
 
     @cached_property
@@ -214,10 +225,10 @@ class S3Store(Store):
         self._refuse(key, answer)
 
     def _refuse(self, key: str, answer: Response) -> NoReturn:
-        status, text = (
-            answer.status,
-            "" if answer.length_remaining == 0 else answer.read(4096, decode_content=True).decode("utf-8", "replace"),
-        )
+        status, text = answer.status, ""
+        with suppress(*BROKEN):
+            if answer.length_remaining != 0:
+                text = answer.read(4096, decode_content=True).decode("utf-8", "replace")
         finish(answer)
         found = re.search(r"<Code>([A-Za-z]{1,100})</Code>", text)
         code = found[1] if found else f"HTTP {status}"
@@ -327,17 +338,21 @@ class S3Store(Store):
         self._check_key(key)
         answer = self._request("HEAD", key)
         finish(answer)
-        return Entry(key, int(answer.headers["Content-Length"]))
+        return Entry(key, self._length(key, answer))
+
+    def _length(self, key: str, answer: Response) -> int:
+        length = length_of(answer)
+        if length is None:
+            answer.close()
+            raise AssetUnreadableError(f"{self._name} does not say how long {key} is: nothing could tell it whole.")
+        return length
 
     def open(self, key: str) -> OpenAsset:
         """See `Store.open`; an object that changes while it is read is unreadable."""
         if key != MARKER:
             self._check_key(key)
         answer = self._request("GET", key)
-        length, tag = answer.headers.get("Content-Length"), answer.headers.get("ETag")
-        if length is None:
-            answer.close()
-            raise AssetUnreadableError(f"{self._name} does not say how long {key} is: nothing could tell it whole.")
+        length, tag = self._length(key, answer), answer.headers.get("ETag")
 
         def ask(offset: int) -> Response:
             if tag is None and offset == 0:
@@ -348,10 +363,13 @@ class S3Store(Store):
             if offset and rest.status != 206:
                 rest.close()
                 raise AssetUnreadableError(f"{key} broke off, and {self._name} cannot go on in the middle of it.")
+            if rest.headers.get("ETag", tag) != tag:  # a service that does not know If-Match
+                rest.close()
+                raise AssetUnreadableError(f"{key} changed in {self._name} while it was read: fetch it again.")
             return rest
 
-        file = Body(key, answer, int(length), ask)
-        return OpenAsset(key, file, int(length), _claims(answer))  # type: ignore[arg-type]
+        file = Body(key, answer, length, ask)
+        return OpenAsset(key, file, length, _claims(answer))  # type: ignore[arg-type]
 
     def list(self) -> Iterator[Entry]:
         """See `Store.list`; names that are no asset keys are left out."""
@@ -359,6 +377,8 @@ class S3Store(Store):
         with self._errors():
             for page in pages:
                 for found in page.get("Contents", ()):
+                    if not {"Key", "Size"} <= found.keys():
+                        raise RemoteError(f"{self._name} lists something without a name or size: mend the endpoint.")
                     key = found["Key"].removeprefix(self._prefix)
                     with suppress(AssetKeyError):
                         self._check_key(key)
@@ -448,7 +468,7 @@ def _claims(answer: Response) -> Claims:
     encrypted = any(name in answer.headers for name in _ENCRYPTED)
     md5 = tag[1] if tag and not encrypted and answer.headers.get("x-amz-server-side-encryption") != "aws:kms" else None
     checksum = None
-    with suppress(binascii.Error):  # that of several parts is no digest of the whole, and has a number at its end
+    with suppress(ValueError):  # that of several parts is no digest of the whole, and has a number at its end
         checksum = base64.b64decode(answer.headers.get("x-amz-checksum-sha256", ""), validate=True).hex() or None
     if answer.headers.get("x-amz-checksum-type") == "COMPOSITE":
         checksum = None

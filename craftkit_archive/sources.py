@@ -1,5 +1,6 @@
 """Where assets are copied from: a store, a live API, or an export."""
 
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -119,6 +120,8 @@ def open_source(address: str, *, exports: bool = False) -> Source:
     if address.startswith(("https://", "http://")):
         return CraftkitApi(address)
     path = Path(address)
-    if exports and "://" not in address and (path.is_file() or (path / MANIFEST).is_file()):
+    # Not Path.is_file, which raises where a folder may not be looked into.
+    seen = os.path.isfile
+    if exports and "://" not in address and (seen(path) or seen(path / MANIFEST)):
         return ExportSource(path)
     return StoreSource(open_store(address))

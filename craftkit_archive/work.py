@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain, islice
 from multiprocessing.connection import Connection
@@ -46,15 +46,30 @@ def workers_for(count: int, size_bytes: int, jobs: int) -> int:
     return 0 if min(worth, jobs) < 2 else min(worth, jobs)
 
 
-def processes(jobs: int) -> AbstractContextManager[Executor]:
+@contextmanager
+def processes(jobs: int) -> Iterator[Executor]:
     """Make an executor of `jobs` processes; with 0, a thread of this one.
 
-    The workers inherit no connection, leave signals to their parent, and end when it dies, however it dies.
+    The workers inherit no connection, leave signals to their parent, and end when it dies, however it dies. At the end
+    their work is waited for, except after a `KeyboardInterrupt`, which ends them at once.
     """
+    executor: Executor
     if jobs == 0:
-        return ThreadPoolExecutor(1)
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
+        executor = ThreadPoolExecutor(1)
+    else:
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
+    try:
+        yield executor
+    except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    except BaseException:
+        executor.shutdown()
+        raise
+    executor.shutdown()
 
 
 def spawn(target: Callable[..., object], *arguments: object) -> multiprocessing.process.BaseProcess:

@@ -94,6 +94,28 @@ def _wait_for(port: int) -> None:
     raise TimeoutError(f"Nothing listens on port {port}.")
 
 
+@contextmanager
+def answering(answer: bytes, *, endless: bytes = b"") -> Iterator[str]:
+    """Run a server that answers everything with these bytes, and then with more of them without end; give its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    Thread(target=talk, args=(connection,), daemon=True).start()
+
+        def talk(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                connection.recv(65_536)
+                connection.sendall(answer)
+                while endless:
+                    connection.sendall(endless)
+
+        Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
 @dataclass
 class Fault:
     """What goes wrong with the next so many GETs of objects whose path contains `where`."""

@@ -336,3 +336,23 @@ def _eventually(look: Any, enough: Any) -> Any:
             return found
         time.sleep(0.05)
     return look()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_second_signal_waits_for_nothing(tmp_path: Path, jobs: int) -> None:
+    world = fill(tmp_path, count=0)
+    rows = [render(number) for number in range(200)]
+    for row in rows:
+        put(world.bucket, row["asset_key"], pdf(row["id"], size_bytes=20_000))
+    load(world.archive, tmp_path, "renders", rows)
+    store = Path(world.archive.store.address)
+    words = program("fetch", world.bucket, "--bwlimit", "2k", "--jobs", str(jobs), archive=world.archive.path)
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) as running:
+        while not list(store.glob(f"{INCOMING}/*")):
+            time.sleep(0.02)
+        for _ in range(2):
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        assert running.wait(timeout=5) == 130
+    fetch(world)
+    assert len(stored(world)) == 200

@@ -55,6 +55,22 @@ def test_a_damaged_catalog_is_kept_and_a_good_one_refused(world: World, files: d
     assert summary_of(verify_assets(Archive(path))).counts == {"checked": 5, "ok": 5}
 
 
+def test_the_log_of_a_lost_catalog_is_not_played_into_the_new_one(world: World, files: dict[Kind, list[str]]) -> None:
+    path, log = world.archive.path, world.archive.path / f"{CATALOG}-wal"
+    world.archive.catalog._query("PRAGMA wal_checkpoint(TRUNCATE)")
+    summary_of(verify_assets(world.archive))
+    left = log.read_bytes()
+    assert left
+    world.archive.catalog.close()
+    (path / CATALOG).unlink()
+    log.write_bytes(left)  # as a killed command leaves it
+    assert summary_of(rebuild_archive(path, files)).counts["adopted"] == 5
+    with Archive(path) as archive:
+        assert _rows(archive, "pragma_integrity_check", "*") == [("ok",)]
+        assert "verify" not in {row[0] for row in _rows(archive, "runs", "command")}
+    assert (path / f"{CATALOG}.damaged-1-wal").read_bytes() == left
+
+
 def test_what_the_store_has_and_the_files_do_not_is_told(world: World, files: dict[Kind, list[str]]) -> None:
     world.archive.catalog.close()
     (world.archive.path / CATALOG).unlink()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from craftkit_archive import remote
 from craftkit_archive.errors import RequestError, StoreOfflineError
 from craftkit_archive.exporting import export_assets
 from craftkit_archive.quarantine import Quarantine
@@ -15,7 +16,8 @@ from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
 from craftkit_archive.repairing import drop_quarantined, list_quarantine, repair_assets, restore_quarantined
 from craftkit_archive.s3 import S3Store, s3_address
 from craftkit_archive.verifying import verify_assets
-from tests.services import BUCKET
+from craftkit_archive.work import in_lanes
+from tests.services import BUCKET, Fault, FaultyProxy
 from tests.worlds import LIVE_KEY, World, command, fill, live, pdf, put, render, render_id, summary_of
 
 
@@ -124,6 +126,34 @@ def test_what_reads_well_again_is_left_alone(world: World) -> None:
     all_is_well(world)
 
 
+def test_what_came_to_lie_where_nothing_was_is_kept_too(world: World) -> None:
+    damage(world)
+    world.asset(3).write_bytes(pdf("put there by hand"))
+    assert repair(world, world.bucket)[0].counts["repaired"] == 3
+    copy = held(world)[render(3)["asset_key"]]
+    assert copy.verdict == "wrong-digest"
+    assert (world.archive.path / "quarantine" / copy.name).read_bytes() == pdf("put there by hand")
+    all_is_well(world)
+
+
+@pytest.mark.parametrize("kind", ["500", "reset"])
+def test_one_object_that_the_source_cannot_give_stops_nothing(
+    world: World, moto: str, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    source = uploaded(world, moto)
+    damage(world)
+    proxy = FaultyProxy(moto)
+    proxy.faults = [Fault(kind, where=render_id(1), times=1000)]
+    summary, _ = repair(world, s3_address(source, endpoint_url=proxy.url))
+    assert (summary.outcome, summary.counts["repaired"], summary.counts["refused"]) == ("problems", 2, 1)
+    assert render(1)["asset_key"] not in held(world)
+    proxy.faults.clear()
+    assert repair(world, s3_address(source, endpoint_url=proxy.url))[0].counts["repaired"] == 1
+    proxy.close()
+    all_is_well(world)
+
+
 def test_a_dry_run_changes_nothing(world: World) -> None:
     damage(world)
     summary, records = repair(world, world.bucket, dry_run=True)
@@ -146,8 +176,10 @@ def test_an_unreadable_file_is_replaced_and_its_finding_kept(world: World) -> No
 def test_the_store_itself_is_no_source(world: World) -> None:
     with pytest.raises(RequestError, match="own store"):
         repair(world, world.archive.store.address)
-    with pytest.raises(StoreOfflineError):
-        repair(world, world.folder / "nowhere")
+    for nowhere in ("nowhere", "n" * 300):
+        with pytest.raises(StoreOfflineError):
+            repair(world, world.folder / nowhere)
+    assert command("repair", "", archive=world.archive.path).code == 2
 
 
 def test_a_selection_narrows_it(world: World) -> None:
@@ -203,6 +235,46 @@ def test_a_copy_that_was_right_after_all_replaces_what_is_wrong(world: World) ->
     assert summary_of(restore_quarantined(world.archive, [copy.name])).counts["restored"] == 1
     all_is_well(world)
     assert [kept.verdict for kept in held(world).values() if kept.key == copy.key] == ["wrong-digest"]
+
+
+def test_a_copy_that_rotted_in_the_quarantine_is_not_put_back(world: World) -> None:
+    damage(world)
+    repair(world, world.bucket)
+    copy = held(world)[render(1)["asset_key"]]
+    (world.archive.path / "quarantine" / copy.name).write_bytes(b"rotten")
+    world.asset(1).unlink()
+    with pytest.raises(RequestError, match="has changed"):
+        list(restore_quarantined(world.archive, [copy.name]))
+    assert not world.asset(1).exists()
+
+
+def test_copies_are_kept_while_others_are_dropped(world: World) -> None:
+    """Lanes share the folders of the quarantine."""
+    quarantine = Quarantine(world.archive.path)
+
+    def keep_and_drop(turn: int) -> None:
+        finding = Finding(run_id=1, render_id="", key=f"renders/{turn}.pdf", verdict="missing", found_at="")
+        quarantine.drop(quarantine.keep(world.archive.store, finding))
+
+    list(in_lanes(keep_and_drop, range(100), 8))
+    quarantine.tidy()
+    assert list((world.archive.path / "quarantine").iterdir()) == []
+
+
+def test_a_note_leads_nowhere_else_and_a_damaged_one_is_named(world: World) -> None:
+    damage(world)
+    repair(world, world.bucket)
+    copy = held(world)[render(1)["asset_key"]]
+    note = world.archive.path / "quarantine" / f"{copy.name}.finding.json"
+    note.write_text(note.read_text().replace(copy.name, "../precious"))
+    precious = world.archive.path / "precious"
+    precious.write_text("precious")
+    assert held(world)[copy.key].name == copy.name
+    summary_of(drop_quarantined(world.archive, [copy.name]))
+    assert precious.exists()
+    put(note.parent, note.name, b'{"name')
+    done = command("quarantine", "list", archive=world.archive.path)
+    assert (done.code, note.name in done.err) == (2, True)
 
 
 def test_the_commands_say_what_they_do(world: World) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -22,8 +23,11 @@ from botocore.credentials import Credentials
 
 from craftkit_archive import fetching, remote
 from craftkit_archive.archive import Archive
+from craftkit_archive.craftkit_api import CraftkitApi
 from craftkit_archive.destination import Options
 from craftkit_archive.errors import (
+    ArchiveError,
+    AssetUnreadableError,
     ForbiddenError,
     RemoteError,
     RequestError,
@@ -38,7 +42,7 @@ from craftkit_archive.s3 import S3Store, Signer, s3_address
 from craftkit_archive.store import digest
 from craftkit_archive.verifying import verify_assets
 from server.app import Settings
-from tests.services import BUCKET, CREDENTIALS, Fault, FaultyProxy, RealService
+from tests.services import BUCKET, CREDENTIALS, Fault, FaultyProxy, RealService, answering
 from tests.worlds import (
     GONE_KEY,
     LIVE_KEY,
@@ -228,6 +232,20 @@ def test_an_object_that_changes_in_mid_copy_is_noticed(world: World, bucket: S3S
     assert ["changed" in (record.detail or "") for record in records if isinstance(record, Finding)] == [True]
     fetch(world, bucket.address)
     assert world.asset(2).read_bytes() == new
+
+
+def test_a_service_that_ignores_conditions_is_not_spliced(moto: str) -> None:
+    head = b'HTTP/1.1 %s\r\nETag: "%s-2"\r\nContent-Length: %d\r\n\r\n'
+    old, new = head % (b"200 OK", b"old", 10) + b"%PDF-", head % (b"206 Partial Content", b"new", 5) + b"other"
+    with answering(old) as first, answering(new) as then:
+        store = S3Store(s3_address(f"s3://{BUCKET}", endpoint_url=first))
+        with store.open("a.pdf") as found:
+            assert found.file.read(5) == b"%PDF-"
+            store.__dict__.update(S3Store(s3_address(f"s3://{BUCKET}", endpoint_url=then)).__dict__)
+            for cached in ("_remote", "_base", "_signer"):
+                store.__dict__.pop(cached, None)
+            with pytest.raises(AssetUnreadableError, match="changed"):
+                found.file.read()
 
 
 def test_a_body_goes_on_where_it_broke_off(bucket: S3Store, proxy: FaultyProxy) -> None:
@@ -493,6 +511,14 @@ def test_ids_bring_their_metadata_along(tmp_path: Path, api: FaultyProxy) -> Non
     ]
 
 
+def test_asking_for_metadata_can_be_stopped(world: World, api: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "BATCH", 1)
+    ids = world.folder / "ids.txt"
+    ids.write_text("\n".join(render_id(number) for number in range(20, 22)))
+    summary, _ = fetch(world, api.url, selection=world.archive.select(ids=ids), stop=lambda: len(api.asked) > 1)
+    assert (summary.outcome, summary.counts["described"]) == ("interrupted", 1)
+
+
 @pytest.mark.parametrize(
     ("address", "key"),
     [("https://user:pw@host", LIVE_KEY), ("https://", LIVE_KEY), ("http://h?x", LIVE_KEY), ("https://host", "")],
@@ -503,6 +529,74 @@ def test_an_api_that_cannot_be_asked_is_refused(
     monkeypatch.setenv("CRAFTKIT_API_KEY", key)
     with pytest.raises(RequestError) as caught:
         fetch(world, address)
+    assert "pw" not in str(caught.value)
+
+
+FOUND = b"HTTP/1.1 200 OK\r\n"
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\n"
+ODD_ANSWERS = {
+    "an error cut short": NOT_FOUND + b"Content-Length: 100\r\n\r\n<Code>",
+    "an error that is not packed as it says": NOT_FOUND + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\n<a>",
+    "an error in broken chunks": NOT_FOUND + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "an error that is no text": NOT_FOUND + b'Content-Length: 29\r\n\r\n{"error":{"message":"\xff\xfe\xfd"}}',
+    "an error that is nested": NOT_FOUND + b'Content-Length: 60000\r\n\r\n{"x":' + b"[" * 59_995,
+    "a length that is no number": FOUND + b"Content-Length: abc\r\n\r\nabc",
+    "a length below nothing": FOUND + b"Content-Length: -5\r\n\r\nabc",
+    "a length beyond everything": FOUND + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nabc",
+    "no length": FOUND + b"\r\nabc",
+    "a checksum that is none": FOUND + b"x-amz-checksum-sha256: \xe9\r\nContent-Length: 3\r\n\r\nabc",
+    "a digest that is none": FOUND + b"Repr-Digest: sha-256=:" + b"A" * 41 + b"===:\r\nContent-Length: 3\r\n\r\nabc",
+    "a redirection": b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS)
+def test_no_answer_however_odd_is_a_bug_of_ours(answer: str, monkeypatch: pytest.MonkeyPatch, moto: str) -> None:
+    monkeypatch.setenv("CRAFTKIT_API_KEY", LIVE_KEY)
+    with answering(ODD_ANSWERS[answer]) as url:
+        store, api = S3Store(s3_address(f"s3://{BUCKET}", endpoint_url=url)), CraftkitApi(url)
+        for ask in (
+            lambda: store.find("a.pdf"),
+            lambda: store.measure("a.pdf"),
+            api.check,
+            lambda: api.size("a", "a.pdf"),
+            lambda: api.open("a", "a.pdf").file.close(),
+        ):
+            with suppress(ArchiveError):
+                ask()
+
+
+def test_an_answer_without_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRAFTKIT_API_KEY", LIVE_KEY)
+    chunk = b"2000\r\n" + b" " * 0x2000 + b"\r\n"
+    for status in (b"503 Busy", b"404 Not Found", b"200 OK"):
+        head = b"HTTP/1.1 " + status + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with answering(head, endless=chunk) as url, pytest.raises(RemoteError):
+            CraftkitApi(url).describe(render_id(1))
+
+
+def test_a_key_that_the_api_sends_back_is_stored_nowhere(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRAFTKIT_API_KEY", "a-key-like-no-other")
+    said = b'{"error":{"code":"conflict","message":"not for a-key-like-no-other"}}'
+    with answering(b"HTTP/1.1 409 Conflict\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said)) as url:
+        monkeypatch.setattr(CraftkitApi, "check", lambda _: None)
+        summary, records = fetch(world, url)
+    assert (summary.outcome, summary.counts["absent"]) == ("incomplete", COUNT)
+    assert all("not for …" in (record.detail or "") for record in records if isinstance(record, Finding))
+    assert ("a-key-like-no-other",) not in world.archive.catalog._query("SELECT detail FROM findings")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://[::1", "https://host:abc", "https://host:99999", "https://ho st", "host:9000"]
+)
+def test_a_mistyped_url_is_refused(url: str, monkeypatch: pytest.MonkeyPatch, moto: str) -> None:
+    monkeypatch.setenv("CRAFTKIT_API_KEY", LIVE_KEY)
+    with pytest.raises(RequestError):
+        CraftkitApi(url)
+    with pytest.raises(RequestError):
+        S3Store(s3_address(f"s3://{BUCKET}", endpoint_url=url)).owner()
+    with pytest.raises(RequestError) as caught:
+        CraftkitApi("https://user:pw@host?x=1")
     assert "pw" not in str(caught.value)
 
 
