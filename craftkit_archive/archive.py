@@ -141,7 +141,9 @@ class Archive:
             new = path / f"{CATALOG}.new"
             owner = store.owner() if again else None
             if again and owner is None:
-                raise RequestError(f"{store.address} is no archive's store: name the one that is, or make a new archive with `init --store`.")
+                raise RequestError(
+                    f"{store.address} is no archive's store: name the one that is, or make a new one with `init --store`."
+                )
             archive_id = _left_over(new, store_address)
             if archive_id is None or owner not in (None, archive_id):
                 archive_id = owner or str(uuid4())
