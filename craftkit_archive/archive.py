@@ -142,7 +142,7 @@ class Archive:
             owner = store.owner() if again else None
             if again and owner is None:
                 raise RequestError(
-                    f"{store.address} is no archive's store: name the one that is, or make a new one with `init --store`."
+                    f"{store.address} is nobody's store: name the archive's own, or make a new one with `init --store`."
                 )
             archive_id = _left_over(new, store_address)
             if archive_id is None or owner not in (None, archive_id):
