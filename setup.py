@@ -34,6 +34,7 @@ setup(
     extras_require={
         "test": [
             "bagit>=1.9",
+            "boto3-stubs>=1.40",
             "cogapp>=3.4",
             "hypothesis>=6.100",
             "moto[s3,server]>=5",
