@@ -254,21 +254,26 @@ def test_all_of_many_damages_are_found_and_nothing_else(tmp_path: Path, jobs: in
     assert summary.counts["ok"] == count - 60
 
 
-def test_what_was_read_before_a_kill_counts(tmp_path: Path) -> None:
-    world = fill(tmp_path, count=150)
+def kill_halfway(world: World, *options: str) -> None:
+    """Run a slow verification as a process of its own, and kill it once something is in the ledger."""
     before = (
         "import time; from craftkit_archive import folder, verifying\n"
         "verifying.BATCH = 10; verifying.COMMIT_SECONDS = 0.0; real = folder.FolderStore.measure\n"
         "def slow(*given): time.sleep(0.02); return real(*given)\n"
         "folder.FolderStore.measure = slow"
     )
-    words = program("verify", "--jobs", "1", archive=world.archive.path, before=before)
+    words = program("verify", *options, "--jobs", "1", archive=world.archive.path, before=before)
     with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as verifying:
         for _ in range(400):
             if any(when for when, _ in ledger(world).values()):
                 break
             time.sleep(0.02)
         verifying.send_signal(signal.SIGKILL)
+
+
+def test_what_was_read_before_a_kill_counts(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=150)
+    kill_halfway(world)
     done = sum(verdict == "ok" for _, verdict in ledger(world).values())
     assert 0 < done < 150
     assert world.archive.catalog.last_runs(1)[0].finished_at is None
@@ -457,19 +462,7 @@ def test_a_list_of_ids_can_be_narrowed_by_the_ledger(tmp_path: Path, monkeypatch
 
 def test_what_was_committed_before_a_kill_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = fill(tmp_path, count=150)
-    before = (
-        "import time; from craftkit_archive import folder, verifying\n"
-        "verifying.BATCH = 10; verifying.COMMIT_SECONDS = 0.0; real = folder.FolderStore.measure\n"
-        "def slow(*given): time.sleep(0.02); return real(*given)\n"
-        "folder.FolderStore.measure = slow"
-    )
-    words = program("verify", "--due", "30d", "--jobs", "1", archive=world.archive.path, before=before)
-    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL) as verifying:
-        for _ in range(400):
-            if any(when for when, _ in ledger(world).values()):
-                break
-            time.sleep(0.02)
-        verifying.send_signal(signal.SIGKILL)
+    kill_halfway(world, "--due", "30d")
     done = {key for key, (when, _) in ledger(world).items() if when}
     assert 0 < len(done) < 150
     read = checked(world, monkeypatch, scope=Scope(due_seconds=30 * 86400))
