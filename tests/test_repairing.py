@@ -116,13 +116,19 @@ def test_what_the_source_lacks_stays_damaged_and_is_said(world: World) -> None:
     assert world.archive.catalog.count_damaged(world.archive.select()) == 1
 
 
+def identity(path: Path) -> tuple[int, int, int]:
+    """Say what tells a file that was left alone; the time of reading does not."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
 def test_what_reads_well_again_is_left_alone(world: World) -> None:
     damage(world)
     world.asset(1).write_bytes(pdf("render 1"))
-    before = world.asset(1).stat()
+    before = identity(world.asset(1))
     summary, _ = repair(world, world.bucket)
     assert (summary.counts["healed"], summary.counts["repaired"]) == (1, 2)
-    assert world.asset(1).stat() == before
+    assert identity(world.asset(1)) == before
     all_is_well(world)
 
 
