@@ -47,11 +47,14 @@ with db, open(sys.argv[2]) as lines:
 
 @dataclass
 class Contender:
-    """A command that is timed; `before` is run, untimed, before each time."""
+    """A command that is timed; `before` is run, untimed, before each time.
+
+    Both are given the number of the round, the command in place of `{round}`: so each time has a target of its own.
+    """
 
     name: str
     command: list[str]
-    before: Callable[[], object] = lambda: None
+    before: Callable[[int], object] = lambda _: None
     version: str = ""
     seconds: list[float] = field(default_factory=list)
     peak_mb: float = 0.0
@@ -67,11 +70,12 @@ class Case:
     contenders: list[Contender]
 
 
-def time_once(contender: Contender) -> None:
+def time_once(contender: Contender, number: int) -> None:
     """Run a contender once, and note its seconds and the peak memory of its largest process."""
-    contender.before()
+    contender.before(number)
+    words = [word.replace("{round}", str(number)) for word in contender.command]
     began = time.perf_counter()
-    process = subprocess.Popen(contender.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
     problem = process.stderr.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
@@ -82,10 +86,39 @@ def time_once(contender: Contender) -> None:
         raise SystemExit(f"{contender.name} ended with {process.returncode}: {problem}")
 
 
-def fresh(archive: Path) -> Callable[[], object]:
+def rest(folder: Path, *, full: bool) -> Path:
+    """Bring the machine to a state in which writing costs each contender the same, and return a folder for targets.
+
+    ext4 searches on past files that were deleted within the last minute, for each new one, and a virtual machine may
+    have given its free memory back to its host, and pays for each page that it asks for again; either can take longer
+    than the copy of a small PDF. So nothing is deleted while a case runs, and before it all memory is used once.
+    """
+    out = folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    if full:
+        os.sync()
+        time.sleep(61)
+        holes = out / "holes"
+        with holes.open("wb") as file:
+            file.truncate(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 9 // 10)
+        read_all(holes)
+        holes.unlink()
+    return out
+
+
+def read_all(path: Path) -> None:
+    """Read a file, or all files of a folder, so that the page cache has them."""
+    for file in [path] if path.is_file() else [found for found in path.rglob("*") if found.is_file()]:
+        with file.open("rb", buffering=0) as bare:
+            while bare.read(1 << 20):
+                pass
+
+
+def fresh(archive: Path) -> Callable[[int], object]:
     """Return what makes an archive anew."""
 
-    def make() -> None:
+    def make(_number: int = 0) -> None:
         shutil.rmtree(archive, ignore_errors=True)
         subprocess.run(ours(archive, "init"), check=True)
 
@@ -102,7 +135,7 @@ def import_case(folder: Path, count: int, *, peers: bool = True) -> Case:
     ]
     if peers:
 
-        def unlink() -> None:
+        def unlink(_number: int) -> None:
             database.unlink(missing_ok=True)
 
         peer = program("sqlite-utils") or "sqlite-utils"
@@ -133,7 +166,7 @@ def verify_case(folder: Path, count: int, *, peers: tuple[str, ...] = ("rclone",
     bucket = folder / f"bucket-{count}"
     write_renders(file, count)
     size = write_pdfs(bucket, file)
-    fresh(archive)()
+    fresh(archive)(0)
     for words in (("import", "renders", file), ("fetch", bucket), ("export", out, "--format", "bagit")):
         subprocess.run(ours(archive, *words), check=True)
     shutil.rmtree(bucket)
@@ -173,34 +206,42 @@ def s3_server(folder: Path) -> Iterator[str]:
             server.terminate()
 
 
-def fetch_case(folder: Path, url: str, count: int) -> Case:
+def fetch_case(folder: Path, url: str, count: int, *, full: bool) -> Case:
     """Copy a bucket from a real S3 server on the loopback; on our side with digests, checks and rows."""
-    file, archive, copy = folder / "fetched.ndjson", folder / "fetched", folder / "copy"
+    file, served = folder / "fetched.ndjson", folder / "served/bucket"
     write_renders(file, count)
-    size = write_pdfs(folder / "served/bucket", file)
+    size = write_pdfs(served, file)
+    out = rest(folder, full=full)
+    read_all(served)
     os.environ.update(AWS_ACCESS_KEY_ID=S3_KEY, AWS_SECRET_ACCESS_KEY=S3_SECRET, AWS_DEFAULT_REGION="us-east-1")
-    make = fresh(archive)
 
-    def expect() -> None:
-        make()
-        subprocess.run(ours(archive, "import", "renders", file), check=True)
-
-    def clear() -> None:
-        shutil.rmtree(copy, ignore_errors=True)
+    def expect(number: int) -> None:
+        archive = out / f"archive-{number}"
+        for words in (("init",), ("import", "renders", file)):
+            subprocess.run(ours(archive, *words), check=True)
+        os.sync()
 
     remote = f":s3,provider=Rclone,access_key_id={S3_KEY},secret_access_key={S3_SECRET},endpoint='{url}':bucket"
+    copy = f"{out}/{{name}}-{{{{round}}}}"
     peers = [
-        ("rclone", ["copy", "--config", os.devnull, "--transfers", "16", remote, str(copy)], ["version"]),
-        ("s5cmd", ["--endpoint-url", url, "cp", "s3://bucket/*", f"{copy}/"], ["version"]),
-        ("aws", ["--endpoint-url", url, "s3", "sync", "--quiet", "s3://bucket", str(copy)], ["--version"]),
+        ("s5cmd cp", ["--endpoint-url", url, "cp", "s3://bucket/*", f"{copy}/"], "version"),
+        ("rclone copy --transfers 16", ["copy", "--config", os.devnull, "--transfers", "16", remote, copy], "version"),
+        ("aws s3 sync", ["--endpoint-url", url, "s3", "sync", "--quiet", "s3://bucket", copy], "--version"),
     ]
-    fetch = ours(archive, "fetch", "s3://bucket", "--endpoint-url", url)
+    fetch = ours(out / "archive-{round}", "fetch", "s3://bucket", "--endpoint-url", url)
     contenders = [Contender("craftkit-archive fetch", fetch, expect)]
-    for name, words, version in peers:
+    for title, words, version in peers:
+        name = title.partition(" ")[0]
         found = program(name)
-        command, told = ([found, *words], version_of(found, *version)) if found else ([], "")
-        contenders.append(Contender(f"{name} {'cp' if name == 's5cmd' else words[-4]}", command, clear, told))
+        command = [found, *(word.format(name=name) if word.startswith(str(out)) else word for word in words)]
+        told = version_of(found, version) if found else ""
+        contenders.append(Contender(title, [word for word in command if word] if found else [], os_sync, told))
     return Case(f"Fetch {count:,} PDFs ({size / 1e6:.0f} MB) from S3", count, "PDFs", contenders)
+
+
+def os_sync(_number: int) -> None:
+    """See that what one contender left to be written is not the next one's burden."""
+    os.sync()
 
 
 def distribution(name: str) -> str:
@@ -215,7 +256,7 @@ def many_case(folder: Path, count: int) -> Case:
     """Verify very many tiny files: memory stays flat, and the time grows with their number."""
     file, archive = folder / f"many-{count}.ndjson", folder / f"many-{count}"
     write_renders(file, count)
-    fresh(archive)()
+    fresh(archive)(0)
     subprocess.run(ours(archive, "import", "renders", file), check=True)
     store_tiny(archive, file)
     file.unlink()
@@ -245,45 +286,44 @@ def store_tiny(archive: Path, renders: Path) -> None:
     db.close()
 
 
-def export_case(folder: Path, count: int, form: str) -> Case:
+def export_case(folder: Path, count: int, form: str, *, full: bool) -> Case:
     """Export every PDF of an archive, each one verified, beside plain copies of its store; page cache warm."""
     archive = folder / "stored"
     if not archive.exists():
         file, bucket = folder / "pdfs.ndjson", folder / "bucket"
         write_renders(file, count)
         write_pdfs(bucket, file)
-        fresh(archive)()
+        fresh(archive)(0)
         for words in (("import", "renders", file), ("fetch", bucket)):
             subprocess.run(ours(archive, *words), check=True)
     stored = [path.stat().st_size for path in (archive / "assets/renders").rglob("*.pdf")]
-    source, target = archive / "assets/renders", folder / "target"
-    out = {"zip": f"{target}.zip", "tar": f"{target}.tar"}.get(form, str(target))
+    source, out = archive / "assets/renders", rest(folder, full=full)
+    for _ in range(2):  # what was read twice outlives in memory what is written once
+        read_all(archive)
 
-    def clear() -> None:
-        shutil.rmtree(target, ignore_errors=True)
-        for suffix in (".zip", ".tar"):
-            target.with_name(f"target{suffix}").unlink(missing_ok=True)
-        # What the last one left to be written is not the next one's burden.
-        os.sync()
+    def target(name: str) -> str:
+        return f"{out}/{name}-{{round}}{'.' + form if form in ('zip', 'tar') else ''}"
 
     def peer(name: str, command: list[str], *version: str) -> Contender:
         found = program(version[0])
         command = [found or "", *command[1:]] if command[0] == version[0] else command
-        return Contender(name, command if found else [], clear, version_of(found, *version[1:]) if found else "")
+        return Contender(name, command if found else [], os_sync, version_of(found, *version[1:]) if found else "")
 
     plain = [
-        peer("cp -r", ["cp", "-r", str(source), str(target)], "cp", "--version"),
-        peer("rsync -a", ["rsync", "-a", f"{source}/", str(target)], "rsync", "--version"),
-        peer("rclone copy", ["rclone", "copy", str(source), str(target)], "rclone", "version"),
+        peer("cp -r", ["cp", "-r", str(source), target("cp")], "cp", "--version"),
+        peer("rsync -a", ["rsync", "-a", f"{source}/", target("rsync")], "rsync", "--version"),
+        peer("rclone copy", ["rclone", "copy", str(source), target("rclone")], "rclone", "version"),
     ]
-    bagit = f"cp -r {source} {target} && {program('bagit.py')} --quiet --sha256 --processes 2 {target}"
+    bag = target("bag")
+    bagit = f"cp -r {source} {bag} && {program('bagit.py')} --quiet --sha256 --processes 2 {bag}"
     peers = {
         "dir": plain,
         "bagit": [peer("cp -r, then bagit.py --sha256 --processes 2", ["sh", "-c", bagit], "bagit.py", "--version")],
-        "zip": [peer("zip -0 -r", ["zip", "-q", "-0", "-r", out, str(source)], "zip", "--version")],
-        "tar": [peer("GNU tar, which verifies nothing", ["tar", "-cf", out, str(source)], "tar", "--version")],
+        "zip": [peer("zip -0 -r", ["zip", "-q", "-0", "-r", target("zip"), str(source)], "zip", "--version")],
+        "tar": [peer("tar, which verifies nothing", ["tar", "-cf", target("tar"), str(source)], "tar", "--version")],
     }
-    own = Contender(f"craftkit-archive export --format {form}", ours(archive, "export", out, "--format", form), clear)
+    export = ours(archive, "export", target("ours"), "--format", form)
+    own = Contender(f"craftkit-archive export --format {form}", export, os_sync)
     name = f"Export {len(stored):,} PDFs ({sum(stored) / 1e9:.2f} GB): {form}"
     return Case(name, len(stored), "PDFs", [own, *peers[form]])
 
@@ -315,12 +355,14 @@ def table(case: Case) -> str:
 def main() -> None:
     """Run the cases and print or write their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="a large corpus; takes some forty minutes and 40 GB")
+    parser.add_argument("--full", action="store_true", help="a large corpus; takes about an hour and 40 GB")
     parser.add_argument("--case", choices=CASES, action="append", help="only this one")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", type=Path, help="put the tables into this file, in place of the last ones")
     given = parser.parse_args()
     wanted = given.case or CASES
+    # An installed program is compiled once, not at each start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="craftkit-bench-") as name, ExitStack() as services:
         folder = Path(name)
         cases: list[Callable[[], Case]] = []
@@ -334,7 +376,7 @@ def main() -> None:
         if "fetch" in wanted:
             (folder / "served/bucket").mkdir(parents=True)
             url = services.enter_context(s3_server(folder / "served"))
-            cases.append(lambda: fetch_case(folder, url, 4_000 if given.full else 1_000))
+            cases.append(lambda: fetch_case(folder, url, 4_000 if given.full else 1_000, full=given.full))
         if "verify" in wanted:
             cases.append(lambda: verify_case(folder, 20_000 if given.full else 2_000))
         if "verify-scale" in wanted:
@@ -345,14 +387,15 @@ def main() -> None:
                 cases.append(lambda: many_case(folder, 1_000_000))
         if "export" in wanted:
             count = 20_000 if given.full else 2_000
-            cases += [partial(export_case, folder, count, form) for form in ("dir", "bagit", "zip", "tar")]
+            forms = ("dir", "bagit", "zip", "tar")
+            cases += [partial(export_case, folder, count, form, full=given.full) for form in forms]
         tables = []
         for make in cases:
             case = make()
-            for _ in range(given.rounds):
+            for number in range(given.rounds):
                 for contender in case.contenders:
                     if contender.command:
-                        time_once(contender)
+                        time_once(contender, number)
             tables.append(table(case))
             print(tables[-1], flush=True)
         if "serve" in wanted:
