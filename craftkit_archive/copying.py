@@ -1,11 +1,11 @@
 """What the workers of an export do: copy PDFs and compare each with its digest on the way, into files or one file."""
 
+import itertools
 import os
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
-from secrets import token_hex
 from typing import Any, Literal, NamedTuple
 
 from craftkit_archive.errors import (
@@ -50,16 +50,16 @@ def _failed(error: AssetError) -> Done:
     return Done("damaged" if isinstance(error, AssetDamagedError) else "unreadable", str(error))
 
 
-def checked(found: OpenAsset, item: Item) -> Iterator[bytes]:
+def checked(found: OpenAsset, item: Item) -> Iterator[memoryview]:
     """Pass the bytes on, and refuse them at their end if they are not the recorded ones.
 
-    No more bytes come than are recorded.
+    No more bytes come than are recorded. Each piece is good until the next is drawn (see `OpenAsset.views`).
 
     Raises:
         AssetDamagedError: They are others.
     """
     hashed, size = sha256(), 0
-    for chunk in found.chunks():
+    for chunk in found.views():
         hashed.update(chunk)
         size += len(chunk)
         if size > item.size_bytes:
@@ -98,7 +98,7 @@ class FilesTask(NamedTuple):
 
     def run(self) -> list[Done]:
         """Do it; files that are there and right are left untouched."""
-        return list(in_lanes(self._one, self.items, open_store(self.store).lanes))
+        return in_lanes(self._one, self.items, open_store(self.store).lanes)
 
     def _one(self, item: Item) -> Done:
         target = f"{self.root}/{item.path}"
@@ -121,12 +121,13 @@ class FilesTask(NamedTuple):
         return Done("written")
 
     def _write(self, found: OpenAsset, item: Item, target: str) -> None:
-        temporary = f"{_own_folder(self.root, self.export)}/{token_hex(16)}"
+        temporary = f"{_own_folder(self.root, self.export)}/{next(_numbers):032x}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             try:
+                written = 0
                 for chunk in checked(found, item):
-                    _write_all(descriptor, [chunk])
+                    written += _write_all(descriptor, chunk, written)
                 os.utime(descriptor, (item.modified, item.modified))
             finally:
                 os.close(descriptor)
@@ -141,7 +142,7 @@ class FilesTask(NamedTuple):
                 pass
         elif found.size_bytes != item.size_bytes:
             raise AssetDamagedError(f"{item.key} is damaged, its size is not the recorded one: run `verify`.")
-        temporary = f"{_own_folder(self.root, self.export)}/{token_hex(16)}"
+        temporary = f"{_own_folder(self.root, self.export)}/{next(_numbers):032x}"
         try:
             os.link(os.path.realpath(f"{self.store}/{item.key}"), temporary)
         except OSError as error:
@@ -171,6 +172,10 @@ def is_file_of(path: str, size_bytes: int | None, digest: str) -> bool:
     return hashed.hexdigest() == digest
 
 
+# In a folder of its own, a process needs no more to tell its files apart; as long as `FolderStore` names its pieces.
+_numbers = itertools.count(1)
+
+
 @lru_cache(maxsize=8)
 def _own_folder(root: str, _export: str) -> str:
     """Return where this process writes what has no name yet: in one folder for all, they would wait for each other."""
@@ -196,7 +201,7 @@ class StoreTask(NamedTuple):
 
     def run(self) -> list[Done]:
         """Do it; what is there and right is left untouched."""
-        return list(in_lanes(self._one, self.items, max(open_store(self.store).lanes, open_store(self.target).lanes)))
+        return in_lanes(self._one, self.items, max(open_store(self.store).lanes, open_store(self.target).lanes))
 
     def _one(self, item: Item) -> Done:
         target = open_store(self.target)
@@ -249,40 +254,24 @@ class PackTask(NamedTuple):
             with open_store(self.store).open(item.key) as found:
                 if found.size_bytes != item.size_bytes:
                     raise AssetDamagedError(f"{item.key} is damaged, its size is not the recorded one: run `verify`.")
-                # The checksum stands in the head: what fits into memory is written after it, what does not before.
-                held: list[bytes] = []
-                crc, body = 0, at + form.measure(item.path, item.size_bytes) - item.size_bytes
-                tail = form.tail(item.size_bytes)
-                body -= len(tail)
-                written = body
-                for chunk in checked(found, item):
-                    crc = zlib.crc32(chunk, crc) if form.has_crc else 0
-                    if item.size_bytes <= CHUNK_BYTES:
-                        held.append(chunk)
-                    else:
-                        written += self._put(descriptor, [chunk], written)
-                head = form.head(item.path, item.size_bytes, item.modified, crc)
-                if written == body:
-                    self._put(descriptor, [head, *held, tail], at)
-                else:
-                    self._put(descriptor, [head], at)
-                    self._put(descriptor, [tail], written)
+                length, tail = form.measure(item.path, item.size_bytes), form.tail(item.size_bytes)
+                end, crc = at + length - len(tail), 0
+                with disk_errors(self.file):
+                    written = end - item.size_bytes
+                    for chunk in checked(found, item):
+                        crc = zlib.crc32(chunk, crc) if form.has_crc else 0
+                        written += _write_all(descriptor, chunk, written)
+                    # The checksum stands in the head, which is therefore written last.
+                    _write_all(descriptor, form.head(item.path, item.size_bytes, item.modified, crc), at)
+                    _write_all(descriptor, tail, end)
         except AssetError as error:
             return _failed(error)
-        return Done("written", length=body - at + item.size_bytes + len(tail), crc=crc)
-
-    def _put(self, descriptor: int, buffers: list[bytes], at: int) -> int:
-        with disk_errors(self.file):
-            return _write_all(descriptor, buffers, at)
+        return Done("written", length=length, crc=crc)
 
 
-def _write_all(descriptor: int, buffers: list[bytes], at: int | None = None) -> int:
-    """Write buffers one after the other, at a place or where the file stands, and return how many bytes."""
-    total = sum(map(len, buffers))
-    count = os.writev(descriptor, buffers) if at is None else os.pwritev(descriptor, buffers, at)
-    if count < total:
-        rest = memoryview(b"".join(buffers))
-        while count < total:
-            piece = rest[count:]
-            count += os.write(descriptor, piece) if at is None else os.pwrite(descriptor, piece, at + count)
-    return total
+def _write_all(descriptor: int, chunk: bytes | memoryview, at: int) -> int:
+    """Write a piece at a place, and return how many bytes it has."""
+    count = 0
+    while count < len(chunk):
+        count += os.pwrite(descriptor, chunk[count:] if count else chunk, at + count)
+    return count

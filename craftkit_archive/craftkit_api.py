@@ -4,6 +4,7 @@ import base64
 import os
 import re
 from contextlib import suppress
+from functools import partial
 from tempfile import SpooledTemporaryFile, gettempdir
 from time import sleep
 from typing import NoReturn
@@ -22,8 +23,8 @@ from craftkit_archive.errors import (
     UnauthorizedError,
     disk_errors,
 )
-from craftkit_archive.remote import BROKEN, Response, finish, length_of, pauses, remote, split_url
-from craftkit_archive.store import CHUNK_BYTES, Claims, OpenAsset, mask_address
+from craftkit_archive.remote import BROKEN, Answer, Asked, length_of, pauses, remote, split_url
+from craftkit_archive.store import CHUNK_BYTES, Claims, OpenAsset, Opening, mask_address
 from craftkit_archive.values import mask
 
 KEY_VARIABLE = "CRAFTKIT_API_KEY"
@@ -92,13 +93,13 @@ class CraftkitApi:
             RenderNotFoundError: It is not in the key's project.
             UnauthorizedError, ForbiddenError, RemoteError: As `check`.
         """
-        answer = self._ask(render_id)
+        answer = self._answer(render_id, self._ask(render_id))
         try:
             found = answer.read(MAX_ANSWER_BYTES + 1)
         except BROKEN as error:
             raise RemoteError(f"{self.address} broke off in its answer: try again later.") from error
         finally:
-            finish(answer)
+            answer.finish()
         if len(found) > MAX_ANSWER_BYTES:
             raise RemoteError(f"{self.address} answers more than the metadata of {render_id}: mend the address.")
         return found
@@ -109,9 +110,9 @@ class CraftkitApi:
         Raises:
             RenderNotFoundError, RenderConflictError, UnauthorizedError, ForbiddenError, RemoteError: As `open`.
         """
-        answer = self._ask(render_id, "/download", method="HEAD")
-        finish(answer)
-        return length_of(answer)
+        answer = self._answer(render_id, self._ask(render_id, "/download", method="HEAD"), silent=True)
+        answer.finish()
+        return length_of(answer.headers)
 
     def open(self, render_id: str, key: str, _sha256: str | None = None) -> OpenAsset:
         """Open a render's PDF for reading; all of it has arrived.
@@ -124,14 +125,22 @@ class CraftkitApi:
             RemoteError: The API kept failing.
             NoSpaceError, NotWritableError: There is no room for it among the temporary files.
         """
+        return self.ask(render_id, key).open()
+
+    def ask(self, render_id: str, key: str) -> Opening:
+        """Ask for a render's PDF without waiting for it; what goes wrong is told when it is opened, as by `open`."""
+        asked = self._ask(render_id, "/download")
+        return Opening(partial(self._open, render_id, key, asked), asked.close)
+
+    def _open(self, render_id: str, key: str, asked: Asked) -> OpenAsset:
         broken: BaseException | None = None
         for pause in pauses():
-            answer = self._ask(render_id, "/download")
+            answer = self._answer(render_id, asked)
             with disk_errors(gettempdir()):
                 spool = SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - whoever gets it closes it
                 try:
                     size = 0
-                    for chunk in answer.stream(CHUNK_BYTES):
+                    while chunk := answer.read(CHUNK_BYTES):
                         spool.write(chunk)
                         size += len(chunk)
                     spool.seek(0)
@@ -142,28 +151,32 @@ class CraftkitApi:
                         raise
                     broken = error
                 else:
-                    answer.release_conn()
-                    length = length_of(answer)
+                    answer.finish()
+                    length = length_of(answer.headers)
                     return OpenAsset(key, spool, size if length is None else length, _claims(answer))  # type: ignore[arg-type]
             if pause is not None:
                 sleep(pause)
+                asked = self._ask(render_id, "/download")
         raise AssetUnreadableError(f"{self.address} kept breaking off: fetch {render_id} later.") from broken
 
-    def _ask(self, render_id: str, what: str = "", *, method: str = "GET") -> Response:
+    def _ask(self, render_id: str, what: str = "", *, method: str = "GET") -> Asked:
         headers = {"Authorization": f"Bearer {self.key}", "Accept-Encoding": "identity"}
         path = f"{self._path}/v1/renders/{quote(render_id, safe='')}{what}"
-        answer = self._remote.request(method, path, lambda: headers)
+        return self._remote.ask(method, path, lambda: headers)
+
+    def _answer(self, render_id: str, asked: Asked, *, silent: bool = False) -> Answer:
+        answer = asked.answer()
         if answer.status == 200:
             return answer
-        self._refuse(render_id, answer, silent=method == "HEAD")
+        self._refuse(render_id, answer, silent=silent)
 
-    def _refuse(self, render_id: str, answer: Response, *, silent: bool) -> NoReturn:
+    def _refuse(self, render_id: str, answer: Answer, *, silent: bool) -> NoReturn:
         status = answer.status
         try:
             problem = msgspec.json.decode(b"" if silent else answer.read(65_536), type=_Envelope).error
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, *BROKEN):
             problem = _Problem()
-        finish(answer)
+        answer.finish()
         # It ends up on screens and in the catalog, so that the key must not, should they send it back.
         message = mask(problem.message.replace(self.key, "…"))[:MAX_SAID]
         said = f" ({message})" if message else ""
@@ -178,9 +191,9 @@ class CraftkitApi:
         raise RemoteError(f"{self.address} answers {status}, which no Craftkit API does: mend the address.")
 
 
-def _claims(answer: Response) -> Claims:
+def _claims(answer: Answer) -> Claims:
     """Read what the answer says of the digest of its body (RFC 9530, section 3)."""
-    found = _DIGEST.search(answer.headers.get("Repr-Digest", ""))
+    found = _DIGEST.search(answer.headers.get("repr-digest", ""))
     with suppress(ValueError):
         if found:
             return Claims(sha256=base64.b64decode(found[1], validate=True).hex(), by="repr-digest")

@@ -80,8 +80,6 @@ def export_assets(
         export = _Export(archive, place, selection, options, stop)
         jobs = 0 if dry_run else workers_for(*archive.catalog.count_stored(selection), jobs)
         with processes(jobs) as executor:
-            if jobs:
-                executor.submit(never)  # they start while the plan is made
             yield export.plan()
             yield from export.foresee() if dry_run else export.write(executor, jobs)
         yield export.summary()

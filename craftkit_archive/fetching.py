@@ -3,16 +3,18 @@
 import hashlib
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
 from itertools import islice
 from operator import attrgetter
+from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
 
 import msgspec
 
 from craftkit_archive.archive import Archive, Run
-from craftkit_archive.catalog import COLUMNS, Expectation, NewAsset, Selection
+from craftkit_archive.catalog import COLUMNS, Catalog, Expectation, NewAsset, Selection
 from craftkit_archive.craftkit_api import CraftkitApi
 from craftkit_archive.decoding import read_record
 from craftkit_archive.errors import (
@@ -29,14 +31,14 @@ from craftkit_archive.pdf import Ends, opens
 from craftkit_archive.places import open_store
 from craftkit_archive.records import Finding, Plan, Planned, Progress, Record, Render, Skipped, Verdict
 from craftkit_archive.sources import Source, StoreSource, open_source
-from craftkit_archive.store import OpenAsset, Piece, Store, Stored, digest, mask_address
+from craftkit_archive.store import OpenAsset, Opening, Piece, Store, Stored, digest, mask_address
 from craftkit_archive.values import hash_key
-from craftkit_archive.work import Stop, in_batches, in_lanes, never, processes, spread, workers_for
+from craftkit_archive.work import Stop, ahead, aside, in_batches, in_lanes, never, processes, spread, workers_for
 
 BATCH = 256
 # Nothing of a batch is recorded before all of it has arrived.
 BATCH_BYTES = 64 << 20
-_GUESSED_BYTES = 8 << 20
+_GUESSED_BYTES = 2 << 20
 LISTING_PAGE = 50_000
 UNCLAIMED_SHOWN = 20
 
@@ -128,38 +130,52 @@ def fetch_assets(
         LockedError: Another command is writing.
     """
     selection = selection or Selection()
-    source = open_source(source_address or archive.store.address)
-    source.check()
-    archive.store.check(archive.id)
+    address = source_address or archive.store.address
     shown = mask_address(source_address or "the store itself")
     details: dict[str, Any] = {"dry_run": True} if dry_run else {}
-    with archive.lock("fetch"), archive.run("fetch", {"source": shown, "limit": limit}, dry=dry_run) as run:
+    jobs = 0 if dry_run else workers_for(_foreseen(archive, selection, limit), 0, jobs)
+    with ExitStack() as stack:
+        # First of all: they start while this process gets ready too.
+        executor = stack.enter_context(processes(jobs, partial(_prepare, address, archive.store.address)))
+        source = open_source(address)
+        source.check()
+        archive.store.check(archive.id)
+        stack.enter_context(archive.lock("fetch"))
+        run = stack.enter_context(archive.run("fetch", {"source": shown, "limit": limit}, dry=dry_run))
         yield from _describe(archive, source, selection, run, stop, dry_run=dry_run)
         count = archive.catalog.count_expected(selection)
         yield Plan(count=count if limit is None else min(count, limit))
         run.counts.update({"expected": 0, "copied": 0, "adopted": 0, "absent": 0, "refused": 0})
+        listing = None
+        if selection == Selection() and limit is None and isinstance(source, StoreSource):
+            # To list a million objects takes minutes, in which they can be copied.
+            listing = stack.enter_context(aside(partial(_unclaimed, archive.catalog.path, source.store, stop)))
         expected = islice(archive.catalog.expected_assets(selection), limit)
         if dry_run:
             yield from _foresee(source, expected, run, stop)
         else:
             archive.store.sweep()
-            jobs = workers_for(count if limit is None else min(count, limit), 0, jobs)
             share = bytes_per_second / max(jobs, 1) if bytes_per_second else None
             tasks = (
                 _Task(source.address, archive.store.address, batch, share, ignore_etag)
                 for batch in _batches(expected, run)
             )
-            with processes(jobs) as executor:
-                for arrivals, error in spread(executor, _copy, tasks, jobs=jobs, stop=stop):
-                    yield from _record(archive, shown, arrivals, run)
-                    if error is not None:
-                        raise error
+            for arrivals, error in spread(executor, _copy, tasks, jobs=jobs, stop=stop):
+                yield from _record(archive, shown, arrivals, run)
+                if error is not None:
+                    raise error
             archive.store.sweep()
-        if selection == Selection() and limit is None and isinstance(source, StoreSource) and not stop():
-            details["unclaimed"] = _count_unclaimed(archive, source.store, run, stop)
+        if listing is not None and not stop():
+            run.counts["unclaimed"], details["unclaimed"] = listing()
         incomplete = run.counts["absent"] > 0 or run.counts["unknown"] > 0
         run.settle(problems=run.counts["refused"] > 0, incomplete=incomplete, stopped=stop())
     yield run.summary(**details)
+
+
+def _foreseen(archive: Archive, selection: Selection, limit: int | None) -> int:
+    """Say how many assets there may be to copy, before the API is asked for renders that nobody knows yet."""
+    count = max(archive.catalog.count_expected(selection), len(selection.render_ids or ()))
+    return count if limit is None else min(count, limit)
 
 
 def _batches(expected: Iterator[Expectation], run: Run) -> Iterator[list[Expectation]]:
@@ -195,17 +211,21 @@ def _look(source: Source, asset: Expectation) -> tuple[Expectation, int | None, 
         return asset, None, str(error)
 
 
-def _count_unclaimed(archive: Archive, store: Store, run: Run, stop: Stop) -> list[str]:
-    """Count what the source holds for no render, and return the first keys of it."""
-    run.counts["unclaimed"] = 0
-    examples: list[str] = []
-    for page in in_batches((entry.key for entry in store.list()), LISTING_PAGE):
-        unclaimed = archive.catalog.unclaimed(page)
-        run.counts["unclaimed"] += len(unclaimed)
-        examples += unclaimed[: UNCLAIMED_SHOWN - len(examples)]
-        if stop():
-            break
-    return examples
+def _unclaimed(catalog_path: Path, store: Store, stop: Stop, over: Stop) -> tuple[int, list[str]]:
+    """Count what the source holds for no render, and return the first keys of it; for a thread of its own."""
+    catalog = Catalog(catalog_path, read_only=True)
+    try:
+        count = 0
+        examples: list[str] = []
+        for page in in_batches(store.keys(), LISTING_PAGE):
+            unclaimed = catalog.unclaimed(page)
+            count += len(unclaimed)
+            examples += unclaimed[: UNCLAIMED_SHOWN - len(examples)]
+            if stop() or over():
+                break
+        return count, examples
+    finally:
+        catalog.close()
 
 
 # --- metadata from the API -------------------------------------------------------------------------------------------
@@ -223,7 +243,7 @@ def _describe(
             answers: list[bytes | str] = ["the catalog has no such render"] * len(batch)
         else:
             project_id = _project(archive, source, selection)
-            answers = list(in_lanes(partial(_ask, source), batch, source.lanes))
+            answers = in_lanes(partial(_ask, source), batch, source.lanes)
         rows = []
         for render_id, answer in zip(batch, answers, strict=True):
             try:
@@ -301,27 +321,51 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
 # --- in the workers --------------------------------------------------------------------------------------------------
 
 
+def _prepare(source: str, store: str) -> None:
+    open_source(source)
+    open_store(store)
+
+
 def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
     """Copy a batch of assets; with what stopped it half-way comes what was copied until then."""
     source, store = open_source(task.source), open_store(task.store)
     receive = partial(_receive, source, store, task, Event())
-    arrivals = list(in_lanes(receive, task.assets, max(source.lanes, store.lanes)))
+    arrivals: list[_Arrival]
+    if store.lanes == 1 or task.source == task.store:
+        arrivals = list(map(receive, ahead(partial(_ask_for, source), task.assets, source.lanes)))
+    else:  # a store that makes one wait for what is written takes threads
+        arrivals = in_lanes(receive, ((asset, _later(source, asset)) for asset in task.assets), store.lanes)
     error = next((arrival.stopped for arrival in arrivals if arrival.stopped is not None), None)
     arrivals = [arrival for arrival in arrivals if arrival.stopped is None]
     try:
         store.sync([arrival.asset.key for arrival in arrivals if arrival.adopted])
-        taken = {piece.key for piece in store.place([a.piece for a in arrivals if a.piece is not None])}
+        taken = set(store.place([a.piece for a in arrivals if a.piece is not None]))
     except ArchiveError as failure:
         return [arrival for arrival in arrivals if arrival.stored is None], failure
-    return [_taken(a) if a.asset.key in taken else a._replace(piece=None) for a in arrivals], error
+    return [_late(store, a) if a.piece in taken else a._replace(piece=None) for a in arrivals], error
 
 
-def _receive(source: Source, store: Store, task: _Task, stopping: Event, asset: Expectation) -> _Arrival:
+def _ask_for(source: Source, asset: Expectation) -> Opening:
+    try:
+        return source.ask(asset.render_id, asset.key)
+    except ArchiveError:  # it is told when it is opened
+        return _later(source, asset)
+
+
+def _later(source: Source, asset: Expectation) -> Opening:
+    return Opening(partial(source.open, asset.render_id, asset.key))
+
+
+def _receive(
+    source: Source, store: Store, task: _Task, stopping: Event, asked: tuple[Expectation, Opening]
+) -> _Arrival:
     """Bring one asset into the store, and say what is not a matter of this asset alone as `stopped`."""
+    asset, opening = asked
     if stopping.is_set():
+        opening.drop()
         return _Arrival(asset, stopped=RemoteError("Another asset has stopped this."))
     try:
-        return _receive_one(source, store, task, asset)
+        return _receive_one(store, task, asset, opening)
     except AssetError as error:
         return _Arrival(asset, verdict="unreadable", detail=str(error))
     except _SourceFailedError as failed:
@@ -337,9 +381,9 @@ def _receive(source: Source, store: Store, task: _Task, stopping: Event, asset: 
         return _Arrival(asset, stopped=error)
 
 
-def _receive_one(source: Source, store: Store, task: _Task, asset: Expectation) -> _Arrival:
+def _receive_one(store: Store, task: _Task, asset: Expectation, opening: Opening) -> _Arrival:
     try:
-        with _opened(source, asset, task) as found:
+        with _opened(opening, task) as found:
             vouched = _vouched(asset, found)
             checked = _checked(found, asset, task.bytes_per_second)
             if task.source == task.store:
@@ -357,9 +401,9 @@ def _receive_one(source: Source, store: Store, task: _Task, asset: Expectation) 
         return _Arrival(asset, verdict=error.verdict, detail=f"at the source, {error.detail}")
 
 
-def _opened(source: Source, asset: Expectation, task: _Task) -> OpenAsset:
+def _opened(opening: Opening, task: _Task) -> OpenAsset:
     try:
-        found = source.open(asset.render_id, asset.key)
+        found = opening.open()
     except RemoteError as error:
         raise _SourceFailedError(error) from error
     if task.ignore_etag:
@@ -413,6 +457,14 @@ def _adopt(store: Store, found: OpenAsset, asset: Expectation, checked: Iterator
     if here == there:
         return _Arrival(asset, here, adopted=True, vouched=vouched)
     return _taken(_Arrival(asset))
+
+
+def _late(store: Store, arrival: _Arrival) -> _Arrival:
+    """Say what becomes of an asset whose name was taken while it was on its way."""
+    with suppress(AssetError):
+        if store.measure(arrival.asset.key) == arrival.stored:
+            return arrival._replace(adopted=True, piece=None)
+    return _taken(arrival)
 
 
 def _taken(arrival: _Arrival) -> _Arrival:

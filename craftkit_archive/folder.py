@@ -7,9 +7,9 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from secrets import token_hex
-from threading import local
 
 from craftkit_archive.errors import (
     AssetExistsError,
@@ -20,11 +20,20 @@ from craftkit_archive.errors import (
     StoreOfflineError,
     disk_errors,
 )
-from craftkit_archive.store import MARKER, Entry, OpenAsset, Piece, Store, Stored, unreadable
+from craftkit_archive.store import (
+    BUFFER_BYTES,
+    MARKER,
+    Entry,
+    OpenAsset,
+    Piece,
+    Store,
+    Stored,
+    thread_buffer,
+    unreadable,
+)
 from craftkit_archive.values import check_asset_key
 
 INCOMING = ".incoming"
-BUFFER_BYTES = 256 << 10
 _OWN_NAMES = (MARKER, f"{INCOMING}/")
 _PIECE = re.compile(r"[0-9a-f]{32}")
 # With fewer files than this, flushing each is quicker than flushing the file system.
@@ -83,29 +92,36 @@ class FolderStore(Store):
         except OSError as error:
             raise StoreOfflineError(f"{self.address} cannot be read ({error.strerror}): mend that first.") from error
 
-    def receive(self, key: str, chunks: Iterable[bytes], *, replace: bool = False) -> Piece:
+    def receive(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Piece:
         """See `Store.receive`."""
         target = self._locate(key)
         if not replace and os.path.lexists(target):
             raise AssetExistsError(f"{key} is stored already, and nothing is overwritten: look at both copies.")
         with disk_errors(target):
-            self._make_folder(os.path.dirname(target))
+            folder = target.rpartition("/")[0]
+            if folder not in self._inside:
+                self._make_folder(folder)
             path, stored = self._receive_file(chunks)
         return Piece(key, stored, path, replace)
 
-    def _receive_file(self, chunks: Iterable[bytes]) -> tuple[str, Stored]:
-        incoming = f"{self._root}/{INCOMING}"
-        os.makedirs(incoming, exist_ok=True)
-        path = f"{incoming}/{token_hex(16)}"
+    def _receive_file(self, chunks: Iterable[bytes | memoryview]) -> tuple[str, Stored]:
+        path = f"{self._root}/{INCOMING}/{token_hex(16)}"
+        try:
+            descriptor = os.open(path, _NEW, 0o666)
+        except FileNotFoundError:
+            os.makedirs(f"{self._root}/{INCOMING}", exist_ok=True)
+            descriptor = os.open(path, _NEW, 0o666)
         hashed, size = sha256(), 0
         try:
-            with open(path, "xb", buffering=0) as file:
+            try:
                 for chunk in chunks:
                     view = memoryview(chunk)
                     while view:
-                        view = view[file.write(view) :]
+                        view = view[os.write(descriptor, view) :]
                     hashed.update(chunk)
                     size += len(chunk)
+            finally:
+                os.close(descriptor)
         except BaseException:
             _discard(path)
             raise
@@ -151,17 +167,17 @@ class FolderStore(Store):
     def open(self, key: str) -> OpenAsset:
         """See `Store.open`."""
         descriptor, size = self._open(key)
-        return OpenAsset(key, os.fdopen(descriptor, "rb", buffering=0), size)
+        return OpenAsset(key, FileIO(descriptor), size)
 
     def measure(self, key: str) -> Stored:
         """See `Store.measure`; one buffer serves all files, because a new one for each costs a tenth of the time."""
         descriptor, expected = self._open(key)
         try:
-            buffer, view = _buffer()
+            view = thread_buffer()
             hashed, size, read = sha256(), 0, BUFFER_BYTES
             # A buffer that was not filled is the end, unless bytes are lacking: some file systems give fewer at once.
             while read == BUFFER_BYTES or (read and size < expected):
-                read = os.readv(descriptor, [buffer])
+                read = os.readv(descriptor, [view])
                 hashed.update(view[:read])
                 size += read
             return Stored(size, hashed.hexdigest())
@@ -294,17 +310,7 @@ class FolderStore(Store):
 
 # Not blocking: a pipe in a file's place must not hang the reader.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-
-_own = local()
-
-
-def _buffer() -> tuple[bytearray, memoryview]:
-    """Return this thread's buffer, and a view of it."""
-    found: tuple[bytearray, memoryview] | None = getattr(_own, "buffer", None)
-    if found is None:
-        buffer = bytearray(BUFFER_BYTES)
-        found = _own.buffer = buffer, memoryview(buffer)
-    return found
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def _discard(path: str) -> None:

@@ -2,14 +2,27 @@
 
 import io
 import random
+import re
+import ssl
 import time
+import weakref
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
+from http.client import (
+    BadStatusLine,
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+    LineTooLong,
+    RemoteDisconnected,
+)
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
-
-import urllib3
 
 from craftkit_archive.errors import AssetUnreadableError, RemoteError, RequestError
 from craftkit_archive.store import mask_address
@@ -22,23 +35,30 @@ TIMEOUT_SECONDS = 60.0
 MAX_LENGTH_DIGITS = 18
 # As much of an answer that nobody wants is read to keep its connection; with more, a new one is cheaper.
 REST_BYTES = 64 << 10
+MAX_LINE_BYTES = 64 << 10
+MAX_FIELDS = 100
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})[ \r\n]")
+_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 # What a server says when it may do better later.
 HEALING = frozenset({429, 500, 502, 503, 504})
 
-Response = urllib3.BaseHTTPResponse
-# What reading a body raises when it breaks off.
-BROKEN = (urllib3.exceptions.HTTPError,)
+# What asking, and reading an answer, raise when the connection breaks off.
+BROKEN = (OSError, HTTPException)
 
 
 class Remote:
     """A remote end. Every request is tried up to five times, with pauses that grow from 1 s to 16 s and are uneven.
 
-    Redirections are not followed: a key or a signature is for the one who was asked.
+    Redirections are not followed: a key or a signature is for the one who was asked. Connections are kept and used
+    again. The environment's proxy is used, except one that is itself reached through TLS.
 
     Args:
         url: Any address of it.
         lanes: How many connections to keep.
         ca_bundle: Certificates to trust instead of the system's.
+
+    Attributes:
+        origin: Its scheme, host and port.
 
     Raises:
         RequestError: The address is none, or that of the proxy for it.
@@ -46,69 +66,286 @@ class Remote:
 
     def __init__(self, url: str, *, lanes: int, ca_bundle: str | None = None) -> None:
         parts = split_url(url)
-        self._origin = f"{parts.scheme}://{parts.netloc}"
-        proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-        options: dict[str, Any] = {"maxsize": lanes, "block": False, "ca_certs": ca_bundle}
-        try:
-            manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-            self._pool = manager.connection_from_url(url)
-        except (urllib3.exceptions.HTTPError, ValueError) as error:
-            what = "the proxy that the environment names for it" if proxy else "it"
-            raise RequestError(f"{self._origin} cannot be asked ({_reason(error)}): mend {what}.") from error
-        self._prefix = self._origin if proxy and parts.scheme == "http" else ""
+        self._parts = parts
+        self.origin = f"{parts.scheme}://{parts.netloc}"
+        self._lanes = lanes
+        self._idle: list[HTTPConnection] = []
+        weakref.finalize(self, _close, self._idle)
+        self._tls: ssl.SSLContext | None = None
+        if parts.scheme == "https":
+            try:
+                self._tls = ssl.create_default_context(cafile=ca_bundle)
+            except OSError as error:
+                raise RequestError(f"The certificates in {ca_bundle} cannot be read ({error}): mend that.") from error
+            self._tls.set_alpn_protocols(["http/1.1"])
+        self._proxy = _proxy_for(parts)
+        self._proxy_headers = _proxy_headers(self._proxy)
+        self._prefix = self.origin if self._proxy and self._tls is None else ""
 
-    def request(self, method: str, path: str, headers: Callable[[], Mapping[str, str]]) -> Response:
-        """Ask, and return the answer with its body unread, whatever its status.
+    def request(self, method: str, path: str, headers: Callable[[], Mapping[str, str]]) -> "Answer":
+        """Ask, and return the answer with its body unread, whatever its status: `ask` and `Asked.answer` in one.
+
+        Raises:
+            RemoteError: It could not be reached, or kept answering that it cannot now.
+        """
+        return self.ask(method, path, headers).answer()
+
+    def ask(self, method: str, path: str, headers: Callable[[], Mapping[str, str]]) -> "Asked":
+        """Send a request, and do not wait for its answer.
+
+        So one thread keeps several requests under way, each on a connection of its own. What goes wrong is told, or
+        tried again, when the answer is asked for.
 
         Args:
             method: HTTP's.
             path: What, from the first slash on.
             headers: Makes the headers of each attempt: a signature grows old.
+        """
+        return Asked(self, method, path, headers)
+
+    def send(self, method: str, path: str, headers: Mapping[str, str], *, anew: bool = False) -> HTTPConnection:
+        """Send one request over a connection that is idle, or over a new one."""
+        given = {"Host": self._parts.netloc, **(self._proxy_headers if self._prefix else {}), **headers}
+        if any("\r" in value or "\n" in value for value in given.values()):
+            raise RequestError(f"A header for {self.origin} would have a line break: mend the key or the credentials.")
+        lines = "".join([f"{name}: {value}\r\n" for name, value in given.items()])
+        connection = None
+        if not anew:
+            with suppress(IndexError):
+                connection = self._idle.pop()
+        connection = connection or self._connect()
+        try:
+            if connection.sock is None:
+                connection.connect()
+            connection.sock.sendall(f"{method} {self._prefix}{path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1"))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect(self) -> HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._proxy is None:
+            if self._tls is not None:
+                return HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=self._tls)
+            return HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+        if self._tls is None:
+            return HTTPConnection(self._proxy.hostname or "", self._proxy.port, timeout=TIMEOUT_SECONDS)
+        through = HTTPSConnection(
+            self._proxy.hostname or "", self._proxy.port or 80, timeout=TIMEOUT_SECONDS, context=self._tls
+        )
+        through.set_tunnel(host, port, self._proxy_headers)
+        return through
+
+    def keep(self, connection: HTTPConnection) -> None:
+        """Take a connection back that nobody uses any more."""
+        if len(self._idle) < self._lanes:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+
+def _close(connections: list[HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+def _proxy_for(parts: SplitResult) -> SplitResult | None:
+    named = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    if not named:
+        return None
+    proxy = urlsplit(named if "://" in named else f"http://{named}")
+    try:
+        if proxy.scheme == "http" and proxy.hostname and proxy.port != 0:
+            return proxy
+    except ValueError:
+        pass
+    raise RequestError(
+        f"{mask_address(named)}, the proxy that the environment names, cannot be used: write http://host:port."
+    )
+
+
+def _proxy_headers(proxy: SplitResult | None) -> dict[str, str]:
+    if proxy is None or proxy.username is None:
+        return {}
+    said = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {b64encode(said.encode()).decode()}"}
+
+
+class Asked:
+    """A request that was sent, and whose answer nobody has waited for; see `Remote.ask`."""
+
+    def __init__(self, remote: Remote, method: str, path: str, headers: Callable[[], Mapping[str, str]]) -> None:
+        self._remote = remote
+        self._request = method, path
+        self._headers = headers
+        self._sent: HTTPConnection | BaseException
+        self._send()
+
+    def _send(self, *, anew: bool = False) -> None:
+        try:
+            self._sent = self._remote.send(*self._request, self._headers(), anew=anew)
+        except BROKEN as error:
+            self._sent = error
+
+    def answer(self) -> "Answer":
+        """Wait for the answer, and return it with its body unread, whatever its status.
 
         Raises:
-            RemoteError: It could not be reached, or kept answering that it cannot now.
+            RemoteError: The remote end could not be reached, or kept answering that it cannot now.
         """
+        origin = self._remote.origin
         for pause in pauses():
             wait = 0.0
             try:
-                answer = self._pool.urlopen(
-                    method,
-                    self._prefix + path,
-                    headers=headers(),
-                    preload_content=False,
-                    decode_content=False,
-                    retries=False,
-                    redirect=False,
-                    timeout=TIMEOUT_SECONDS,
-                )
-            except urllib3.exceptions.HTTPError as error:
+                answer = self._take()
+            except ssl.SSLCertVerificationError as error:  # it heals by hand only
+                said = f"{origin} has a certificate that nobody here trusts ({error.verify_message})"
+                raise RemoteError(f"{said}: set SSL_CERT_FILE or AWS_CA_BUNDLE to that of its authority.") from error
+            except BROKEN as error:
                 problem: tuple[str, BaseException | None] = (_reason(error), error)
             else:
                 if answer.status not in HEALING:
                     return answer
                 problem = (f"it answers {answer.status}", None)
-                asked = answer.headers.get("Retry-After", "")
+                asked = answer.headers.get("retry-after", "")
                 wait = min(float(asked), MAX_PAUSE_SECONDS) if asked.isdecimal() else 0.0
-                finish(answer)
+                answer.finish()
             if pause is not None:
                 time.sleep(max(pause, wait))
-        raise RemoteError(f"{self._origin} kept failing ({problem[0]}): try again later.") from problem[1]
+                self._send()
+        raise RemoteError(f"{origin} kept failing ({problem[0]}): try again later.") from problem[1]
+
+    def _take(self) -> "Answer":
+        try:
+            return self._receive()
+        except ConnectionError:  # an idle connection may have been closed meanwhile, which is no failure
+            self._send(anew=True)
+            return self._receive()
+
+    def _receive(self) -> "Answer":
+        if isinstance(self._sent, BaseException):
+            raise self._sent
+        connection = self._sent
+        try:
+            return Answer(connection, self._request[0], self._remote.keep)
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Forget about the answer."""
+        if not isinstance(self._sent, BaseException):
+            self._sent.close()
 
 
-def finish(answer: Response) -> None:
-    """Give an answer's connection back, or close it if more than a little is left to read."""
-    try:
-        rest = answer.read(REST_BYTES, decode_content=False)
-    except urllib3.exceptions.HTTPError:
-        rest = None
-    if rest is None or len(rest) == REST_BYTES:
-        answer.close()
-    answer.release_conn()
+class _Response(HTTPResponse):
+    """http.client's, but for the head: its parser is one for e-mail, and takes as long as hashing a PDF does."""
+
+    def __init__(self, connection: HTTPConnection, method: str) -> None:
+        super().__init__(connection.sock, method=method)
+        self._bodiless = method == "HEAD"
+        self.fields: dict[str, str] = {}
+
+    def begin(self) -> None:
+        """Read the head, and see how the body ends.
+
+        Source: RFC 9112, sections 2 to 6.
+        """
+        while True:
+            self.version, self.status = self._read_status_line()
+            self.fields = self._read_fields()
+            if self.status >= 200:
+                break
+        coding, length = self.fields.get("transfer-encoding", "").lower(), length_of(self.fields)
+        if coding not in ("", "chunked") or ("content-length" in self.fields and length is None and not coding):
+            raise HTTPException("an answer whose length cannot be told")
+        self.chunked, self.chunk_left = bool(coding), None
+        self.length = None if coding else length
+        if self._bodiless or self.status in (204, 304):
+            self.chunked, self.length = False, 0
+        kept = self.chunked or self.length is not None
+        self.will_close = not kept or self.version == 10 or self.fields.get("connection", "").lower() == "close"
+
+    def _read_status_line(self) -> tuple[int, int]:
+        line = self._read_line()
+        if not line:
+            raise RemoteDisconnected("it closed the connection without an answer")
+        found = _STATUS.match(line)
+        if not found:
+            raise BadStatusLine(line[:40].decode("latin-1"))
+        return 10 + int(found[1]), int(found[2])
+
+    def _read_fields(self) -> dict[str, str]:
+        fields: dict[str, str] = {}
+        for _ in range(MAX_FIELDS):
+            line = self._read_line()
+            if line in (b"\r\n", b"\n"):
+                return fields
+            if not line.endswith(b"\n"):
+                raise RemoteDisconnected("it closed the connection in the head of an answer")
+            name, _, value = line.decode("latin-1").partition(":")
+            name, value = name.lower(), value.strip()
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
+        raise HTTPException("an answer with a head without end")
+
+    def _read_line(self) -> bytes:
+        line = self.fp.readline(MAX_LINE_BYTES + 1)
+        if len(line) > MAX_LINE_BYTES:
+            raise LineTooLong("head")
+        return line
 
 
-def length_of(answer: Response) -> int | None:
+class Answer:
+    """An answer whose body is unread; whoever has it calls `finish` or `close` once.
+
+    Attributes:
+        status: HTTP's.
+        headers: By name in lower case; several of one name are joined with commas.
+    """
+
+    def __init__(self, connection: HTTPConnection, method: str, keep: Callable[[HTTPConnection], None]) -> None:
+        self._connection = connection
+        self._keep = keep
+        self._response = _Response(connection, method)
+        try:
+            self._response.begin()
+        except BaseException:
+            self._response.close()
+            raise
+        self.status = self._response.status
+        self.headers: Mapping[str, str] = self._response.fields
+
+    def read(self, size: int) -> bytes:
+        """Read so many bytes of the body; fewer only before its end, none only at its end.
+
+        Raises:
+            OSError, HTTPException: It broke off; see `BROKEN`.
+        """
+        found = self._response.read(size)
+        if not found and self._response.length:
+            raise IncompleteRead(b"", self._response.length)
+        return found
+
+    def finish(self) -> None:
+        """Give the connection back, to be used again; close it if more than a little is left to read."""
+        with suppress(*BROKEN):
+            if not self._response.isclosed():
+                self._response.read(REST_BYTES)
+            if self._response.isclosed() and not self._response.will_close:  # at its end it closes itself
+                self._keep(self._connection)
+                return
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._response.close()
+        self._connection.close()
+
+
+def length_of(headers: Mapping[str, str]) -> int | None:
     """Return how many bytes an answer says to have; None if it does not say so in a way that can be true."""
-    text = answer.headers.get("Content-Length", "")
+    text = headers.get("content-length", "")
     return int(text) if len(text) <= MAX_LENGTH_DIGITS and text.isascii() and text.isdecimal() else None
 
 
@@ -120,7 +357,7 @@ def split_url(url: str) -> SplitResult:
     """
     try:
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+        if parts.scheme in ("http", "https") and _HOST.fullmatch(parts.hostname or "") and parts.port != 0:
             return parts
     except ValueError:
         pass
@@ -148,10 +385,10 @@ class Body(io.RawIOBase):
         RemoteError: From any method that reads: the remote end could not be asked for the rest.
     """
 
-    def __init__(self, key: str, first: Response, size_bytes: int, ask: Callable[[int], Response]) -> None:
+    def __init__(self, key: str, first: Answer, size_bytes: int, ask: Callable[[int], Answer]) -> None:
         super().__init__()
         self._key = key
-        self._answer: Response | None = first
+        self._answer: Answer | None = first
         self._size = size_bytes
         self._ask = ask
         self._at = 0
@@ -215,7 +452,7 @@ class Body(io.RawIOBase):
     def _finish(self) -> None:
         """Give the connection back, to be used again."""
         if self._answer is not None:
-            self._answer.release_conn()
+            self._answer.finish()
             self._answer = None
 
     def _drop(self) -> None:
@@ -225,9 +462,8 @@ class Body(io.RawIOBase):
 
 
 def _reason(error: BaseException) -> str:
-    while (cause := getattr(error, "reason", None)) is not None and isinstance(cause, BaseException):
-        error = cause
-    return type(error).__name__.removesuffix("Error")
+    said = error.strerror if isinstance(error, OSError) else None
+    return str(said or type(error).__name__)
 
 
 @lru_cache(maxsize=8)

@@ -93,7 +93,7 @@ def repair_assets(
             for batch in in_batches(page, BATCH):
                 if stop():
                     break
-                attempts = list(in_lanes(mend, batch, max(source.lanes, archive.store.lanes)))
+                attempts = in_lanes(mend, batch, max(source.lanes, archive.store.lanes))
                 yield from _record(archive, attempts, run, dry_run=dry_run)
         Quarantine(archive.path).tidy()
         run.settle(problems=run.counts["absent"] + run.counts["refused"] > 0, stopped=stop())

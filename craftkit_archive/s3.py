@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any, Literal, NoReturn
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
@@ -36,15 +36,15 @@ from craftkit_archive.remote import (
     ATTEMPTS,
     BROKEN,
     TIMEOUT_SECONDS,
+    Answer,
+    Asked,
     Body,
     Remote,
-    Response,
-    finish,
     length_of,
     remote,
     split_url,
 )
-from craftkit_archive.store import MARKER, Claims, Entry, OpenAsset, Piece, Store, Stored, mask_address
+from craftkit_archive.store import MARKER, Claims, Entry, OpenAsset, Opening, Piece, Store, Stored, mask_address
 from craftkit_archive.values import check_asset_key
 
 SCHEME = "s3://"
@@ -167,6 +167,8 @@ class S3Store(Store):
             )
             if session.get_credentials() is None:
                 raise NoCredentialsError
+            # Most of the time of a listing goes into reading times, which nobody here wants.
+            session._session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
             return session
 
     @cached_property
@@ -215,21 +217,27 @@ class S3Store(Store):
         region = self._session.region_name or "us-east-1"
         return Signer(self._session.get_credentials(), region, self._base.netloc)
 
-    def _request(self, method: str, key: str, **headers: str) -> Response:
-        """Ask for an object; an answer that is not about its bytes is raised."""
+    def _ask(self, method: str, key: str, **headers: str) -> Asked:
+        """Ask for an object."""
         path = f"{self._base.path}{quote(self._prefix + key, safe='/~')}"
         headers["x-amz-checksum-mode"] = "ENABLED"
-        answer = self._remote.request(method, path, lambda: self._signer.sign(method, path, headers))
+        return self._remote.ask(method, path, lambda: self._signer.sign(method, path, headers))
+
+    def _request(self, method: str, key: str, **headers: str) -> Answer:
+        """Ask for an object, and wait for the answer; one that is not about its bytes is raised."""
+        return self._answer(key, self._ask(method, key, **headers))
+
+    def _answer(self, key: str, asked: Asked) -> Answer:
+        answer = asked.answer()
         if answer.status in (200, 206):
             return answer
         self._refuse(key, answer)
 
-    def _refuse(self, key: str, answer: Response) -> NoReturn:
+    def _refuse(self, key: str, answer: Answer) -> NoReturn:
         status, text = answer.status, ""
         with suppress(*BROKEN):
-            if answer.length_remaining != 0:
-                text = answer.read(4096, decode_content=True).decode("utf-8", "replace")
-        finish(answer)
+            text = answer.read(4096).decode("utf-8", "replace")
+        answer.finish()
         found = re.search(r"<Code>([A-Za-z]{1,100})</Code>", text)
         code = found[1] if found else f"HTTP {status}"
         if status == 404 and code != "NoSuchBucket":
@@ -305,7 +313,7 @@ class S3Store(Store):
                 body = f"{archive_id}\n".encode()
                 self._client.put_object(Bucket=self._bucket, Key=self._prefix + MARKER, Body=body)
 
-    def receive(self, key: str, chunks: Iterable[bytes], *, replace: bool = False) -> Piece:
+    def receive(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Piece:
         """See `Store.receive`; the object has its name as soon as it is whole."""
         self._check_key(key)
         if not replace:
@@ -337,11 +345,11 @@ class S3Store(Store):
         """See `Store.find`."""
         self._check_key(key)
         answer = self._request("HEAD", key)
-        finish(answer)
+        answer.finish()
         return Entry(key, self._length(key, answer))
 
-    def _length(self, key: str, answer: Response) -> int:
-        length = length_of(answer)
+    def _length(self, key: str, answer: Answer) -> int:
+        length = length_of(answer.headers)
         if length is None:
             answer.close()
             raise AssetUnreadableError(f"{self._name} does not say how long {key} is: nothing could tell it whole.")
@@ -349,12 +357,20 @@ class S3Store(Store):
 
     def open(self, key: str) -> OpenAsset:
         """See `Store.open`; an object that changes while it is read is unreadable."""
+        return self.ask(key).open()
+
+    def ask(self, key: str) -> Opening:
+        """See `Store.ask`."""
         if key != MARKER:
             self._check_key(key)
-        answer = self._request("GET", key)
-        length, tag = self._length(key, answer), answer.headers.get("ETag")
+        asked = self._ask("GET", key)
+        return Opening(partial(self._open, key, asked), asked.close)
 
-        def ask(offset: int) -> Response:
+    def _open(self, key: str, asked: Asked) -> OpenAsset:
+        answer = self._answer(key, asked)
+        length, tag = self._length(key, answer), answer.headers.get("etag")
+
+        def ask(offset: int) -> Answer:
             if tag is None and offset == 0:
                 return self._request("GET", key)
             if tag is None:
@@ -363,7 +379,7 @@ class S3Store(Store):
             if offset and rest.status != 206:
                 rest.close()
                 raise AssetUnreadableError(f"{key} broke off, and {self._name} cannot go on in the middle of it.")
-            if rest.headers.get("ETag", tag) != tag:  # a service that does not know If-Match
+            if rest.headers.get("etag", tag) != tag:  # a service that does not know If-Match
                 rest.close()
                 raise AssetUnreadableError(f"{key} changed in {self._name} while it was read: fetch it again.")
             return rest
@@ -408,7 +424,7 @@ class _Upload:
         self._id: str | None = None
         self._parts: list[dict[str, Any]] = []
 
-    def add(self, chunk: bytes) -> None:
+    def add(self, chunk: bytes | memoryview) -> None:
         self._buffer += chunk
         if len(self._buffer) >= PART_BYTES:
             if self._id is None:
@@ -459,12 +475,12 @@ def _taken(key: str) -> AssetExistsError:
     return AssetExistsError(f"{key} is stored already, and nothing is overwritten: look at both copies.")
 
 
-def _claims(answer: Response) -> Claims:
+def _claims(answer: Answer) -> Claims:
     """Read what an answer says of the digests of the whole object.
 
     An ETag is an MD5 only of an object that came in one part and was not encrypted with a key of its own.
     """
-    tag = _MD5.fullmatch(answer.headers.get("ETag", ""))
+    tag = _MD5.fullmatch(answer.headers.get("etag", ""))
     encrypted = any(name in answer.headers for name in _ENCRYPTED)
     md5 = tag[1] if tag and not encrypted and answer.headers.get("x-amz-server-side-encryption") != "aws:kms" else None
     checksum = None

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from craftkit_archive.craftkit_api import CraftkitApi
 from craftkit_archive.errors import AssetMissingError
 from craftkit_archive.exports import MANIFEST, Export
 from craftkit_archive.places import open_store
-from craftkit_archive.store import OpenAsset, Store
+from craftkit_archive.store import OpenAsset, Opening, Store
 
 
 class Source(Protocol):
@@ -54,8 +54,16 @@ class Source(Protocol):
             RemoteError: The remote end kept failing.
         """
 
+    def ask(self, render_id: str, key: str) -> Opening:
+        """Ask for an asset without waiting for it; what goes wrong is told when it is opened, as by `open`.
 
-class StoreSource:
+        Raises:
+            AssetKeyError: The key is no place there.
+        """
+        return Opening(partial(self.open, render_id, key))
+
+
+class StoreSource(Source):
     """A store, which knows assets by their keys."""
 
     def __init__(self, store: Store) -> None:
@@ -75,8 +83,12 @@ class StoreSource:
         """See `Source.open`."""
         return self.store.open(key)
 
+    def ask(self, _render_id: str, key: str) -> Opening:
+        """See `Source.ask`."""
+        return self.store.ask(key)
 
-class ExportSource:
+
+class ExportSource(Source):
     """An export, in which an asset is whatever file has its digest."""
 
     lanes = 1

@@ -8,16 +8,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Generic, Literal, TextIO, TypeVar
 
-from craftkit_archive.errors import NoSpaceError
+from craftkit_archive.errors import ArchiveError, NoSpaceError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,18 +47,24 @@ def workers_for(count: int, size_bytes: int, jobs: int) -> int:
 
 
 @contextmanager
-def processes(jobs: int) -> Iterator[Executor]:
+def processes(jobs: int, prepare: Callable[[], object] = never) -> Iterator[Executor]:
     """Make an executor of `jobs` processes; with 0, a thread of this one.
 
     The workers inherit no connection, leave signals to their parent, and end when it dies, however it dies. At the end
     their work is waited for, except after a `KeyboardInterrupt`, which ends them at once.
+
+    Args:
+        jobs: How many; they start at once, while the caller goes on.
+        prepare: What each begins with, such as what takes long to import; what it raises is left to the tasks.
     """
     executor: Executor
     if jobs == 0:
         executor = ThreadPoolExecutor(1)
     else:
         context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
+        executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(prepare,))
+        for _ in range(jobs):
+            executor.submit(never)
     try:
         yield executor
     except KeyboardInterrupt:
@@ -84,13 +90,15 @@ def _run_spawned(target: Callable[..., object], arguments: tuple[object, ...]) -
     target(*arguments)
 
 
-def _begin_worker() -> None:
+def _begin_worker(prepare: Callable[[], object] = never) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Tasks make many small objects and hardly a cycle: looking for them after each 700 would take a tenth of the time.
     gc.freeze()
     gc.set_threshold(100_000)
     Thread(target=_die_with_parent, daemon=True).start()
+    with suppress(ArchiveError):
+        prepare()
 
 
 def _die_with_parent() -> None:
@@ -164,17 +172,65 @@ def spread(
             future.cancel()
 
 
-def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int) -> Iterator[R]:
-    """Apply a function to items, so many at a time, in threads of this process; yield the results in order.
+def ahead(begin: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[tuple[T, R]]:
+    """Yield each item with what has begun for it, `count` of them at a time.
 
-    It is for work that waits for a network; with one lane, everything is done in the calling thread.
+    It is for what waits for a network, without threads: while one answer is read, others are on their way.
     """
-    return _lanes(lanes).map(function, items) if lanes > 1 else map(function, items)
+    begun: deque[tuple[T, R]] = deque()
+    for item in items:
+        begun.append((item, begin(item)))
+        if len(begun) == count:
+            yield begun.popleft()
+    yield from begun
+
+
+def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int) -> list[R]:
+    """Apply a function to items, so many at a time, in threads of this process; return the results in order.
+
+    It is for work that waits for a network; with one lane, everything is done in the calling thread. What the function
+    raises ends it, when the calls under way have ended.
+    """
+    if lanes == 1:
+        return list(map(function, items))
+    todo = deque(enumerate(items))
+    done: dict[int, R] = {}
+
+    def work() -> None:
+        # Each lane takes the next item itself: to hand every one over would take longer than a small one does.
+        try:
+            while True:
+                try:
+                    number, item = todo.popleft()
+                except IndexError:
+                    return
+                done[number] = function(item)
+        except BaseException:
+            todo.clear()
+            raise
+
+    running = [_lanes(lanes).submit(work) for _ in range(min(lanes, len(todo)))]
+    wait(running)
+    for lane in running:
+        lane.result()
+    return [done[number] for number in range(len(done))]
 
 
 @lru_cache(maxsize=4)
 def _lanes(lanes: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+
+
+@contextmanager
+def aside(function: Callable[[Stop], R]) -> Iterator[Callable[[], R]]:
+    """Call a function in a thread, and give what waits for its result; at the end of the block it is told to stop."""
+    over = Event()
+    with ThreadPoolExecutor(1) as executor:
+        called = executor.submit(function, over.is_set)
+        try:
+            yield called.result
+        finally:
+            over.set()
 
 
 class Apart(Generic[T, R]):

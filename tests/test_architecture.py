@@ -75,7 +75,7 @@ HOMES = {
     "pikepdf": {"craftkit_archive.pdf"},
     "boto3": {"craftkit_archive.s3"},
     "botocore": {"craftkit_archive.s3"},
-    "urllib3": {"craftkit_archive.remote"},
+    "http": {"craftkit_archive.remote"},
     "tqdm": {"craftkit_archive.work"},
     "concurrent": {"craftkit_archive.work"},
     "multiprocessing": {"craftkit_archive.work"},

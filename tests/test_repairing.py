@@ -262,7 +262,7 @@ def test_copies_are_kept_while_others_are_dropped(world: World) -> None:
         finding = Finding(run_id=1, render_id="", key=f"renders/{turn}.pdf", verdict="missing", found_at="")
         quarantine.drop(quarantine.keep(world.archive.store, finding))
 
-    list(in_lanes(keep_and_drop, range(100), 8))
+    in_lanes(keep_and_drop, range(100), 8)
     quarantine.tidy()
     assert list((world.archive.path / "quarantine").iterdir()) == []
 

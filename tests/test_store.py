@@ -26,10 +26,10 @@ from craftkit_archive.errors import (
     StoreMismatchError,
     StoreOfflineError,
 )
-from craftkit_archive.folder import BUFFER_BYTES, INCOMING, FolderStore
+from craftkit_archive.folder import INCOMING, FolderStore
 from craftkit_archive.places import open_store
 from craftkit_archive.s3 import S3Store
-from craftkit_archive.store import MARKER, Entry, Store, digest
+from craftkit_archive.store import BUFFER_BYTES, MARKER, Entry, Store, digest
 from craftkit_archive.values import check_asset_key
 from tests.services import BUCKET
 
@@ -199,6 +199,20 @@ def test_nothing_is_drawn_for_a_key_that_is_taken(store: Store) -> None:
     with pytest.raises(AssetExistsError):
         store.write("a", drawn)
     assert list(drawn) == [b"new"]
+
+
+@pytest.mark.parametrize("size", [0, 1, BUFFER_BYTES, 3 * BUFFER_BYTES + 1])
+def test_an_asset_is_the_same_however_it_is_read(store: Store, size: int) -> None:
+    body = os.urandom(size)
+    store.write("a.pdf", [body])
+    with store.open("a.pdf") as found:
+        assert b"".join(found.chunks()) == body
+    with store.open("a.pdf") as found:
+        assert b"".join(bytes(view) for view in found.views()) == body
+    openings = [store.ask("a.pdf") for _ in range(3)]
+    openings[0].drop()
+    with openings[2].open() as last, openings[1].open() as found:
+        assert [b"".join(found.chunks()), b"".join(last.chunks())] == [body, body]
 
 
 def test_a_key_that_is_taken_in_the_meantime_is_not_overwritten(store: Store, make_store: MakeStore) -> None:

@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -13,8 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from craftkit_archive import work
+from craftkit_archive.errors import RequestError
 from craftkit_archive.records import Plan, Progress, Record
-from craftkit_archive.work import AHEAD, format_duration, format_size, in_batches, processes, show_progress, spread
+from craftkit_archive.work import (
+    AHEAD,
+    Stop,
+    ahead,
+    aside,
+    format_duration,
+    format_size,
+    in_batches,
+    in_lanes,
+    processes,
+    show_progress,
+    spread,
+)
 
 
 def double(number: int) -> int:
@@ -55,6 +69,72 @@ def test_a_stop_finishes_what_is_under_way_and_draws_no_more() -> None:
         done = list(spread(executor, double, range(1000), jobs=2, stop=lambda: next(answers, True)))
     assert done == [2 * number for number in range(len(done))]
     assert 0 < len(done) <= 5
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 20])
+def test_lanes_keep_the_order_and_share_the_work(lanes: int) -> None:
+    assert in_lanes(double, range(10), lanes) == [2 * number for number in range(10)]
+    together = threading.Barrier(lanes)
+
+    def meet(_number: int) -> int:
+        together.wait(5)
+        return threading.get_ident()
+
+    assert len(set(in_lanes(meet, range(lanes), lanes))) == lanes
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_an_error_in_a_lane_ends_all_and_is_told(lanes: int) -> None:
+    done: list[int] = []
+
+    def fail(number: int) -> None:
+        if number == 5:
+            raise ValueError("five")
+        done.append(number)
+        time.sleep(0.01)
+
+    with pytest.raises(ValueError, match="five"):
+        in_lanes(fail, range(1000), lanes)
+    assert len(done) < 20
+
+
+@given(st.lists(st.integers(), max_size=20), st.integers(1, 8))
+def test_what_is_begun_ahead_comes_in_order_and_never_too_early(items: list[int], count: int) -> None:
+    begun: list[int] = []
+
+    def begin(item: int) -> int:
+        begun.append(item)
+        return 2 * item
+
+    seen = []
+    for pair in ahead(begin, items, count):
+        seen.append(pair)
+        assert len(begun) == min(len(seen) + count - 1, len(items))
+    assert seen == [(item, 2 * item) for item in items]
+
+
+def test_what_is_done_aside_is_told_when_it_is_over() -> None:
+    def wait(over: Stop) -> str:
+        while not over():
+            time.sleep(0.001)
+        return "over"
+
+    with aside(wait):
+        pass
+    with aside(lambda _over: "done") as result:
+        assert result() == "done"
+    with pytest.raises(ZeroDivisionError), aside(lambda _over: 1 // 0) as failed:
+        failed()
+
+
+def test_workers_begin_with_what_prepares_them_and_outlive_its_failure() -> None:
+    with processes(2, prepare=fail_to_prepare) as executor:
+        assert list(spread(executor, double, range(4), jobs=2)) == [0, 2, 4, 6]
+
+
+def fail_to_prepare() -> None:
+    """Fail as a worker does that finds its source gone."""
+    raise RequestError("not here")
 
 
 def test_a_stop_leaves_out_what_only_waits() -> None:
