@@ -84,6 +84,7 @@ class FilesTask(NamedTuple):
         store: Address of the store that they are in.
         root: The folder.
         items: What to copy.
+        is_new: Whether the folder had nothing in it before, so that nothing needs to be looked for.
         link: Whether hard links are made instead.
         read: Whether linked files are read all the same.
         export: Another text for each export, so that none trusts what was seen during another.
@@ -92,6 +93,7 @@ class FilesTask(NamedTuple):
     store: str
     root: str
     items: list[Item]
+    is_new: bool
     link: bool
     read: bool
     export: str
@@ -104,7 +106,7 @@ class FilesTask(NamedTuple):
         target = f"{self.root}/{item.path}"
         with disk_errors(target):
             _make_folder(self.root, target.rpartition("/")[0], self.export)
-        present = os.path.lexists(target)
+        present = not self.is_new and os.path.lexists(target)
         if present and is_file_of(target, item.size_bytes, item.sha256):
             return Done("unchanged")
         try:

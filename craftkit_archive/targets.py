@@ -112,7 +112,8 @@ class FolderTarget:
             if self._link and not isinstance(store, FolderStore):
                 raise RequestError(f"--link makes hard links to files, and {store.address} has none: leave it out.")
             _check_outside(store, self.path)
-            if not os.path.lexists(self.path):
+            self._is_new = not os.path.lexists(self.path) or not next(self.path.iterdir(), None)
+            if self._is_new:
                 return
             # An export that was killed before it could leave its marker has left its lock.
             if {path.name for path in islice(self.path.iterdir(), 2)} <= {INCOMING}:
@@ -174,7 +175,8 @@ class FolderTarget:
         with disk_errors(self.path):
             self._ledger.write(lines.encode())
             self._ledger.flush()
-        return FilesTask(self._archive.store.address, self._folder.address, items, self._link, self._read, self._token)
+        store, folder = self._archive.store.address, self._folder.address
+        return FilesTask(store, folder, items, self._is_new, self._link, self._read, self._token)
 
     def settle(self, task: FilesTask, done: list[Done]) -> None:
         """See `Target.settle`: the workers have done it all."""
