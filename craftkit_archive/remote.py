@@ -38,6 +38,7 @@ REST_BYTES = 64 << 10
 MAX_LINE_BYTES = 64 << 10
 MAX_FIELDS = 100
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})[ \r\n]")
+_PATH = re.compile(r"[!-~]*")
 _HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 # What a server says when it may do better later.
 HEALING = frozenset({429, 500, 502, 503, 504})
@@ -106,9 +107,13 @@ class Remote:
     def send(self, method: str, path: str, headers: Mapping[str, str], *, anew: bool = False) -> HTTPConnection:
         """Send one request over a connection that is idle, or over a new one."""
         given = {"Host": self._parts.netloc, **(self._proxy_headers if self._prefix else {}), **headers}
-        if any("\r" in value or "\n" in value for value in given.values()):
-            raise RequestError(f"A header for {self.origin} would have a line break: mend the key or the credentials.")
         lines = "".join([f"{name}: {value}\r\n" for name, value in given.items()])
+        try:
+            head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+        except UnicodeEncodeError:
+            head = b""
+        if head.count(b"\n") != len(given) + 2 or head.count(b"\r") != len(given) + 2:
+            raise RequestError(f"What {self.origin} would be sent is no request: mend the key or the credentials.")
         connection = None
         if not anew:
             with suppress(IndexError):
@@ -117,7 +122,7 @@ class Remote:
         try:
             if connection.sock is None:
                 connection.connect()
-            connection.sock.sendall(f"{method} {self._prefix}{path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1"))
+            connection.sock.sendall(head)
         except BaseException:
             connection.close()
             raise
@@ -252,11 +257,13 @@ class _Response(HTTPResponse):
 
         Source: RFC 9112, sections 2 to 6.
         """
-        while True:
+        for _ in range(MAX_FIELDS):
             self.version, self.status = self._read_status_line()
             self.fields = self._read_fields()
             if self.status >= 200:
                 break
+        else:
+            raise HTTPException("answers before the answer without end")
         coding, length = self.fields.get("transfer-encoding", "").lower(), length_of(self.fields)
         if coding not in ("", "chunked") or ("content-length" in self.fields and length is None and not coding):
             raise HTTPException("an answer whose length cannot be told")
@@ -357,7 +364,8 @@ def split_url(url: str) -> SplitResult:
     """
     try:
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and _HOST.fullmatch(parts.hostname or "") and parts.port != 0:
+        right = _HOST.fullmatch(parts.hostname or "") and _PATH.fullmatch(parts.path) and parts.port != 0
+        if parts.scheme in ("http", "https") and right:
             return parts
     except ValueError:
         pass

@@ -223,14 +223,26 @@ def _lanes(lanes: int) -> ThreadPoolExecutor:
 
 @contextmanager
 def aside(function: Callable[[Stop], R]) -> Iterator[Callable[[], R]]:
-    """Call a function in a thread, and give what waits for its result; at the end of the block it is told to stop."""
+    """Call a function in a thread, and give what waits for its result; at the end of the block it is told to stop.
+
+    It is not waited for longer than a second then: a network may keep it.
+    """
     over = Event()
-    with ThreadPoolExecutor(1) as executor:
-        called = executor.submit(function, over.is_set)
+    result: Future[R] = Future()
+
+    def call() -> None:
         try:
-            yield called.result
-        finally:
-            over.set()
+            result.set_result(function(over.is_set))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is told to who asks for the result
+            result.set_exception(error)
+
+    thread = Thread(target=call, daemon=True)
+    thread.start()
+    try:
+        yield result.result
+    finally:
+        over.set()
+        thread.join(1)
 
 
 class Apart(Generic[T, R]):

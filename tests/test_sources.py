@@ -587,7 +587,11 @@ def test_a_key_that_the_api_sends_back_is_stored_nowhere(world: World, monkeypat
 
 
 @pytest.mark.parametrize(
-    "url", ["https://[::1", "https://host:abc", "https://host:99999", "https://ho st", "host:9000"]
+    "url",
+    [
+        *("https://[::1", "https://host:abc", "https://host:99999", "https://ho st", "host:9000", "https://h\u00f6st"),
+        *("https://host/a b", "https://host/\u00e9"),
+    ],
 )
 def test_a_mistyped_url_is_refused(url: str, monkeypatch: pytest.MonkeyPatch, moto: str) -> None:
     monkeypatch.setenv("CRAFTKIT_API_KEY", LIVE_KEY)
