@@ -5,19 +5,19 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from craftkit_archive.archive import Clock, Run, utc_now
 from craftkit_archive.errors import AssetError
-from craftkit_archive.exports import INDEX, MANIFEST, MARKER, MISSING, SEAL, TAG_MANIFEST, Export, Part, open_part
+from craftkit_archive.exports import INDEX, MANIFEST, MARKER, MISSING, SEAL, TAG_MANIFEST, Export, open_part
 from craftkit_archive.folder import INCOMING
 from craftkit_archive.records import Finding, Plan, Progress, Record, Verdict
 from craftkit_archive.seal import Sealing
 from craftkit_archive.store import digest
-from craftkit_archive.values import format_time
+from craftkit_archive.unpacking import Part
+from craftkit_archive.values import format_time, mark_of
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
 BATCH = 256
@@ -109,8 +109,8 @@ def _findings(export: Export, run: Run, jobs: int, stop: Stop) -> Iterator[Any]:
         nonlocal payload
         own = set(_own_papers(export))
         for batch in in_batches(_looks(export), BATCH, weigh=_weigh, limit=BATCH_BYTES):
-            listed.extend(_mark(look.path) for look in batch)
-            payload += sum(_mark(f"{look.sha256} {look.path}") for look in batch if look.path not in own)
+            listed.extend(mark_of(look.path) for look in batch)
+            payload += sum(mark_of(f"{look.sha256} {look.path}") for look in batch if look.path not in own)
             under_way.append(batch)
             yield batch
 
@@ -171,7 +171,7 @@ def _unlisted(export: Export, listed: list[int]) -> Iterator[_Problem]:
     """Find files that no manifest lists."""
     own = {MANIFEST, TAG_MANIFEST} if export.is_bag else {MANIFEST}
     for path, _ in export.parts():
-        mark = _mark(path)
+        mark = mark_of(path)
         place = bisect_left(listed, mark)
         if place < len(listed) and listed[place] == mark:
             continue
@@ -187,7 +187,7 @@ def _check_index(export: Export, payload: int) -> Iterator[_Problem]:
         return
     with Sealing() as sealing:
         for listed in export.listed():
-            payload -= _mark(f"{listed.sha256} {listed.path}")
+            payload -= mark_of(f"{listed.sha256} {listed.path}")
             sealing.add(listed.sha256, listed.asset_key or "")
         sealed = sealing.result()
     if payload != 0:
@@ -210,7 +210,3 @@ def _lacking(export: Export) -> int:
         return 0
     with export.text(MISSING) as lines:
         return max(sum(1 for _ in csv.reader(lines)) - 1, 0)
-
-
-def _mark(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

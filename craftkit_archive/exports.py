@@ -5,15 +5,14 @@ import io
 import os
 import re
 import stat
-import tarfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from craftkit_archive.errors import AssetKeyError, AssetMissingError, AssetUnreadableError, RequestError
 from craftkit_archive.store import OpenAsset
+from craftkit_archive.unpacking import Part, Places
 from craftkit_archive.values import check_asset_key, restored
 
 MANIFEST = "manifest-sha256.txt"
@@ -27,9 +26,6 @@ MARKER = ".craftkit-export"
 
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _ESCAPE = re.compile(r"%(0[AaDd]|25)")
-_LOCAL_HEADER = 30
-_UTF8 = 1 << 11
-_CRC_FOLLOWS = 1 << 3
 
 
 class Listed(NamedTuple):
@@ -45,19 +41,11 @@ class Listed(NamedTuple):
     render_id: str | None = None
 
 
-class Part(NamedTuple):
-    """Where the bytes of one file of an export are: `size_bytes` from `offset` on in `file`."""
-
-    file: str
-    offset: int
-    size_bytes: int
-
-
 class Export:
     """An export opened for reading: a folder, a zip or a tar; plain or a bag.
 
     Paths are relative to the folder that holds the manifest, also in a zip or tar that has a folder around it. Of a
-    zip or tar the places of all files are held in memory, up to 1 kB each; of a folder nothing is.
+    zip or tar the places of all files are held in memory, 24 bytes each; of a folder nothing is.
 
     Args:
         path: The folder, or the file.
@@ -69,11 +57,11 @@ class Export:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._places: dict[str, Part] | None = None
+        self._places: Places | None = None
         if path.is_dir():
             self._root = os.path.realpath(path)
         elif path.is_file():
-            self._places = _strip(_places_of(path))
+            self._places = Places(path, MANIFEST)
         else:
             raise RequestError(f"There is no export {path}: name a folder, a .zip or a .tar.")
         if self.find(MANIFEST) is None:
@@ -140,7 +128,7 @@ class Export:
     def parts(self) -> Iterator[tuple[str, Part]]:
         """Yield the path and the place of every file that is there, listed or not; in no order, lazily."""
         if self._places is not None:
-            yield from self._places.items()
+            yield from self._places
             return
         for folder, below, names in os.walk(self._root):
             relative = os.path.relpath(folder, self._root)
@@ -156,7 +144,7 @@ class Export:
             AssetKeyError: The path leads out of the export.
         """
         if self._places is not None:
-            return self._places.get(path)
+            return self._places.find(path)
         file = f"{self._root}/{check_asset_key(path)}"
         try:
             status = os.lstat(file)
@@ -217,77 +205,3 @@ class _Slice(io.RawIOBase):
         if not self.closed:
             os.close(self._descriptor)
         super().close()
-
-
-def _places_of(path: Path) -> dict[str, Part]:
-    """Find where the bytes of each file in a zip or tar are."""
-    try:
-        with path.open("rb") as file:
-            if zipfile.is_zipfile(file):
-                return _zip_places(path, file)
-            file.seek(0)
-            return _tar_places(path, file)
-    except (
-        *(zipfile.BadZipFile, tarfile.TarError, EOFError),
-        *(UnicodeDecodeError, OSError, OverflowError, NotImplementedError),
-    ) as error:
-        raise AssetUnreadableError(f"{path} is no whole zip or tar ({error}): make the export again.") from error
-
-
-def _zip_places(path: Path, file: BinaryIO) -> dict[str, Part]:
-    places: dict[str, Part] = {}
-    with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
-            if entry.is_dir():
-                continue
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise AssetUnreadableError(f"{path} was packed again, compressed: unpack it, and name the folder.")
-            file.seek(entry.header_offset)
-            header = file.read(_LOCAL_HEADER)
-            name_length, more = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
-            offset = entry.header_offset + _LOCAL_HEADER + name_length + more
-            # Unpackers go by what stands before the bytes, too.
-            name = file.read(name_length).decode("utf-8" if entry.flag_bits & _UTF8 else "cp437")
-            crc = int.from_bytes(header[14:18], "little")
-            crc_follows = entry.flag_bits & _CRC_FOLLOWS
-            if header[:4] != b"PK\3\4" or name != entry.orig_filename or (crc != entry.CRC and not crc_follows):
-                raise zipfile.BadZipFile(f"what stands before {entry.filename!r} is damaged")
-            _add(places, entry.filename, Part(os.path.realpath(path), offset, entry.file_size))
-    return places
-
-
-def _tar_places(path: Path, file: BinaryIO) -> dict[str, Part]:
-    places: dict[str, Part] = {}
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        while (entry := archive.next()) is not None:
-            archive.members = []  # type: ignore[attr-defined]  # it would keep them all
-            if entry.isdir():
-                continue
-            size = entry.size if entry.isreg() else -1
-            _add(places, entry.name, Part(os.path.realpath(path), entry.offset_data, size))
-        end = archive.offset
-    file.seek(end)
-    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        # To tarfile, a damaged head is the end.
-        raise tarfile.ReadError("the head of a file is damaged")
-    if path.stat().st_size < end:
-        raise tarfile.ReadError("it is cut short")
-    return places
-
-
-def _add(places: dict[str, Part], name: str, part: Part) -> None:
-    name = name.removeprefix("./")
-    if name in places:
-        raise AssetUnreadableError(f"{part.file} holds {name!r} twice: make the export again.")
-    places[name] = part
-
-
-def _strip(places: dict[str, Part]) -> dict[str, Part]:
-    """Take away the one folder that a packed bag has around it."""
-    if MANIFEST in places:
-        return places
-    around = {name.partition("/")[0] for name in places}
-    if len(around) != 1:
-        return places
-    prefix = f"{around.pop()}/"
-    return {name.removeprefix(prefix): part for name, part in places.items()}

@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import TypeVar
 
 from craftkit_archive.errors import AssetKeyError
@@ -103,6 +103,11 @@ def check_asset_key(key: str) -> str:
     if _UNSAFE_KEY.search(key):
         raise AssetKeyError(f"The asset key {key!r} leaves the store or has parts that a store cannot hold.")
     return key
+
+
+def mark_of(text: str) -> int:
+    """Return 8 bytes, as a number, that stand for a text of any characters that a name can have."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 # What Craftkit's own keys look like: found good ten times as fast.
