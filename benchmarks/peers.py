@@ -1,5 +1,6 @@
 """The programs that are timed: ours, and where to find the others."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,8 @@ def program(name: str) -> str | None:
 def version_of(*command: str) -> str:
     """Ask a program for its version."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (done.stdout or done.stderr).splitlines()[0].removeprefix("sqlite-utils, version ")[:40]
+    found = re.search(r"v?\d+\.\d[\w.+-]*", done.stdout or done.stderr)
+    return found[0] if found else ""
 
 
 def ours(archive: Path, *words: str | Path) -> list[str]:

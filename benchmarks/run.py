@@ -86,33 +86,48 @@ def time_once(contender: Contender, number: int) -> None:
         raise SystemExit(f"{contender.name} ended with {process.returncode}: {problem}")
 
 
-def rest(folder: Path, *, full: bool) -> Path:
-    """Bring the machine to a state in which writing costs each contender the same, and return a folder for targets.
+# Writes to each page of memory that is free, and so makes sure that it is there; then it is free again.
+USE_FREE_MEMORY = """
+import mmap, re
+free = int(re.search(r"MemFree: +([0-9]+)", open("/proc/meminfo").read())[1]) * 1024
+mmap.mmap(-1, free * 9 // 10, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+"""
+
+
+class Writing:
+    """A folder for what is written, and what makes writing cost each contender the same.
 
     ext4 searches on past files that were deleted within the last minute, for each new one, and a virtual machine may
-    have given its free memory back to its host, and pays for each page that it asks for again; either can take longer
-    than the copy of a small PDF. So nothing is deleted while a case runs, and before it all memory is used once.
+    have given free memory back to its host, and pays for each page that it asks for again; either can take longer than
+    the copy of a small PDF. So nothing is deleted while a case runs, and before each time what others have written is
+    on the disk and out of memory, and all free memory has been used.
     """
-    out = folder / "out"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    if full:
+
+    def __init__(self, folder: Path, *, full: bool) -> None:
+        self.folder = folder / "out"
+        self._full = full
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        if full:
+            os.sync()
+            time.sleep(61)
+
+    def prepare(self, _number: int) -> None:
+        """Be ready for the next time."""
         os.sync()
-        time.sleep(61)
-        holes = out / "holes"
-        with holes.open("wb") as file:
-            file.truncate(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 9 // 10)
-        read_all(holes)
-        holes.unlink()
-    return out
+        if self._full:
+            for file in self.folder.rglob("*"):
+                if file.is_file():
+                    with file.open("rb", buffering=0) as bare:
+                        os.posix_fadvise(bare.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            subprocess.run([sys.executable, "-c", USE_FREE_MEMORY], check=True)
 
 
-def read_all(path: Path) -> None:
-    """Read a file, or all files of a folder, so that the page cache has them."""
-    for file in [path] if path.is_file() else [found for found in path.rglob("*") if found.is_file()]:
-        with file.open("rb", buffering=0) as bare:
-            while bare.read(1 << 20):
-                pass
+def read_all(folder: Path) -> None:
+    """Read all files of a folder, so that the page cache has them."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.read_bytes()
 
 
 def fresh(archive: Path) -> Callable[[int], object]:
@@ -211,7 +226,8 @@ def fetch_case(folder: Path, url: str, count: int, *, full: bool) -> Case:
     file, served = folder / "fetched.ndjson", folder / "served/bucket"
     write_renders(file, count)
     size = write_pdfs(served, file)
-    out = rest(folder, full=full)
+    writing = Writing(folder, full=full)
+    out = writing.folder
     read_all(served)
     os.environ.update(AWS_ACCESS_KEY_ID=S3_KEY, AWS_SECRET_ACCESS_KEY=S3_SECRET, AWS_DEFAULT_REGION="us-east-1")
 
@@ -219,7 +235,7 @@ def fetch_case(folder: Path, url: str, count: int, *, full: bool) -> Case:
         archive = out / f"archive-{number}"
         for words in (("init",), ("import", "renders", file)):
             subprocess.run(ours(archive, *words), check=True)
-        os.sync()
+        writing.prepare(number)
 
     remote = f":s3,provider=Rclone,access_key_id={S3_KEY},secret_access_key={S3_SECRET},endpoint='{url}':bucket"
     copy = f"{out}/{{name}}-{{{{round}}}}"
@@ -235,13 +251,8 @@ def fetch_case(folder: Path, url: str, count: int, *, full: bool) -> Case:
         found = program(name)
         command = [found, *(word.format(name=name) if word.startswith(str(out)) else word for word in words)]
         told = version_of(found, version) if found else ""
-        contenders.append(Contender(title, [word for word in command if word] if found else [], os_sync, told))
+        contenders.append(Contender(title, [word for word in command if word] if found else [], writing.prepare, told))
     return Case(f"Fetch {count:,} PDFs ({size / 1e6:.0f} MB) from S3", count, "PDFs", contenders)
-
-
-def os_sync(_number: int) -> None:
-    """See that what one contender left to be written is not the next one's burden."""
-    os.sync()
 
 
 def distribution(name: str) -> str:
@@ -297,17 +308,18 @@ def export_case(folder: Path, count: int, form: str, *, full: bool) -> Case:
         for words in (("import", "renders", file), ("fetch", bucket)):
             subprocess.run(ours(archive, *words), check=True)
     stored = [path.stat().st_size for path in (archive / "assets/renders").rglob("*.pdf")]
-    source, out = archive / "assets/renders", rest(folder, full=full)
+    source, writing = archive / "assets/renders", Writing(folder, full=full)
     for _ in range(2):  # what was read twice outlives in memory what is written once
         read_all(archive)
 
     def target(name: str) -> str:
-        return f"{out}/{name}-{{round}}{'.' + form if form in ('zip', 'tar') else ''}"
+        return f"{writing.folder}/{name}-{{round}}{'.' + form if form in ('zip', 'tar') else ''}"
 
     def peer(name: str, command: list[str], *version: str) -> Contender:
         found = program(version[0])
         command = [found or "", *command[1:]] if command[0] == version[0] else command
-        return Contender(name, command if found else [], os_sync, version_of(found, *version[1:]) if found else "")
+        told = version_of(found, *version[1:]) if found else ""
+        return Contender(name, command if found else [], writing.prepare, told)
 
     plain = [
         peer("cp -r", ["cp", "-r", str(source), target("cp")], "cp", "--version"),
@@ -323,7 +335,7 @@ def export_case(folder: Path, count: int, form: str, *, full: bool) -> Case:
         "tar": [peer("tar, which verifies nothing", ["tar", "-cf", target("tar"), str(source)], "tar", "--version")],
     }
     export = ours(archive, "export", target("ours"), "--format", form)
-    own = Contender(f"craftkit-archive export --format {form}", export, os_sync)
+    own = Contender(f"craftkit-archive export --format {form}", export, writing.prepare)
     name = f"Export {len(stored):,} PDFs ({sum(stored) / 1e9:.2f} GB): {form}"
     return Case(name, len(stored), "PDFs", [own, *peers[form]])
 
