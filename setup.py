@@ -36,6 +36,7 @@ setup(
             "bagit>=1.9",
             "boto3-stubs>=1.40",
             "cogapp>=3.4",
+            "cryptography>=42",
             "hypothesis>=6.100",
             "moto[s3,server]>=5",
             "mypy>=1.13",
