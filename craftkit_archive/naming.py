@@ -5,13 +5,14 @@ import unicodedata
 from array import array
 from collections.abc import Callable
 from functools import lru_cache, partial
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from itertools import pairwise
 from string import Formatter
 from typing import Any
 
 from craftkit_archive.catalog import ExportRow
 from craftkit_archive.errors import RequestError
+from craftkit_archive.values import mark_of
 
 DEFAULT_NAME = "{project_slug}/{created:%Y}/{created:%m}/{id}.pdf"
 PART_BYTES = 100
@@ -193,4 +194,4 @@ def fold(text: str) -> str:
 
 def mark(path: str) -> int:
     """Return 8 bytes, as a number, that stand for a path; the same for those that some system takes for one."""
-    return int.from_bytes(blake2b(fold(path).encode(), digest_size=8).digest(), "big")
+    return mark_of(fold(path))

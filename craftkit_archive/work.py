@@ -193,7 +193,7 @@ def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int) -> list
     """
     if lanes == 1:
         return list(map(function, items))
-    todo = deque(enumerate(items))
+    waiting = deque(enumerate(items))
     done: dict[int, R] = {}
 
     def work() -> None:
@@ -201,15 +201,15 @@ def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int) -> list
         try:
             while True:
                 try:
-                    number, item = todo.popleft()
+                    number, item = waiting.popleft()
                 except IndexError:
                     return
                 done[number] = function(item)
         except BaseException:
-            todo.clear()
+            waiting.clear()
             raise
 
-    running = [_lanes(lanes).submit(work) for _ in range(min(lanes, len(todo)))]
+    running = [_lanes(lanes).submit(work) for _ in range(min(lanes, len(waiting)))]
     wait(running)
     for lane in running:
         lane.result()
