@@ -95,7 +95,9 @@ class CraftkitApi:
         """
         answer = self._answer(render_id, self._ask(render_id))
         try:
-            found = answer.read(MAX_ANSWER_BYTES + 1)
+            found = b""
+            while len(found) <= MAX_ANSWER_BYTES and (piece := answer.read(MAX_ANSWER_BYTES + 1 - len(found))):
+                found += piece
         except BROKEN as error:
             raise RemoteError(f"{self.address} broke off in its answer: try again later.") from error
         finally:

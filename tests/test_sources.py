@@ -566,6 +566,12 @@ def test_no_answer_however_odd_is_a_bug_of_ours(answer: str, monkeypatch: pytest
                 ask()
 
 
+def test_metadata_that_breaks_off_is_not_taken_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRAFTKIT_API_KEY", LIVE_KEY)
+    with answering(FOUND + b"Content-Length: 100\r\n\r\n{}") as url, pytest.raises(RemoteError, match="broke off"):
+        CraftkitApi(url).describe(render_id(1))
+
+
 def test_an_answer_without_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRAFTKIT_API_KEY", LIVE_KEY)
     chunk = b"2000\r\n" + b" " * 0x2000 + b"\r\n"
