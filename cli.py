@@ -536,6 +536,7 @@ def import_(
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many assets.")
 @click.option("--bwlimit", type=SIZE, help="Read at most so many bytes a second, such as 5M.")
 @click.option("--ignore-etag", is_flag=True, help="For a bucket whose ETags look like MD5s and are something else.")
+@click.option("--accept-odd", is_flag=True, help="Store odd bytes too, though nothing vouches for them.")
 @_service_options
 @_jobs_option
 @_dry_run_option
@@ -549,6 +550,7 @@ def fetch(
     limit: int | None,
     bwlimit: int | None,
     ignore_etag: bool,
+    accept_odd: bool,
     endpoint_url: str | None,
     region: str | None,
     profile: str | None,
@@ -560,6 +562,9 @@ def fetch(
     SOURCE is a folder that mirrors the bucket, the bucket itself (s3://bucket/prefix), or a live API (https://host),
     which is asked with the key in CRAFTKIT_API_KEY, and with --ids also for renders that the catalog does not have.
     Without SOURCE, what lies in the archive's own store already is checked and recorded where it lies.
+
+    What does not look like a whole PDF is stored if something vouches for it: a digest in the metadata, an ETag or a
+    checksum of the service. A note then says what is odd. If nothing does, it is refused unless --accept-odd is given.
 
     Whatever interrupts it, the next fetch does the rest.
     """
@@ -578,6 +583,7 @@ def fetch(
                 jobs=jobs,
                 bytes_per_second=bwlimit,
                 ignore_etag=ignore_etag,
+                accept_odd=accept_odd,
                 dry_run=dry_run,
                 stop=console.stop,
             )

@@ -27,6 +27,7 @@ setup(
         "ijson>=3.3",
         "msgspec>=0.19",
         "pikepdf>=9",
+        "pypdfium2>=5",
         "sqlite-utils>=4.2",
         "tqdm>=4.66",
         "waitress>=3.0.1",

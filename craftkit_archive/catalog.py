@@ -166,7 +166,7 @@ class DamagedAsset(NamedTuple):
 
 
 class NewAsset(NamedTuple):
-    """An asset that has just been stored."""
+    """An asset that has just been stored; `odd` is what was odd about it as a PDF when it came."""
 
     render_id: str
     key: str
@@ -175,6 +175,7 @@ class NewAsset(NamedTuple):
     digest_source: str
     source: str
     stored_at: str
+    odd: str | None = None
 
 
 class ExportRow(NamedTuple):
@@ -387,7 +388,14 @@ def m003_coverage(db: "Database") -> None:
         db.table("runs").add_column(column, int)
 
 
-_STEPS: list[Callable[["Database"], None]] = [m001_tables, m002_newest_first, m003_coverage]
+def m004_odd_on_arrival(db: "Database") -> None:
+    """Keep with each asset what was odd about it as a PDF when it came."""
+    db.table("assets").add_column("odd", str)
+    # Few have any, and to look for them must not cost a walk through all.
+    db.execute("CREATE INDEX idx_assets_odd ON assets (render_id) WHERE odd IS NOT NULL")
+
+
+_STEPS: list[Callable[["Database"], None]] = [m001_tables, m002_newest_first, m003_coverage, m004_odd_on_arrival]
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -952,13 +960,51 @@ class Catalog:
                 left.pop(key, None)
         return list(left)
 
+    def unrecorded(self, keys: Sequence[str]) -> list[str]:
+        """Return those asset keys under which nothing is recorded as stored, in their order."""
+        sql = "SELECT key FROM assets WHERE stored_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"
+        stored = {key for (key,) in self._query(sql, (_json(keys),))}
+        return [key for key in keys if key not in stored]
+
+    def expecting(self, keys: Sequence[str]) -> dict[str, str]:
+        """Map those asset keys that succeeded renders should have stored, and have not, to the ids of the renders."""
+        sql = (
+            "SELECT r.asset_key, r.id FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
+            " WHERE r.status = 'succeeded' AND a.stored_at IS NULL"
+            " AND r.asset_key IN (SELECT value FROM json_each(?))"
+        )
+        # By the id that Craftkit's names have, which an index finds; the rest, which is little, by the key itself.
+        named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
+        by_id = self._query(f"{sql} AND r.id IN (SELECT value FROM json_each(?))", (_json(keys), _json(named)))
+        found = {key: render_id for key, render_id in by_id}
+        left = [key for key in keys if key not in found]
+        if left:
+            found |= {key: render_id for key, render_id in self._query(sql, (_json(left),))}
+        return found
+
+    def oddities(self, render_ids: Sequence[str] | None = None) -> dict[str, str]:
+        """Map render ids to what was odd about their PDFs on arrival, for those of which anything was.
+
+        Args:
+            render_ids: Of which renders; one that has any if not given.
+        """
+        if render_ids is None:
+            rows = self._query("SELECT render_id, odd FROM assets WHERE odd IS NOT NULL LIMIT 1")
+        else:
+            rows = self._query(
+                "SELECT render_id, odd FROM assets"
+                " WHERE odd IS NOT NULL AND render_id IN (SELECT value FROM json_each(?))",
+                (_json(render_ids),),
+            )
+        return {render_id: odd for render_id, odd in rows}
+
     def add_assets(self, rows: Iterable[NewAsset]) -> None:
         """Record assets whose bytes are in the store."""
         self._write(
-            "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source, source, stored_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (render_id) DO UPDATE SET key = excluded.key,"
+            "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source, source, stored_at, odd)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (render_id) DO UPDATE SET key = excluded.key,"
             " size_bytes = excluded.size_bytes, sha256 = excluded.sha256, digest_source = excluded.digest_source,"
-            " source = excluded.source, stored_at = excluded.stored_at",
+            " source = excluded.source, stored_at = excluded.stored_at, odd = excluded.odd",
             rows,
         )
 

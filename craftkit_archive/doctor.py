@@ -13,13 +13,14 @@ from craftkit_archive import __version__
 from craftkit_archive.archive import CATALOG, Archive, Run
 from craftkit_archive.errors import StoreError
 from craftkit_archive.folder import FolderStore
+from craftkit_archive.pdf import has_jbig2_decoder
 from craftkit_archive.records import Diagnosis, Record
 from craftkit_archive.values import timestamp
 from craftkit_archive.work import default_jobs, format_size
 
 LEAST_FREE_BYTES = 1_000_000_000
 LEAST_FREE_SHARE = 0.02
-LIBRARIES = ("pikepdf", "msgspec", "sqlite-utils", "click", "bottle", "waitress")
+LIBRARIES = ("pikepdf", "pypdfium2", "msgspec", "sqlite-utils", "click", "bottle", "waitress")
 
 
 def examine_archive(archive: Archive) -> Iterator[Record]:
@@ -33,7 +34,7 @@ def examine_archive(archive: Archive) -> Iterator[Record]:
     """
     run = Run(None, "doctor")
     run.counts.update({"good": 0, "to_mend": 0})
-    for diagnose in (_versions, _catalog, _modes, _store, _names, _space, _clock, _runs):
+    for diagnose in (_versions, _decoders, _catalog, _modes, _store, _names, _space, _clock, _runs):
         for diagnosis in diagnose(archive):
             run.counts["to_mend" if diagnosis.mend else "good"] += 1
             yield diagnosis
@@ -46,6 +47,15 @@ def _versions(archive: Archive) -> Iterator[Diagnosis]:
     system = f"{platform.system()} {platform.release()}, {default_jobs()} processors"
     python = f"Python {platform.python_version()}, SQLite {archive.catalog.sqlite_version}"
     yield Diagnosis("versions", f"craftkit-archive {__version__}, {python}, {libraries}; {system}")
+
+
+def _decoders(_archive: Archive) -> Iterator[Diagnosis]:
+    """Name the decoder that pikepdf calls as a program; without it, a check says less, and nothing is wrong."""
+    if has_jbig2_decoder():
+        seen = "jbig2dec is installed, so verify --level pdf decodes JBIG2 images"
+    else:
+        seen = "jbig2dec is not installed, so verify --level pdf leaves JBIG2 images undecoded, and notes where"
+    yield Diagnosis("decoders", seen)
 
 
 def _catalog(archive: Archive) -> Iterator[Diagnosis]:

@@ -27,9 +27,10 @@ from craftkit_archive.errors import (
     RenderNotFoundError,
     RequestError,
 )
-from craftkit_archive.pdf import Ends, opens
+from craftkit_archive.fixity import Arrival, judge_arrival
+from craftkit_archive.pdf import Ends, odd_on_arrival
 from craftkit_archive.places import open_store
-from craftkit_archive.records import Finding, Plan, Planned, Progress, Record, Render, Skipped, Verdict
+from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Record, Render, Skipped, Verdict
 from craftkit_archive.sources import Source, StoreSource, open_source
 from craftkit_archive.store import OpenAsset, Opening, Piece, Store, Stored, digest, mask_address
 from craftkit_archive.values import hash_key
@@ -49,6 +50,7 @@ class _Task(NamedTuple):
     assets: list[Expectation]
     bytes_per_second: float | None
     ignore_etag: bool
+    accept_odd: bool
 
 
 class _Arrival(NamedTuple):
@@ -56,6 +58,7 @@ class _Arrival(NamedTuple):
 
     Attributes:
         vouched: What vouched for its digest.
+        odd: What is odd about it as a PDF, though it is stored.
         piece: What the store is still to give its name.
         stopped: Why nothing became of it.
     """
@@ -68,6 +71,7 @@ class _Arrival(NamedTuple):
     detail: str | None = None
     piece: Piece | None = None
     stopped: ArchiveError | None = None
+    odd: str | None = None
 
 
 class _RefusedError(Exception):
@@ -96,6 +100,7 @@ def fetch_assets(
     jobs: int = 1,
     bytes_per_second: int | None = None,
     ignore_etag: bool = False,
+    accept_odd: bool = False,
     dry_run: bool = False,
     stop: Stop = never,
 ) -> Iterator[Record]:
@@ -114,13 +119,15 @@ def fetch_assets(
         jobs: How many processes copy.
         bytes_per_second: How much may be read from the source, all processes together.
         ignore_etag: Whether an ETag that looks like an MD5 may be something else.
+        accept_odd: Whether bytes that do not look like a whole PDF are stored even if nothing vouches for them.
         dry_run: Whether to say only what would be copied.
         stop: Asked between batches.
 
     Yields:
-        `Plan`; for each asset that arrived damaged a `Finding`, for each that the source lacks a `Skipped`; `Progress`;
-        at last the `Summary` with the counts expected, copied, adopted, absent and refused; unknown and described,
-        for ids; and, where everything was asked of a source that can be listed, unclaimed: objects that no render has.
+        `Plan`; for each asset that arrived damaged a `Finding`, for each that is stored though it is odd a `Note`, for
+        each that the source lacks a `Skipped`; `Progress`; at last the `Summary` with the counts expected, copied,
+        adopted, absent and refused; odd, if any is; unknown and described, for ids; and, where everything was asked of
+        a source that can be listed, unclaimed: objects that no render has.
 
     Raises:
         StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
@@ -157,7 +164,7 @@ def fetch_assets(
             archive.store.sweep()
             share = bytes_per_second / max(jobs, 1) if bytes_per_second else None
             tasks = (
-                _Task(source.address, archive.store.address, batch, share, ignore_etag)
+                _Task(source.address, archive.store.address, batch, share, ignore_etag, accept_odd)
                 for batch in _batches(expected, run)
             )
             for arrivals, error in spread(executor, _copy, tasks, jobs=jobs, stop=stop):
@@ -283,7 +290,7 @@ def _project(archive: Archive, source: CraftkitApi, selection: Selection) -> str
 
 def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -> Iterator[Record]:
     new: dict[str, NewAsset] = {}
-    outcomes: list[Finding | Skipped] = []
+    outcomes: list[Finding | Note | Skipped] = []
     now = archive.now()
     with archive.catalog.transaction():
         taken = archive.catalog.claimed_by([arrival.asset.key for arrival in arrivals])
@@ -294,7 +301,11 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
             if arrival.stored is not None and owner == asset.render_id:
                 taken[asset.key] = asset.render_id
                 run.counts["adopted" if arrival.adopted else "copied"] += 1
-                new[asset.key] = NewAsset(asset.render_id, asset.key, *arrival.stored, arrival.vouched, source, now)
+                known = (*arrival.stored, arrival.vouched, source, now, arrival.odd)
+                new[asset.key] = NewAsset(asset.render_id, asset.key, *known)
+                if arrival.odd is not None:
+                    run.counts["odd"] += 1
+                    outcomes.append(Note(run.id or 0, asset.render_id, asset.key, odd_on_arrival(arrival.odd), now))
             elif arrival.verdict is not None:
                 run.counts["absent" if arrival.verdict == "missing" else "refused"] += 1
                 finding = Finding(
@@ -311,7 +322,7 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
                 reason = "the source lacks it" if owner == asset.render_id else f"render {owner} has this asset key"
                 outcomes.append(Skipped(render_id=asset.render_id, key=asset.key, reason=reason))
         archive.catalog.add_assets(new.values())
-        archive.catalog.add_findings(outcome for outcome in outcomes if isinstance(outcome, Finding))
+        archive.catalog.add_findings(outcome for outcome in outcomes if not isinstance(outcome, Skipped))
     size = sum(asset.size_bytes for asset in new.values())
     run.bytes_read += size
     yield from outcomes
@@ -385,14 +396,15 @@ def _receive_one(store: Store, task: _Task, asset: Expectation, opening: Opening
     try:
         with _opened(opening, task) as found:
             vouched = _vouched(asset, found)
-            checked = _checked(found, asset, task.bytes_per_second)
+            ends = Ends()
+            checked = _checked(found, asset, task, ends, vouched=vouched)
             if task.source == task.store:
-                return _Arrival(asset, digest(checked), adopted=True, vouched=vouched)
+                return _Arrival(asset, digest(checked), adopted=True, vouched=vouched, odd=ends.oddity())
             try:
                 piece = store.receive(asset.key, checked)
             except AssetExistsError:
-                return _adopt(store, found, asset, checked, vouched)
-            return _Arrival(asset, piece.stored, vouched=vouched, piece=piece)
+                return _adopt(store, asset, checked, vouched)._replace(odd=ends.oddity())
+            return _Arrival(asset, piece.stored, vouched=vouched, piece=piece, odd=ends.oddity())
     except AssetMissingError:
         return _Arrival(asset)
     except (RenderNotFoundError, RenderConflictError) as error:
@@ -420,9 +432,8 @@ def _vouched(asset: Expectation, found: OpenAsset) -> str:
     return "etag" if found.claims.md5 is not None else "first-read"
 
 
-def _checked(found: OpenAsset, asset: Expectation, bytes_per_second: float | None) -> Iterator[bytes]:
-    """Pass the bytes of a source on, and refuse them at their end if they are not what they should be."""
-    ends = Ends()
+def _checked(found: OpenAsset, asset: Expectation, task: _Task, ends: Ends, *, vouched: str) -> Iterator[bytes]:
+    """Pass the bytes of a source on, and refuse them at their end if `judge_arrival` does."""
     claims = [
         (hashlib.sha256(), found.claims.sha256, "its SHA-256 is {}, and the source says {}"),
         (hashlib.md5(usedforsecurity=False), found.claims.md5, "its MD5 is {}, and its ETag says {}"),
@@ -433,24 +444,19 @@ def _checked(found: OpenAsset, asset: Expectation, bytes_per_second: float | Non
         for chunk in ends.watch(found.chunks()):
             for hashed, _, _ in held:
                 hashed.update(chunk)
-            if bytes_per_second is not None:
-                _throttle(bytes_per_second).take(len(chunk))
+            if task.bytes_per_second is not None:
+                _throttle(task.bytes_per_second).take(len(chunk))
             yield chunk
     except RemoteError as error:
         raise _SourceFailedError(error) from error
-    if ends.size_bytes != found.size_bytes:
-        raise _RefusedError("wrong-size", f"it has {found.size_bytes} bytes, and {ends.size_bytes} arrived")
     wrong = [words.format(hashed.hexdigest(), claim) for hashed, claim, words in held if hashed.hexdigest() != claim]
-    symptom = ends.symptom()
-    if symptom and not (symptom[0] == "not-a-pdf" and opens(found.file)):
-        raise _RefusedError(*symptom)
-    if asset.size_bytes not in (None, ends.size_bytes):
-        raise _RefusedError("wrong-size", f"it has {ends.size_bytes} bytes, and {asset.size_bytes} are declared")
-    if wrong:
-        raise _RefusedError("wrong-digest", wrong[0])
+    arrival = Arrival(ends, found.size_bytes, asset.size_bytes, wrong, vouched != "first-read")
+    refused = judge_arrival(arrival, accept_odd=task.accept_odd)
+    if refused is not None:
+        raise _RefusedError(*refused)
 
 
-def _adopt(store: Store, found: OpenAsset, asset: Expectation, checked: Iterator[bytes], vouched: str) -> _Arrival:
+def _adopt(store: Store, asset: Expectation, checked: Iterator[bytes], vouched: str) -> _Arrival:
     """Record what an interrupted fetch, or a person, has put into the store, if it is what the source has."""
     with store.open(asset.key) as kept:
         here, there = digest(kept.chunks()), digest(checked)

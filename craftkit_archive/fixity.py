@@ -1,16 +1,16 @@
-"""Check: what the store has under an asset key, compared with what is recorded. This is what the workers run."""
+"""Check: what arrives against what vouches for it, and what the store has against what is recorded of it."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from craftkit_archive.errors import AssetError, AssetMissingError, RemoteError
-from craftkit_archive.pdf import Ends, Structure, inspect
+from craftkit_archive.pdf import READERS, Ends, Structure, combine
 from craftkit_archive.places import open_store
 from craftkit_archive.store import Store, Stored, digest
 from craftkit_archive.work import Apart, in_lanes
@@ -23,6 +23,8 @@ INSPECT_SECONDS = 60.0
 INSPECT_MEMORY_BYTES = 4 << 30
 
 Level = Literal["size", "digest", "pdf"]
+
+ACCEPT_HINT = "nothing vouches for these bytes; if they are right, fetch them with --accept-odd"
 
 
 class Recorded(NamedTuple):
@@ -71,6 +73,47 @@ class _Look(NamedTuple):
     found: str | None = None
     detail: str | None = None
     note: str | None = None
+
+
+class Arrival(NamedTuple):
+    """What is known of bytes when the last of them has arrived.
+
+    Attributes:
+        ends: What passed by.
+        told_bytes: The length that the source gave.
+        declared_bytes: The length in the metadata, if any.
+        mismatches: Which of the claims about their digests do not hold, each as a sentence.
+        vouched: Whether a digest that does hold says what upstream stored.
+    """
+
+    ends: Ends
+    told_bytes: int
+    declared_bytes: int | None
+    mismatches: Sequence[str]
+    vouched: bool
+
+
+def judge_arrival(arrival: Arrival, *, accept_odd: bool = False) -> tuple[Verdict, str] | None:
+    """Say why bytes that arrived are not to be stored, or None if they are.
+
+    What upstream really stored is never refused: bytes whose length and digest are vouched for are stored whatever they
+    look like. Odd bytes are refused if nothing vouches for them, unless they are asked for. Bytes that contradict what
+    vouches for them are always refused, and named by what is wrong with them, where that shows.
+    """
+    size = arrival.ends.size_bytes
+    if size != arrival.told_bytes:
+        return "wrong-size", f"it has {arrival.told_bytes} bytes, and {size} arrived"
+    symptom = arrival.ends.symptom()
+    contradiction: tuple[Verdict, str] | None = None
+    if arrival.declared_bytes not in (None, size):
+        contradiction = "wrong-size", f"it has {size} bytes, and {arrival.declared_bytes} are declared"
+    elif arrival.mismatches:
+        contradiction = "wrong-digest", arrival.mismatches[0]
+    if contradiction is not None:
+        return contradiction if symptom is None else (symptom[0], f"{symptom[1]}; {contradiction[1]}")
+    if symptom is None or arrival.vouched or accept_odd:
+        return None
+    return symptom[0], f"{symptom[1]}; {ACCEPT_HINT}"
 
 
 def check_assets(task: Task) -> Seen:
@@ -171,39 +214,37 @@ def _name_cause(store: Store, asset: Recorded, look: _Look, ends: Ends) -> _Look
     return _caused(asset, look, ends, None)
 
 
-def _caused(asset: Recorded, look: _Look, ends: Ends, structure: Structure | str | None) -> _Look:
+def _caused(asset: Recorded, look: _Look, ends: Ends, structure: Structure | None) -> _Look:
     symptom = ends.symptom()
     if symptom is None:
         return look
     cause, detail = symptom
     # Only a shorter file was cut; and one flipped bit in the header does not make it something else.
     shorter = asset.size_bytes is not None and ends.size_bytes < asset.size_bytes
-    closed = isinstance(structure, Structure) and not structure.opens
+    closed = structure is not None and structure.opens is False
     if cause == "empty" or (cause == "truncated" and shorter) or (cause == "not-a-pdf" and closed):
         return look._replace(verdict=cause, detail=detail)
     return look
 
 
-def _judge(asset: Recorded, look: _Look, ends: Ends, structure: Structure | str) -> _Look:
+def _judge(asset: Recorded, look: _Look, ends: Ends, structure: Structure) -> _Look:
     """Say what the structure of a PDF adds to the comparison of its bytes.
 
-    What has its digest is what was stored: it is `malformed` if nothing can open it, and odd at most if something can.
-    What has another digest was changed since, and cannot be malformed by birth.
+    What has its digest is what was stored: it is `malformed` if each reader looked into it and none opens it, and odd
+    at most otherwise. What has another digest was changed since, and cannot be malformed by birth.
     """
     look = look._replace(bytes_read=ends.size_bytes)
+    closed = structure.opens is False
     if look.verdict in ("wrong-size", "wrong-digest"):
         look = _caused(asset, look, ends, structure)
-        if look.detail is None and isinstance(structure, Structure) and not structure.opens:
-            look = look._replace(detail=f"it does not open any more: {structure.oddities[0]}")
+        if look.detail is None and closed:
+            look = look._replace(detail=f"it does not open any more: {'; '.join(structure.oddities)}")
         return look
-    if isinstance(structure, str):
-        return look._replace(verdict="unverified", detail=f"its structure could not be checked: {structure}")
     symptom = ends.symptom()
-    if not structure.opens:
-        why = symptom[1] if symptom else structure.oddities[0]
-        known = "it is what was stored" if look.verdict == "ok" else "no digest says what was stored"
-        return look._replace(verdict="malformed", detail=f"nothing opens it, and {known}: {why}")
     oddities = [*([symptom[1]] if symptom else []), *structure.oddities]
+    if closed:
+        known = "it is what was stored" if look.verdict == "ok" else "no digest says what was stored"
+        return look._replace(verdict="malformed", detail=f"nothing opens it, and {known}: {'; '.join(oddities)}")
     return look._replace(note="; ".join(oddities) or None)
 
 
@@ -229,14 +270,22 @@ def _kept(chunks: Iterable[bytes]) -> Iterator[tuple[Stored, bytes | str]]:
         yield Stored(size, hashed.hexdigest()), bytes(held) if file is None else file.name
 
 
-def _inspected(body: bytes | str) -> Structure | str:
-    """Look into a PDF, in a process that may die of it; what kept it from being seen is the text."""
+def _inspected(body: bytes | str) -> Structure:
+    """Look into a PDF with each reader, in processes that may die of it.
+
+    A reader that dies, hangs or wants too much memory is no fault of the PDF's: it could not look into it, that is all.
+    """
+    return combine({name: _seen_by(name, body) for name in READERS})
+
+
+def _seen_by(name: str, body: bytes | str) -> Structure:
     try:
-        return _inspector()(body)
+        return _reader(name)(body)
     except (TimeoutError, ChildProcessError) as error:
-        return str(error)
+        return Structure(None, None, (str(error),))
 
 
 @cache
-def _inspector() -> Apart[bytes | str, Structure]:
-    return Apart(inspect, seconds=INSPECT_SECONDS, memory_bytes=INSPECT_MEMORY_BYTES)
+def _reader(name: str) -> Apart[bytes | str, Structure]:
+    # A process for each: the death of one must not take the other's answer along.
+    return Apart(READERS[name], seconds=INSPECT_SECONDS, memory_bytes=INSPECT_MEMORY_BYTES)

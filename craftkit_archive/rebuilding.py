@@ -54,8 +54,9 @@ def rebuild_archive(
     total = Run(None, "rebuild")
     worst: list[str] = []
     with Archive.create(path, store_address=store_address, again=True, clock=clock) as archive:
+        # What vouched for an odd PDF may be lost with the catalog; that it is in the store says that something did.
         steps = [import_records(archive, kind, files[kind], stop=stop) for kind in KINDS if files.get(kind)]
-        for records in (*steps, fetch_assets(archive, jobs=jobs, stop=stop)):
+        for records in (*steps, fetch_assets(archive, jobs=jobs, accept_odd=True, stop=stop)):
             for record in records:
                 yield record
                 if isinstance(record, Summary):

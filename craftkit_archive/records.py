@@ -26,10 +26,12 @@ Verdict = Literal[
     "empty",
     "truncated",
     "not-a-pdf",
+    "odd",
     "malformed",
     "unreadable",
     "unverified",
     "orphan",
+    "unrecorded",
 ]
 Outcome = Literal["ok", "problems", "incomplete", "limited", "interrupted"]
 
@@ -213,7 +215,7 @@ class Finding(Record, frozen=True):
 
 
 class Note(Record, frozen=True):
-    """What is odd about a PDF that is what was stored, and that opens."""
+    """What is odd about a PDF that is what was stored."""
 
     run_id: int
     render_id: str

@@ -12,6 +12,7 @@ from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import Asset, Choice, Selection
 from craftkit_archive.coverage import COVERAGE_DAYS
 from craftkit_archive.fixity import Check, Level, Seen, Task, check_assets
+from craftkit_archive.pdf import odd_on_arrival
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped
 from craftkit_archive.values import format_time
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
@@ -22,7 +23,7 @@ LISTED = 2000
 COMMIT_SECONDS = 2.0
 DAY_SECONDS = 86_400
 
-_INCOMPLETE = {"unreadable", "unverified"}
+_INCOMPLETE = {"unreadable", "unverified", "unrecorded"}
 _NO_VERDICTS = {"checked", "ok", "unknown", "orphan", "notes"}
 # What file managers leave behind, and what begins with a dot, is nobody's asset.
 _NOT_OURS = re.compile(r"(?:^|/)(?:\.[^/]*|thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
@@ -66,7 +67,8 @@ def verify_assets(
 
     An asset is read once more before it is accused. What was read counts, whatever stops the rest: verdicts are
     committed every few seconds. Only reading every byte proves an asset good: the size level writes down what it finds
-    wrong, and nothing else. When all assets are checked, files that no render claims are told too.
+    wrong, and nothing else. When all assets are checked, files that no render claims, and those that one claims and no
+    fetch has recorded, are told too.
 
     Args:
         archive: Open for writing. The writer's lock is not taken, so that other commands can go on.
@@ -81,7 +83,7 @@ def verify_assets(
     Yields:
         `Plan`; a `Finding` for each asset that is not `ok`; a `Note` for what is odd; a `Skipped` for each selected id
         that no render has; `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict,
-        and unknown, notes and orphan, where there are such.
+        and unknown, notes, orphan and unrecorded, where there are such.
 
     Raises:
         StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's, or no longer. Then no
@@ -216,6 +218,7 @@ class _Ledger:
         self._committed_at = monotonic()
         self._verdicts: dict[str, list[str]] = {}
         self._findings: list[Finding | Note] = []
+        self._any_odd = self._proves and bool(archive.catalog.oddities())
 
     def note(self, batch: list[Asset], seen: Seen) -> list[Finding | Note]:
         """Add a batch, and return what is to be told of it."""
@@ -225,14 +228,26 @@ class _Ledger:
             verdict = told[position].verdict if position in told else "ok"
             if self._proves or verdict != "ok":
                 self._verdicts.setdefault(verdict, []).append(asset.render_id)
+        checks = self._recall(batch, told) if self._any_odd else seen.checks
         run.bytes_read += seen.bytes_read
         run.counts["checked"] += len(batch)
-        run.counts["ok"] += len(batch) - len(told)
-        for check in seen.checks:
+        run.counts["ok"] += len(batch) - len(checks)
+        for check in checks:
             run.counts[check.verdict] += 1
             if check.note:
                 run.counts["notes"] += 1
-        return self.keep([self._tell(batch[check.position], check) for check in seen.checks])
+        return self.keep([self._tell(batch[check.position], check) for check in checks])
+
+    def _recall(self, batch: list[Asset], told: dict[int, Check]) -> list[Check]:
+        """Add to what was seen of a batch what was odd about its PDFs when they came, if they are still the same."""
+        oddities = self._archive.catalog.oddities([asset.render_id for asset in batch])
+        for position, asset in enumerate(batch):
+            odd = oddities.get(asset.render_id)
+            check = told.get(position, Check(position, "ok"))
+            if odd is not None and check.verdict == "ok":
+                seen = (check.note or "").removeprefix(odd).removeprefix("; ")
+                told[position] = check._replace(note="; ".join(filter(None, (odd_on_arrival(odd), seen))))
+        return [told[position] for position in sorted(told)]
 
     def _tell(self, asset: Asset, check: Check) -> Finding | Note:
         run_id, now = self._run.id or 0, self._archive.now()
@@ -269,11 +284,25 @@ def _strays(archive: Archive, run: Run) -> Iterator[list[Finding | Note]]:
     """Look, some thousand files at a time, for those that no render claims."""
     listing = archive.store.keys()
     while listed := list(islice(listing, LISTED)):
-        found = [key for key in archive.catalog.unclaimed(listed) if not _NOT_OURS.search(key)]
+        found = [key for key in archive.catalog.unrecorded(listed) if not _NOT_OURS.search(key)]
         if found:
             # A command that is writing stores bytes first and records them second; once none is, every row is there.
-            found = [] if archive.is_being_written() else archive.catalog.unclaimed(found)
-        if found:
-            run.counts["orphan"] += len(found)
-        now = archive.now()
-        yield [Finding(run.id or 0, None, key, "orphan", now, detail="no render claims it") for key in found]
+            found = [] if archive.is_being_written() else archive.catalog.unrecorded(found)
+        yield _stray_findings(archive, run, found)
+
+
+def _stray_findings(archive: Archive, run: Run, keys: list[str]) -> list[Finding | Note]:
+    """Tell files that no render claims from those that one does, and that no fetch has recorded."""
+    orphans = set(archive.catalog.unclaimed(keys)) if keys else set()
+    expecting = archive.catalog.expecting([key for key in keys if key not in orphans]) if keys else {}
+    findings: list[Finding | Note] = []
+    now = archive.now()
+    for key in keys:
+        if key in orphans:
+            run.counts["orphan"] += 1
+            findings.append(Finding(run.id or 0, None, key, "orphan", now, detail="no render claims it"))
+        elif key in expecting:
+            run.counts["unrecorded"] += 1
+            detail = "it is in the store and was never checked: `fetch` without a source records it, or says why not"
+            findings.append(Finding(run.id or 0, expecting[key], key, "unrecorded", now, detail=detail))
+    return findings
