@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ HEADER_BYTES = 1024
 HEAD_BYTES = 2 * HEADER_BYTES
 TRAILER_BYTES = 64 << 10
 MOST_ODDITIES = 5
+NO_JBIG2 = "pikepdf could not decode its JBIG2 images, because jbig2dec is not installed"
 
 _PADDING = b"\0\t\n\f\r "
 _AWS_CHUNKED = re.compile(rb"[0-9a-fA-F]{1,16}(?:;[!-~]*)?\r\n\Z")
@@ -34,7 +36,9 @@ _LINEARIZED = re.compile(
 )
 # A comment may stand between the number and the marker.
 _POINTER = re.compile(rb"\s*(\d{1,18})\s*(?:%[^\r\n]*[\r\n]\s*)*")
-_UPDATE = re.compile(rb"\s*(?:\d|%|x(?:ref|re|r)?\b|s(?:tartxref)?\b)")
+# How the rest of a PDF begins: with an object, a comment or a table after an older end, with a keyword after the end of
+# a PDF that is attached to it; the word itself may be cut.
+_GOES_ON = re.compile(rb"\s*(?:\d|%|(?:xref|xre|xr|x|startxref|endstream|endobj|e|en|end|ends|endst\w*|endo\w*)\b)")
 
 
 class Ends:
@@ -123,10 +127,10 @@ class Ends:
             return "truncated", f"its end has no {' and no '.join(lacking)}"
         after = self.tail[marker + len(b"%%EOF") :]
         if after:
-            if _UPDATE.match(after):
+            if _GOES_ON.match(after):
                 return (
                     "truncated",
-                    f"{_bytes(len(after))} after its last %%EOF: an update that has no end",
+                    f"its last %%EOF is not its end: {_bytes(len(after))} of PDF follow it",
                 )
             shown = after.lstrip(_PADDING)[:20].decode("latin-1")
             return "odd", f"{_bytes(len(after))} after its %%EOF: {shown!r}"
@@ -191,16 +195,21 @@ def inspect_with_pikepdf(body: bytes | str) -> Structure:
     pages: int | None = None
     reported: dict[str, None] = {}
     try:
-        with pikepdf.open(file, suppress_warnings=True) as found:
+        with pikepdf.open(file, suppress_warnings=True) as found, warnings.catch_warnings(record=True) as missing:
+            # Python's own filter would show it once in a process, and this one looks into many files.
+            warnings.simplefilter("always")
             try:
                 pages = len(found.pages)
                 reported.update(dict.fromkeys(map(str, found.check_pdf_syntax())))
             except pikepdf.DependencyError:
-                reported["its JBIG2 images were not decoded, because jbig2dec is not installed"] = None
+                reported[NO_JBIG2] = None
             except (pikepdf.PdfError, RuntimeError, ValueError, TypeError, OverflowError) as error:
                 # It opens; one part of it stopped the check, for which pikepdf raises whatever lies beneath.
                 reported[f"pikepdf could not check all of it: {error}"] = None
-            reported = dict.fromkeys((*map(str, found.get_warnings()), *reported))
+            if any("decoder" in str(warning.message) for warning in missing):
+                reported[NO_JBIG2] = None
+            undecoded = [NO_JBIG2] if NO_JBIG2 in reported else []
+            reported = dict.fromkeys((*undecoded, *map(str, found.get_warnings()), *reported))
     except pikepdf.PasswordError:
         return Structure(None, None, ("it asks for a password",))
     except pikepdf.PdfError as error:
@@ -228,7 +237,7 @@ def inspect_with_pdfium(body: bytes | str) -> Structure:
             return Structure(None, None, ("it asks for a password",))
         if error.err_code == raw.FPDF_ERR_SECURITY:
             return Structure(None, None, (_encryption(body) or "its encryption is of an unsupported kind",))
-        return Structure(False, None, (str(error).rstrip("."),))
+        return Structure(False, None, (str(error).partition("PDFium: ")[2].rstrip(").").lower() or str(error),))
     try:
         return Structure(True, len(found))
     finally:

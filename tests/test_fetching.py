@@ -2,26 +2,43 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from hashlib import sha256
+from io import StringIO
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
 
+from craftkit_archive.archive import CATALOG
+from craftkit_archive.checking import check_export
 from craftkit_archive.errors import NoSpaceError, StoreMismatchError, StoreOfflineError
+from craftkit_archive.exporting import export_assets
 from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.folder import INCOMING, FolderStore
-from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
+from craftkit_archive.places import open_store
+from craftkit_archive.rebuilding import rebuild_archive
+from craftkit_archive.records import Finding, Note, Planned, Record, Skipped, Summary
+from craftkit_archive.repairing import repair_assets
+from craftkit_archive.report_forms import write_csv
+from craftkit_archive.reporting import gather_report
 from craftkit_archive.store import OpenAsset, digest
 from craftkit_archive.verifying import verify_assets
+from tests.services import BUCKET
 from tests.worlds import (
+    LIVE_KEY,
     ROOT,
     SOUTHWIND,
     World,
     fill,
+    keys,
+    live,
     load,
     pdf,
     program,
@@ -30,6 +47,7 @@ from tests.worlds import (
     render,
     render_id,
     summary_of,
+    write_ndjson,
 )
 
 
@@ -116,9 +134,156 @@ def test_what_arrives_damaged_is_not_stored_and_stops_nothing(empty: World, verd
     assert fetch(empty)[0].counts["copied"] == 1
 
 
-def test_a_pdf_with_something_before_its_header_is_one(empty: World) -> None:
-    put(empty.bucket, render(3)["asset_key"], b"junk\n" * 300 + pdf("late header"))
-    assert fetch(empty)[0].counts["copied"] == 10
+# --- odd bytes, and who vouches for them -----------------------------------------------------------------------------
+
+WHOLE = pdf("a whole one")
+ODD: dict[str, tuple[bytes, str]] = {
+    **{verdict: (body, verdict) for verdict, body in DAMAGED.items()},
+    "much padding": (WHOLE + b"\n" * 70_000, "odd"),
+    "no %%EOF": (WHOLE.replace(b"%%EOF\n", b""), "truncated"),
+    "frames of aws-chunked": (b"4d2;chunk-signature=" + b"0a" * 32 + b"\r\n" + WHOLE + b"\r\n0\r\n\r\n", "odd"),
+    "junk before it": (b"junk\n" + WHOLE, "odd"),
+    "much junk before it": (b"junk\n" * 300 + WHOLE, "not-a-pdf"),
+    "an update that is cut": (WHOLE + b"5 0 obj\n<< /Half", "truncated"),
+}
+
+
+def declare(world: World, number: int, body: bytes, **other: Any) -> None:
+    declared: dict[str, Any] = {"size_bytes": len(body), "sha256": sha256(body).hexdigest()} | other
+    load(world.archive, world.folder, "renders", [render(number, **declared)])
+
+
+def notes(records: list[Record]) -> list[Note]:
+    return [record for record in records if isinstance(record, Note)]
+
+
+@pytest.mark.parametrize("oddity", ODD)
+def test_what_is_vouched_for_is_stored_whatever_it_looks_like(empty: World, oddity: str) -> None:
+    body = ODD[oddity][0]
+    put(empty.bucket, render(3)["asset_key"], body)
+    declare(empty, 3, body)
+    summary, records = fetch(empty)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["odd"]) == ("ok", 10, 1)
+    [note] = notes(records)
+    assert note.render_id == render_id(3)
+    assert note.detail.startswith("odd on arrival: ")
+    assert empty.asset(3).read_bytes() == body
+    assert list(empty.archive.catalog.findings_of(summary.run_id or 0)) == [note], "it is kept"
+
+
+@pytest.mark.parametrize("oddity", ODD)
+def test_odd_bytes_that_nobody_vouches_for_are_refused_unless_asked_for(empty: World, oddity: str) -> None:
+    body, verdict = ODD[oddity]
+    put(empty.bucket, render(3)["asset_key"], body)
+    summary, records = fetch(empty)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["refused"]) == ("problems", 9, 1)
+    [finding] = [record for record in records if isinstance(record, Finding)]
+    assert finding.verdict == verdict
+    assert "nothing vouches" in (finding.detail or "")
+    assert "--accept-odd" in (finding.detail or "")
+    summary, records = fetch(empty, accept_odd=True)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["odd"]) == ("ok", 1, 1)
+    assert empty.asset(3).read_bytes() == body
+    assert len(notes(records)) == 1
+
+
+@pytest.mark.parametrize("oddity", ODD)
+@pytest.mark.parametrize("declared", [{"size_bytes": 12_345}, {"sha256": "0" * 64}])
+def test_what_contradicts_its_declaration_is_refused_even_if_odd_bytes_are_asked_for(
+    empty: World, oddity: str, declared: dict[str, Any]
+) -> None:
+    body, verdict = ODD[oddity]
+    put(empty.bucket, render(3)["asset_key"], body)
+    declare(empty, 3, body, **declared)
+    summary, records = fetch(empty, accept_odd=True)
+    assert summary.counts["refused"] == 1
+    [finding] = [record for record in records if isinstance(record, Finding)]
+    assert finding.verdict == verdict
+    assert "declared" in (finding.detail or "")
+    assert "--accept-odd" not in (finding.detail or "")
+
+
+@pytest.mark.parametrize("oddity", ODD)
+def test_adopting_a_mirror_follows_the_same_rules_and_leaves_nothing_unsaid(empty: World, oddity: str) -> None:
+    body = ODD[oddity][0]
+    put(empty.bucket, render(3)["asset_key"], body)
+    put(empty.bucket, render(4)["asset_key"], body)
+    declare(empty, 4, body)
+    shutil.copytree(empty.bucket, empty.archive.store.address, dirs_exist_ok=True)
+    summary = summary_of(fetch_assets(empty.archive))
+    assert (summary.counts["adopted"], summary.counts["odd"], summary.counts["refused"]) == (9, 1, 1)
+    summary = summary_of(verify_assets(empty.archive))
+    assert (summary.outcome, summary.counts["unrecorded"]) == ("incomplete", 1)
+    summary = summary_of(fetch_assets(empty.archive, accept_odd=True))
+    assert (summary.counts["adopted"], summary.counts["odd"]) == (1, 1)
+    assert summary_of(verify_assets(empty.archive)).counts == {"checked": 10, "ok": 10, "notes": 2}
+
+
+@pytest.mark.parametrize("level", ["digest", "pdf"])
+def test_every_verification_repeats_what_was_odd_on_arrival(empty: World, level: Any) -> None:
+    put(empty.bucket, render(3)["asset_key"], b"junk\n" + WHOLE)
+    fetch(empty, accept_odd=True)
+    records = list(verify_assets(empty.archive, level=level))
+    [note] = notes(records)
+    said = "5 bytes before %PDF-: they begin with 'junk\\n'"
+    assert note.detail.startswith(f"odd on arrival: {said}")
+    assert note.detail.count(said) == 1
+    with StringIO() as out:
+        write_csv(gather_report(empty.archive), out)
+        assert "odd on arrival" in out.getvalue()
+    empty.asset(3).write_bytes(WHOLE)
+    assert [type(record) for record in verify_assets(empty.archive) if isinstance(record, (Note, Finding))] == [Finding]
+
+
+@pytest.mark.parametrize("oddity", ODD)
+def test_odd_assets_are_exported_served_repaired_and_rebuilt_as_others_are(empty: World, oddity: str) -> None:
+    body, folder = ODD[oddity][0], empty.folder
+    put(empty.bucket, render(3)["asset_key"], body)
+    declare(empty, 3, body)
+    load(empty.archive, folder, "projects", projects())
+    load(empty.archive, folder, "keys", keys())
+    fetch(empty)
+    assert summary_of(export_assets(empty.archive, folder / "export")).outcome == "ok"
+    assert summary_of(check_export(folder / "export")).outcome == "ok"
+    with live(empty.archive) as url:
+        asked = urllib.request.Request(f"{url}/v1/renders/{render_id(3)}/download")
+        asked.add_header("Authorization", f"Bearer {LIVE_KEY}")
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            assert (answer.status, answer.read()) == (200, body)
+    empty.asset(3).write_bytes(b"changed")
+    assert summary_of(verify_assets(empty.archive)).outcome == "problems"
+    assert summary_of(repair_assets(empty.archive, str(empty.bucket))).counts["repaired"] == 1
+    assert empty.asset(3).read_bytes() == body
+    rows = write_ndjson(folder / "all.ndjson", [render(number) for number in range(10)])
+    empty.archive.catalog.close()
+    (empty.archive.path / CATALOG).unlink()
+    summary = summary_of(rebuild_archive(empty.archive.path, {"renders": [str(rows)]}))
+    assert (summary.counts["adopted"], summary.counts["odd"], summary.counts["refused"]) == (10, 1, 0)
+
+
+def fill_bucket(url: str, folder: Path) -> str:
+    """Put a folder's files under a prefix of their own into a bucket, and return its address."""
+    address = f"s3://{BUCKET}/{token_hex(8)}?endpoint_url={url}"
+    store = open_store(address)
+    for entry in FolderStore(folder).list():
+        store.write(entry.key, [(folder / entry.key).read_bytes()])
+    return address
+
+
+def test_what_an_s3_service_vouches_for_is_stored(empty: World, moto: str) -> None:
+    """Its ETag is an MD5 of what was uploaded."""
+    body = ODD["no %%EOF"][0]
+    put(empty.bucket, render(3)["asset_key"], body)
+    address = fill_bucket(moto, empty.bucket)
+    records = list(fetch_assets(empty.archive, address))
+    assert isinstance(records[-1], Summary)
+    assert (records[-1].outcome, records[-1].counts["odd"]) == ("ok", 1)
+
+
+def test_an_etag_that_is_to_be_ignored_vouches_for_nothing(empty: World, moto: str) -> None:
+    put(empty.bucket, render(3)["asset_key"], ODD["no %%EOF"][0])
+    address = fill_bucket(moto, empty.bucket)
+    assert summary_of(fetch_assets(empty.archive, address, ignore_etag=True)).counts["refused"] == 1
 
 
 def test_an_object_that_cannot_be_read_is_a_finding(empty: World) -> None:

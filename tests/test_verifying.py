@@ -23,7 +23,7 @@ from craftkit_archive.catalog import Choice, Selection
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.errors import StoreMismatchError, StoreOfflineError
 from craftkit_archive.folder import FolderStore
-from craftkit_archive.pdf import Structure
+from craftkit_archive.pdf import READERS, Structure
 from craftkit_archive.records import Finding, Note, Record, Skipped, Summary, Verdict
 from craftkit_archive.store import OpenAsset, Stored
 from craftkit_archive.values import format_time
@@ -45,7 +45,7 @@ from tests.worlds import (
     summary_of,
 )
 
-NO_VERDICTS = ("checked", "orphan", "notes", "unknown")
+NO_VERDICTS = ("checked", "orphan", "unrecorded", "notes", "unknown")
 HTML = b"<!DOCTYPE html><html><title>Sign in</title></html>"
 
 
@@ -492,13 +492,20 @@ def test_what_is_plainly_not_ours_is_no_orphan(world: World, name: str) -> None:
     assert strays(world) == []
 
 
-def test_what_a_render_claims_but_nobody_recorded_is_no_orphan(world: World) -> None:
-    """A crash between bytes and row leaves it so, and the next fetch takes it up."""
+def test_what_a_render_claims_but_nobody_recorded_is_told_and_is_no_orphan(world: World) -> None:
+    """A crash between bytes and row leaves it so, or a mirror that was never fetched; the next fetch takes it up."""
     odd = render(31, asset_key="elsewhere/odd name.pdf")
-    load(world.archive, world.folder, "renders", [render(30), odd])
-    for row in (render(30), odd):
-        put(Path(world.archive.store.address), row["asset_key"], b"x")
-    assert strays(world) == []
+    load(world.archive, world.folder, "renders", [render(30), odd, render(32, status="failed")])
+    for row in (render(30), odd, render(32)):
+        put(Path(world.archive.store.address), row["asset_key"], pdf(row["id"]))
+    summary, findings = verify(world)
+    assert (summary.outcome, summary.counts["unrecorded"]) == ("incomplete", 2), "not all that is there was checked"
+    told = {(finding.verdict, finding.render_id, finding.key) for finding in findings}
+    assert told == {("unrecorded", row["id"], row["asset_key"]) for row in (render(30), odd)}
+    from craftkit_archive.fetching import fetch_assets
+
+    assert summary_of(fetch_assets(world.archive)).counts["adopted"] == 2
+    assert verify(world)[0].counts == {"checked": 7, "ok": 7}
 
 
 def test_while_another_command_writes_no_orphan_is_told(world: World) -> None:
@@ -569,7 +576,7 @@ def test_a_pdf_that_asks_for_a_password_is_a_note(world: World, tmp_path: Path) 
         plain.save(tmp_path / "locked.pdf", encryption=pikepdf.Encryption(user="u", owner="o"))
     replace_both(world, 2, (tmp_path / "locked.pdf").read_bytes())
     [note] = [record for record in verify_assets(world.archive, level="pdf") if isinstance(record, Note)]
-    assert note.detail == "it asks for a password"
+    assert note.detail == "neither pikepdf nor PDFium can look into it: it asks for a password"
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
@@ -609,17 +616,30 @@ def slow_or_dead(body: bytes) -> Structure:
     return Structure(True, 1)
 
 
+@pytest.mark.parametrize("dying", [("pikepdf",), ("PDFium",), ("pikepdf", "PDFium")])
 @pytest.mark.parametrize(("word", "told"), [("hang", "longer than"), ("crash", "died (-11)"), ("gorge", "MemoryError")])
-def test_a_hostile_pdf_harms_nothing_but_itself(
-    world: World, monkeypatch: pytest.MonkeyPatch, word: str, told: str
+def test_a_reader_that_dies_of_a_pdf_is_a_note_and_harms_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch, word: str, told: str, dying: tuple[str, ...]
 ) -> None:
-    inspector = Apart(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
-    monkeypatch.setattr("craftkit_archive.fixity._inspector", lambda: inspector)
+    hostile = Apart(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
+    real = {name: Apart(READERS[name], seconds=60.0, memory_bytes=4 << 30) for name in READERS}
+    monkeypatch.setattr("craftkit_archive.fixity._reader", lambda name: hostile if name in dying else real[name])
     replace_both(world, 2, pdf(word))
-    summary, [finding] = verify(world, level="pdf")
-    assert (finding.render_id, finding.verdict, summary.outcome) == (render_id(2), "unverified", "incomplete")
-    assert told in (finding.detail or "")
-    assert summary.counts["ok"] == 4, "its process is replaced, and the others are checked"
+    records = list(verify_assets(world.archive, level="pdf"))
+    summary, [note] = records[-1], [record for record in records if isinstance(record, Note)]
+    assert isinstance(summary, Summary)
+    assert (summary.outcome, summary.counts) == ("ok", {"checked": 5, "ok": 5, "notes": 1})
+    assert note.render_id == render_id(2)
+    assert told in note.detail
+    assert all(name in note.detail for name in dying), "who could not look into it is said"
+
+
+def test_a_reader_that_dies_hides_no_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = Apart(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
+    monkeypatch.setattr("craftkit_archive.fixity._reader", lambda _: hostile)
+    world.asset(2).write_bytes(pdf("crash"))
+    [finding] = verify(world, level="pdf")[1]
+    assert finding.verdict in ("wrong-digest", "wrong-size")
 
 
 def test_a_worker_that_is_killed_ends_it_with_a_clear_sentence(tmp_path: Path) -> None:
