@@ -179,7 +179,10 @@ class NewAsset(NamedTuple):
 
 
 class ExportRow(NamedTuple):
-    """A render with what an export says of it; `key` is empty if it has none, `sha256` None if none is recorded."""
+    """A render with what an export says of it; `key` is empty if it has none, `sha256` None if none is recorded.
+
+    `odd` is what was odd about its PDF on arrival.
+    """
 
     render_id: str
     project_id: str
@@ -193,6 +196,7 @@ class ExportRow(NamedTuple):
     size_bytes: int | None
     sha256: str | None
     stored: bool
+    odd: str | None = None
 
 
 class KeyRow(NamedTuple):
@@ -1032,7 +1036,7 @@ class Catalog:
         """Yield renders, whether their assets are stored or not, in the order of their ids."""
         yield from self._pages(
             "SELECT r.id, r.project_id, p.slug, p.name, r.template_id, r.status, r.created_at, r.completed_at,"
-            " COALESCE(a.key, r.asset_key, ''), a.size_bytes, a.sha256, a.stored_at IS NOT NULL"
+            " COALESCE(a.key, r.asset_key, ''), a.size_bytes, a.sha256, a.stored_at IS NOT NULL, a.odd"
             " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id LEFT JOIN projects AS p"
             " ON p.id = r.project_id WHERE r.id > ?{where} ORDER BY r.id LIMIT ?",
             selection,

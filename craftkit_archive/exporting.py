@@ -20,6 +20,7 @@ from craftkit_archive.destination import STDOUT, Options, Place, read_place
 from craftkit_archive.errors import NoSpaceError, RequestError
 from craftkit_archive.naming import NamePlan, mark
 from craftkit_archive.papers import Cells, Papers, Volume, csv_line, index_cells, read_cells
+from craftkit_archive.pdf import odd_on_arrival
 from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped, Summary
 from craftkit_archive.targets import Target
 from craftkit_archive.work import Stop, format_size, in_batches, never, processes, spread, workers_for
@@ -298,6 +299,8 @@ class _Export:
                 counts[one.outcome] += 1
                 size += entry.item.size_bytes
                 papers.add(entry.cells, entry.line, entry.item.modified)
+                if entry.row.odd is not None:
+                    papers.note_odd(entry.cells, odd_on_arrival(entry.row.odd))
                 continue
             if one is None:
                 lack = entry.lack or ("", "")

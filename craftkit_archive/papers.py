@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from craftkit_archive import bag
 from craftkit_archive.catalog import ExportRow
 from craftkit_archive.errors import disk_errors
-from craftkit_archive.exports import DECLARATION, INDEX, MANIFEST, MISSING, SEAL, TAG_MANIFEST
+from craftkit_archive.exports import DECLARATION, INDEX, MANIFEST, MISSING, ODD, SEAL, TAG_MANIFEST
 from craftkit_archive.page import Pages, page_name
 from craftkit_archive.seal import Sealing
 from craftkit_archive.store import CHUNK_BYTES, Stored, digest
@@ -22,6 +22,7 @@ from craftkit_archive.values import defused, restored
 INDEX_COLUMNS = ("path", "render_id", "project_id", "project_slug", "template_id", "status", "created_at",
                  "completed_at", "size_bytes", "sha256", "asset_key")  # fmt: skip
 MISSING_COLUMNS = ("render_id", "project_id", "project_slug", "asset_key", "reason", "detail")
+ODD_COLUMNS = ("path", "render_id", "asset_key", "detail")
 _SPECIAL = frozenset("'=+-@\t")
 
 
@@ -123,6 +124,7 @@ class Papers:
         self._stack = ExitStack()
         self._pages = Pages(self._open, title, volume)
         self._lacking = 0
+        self._odd_count = 0
         self._modified = 0
         self.count = self.size_bytes = 0
 
@@ -132,9 +134,10 @@ class Papers:
     def __enter__(self) -> "Papers":
         with disk_errors(self._folder or tempfile.gettempdir()):
             self._seal = self._stack.enter_context(Sealing())
-            self._manifest, self._index, self._missing = self._open(), self._open(), self._open()
+            self._manifest, self._index, self._missing, self._odd = (self._open() for _ in range(4))
             self._index.write(csv_line(INDEX_COLUMNS).encode())
             self._missing.write(csv_line(MISSING_COLUMNS).encode())
+            self._odd.write(csv_line(ODD_COLUMNS).encode())
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -159,6 +162,12 @@ class Papers:
         with disk_errors(self._folder or tempfile.gettempdir()):
             self._missing.write(csv_line(cells).encode())
 
+    def note_odd(self, cells: Cells, odd: str) -> None:
+        """Put down what was odd about a PDF on arrival, that the export has."""
+        self._odd_count += 1
+        with disk_errors(self._folder or tempfile.gettempdir()):
+            self._odd.write(csv_line((cells.path, cells.render_id, cells.asset_key, odd)).encode())
+
     def store(self, target: Target) -> str:
         """Write them all into an export, the manifest last, and return the seal."""
         with disk_errors(self._folder or tempfile.gettempdir()):
@@ -171,6 +180,10 @@ class Papers:
             own.append((MISSING, self._missing))
         else:
             target.remove(MISSING)
+        if self._odd_count or not target.removes:
+            own.append((ODD, self._odd))
+        else:
+            target.remove(ODD)
         pages = self._pages.finish(self._lacking)
         own += pages
         for number in count(len(pages)):

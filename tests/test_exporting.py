@@ -20,7 +20,7 @@ from craftkit_archive.checking import check_export
 from craftkit_archive.destination import Options, Place
 from craftkit_archive.errors import LockedError, NoSpaceError, NotWritableError, RequestError, StoreOfflineError
 from craftkit_archive.exporting import export_assets
-from craftkit_archive.exports import CATALOGUE, INDEX, MANIFEST, MARKER, MISSING, SEAL, TAG_MANIFEST, Export
+from craftkit_archive.exports import CATALOGUE, INDEX, MANIFEST, MARKER, MISSING, ODD, SEAL, TAG_MANIFEST, Export
 from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.folder import INCOMING, FolderStore
 from craftkit_archive.records import Planned, Record, Skipped, Summary
@@ -75,7 +75,7 @@ WAYS = FOLDERS + PACKED
 every_way = pytest.mark.parametrize("way", WAYS, ids=str)
 every_folder = pytest.mark.parametrize("way", FOLDERS, ids=str)
 every_pack = pytest.mark.parametrize("way", PACKED, ids=str)
-PAPERS = {MANIFEST, INDEX, MISSING, SEAL, CATALOGUE, MARKER}
+PAPERS = {MANIFEST, INDEX, MISSING, ODD, SEAL, CATALOGUE, MARKER}
 TAGS = PAPERS | {TAG_MANIFEST, "bagit.txt", "bag-info.txt"}
 
 

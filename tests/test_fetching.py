@@ -1,5 +1,6 @@
 """Fetch: everything that is missing, checked on arrival, however often it is interrupted."""
 
+import csv
 import os
 import random
 import shutil
@@ -245,6 +246,10 @@ def test_odd_assets_are_exported_served_repaired_and_rebuilt_as_others_are(empty
     fetch(empty)
     assert summary_of(export_assets(empty.archive, folder / "export")).outcome == "ok"
     assert summary_of(check_export(folder / "export")).outcome == "ok"
+    with (folder / "export" / "odd.csv").open(newline="") as file:
+        [listed] = csv.DictReader(file)
+    assert (listed["render_id"], listed["detail"].partition(":")[0]) == (render_id(3), "odd on arrival")
+    assert (folder / "export" / listed["path"]).read_bytes() == body
     with live(empty.archive) as url:
         asked = urllib.request.Request(f"{url}/v1/renders/{render_id(3)}/download")
         asked.add_header("Authorization", f"Bearer {LIVE_KEY}")

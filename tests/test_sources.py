@@ -37,7 +37,7 @@ from craftkit_archive.errors import (
 from craftkit_archive.exporting import export_assets
 from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.places import open_store
-from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
+from craftkit_archive.records import Finding, Note, Planned, Record, Skipped, Summary
 from craftkit_archive.s3 import S3Store, Signer, s3_address
 from craftkit_archive.store import digest
 from craftkit_archive.verifying import verify_assets
@@ -213,12 +213,18 @@ def test_a_fault_that_stays_is_one_finding(world: World, bucket: S3Store, proxy:
     ("verdict", "body"),
     [("empty", b""), ("not-a-pdf", b"<!DOCTYPE html>" + b" " * 3000), ("truncated", pdf("x")[:300])],
 )
-def test_what_the_bucket_has_damaged_is_not_stored(world: World, bucket: S3Store, verdict: str, body: bytes) -> None:
+def test_what_the_bucket_has_damaged_is_stored_only_if_its_etag_vouches(
+    world: World, bucket: S3Store, verdict: str, body: bytes
+) -> None:
     bucket.write(render(2)["asset_key"], [body], replace=True)
-    summary, records = fetch(world, bucket.address)
+    summary, records = fetch(world, bucket.address, ignore_etag=True)
     assert (summary.outcome, summary.counts["copied"], summary.counts["refused"]) == ("problems", COUNT - 1, 1)
     assert [record.verdict for record in records if isinstance(record, Finding)] == [verdict]
     assert not world.asset(2).exists()
+    summary, records = fetch(world, bucket.address)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["odd"]) == ("ok", 1, 1)
+    assert [record.detail[:15] for record in records if isinstance(record, Note)] == ["odd on arrival:"]
+    assert world.asset(2).read_bytes() == body
 
 
 def test_an_object_that_changes_in_mid_copy_is_noticed(world: World, bucket: S3Store, proxy: FaultyProxy) -> None:
