@@ -36,6 +36,7 @@ _LINEARIZED = re.compile(
 )
 # A comment may stand between the number and the marker.
 _POINTER = re.compile(rb"\s*(\d{1,18})\s*(?:%[^\r\n]*[\r\n]\s*)*")
+_TABLE = re.compile(rb"\s*(?:xref\b|\d+\s+\d+\s+obj\b)")
 # How the rest of a PDF begins: with an object, a comment or a table after an older end, with a keyword after the end of
 # a PDF that is attached to it; the word itself may be cut.
 _GOES_ON = re.compile(rb"\s*(?:\d|%|(?:xref|xre|xr|x|startxref|endstream|endobj|e|en|end|ends|endst\w*|endo\w*)\b)")
@@ -141,6 +142,11 @@ class Ends:
         if target >= stands_at:
             # The table comes before its pointer, always.
             return "truncated", f"its startxref is at byte {stands_at:,} and points beyond that, to byte {target:,}"
+        # A PDF that is attached without compression has an end of its own, whose offsets count from its own header.
+        inner = self.tail.rfind(b"%PDF-", 0, keyword)
+        inner_at = stands_at - keyword + inner
+        if inner >= 0 and inner_at > start and _TABLE.match(self.tail, inner + target):
+            return "truncated", f"its last %%EOF is that of another PDF, which begins inside it at byte {inner_at:,}"
         if target == 0:
             return "odd", "its startxref is 0, where no cross-reference table can be"
         if self.padding_bytes > TRAILER_BYTES:

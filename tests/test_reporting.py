@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from craftkit_archive.archive import CATALOG, Archive
+from craftkit_archive.doctor import examine_archive
 from craftkit_archive.errors import NotWritableError, RequestError
-from craftkit_archive.records import Finding
+from craftkit_archive.records import Diagnosis, Finding
 from craftkit_archive.report_html import MOST_FINDINGS
 from craftkit_archive.reporting import (
     WRITERS,
@@ -373,6 +374,21 @@ def test_the_doctor_finds_a_sound_archive_sound_and_changes_nothing(world: World
     assert {"versions", "catalog", "file modes", "store", "names", "free space", "clock"} <= names
     assert sorted(path.name for path in Path(world.archive.store.address).rglob("*")) == before
     assert "good  catalog:" in at(world, "doctor").out
+
+
+@pytest.mark.parametrize(("installed", "words"), [(True, "is installed"), (False, "is not installed")])
+def test_the_doctor_names_the_decoder_of_jbig2_images(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool, words: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    if installed:
+        (tmp_path / "bin" / "jbig2dec").write_text("#!/bin/sh\necho jbig2dec 0.19\n")
+        (tmp_path / "bin" / "jbig2dec").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    [seen] = [record for record in examine_archive(world.archive) if getattr(record, "name", "") == "decoders"]
+    assert isinstance(seen, Diagnosis)
+    assert f"jbig2dec {words}" in seen.seen
+    assert seen.mend is None, "without it a check says less, and nothing is wrong"
 
 
 def test_the_doctor_says_what_is_wrong_and_what_mends_it(world: World, tmp_path: Path) -> None:
