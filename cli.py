@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from craftkit_archive import __version__, errors
-from craftkit_archive.values import harmless, parse_duration, parse_share, parse_size
+from craftkit_archive.values import DATABASE_SCHEME, harmless, parse_duration, parse_share, parse_size
 
 if TYPE_CHECKING:
     import socket
@@ -466,9 +466,27 @@ def init(console: Console, store: str, endpoint_url: str | None, region: str | N
     return OK
 
 
+class Metadata(click.Path):
+    """A file of records, or the address of a database."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Leave an address as it is, and look whether a file is there."""
+        return value if DATABASE_SCHEME.match(value) else super().convert(value, param, ctx)
+
+
 @main.command("import")
 @click.argument("kind", type=click.Choice(["projects", "keys", "renders"]))
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument(
+    "sources",
+    metavar="SOURCE...",
+    nargs=-1,
+    required=True,
+    type=Metadata(exists=True, dir_okay=False, allow_dash=True),
+)
+@click.option("--table", metavar="NAME", help="The table to read.  [default: projects, api_keys or renders]")
+@click.option(
+    "--where", metavar="SQL", help="Read only the rows for which this is true: \"created_at >= '2026-01-01'\"."
+)
 @click.option(
     "--format",
     "form",
@@ -494,7 +512,9 @@ def init(console: Console, store: str, endpoint_url: str | None, region: str | N
 def import_(
     console: Console,
     kind: Kind,
-    files: tuple[str, ...],
+    sources: tuple[str, ...],
+    table: str | None,
+    where: str | None,
     form: Form | None,
     project: str | None,
     on_duplicate: OnDuplicate,
@@ -502,24 +522,32 @@ def import_(
     rejects: Path | None,
     dry_run: bool,
 ) -> int:
-    """Bring metadata into the catalog; - is standard input.
+    """Bring metadata into the catalog, from Craftkit's database or from files.
+
+    SOURCE is a database (postgresql://user@host:5432/database), a file, or - for standard input.
+
+    A database is read in a read-only transaction. What the address leaves out comes from the environment and
+    ~/.pgpass, as for psql. Give the password as PGPASSWORD or in ~/.pgpass: other users of the machine can see a
+    command's arguments. It is never printed or recorded. Needs pip install 'craftkit-archive[postgres]'.
 
     A file is JSON (an array, objects, objects that wrap a list), NDJSON, CSV or TSV with a header, each also gzipped;
     its content says which. camelCase and snake_case names mean the same. Importing twice changes nothing. Plain keys
-    are hashed while they are read and never stored. The file of rejects, mended, can be imported as it is.
+    are hashed while they are read and never stored. The file of rejects, once corrected, can be imported as it is.
     """
     from craftkit_archive.importing import import_records, keep_rejects
 
     if rejects is not None:
-        inputs = {os.path.realpath(file) for file in files if file != "-"}
+        inputs = {os.path.realpath(source) for source in sources if source != "-"}
         if os.path.realpath(rejects) in inputs or rejects.resolve().parent == console.archive.resolve():
             raise errors.RequestError(f"{rejects} is an input or part of the archive: name another file for rejects.")
     with _open(console) as archive:
         records = import_records(
             archive,
             kind,
-            files,
+            sources,
             form=form,
+            table=table,
+            where=where,
             project=project,
             on_duplicate=on_duplicate,
             all_or_nothing=all_or_nothing,

@@ -33,6 +33,7 @@ setup(
         "waitress>=3.0.1",
     ],
     extras_require={
+        "postgres": ["psycopg[binary]>=3.2"],
         "test": [
             "bagit>=1.9",
             "boto3-stubs>=1.40",
@@ -41,6 +42,7 @@ setup(
             "hypothesis>=6.100",
             "moto[s3,server]>=5",
             "mypy>=1.13",
+            "psycopg[binary]>=3.2",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

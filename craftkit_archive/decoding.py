@@ -1,8 +1,10 @@
 """Records from decoded JSON, from the cells of a table, and, fast, from lines of NDJSON."""
 
+import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +21,15 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 class Cells(dict[str, str]):
     """A record whose values are the cells of a table; an empty one is null."""
+
+
+def exact(literal: str) -> float | str:
+    """Read a number as a float if that is the same number, and else as a text: no digit of a `numeric` is lost."""
+    number = float(literal)
+    return number if math.isfinite(number) and Decimal(repr(number)) == Decimal(literal) else literal
+
+
+decode_json: Callable[[bytes | str], Any] = msgspec.json.Decoder(float_hook=exact).decode
 
 
 @lru_cache(maxsize=4096)
@@ -94,7 +105,7 @@ def _from_cell(text: str, *, typed: bool) -> Any:
         return text == "t"
     if text[0] in "{[":
         with suppress(msgspec.DecodeError, RecursionError):
-            return msgspec.json.decode(text)
+            return decode_json(text)
     return text
 
 
@@ -128,7 +139,7 @@ def _shape(kind: type[Incoming], names: tuple[str, ...], project_id: str | None)
         rename={field: name for name, field in fields.items()},
         forbid_unknown_fields=True,
     )
-    decode: Callable[[bytes], Any] = msgspec.json.Decoder(shape).decode
+    decode: Callable[[bytes], Any] = msgspec.json.Decoder(shape, float_hook=exact).decode
     return _Shape(decode, len(names), extra)
 
 

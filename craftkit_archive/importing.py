@@ -17,9 +17,10 @@ from craftkit_archive.catalog import COLUMNS
 from craftkit_archive.decoding import LineReader, read_record, snake
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.merging import Declared, Merge, OnDuplicate, Row
+from craftkit_archive.postgres import is_database, read_table
 from craftkit_archive.reading import Block, Form, Item, Span, read_line, read_source
 from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary
-from craftkit_archive.values import hide, mask
+from craftkit_archive.values import hide, mask, without_password
 from craftkit_archive.work import Stop, default_jobs, in_batches, never, processes, spread
 
 TRANSACTION_RECORDS = 10_000
@@ -54,13 +55,15 @@ def import_records(
     sources: Sequence[str],
     *,
     form: Form | None = None,
+    table: str | None = None,
+    where: str | None = None,
     project: str | None = None,
     on_duplicate: OnDuplicate = "update",
     all_or_nothing: bool = False,
     dry_run: bool = False,
     stop: Stop = never,
 ) -> Iterator[Progress | Reject | Summary]:
-    """Bring the records of files into the catalog.
+    """Bring the records of files, or of the tables of a database, into the catalog.
 
     It is idempotent, and whatever interrupts it, the next call does the rest: records land in transactions of about
     10,000.
@@ -68,8 +71,10 @@ def import_records(
     Args:
         archive: Open for writing.
         kind: What the files hold.
-        sources: Paths, or `-` for standard input.
+        sources: Paths, `-` for standard input, or `postgresql://…`, whose password is neither recorded nor shown.
         form: What the files are; found by looking at them if not given.
+        table: The table to read of a database; by default the one that Craftkit has for this kind.
+        where: An SQL condition; the rows of a database for which it is true are read.
         project: Id or slug of the project of records that name none.
         on_duplicate: What becomes of a record whose id is there already. `update`: its fields replace those that are
             there, but for fields that it lacks or gives as null; a render's state never goes back, and a record of an
@@ -85,17 +90,29 @@ def import_records(
         the sum of the others.
 
     Raises:
-        RequestError: A file cannot be read, or the project is unknown.
+        RequestError: A file or table cannot be read, or the project is unknown.
+        StoreOfflineError, RemoteError: A database cannot be reached, or the connection broke.
         LockedError: Another command is writing.
     """
-    arguments = {"kind": kind, "files": list(sources), "on_duplicate": on_duplicate}
+    if not any(map(is_database, sources)) and (table is not None or where is not None):
+        raise RequestError("--table and --where are for a database: name one as postgresql://user@host/database.")
+    arguments: dict[str, Any] = {
+        "kind": kind,
+        "files": list(map(without_password, sources)),
+        "on_duplicate": on_duplicate,
+    }
+    arguments |= {name: value for name, value in (("table", table), ("where", where)) if value is not None}
     with archive.lock(f"import {kind}"), archive.run("import", arguments, dry=dry_run) as run:
         run.counts.update({"read": 0, "inserted": 0, "updated": 0, "unchanged": 0, "rejected": 0})
         project_id = _project_id(archive, project)
+
+        def pieces(source: str) -> Iterator[Block | list[Item]]:
+            if is_database(source):
+                return read_table(source, kind, table=table, where=where, stop=stop)
+            return read_source(source, kind=kind, form=form, stop=stop)
+
         tasks = (
-            _Task(kind, project_id, source, piece)
-            for source in sources
-            for piece in read_source(source, kind=kind, form=form, stop=stop)
+            _Task(kind, project_id, without_password(source), piece) for source in sources for piece in pieces(source)
         )
         whole: AbstractContextManager[None] = nullcontext()
         reads = _read_all(tasks, stop)

@@ -5,7 +5,6 @@ import csv
 import gzip
 import io
 import json
-import math
 import os
 import select
 import stat
@@ -16,9 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import msgspec
-
-from craftkit_archive.decoding import Cells, snake
+from craftkit_archive.decoding import Cells, decode_json, exact, snake
 from craftkit_archive.errors import RequestError
 from craftkit_archive.records import Kind
 from craftkit_archive.work import Stop, in_batches
@@ -291,7 +288,7 @@ def read_line(line: int, text: bytes, kind: Kind) -> Iterator[Item]:
         yield _too_long(line)
         return
     try:
-        value = msgspec.json.decode(text)
+        value = decode_json(text)
         json.loads(text, object_pairs_hook=_unique)
     except UnicodeDecodeError:
         problem = "expected UTF-8"
@@ -433,11 +430,8 @@ class _Records:
 
 
 def _number(value: Any) -> Any:
-    """Take a number as other readers of JSON do: whole ones as they are, others as floats, if they are any."""
-    if isinstance(value, int):
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else str(value)
+    """Take a number as `decode_json` does: ijson gives whole ones as they are, and others as decimals."""
+    return value if isinstance(value, int) else exact(str(value))
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

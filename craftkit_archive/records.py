@@ -86,7 +86,9 @@ class Incoming(msgspec.Struct, kw_only=True):
                     raise refuse(field, EXPECTED[field], text)
         for field in times:
             text = getattr(self, field)
-            if text is not None:
+            if text == "infinity" and field in ("deleted_at", "revoked_at"):
+                setattr(self, field, None)  # as Postgres writes what never happens
+            elif text is not None:
                 try:
                     setattr(self, field, timestamp(text))
                 except ValueError as error:
@@ -169,6 +171,8 @@ class Render(Incoming, kw_only=True):
 
 Kind = Literal["projects", "keys", "renders"]
 KINDS: dict[Kind, type[Incoming]] = {"projects": Project, "keys": ApiKey, "renders": Render}
+# What Craftkit's tables are called; the first name is the usual one.
+TABLES: dict[Kind, tuple[str, ...]] = {"projects": ("projects",), "keys": ("api_keys", "keys"), "renders": ("renders",)}
 
 
 # --- what goes out ---------------------------------------------------------------------------------------------------

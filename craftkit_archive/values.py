@@ -142,6 +142,28 @@ def hide(plain_key: str) -> str:
     return mask(plain_key) if _PLAIN_KEY.fullmatch(plain_key) else f"{plain_key[:4]}…"
 
 
+# The address of a PostgreSQL database, as libpq, SQLAlchemy (with a driver) and Heroku spell it.
+DATABASE_SCHEME = re.compile(r"postgres(?:ql)?(?:\+\w+)?://")
+
+
+def without_password(address: str) -> str:
+    """Return the address of a database as it may be shown and recorded: user, host, port and name.
+
+    Where a malformed one does not say what is the password, nothing but its scheme is left.
+    """
+    scheme = DATABASE_SCHEME.match(address)
+    if scheme is None:
+        return address
+    # As libpq reads it: credentials end at an `@` before the first slash. Parameters may hold a password too.
+    host, slash, path = address[scheme.end() :].partition("/")
+    host, mark, parameters = host.partition("?")
+    path = path.partition("?")[0]
+    if "@" in parameters + path:
+        return f"{scheme[0]}…"
+    credentials, at, place = host.rpartition("@")
+    return f"{scheme[0]}{credentials.partition(':')[0]}{at}{place}{'' if mark else slash + path}"
+
+
 _PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4}+)(?:[^\s\"'\\,;]|\\{1,2}u[0-9a-fA-F]{4})+")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from craftkit_archive.archive import Archive
 from tests.browser import Browser
-from tests.services import CREDENTIALS, RealService, moto_server, rclone_server
+from tests.services import CREDENTIALS, Database, RealService, moto_server, postgres_server, rclone_server
 from tests.worlds import World, fill, needs
 
 
@@ -34,6 +34,13 @@ def rclone(_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """Return a real S3 server."""
     with rclone_server(tmp_path_factory.mktemp("rclone")) as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Database]:
+    """Return a real PostgreSQL."""
+    with postgres_server() as database:
+        yield database
 
 
 @pytest.fixture

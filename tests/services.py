@@ -1,10 +1,12 @@
-"""Real services for tests: an S3 server that is a mock, one that is none, and one that has faults."""
+"""Real services for tests: PostgreSQL; an S3 server that is a mock, one that is none, and one that has faults."""
 
 import os
+import pwd
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import warnings
@@ -51,6 +53,69 @@ def moto_server() -> Iterator[str]:
         yield url
     finally:
         server.stop()
+
+
+class Database(NamedTuple):
+    """A real PostgreSQL: its programs, its socket's folder, its port on the loopback, and the password there."""
+
+    programs: Path
+    folder: Path
+    port: int
+    password: str
+    name: str = "postgres"
+
+    @property
+    def url(self) -> str:
+        """Return an address that needs no password: that of the socket."""
+        return f"postgresql://postgres@/{self.name}?host={self.folder}&port={self.port}"
+
+    @property
+    def network_url(self) -> str:
+        """Return an address that needs one, and does not hold it."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{self.name}"
+
+    def run(self, program: str, *words: str, stdin: bytes = b"") -> bytes:
+        """Run one of its programs, such as psql or pg_dump, and return what it writes."""
+        command = [str(self.programs / program), "-h", str(self.folder), "-p", str(self.port), "-U", "postgres", *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, "PGDATABASE": self.name})
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    def sql(self, text: str) -> bytes:
+        """Run statements with psql and return what it writes."""
+        return self.run("psql", "-qX", "-v", "ON_ERROR_STOP=1", "-f", "-", stdin=text.encode())
+
+
+@contextmanager
+def postgres_server() -> Iterator[Database]:
+    """Run a PostgreSQL of the system with a cluster of its own; it does not run as root."""
+    # Debian has the programs of each version in a folder of their own, outside of PATH.
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    programs = found[-1].parent if found else Path(needs("initdb")).parent
+    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as name:
+        folder, password, port = Path(name), "s3cret/p@ss:w?rd", free_port()
+        (folder / "password").write_text(password)
+        as_other = []
+        if os.geteuid() == 0:
+            other = next(user for user in pwd.getpwall() if user.pw_name in ("postgres", "nobody"))
+            as_other = [needs("setpriv"), f"--reuid={other.pw_uid}", f"--regid={other.pw_gid}", "--clear-groups"]
+            for path in (folder, folder / "password"):
+                os.chown(path, other.pw_uid, other.pw_gid)
+
+        def run(program: str, *words: str) -> None:
+            # Not into a pipe, which the server would keep open.
+            with (folder / "out").open("ab") as out:
+                subprocess.run([*as_other, programs / program, *words], check=True, stdout=out, stderr=out, cwd=folder)
+
+        data = f"{folder}/data"
+        run("initdb", "-D", data, "-U", "postgres", "--encoding=UTF8", "--locale=C", "--no-sync", "--auth-local=trust",
+            "--auth-host=scram-sha-256", f"--pwfile={folder}/password")  # fmt: skip
+        settings = f"-k {folder} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c shared_buffers=16MB"
+        run("pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", settings, "start")
+        try:
+            yield Database(programs, folder, port, password)
+        finally:
+            run("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
 
 
 def make_bucket(url: str, name: str = BUCKET) -> None:

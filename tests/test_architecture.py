@@ -29,7 +29,7 @@ RANKS = [
         "craftkit_archive.reading",
         "craftkit_archive.page",
     },
-    {"craftkit_archive.folder", "craftkit_archive.remote", "craftkit_archive.exports"},
+    {"craftkit_archive.folder", "craftkit_archive.remote", "craftkit_archive.exports", "craftkit_archive.postgres"},
     {"craftkit_archive.s3", "craftkit_archive.craftkit_api"},
     {"craftkit_archive.places"},
     {
@@ -74,6 +74,7 @@ HOMES = {
     "ijson": {"craftkit_archive.reading"},
     "pikepdf": {"craftkit_archive.pdf"},
     "pypdfium2": {"craftkit_archive.pdf"},
+    "psycopg": {"craftkit_archive.postgres"},
     "boto3": {"craftkit_archive.s3"},
     "botocore": {"craftkit_archive.s3"},
     "http": {"craftkit_archive.remote"},
