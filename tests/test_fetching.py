@@ -244,17 +244,17 @@ def test_odd_assets_are_exported_served_repaired_and_rebuilt_as_others_are(empty
     load(empty.archive, folder, "projects", projects())
     load(empty.archive, folder, "keys", keys())
     fetch(empty)
-    assert summary_of(export_assets(empty.archive, folder / "export")).outcome == "ok"
-    assert summary_of(check_export(folder / "export")).outcome == "ok"
-    with (folder / "export" / "odd.csv").open(newline="") as file:
-        [listed] = csv.DictReader(file)
-    assert (listed["render_id"], listed["detail"].partition(":")[0]) == (render_id(3), "odd on arrival")
-    assert (folder / "export" / listed["path"]).read_bytes() == body
     with live(empty.archive) as url:
         asked = urllib.request.Request(f"{url}/v1/renders/{render_id(3)}/download")
         asked.add_header("Authorization", f"Bearer {LIVE_KEY}")
         with urllib.request.urlopen(asked, timeout=30) as answer:
             assert (answer.status, answer.read()) == (200, body)
+        assert summary_of(export_assets(empty.archive, folder / "export")).outcome == "ok"
+        assert summary_of(check_export(folder / "export")).outcome == "ok"
+        with (folder / "export" / "odd.csv").open(newline="") as file:
+            [listed] = csv.DictReader(file)
+        assert (listed["render_id"], listed["detail"].partition(":")[0]) == (render_id(3), "odd on arrival")
+        assert (folder / "export" / listed["path"]).read_bytes() == body
     empty.asset(3).write_bytes(b"changed")
     assert summary_of(verify_assets(empty.archive)).outcome == "problems"
     assert summary_of(repair_assets(empty.archive, str(empty.bucket))).counts["repaired"] == 1
@@ -283,6 +283,24 @@ def test_what_an_s3_service_vouches_for_is_stored(empty: World, moto: str) -> No
     records = list(fetch_assets(empty.archive, address))
     assert isinstance(records[-1], Summary)
     assert (records[-1].outcome, records[-1].counts["odd"]) == ("ok", 1)
+
+
+def test_what_a_server_of_ours_vouches_for_is_stored(
+    empty: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Repr-Digest is the SHA-256 of what it holds."""
+    body = ODD["frames of aws-chunked"][0]
+    put(empty.bucket, render(3)["asset_key"], body)
+    load(empty.archive, empty.folder, "projects", projects())
+    load(empty.archive, empty.folder, "keys", keys())
+    fetch(empty, accept_odd=True)
+    other = fill(tmp_path / "other", count=0)
+    load(other.archive, tmp_path, "renders", [render(3)])
+    monkeypatch.setenv("CRAFTKIT_API_KEY", LIVE_KEY)
+    with live(empty.archive) as url:
+        summary = summary_of(fetch_assets(other.archive, url))
+    assert (summary.outcome, summary.counts["copied"], summary.counts["odd"]) == ("ok", 1, 1)
+    assert other.asset(3).read_bytes() == body
 
 
 def test_an_etag_that_is_to_be_ignored_vouches_for_nothing(empty: World, moto: str) -> None:
