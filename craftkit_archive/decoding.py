@@ -4,13 +4,13 @@ import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from craftkit_archive.records import EXPECTED, Incoming, Render, refuse
+from craftkit_archive.records import EXPECTED, KEPT, Incoming, Render, refuse
 from craftkit_archive.values import mask
 
 MAX_NAMES = 100
@@ -26,7 +26,10 @@ class Cells(dict[str, str]):
 def exact(literal: str) -> float | str:
     """Read a number as a float if that is the same number, and else as a text: no digit of a `numeric` is lost."""
     number = float(literal)
-    return number if math.isfinite(number) and Decimal(repr(number)) == Decimal(literal) else literal
+    try:
+        return number if math.isfinite(number) and Decimal(repr(number)) == Decimal(literal) else literal
+    except InvalidOperation:
+        return literal  # its exponent is too large for a decimal as well
 
 
 decode_json: Callable[[bytes | str], Any] = msgspec.json.Decoder(float_hook=exact).decode
@@ -70,6 +73,8 @@ def read_record(kind: type[_R], given: object, *, project_id: str | None = None)
             value = _from_cell(value, typed=place is known)
         if place is known and isinstance(value, str) and "ck_" in value and field not in ("key", "prefix"):
             value = mask(value)
+        if field in KEPT and place is known and value is not None:
+            extra[field] = value
         if place.setdefault(field, value) != value:
             raise ValueError(f"{field}: given twice, as different values")
     if project_id is not None and known.get("project_id") is None and "project_id" in own:
@@ -124,8 +129,8 @@ def _shape(kind: type[Incoming], names: tuple[str, ...], project_id: str | None)
     own = {field.name: field.type for field in msgspec.structs.fields(kind)}
     if len(set(fields.values())) < len(names) or "extra" in own.keys() & fields.values():
         return None
-    extra = tuple(field for field in fields.values() if field not in own)
-    if any(not field.isidentifier() or hasattr(kind, field) for field in extra):
+    extra = tuple(field for field in fields.values() if field not in own or field in KEPT)
+    if any(not field.isidentifier() or (hasattr(kind, field) and field not in KEPT) for field in extra):
         return None
     # Every name is required, so that what has others is noticed; all but those of `kind` may hold anything.
     made: list[Any] = [(field, own.get(field, Any)) for field in fields.values()]

@@ -6,8 +6,10 @@ import gzip
 import io
 import json
 import os
+import re
 import select
 import stat
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,9 +17,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import msgspec
+
 from craftkit_archive.decoding import Cells, decode_json, exact, snake
 from craftkit_archive.errors import RequestError
-from craftkit_archive.records import Kind
+from craftkit_archive.records import TABLES, Kind
 from craftkit_archive.work import Stop, in_batches
 
 Form = Literal["json", "ndjson", "csv", "tsv"]
@@ -29,9 +33,14 @@ MAX_RECORD_BYTES = 16 << 20
 MAX_DEPTH = 100
 STDIN = "-"
 GZIP = b"\x1f\x8b"
+# What ijson raises besides its own errors: numbers of giant exponents or thousands of digits, and bad UTF-8.
+NOT_JSON = (ValueError, ArithmeticError)
+MAX_DIGITS = sys.get_int_max_str_digits() or 4300
+# A whole number that Python refuses to read: ijson's C code does not expect that, and brings down the process.
+_TOO_MANY_DIGITS = re.compile(rb"(?:^|[\s:,\[])-?\d{%d}" % (MAX_DIGITS + 1))
 DELIMITERS = (",", "\t", ";")
-# Names, besides that of what they are, under which an object may wrap a list of records.
-WRAPPERS = ("data", "items", "results")
+# Names, besides those of their table, under which an object may wrap a list of records.
+WRAPPERS = ("data", "items", "results", "rows", "records")
 
 
 class Item(NamedTuple):
@@ -159,17 +168,19 @@ def _form(head: bytes) -> Form | None:
 
 
 def _is_whole(line: bytes) -> bool | None:
-    """Say whether a line is a whole JSON value; None if it is none and does not begin one either."""
+    """Say whether a line is one JSON value or several; None if it neither is nor begins any."""
     import ijson
 
-    parser = ijson.basic_parse_coro(ijson.sendable_list())
+    if _TOO_MANY_DIGITS.search(line):
+        return None
+    parser = ijson.basic_parse_coro(ijson.sendable_list(), multiple_values=True)
     try:
         parser.send(line + b"\n")
-    except ijson.JSONError:
+    except (ijson.JSONError, *NOT_JSON):
         return None
     try:
         parser.close()
-    except ijson.JSONError:
+    except (ijson.JSONError, *NOT_JSON):
         return False
     return True
 
@@ -288,8 +299,7 @@ def read_line(line: int, text: bytes, kind: Kind) -> Iterator[Item]:
         yield _too_long(line)
         return
     try:
-        value = decode_json(text)
-        json.loads(text, object_pairs_hook=_unique)
+        values = _json_values(text)
     except UnicodeDecodeError:
         problem = "expected UTF-8"
     except RecursionError:
@@ -297,9 +307,28 @@ def read_line(line: int, text: bytes, kind: Kind) -> Iterator[Item]:
     except ValueError as error:
         problem = str(error) if isinstance(error, _TwiceError) else f"expected JSON: {error}"
     else:
-        yield from (Item(line, record) for record in _unwrapped(value, kind))
+        yield from (Item(line, record) for value in values for record in _unwrapped(value, kind))
         return
     yield Item(line, text.decode("utf-8", "backslashreplace"), problem)
+
+
+def _json_values(text: bytes) -> list[Any]:
+    """Read the JSON value of a line; or several, with nothing or white space between them."""
+    try:
+        value = decode_json(text)
+    except msgspec.DecodeError:
+        if b"}" not in text[:-1]:
+            raise
+    else:
+        json.loads(text, object_pairs_hook=_unique)
+        return [value]
+    rest, values, reader = text.decode().strip(), [], json.JSONDecoder(object_pairs_hook=_unique)
+    while rest:
+        end = reader.raw_decode(rest)[1]
+        # Read once more, because `msgspec` takes numbers and rare characters as the rest of the program does.
+        values.append(decode_json(rest[:end]))
+        rest = rest[end:].lstrip()
+    return values
 
 
 class _TwiceError(ValueError):
@@ -320,10 +349,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _unwrapped(value: Any, kind: Kind) -> list[Any]:
     if isinstance(value, dict) and not _is_record(value):
-        for name in (kind, *WRAPPERS):
-            if isinstance(value.get(name), list):
-                return list(value[name])
+        lists = {_plain(name): records for name, records in value.items() if isinstance(records, list)}
+        for name in (*TABLES[kind], *WRAPPERS):
+            if name in lists:
+                return list(lists[name])
     return [value]
+
+
+def _plain(name: str) -> str:
+    """Write the name of a wrapper as that of a table: `apiKeys` is `api_keys`, `public.renders` is `renders`."""
+    return snake(name.rpartition(".")[2].strip('"'))
 
 
 def _is_record(value: dict[str, Any]) -> bool:
@@ -337,29 +372,45 @@ def _values(blocks: Iterator[bytes], kind: Kind) -> Iterator[Item]:
     events: Any = ijson.sendable_list()
     parser = ijson.basic_parse_coro(events, multiple_values=True)
     records = _Records(kind)
-    line, pending = 1, 0
+    line, pending, item, before = 1, 0, 1, b""
+
+    def lost(problem: str) -> Item:
+        return Item(line, None, f"{problem} (in item {item}); the rest of the file was not read")
+
     try:
         for piece in chain.from_iterable(map(_small_pieces, blocks)):
             pending += len(piece)
+            before += piece
+            endless = _TOO_MANY_DIGITS.search(before) if len(before) > MAX_DIGITS else None
+            if endless:  # what precedes it is good; a space, because nothing at all would be the end
+                piece = piece[: max(endless.start() - len(before), -len(piece))] or b" "
             try:
                 parser.send(piece)
             finally:
                 for value, problem in records.take(events):
                     yield Item(line, value, problem)
-                    pending = 0
+                    pending, item = 0, item + 1
                 del events[:]
+            if endless:
+                yield lost(f"expected numbers of at most {MAX_DIGITS:,} digits")
+                return
             if pending > MAX_RECORD_BYTES:
-                yield _too_long(line)._replace(problem=f"{_too_long(line).problem}; the rest of the file was not read")
+                yield lost(str(_too_long(line).problem))
                 return
             line += piece.endswith(b"\n")
+            before = b"" if piece.endswith(b"\n") else before[-MAX_DIGITS - 2 :]
         parser.close()
     except _TooDeepError:
-        yield Item(line, None, f"expected at most {MAX_DEPTH} levels of nesting; the rest of the file was not read")
+        yield lost(f"expected at most {MAX_DEPTH} levels of nesting")
+    except UnicodeDecodeError:
+        yield lost("expected UTF-8")
+    except NOT_JSON:
+        yield lost("expected JSON whose numbers have at most 18 digits of exponent")
     except ijson.JSONError as error:
         # Quoted with its words is the text that it failed at, which may hold a key.
         words = error.args[0] if error.args else "it ends too early"
         words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
-        yield Item(line, None, f"expected JSON: {words.splitlines()[0]}; the rest of the file was not read")
+        yield lost(f"expected JSON: {words.splitlines()[0]}")
 
 
 def _small_pieces(block: bytes) -> Iterator[bytes]:
@@ -379,7 +430,7 @@ class _Records:
     def __init__(self, kind: Kind) -> None:
         from ijson import ObjectBuilder
 
-        self._wrappers = {kind, *WRAPPERS}
+        self._wrappers = {*TABLES[kind], *WRAPPERS}
         self._new = ObjectBuilder
         self._depth = 0
         self._level = 0  # the depth at which records begin
@@ -424,7 +475,7 @@ class _Records:
             event == "start_array"
             and (self._depth, self._level) == (1, 0)
             and self._record is not None
-            and self._name in self._wrappers
+            and _plain(self._name) in self._wrappers
             and not _is_record(self._record.value)
         )
 

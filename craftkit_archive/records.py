@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from craftkit_archive.errors import AssetKeyError
-from craftkit_archive.values import check_asset_key, default_asset_key, hash_key, hide, mask, timestamp
+from craftkit_archive.values import (
+    MAX_NAME_BYTES,
+    asset_key_of,
+    check_asset_key,
+    default_asset_key,
+    hash_key,
+    hide,
+    mask,
+    timestamp,
+)
 
 PREFIX_CHARS = 16
 KEY_CHARS = 20
@@ -63,9 +72,11 @@ def refuse(field: str, expected: str, value: object) -> ValueError:
 
 
 def _digest(field: str, text: str | None) -> str:
-    if text is None or not _SHA256.fullmatch(text):
+    # A bytea column is written as \x and its digits.
+    digits = text.removeprefix("\\x") if text else None
+    if digits is None or not _SHA256.fullmatch(digits):
         raise refuse(field, EXPECTED[field], text)
-    return text.lower()
+    return digits.lower()
 
 
 class Incoming(msgspec.Struct, kw_only=True):
@@ -141,7 +152,8 @@ class ApiKey(Incoming, kw_only=True):
 class Render(Incoming, kw_only=True):
     """A render. One that succeeded has an asset key: the given one, or the one that Craftkit stores it under.
 
-    `size_bytes` and `sha256`, where the record declares them, are what its asset is expected to have.
+    `size_bytes` and `sha256`, where the record declares them, are what its asset is expected to have. An `asset_url`
+    says the asset key too, and is kept in `extra` as well.
     """
 
     project_id: Id
@@ -149,6 +161,7 @@ class Render(Incoming, kw_only=True):
     status: Status
     error_message: str | None = None
     asset_key: str | None = None
+    asset_url: str | None = None
     completed_at: str | None = None
     duration_ms: Count | None = None
     size_bytes: Count | None = None
@@ -156,21 +169,43 @@ class Render(Incoming, kw_only=True):
 
     def __post_init__(self) -> None:
         self._normalise(("created_at", "completed_at"), self.project_id)
+        if self.asset_key is None and self.asset_url is not None:
+            self.asset_key = self._key_from_url(self.asset_url)
         if self.asset_key is None and self.status == "succeeded":
             self.asset_key = default_asset_key(self.project_id, self.id)
+            if len(f"{self.id}.pdf".encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+                raise refuse("id", f"at most {MAX_NAME_BYTES - 4} bytes: no store can hold a longer file name", self.id)
         if self.asset_key is not None:
-            try:
-                check_asset_key(self.asset_key)
-            except AssetKeyError as error:
-                raise refuse("asset_key", "a relative path that stays inside the store", self.asset_key) from error
-            if self.asset_key.startswith("renders/") and self.asset_key.split("/")[1] != self.project_id:
-                raise refuse("asset_key", f"one below renders/{self.project_id}/, its own project's", self.asset_key)
+            self._check_key(self.asset_key)
         if self.sha256 is not None:
             self.sha256 = _digest("sha256", self.sha256)
+
+    def _key_from_url(self, url: str) -> str | None:
+        if url.partition("?")[0].endswith(f"/v1/renders/{self.id}/download"):
+            return None  # the API's own address of the PDF, which does not say where it is stored
+        key = asset_key_of(url, self.project_id)
+        if key is None:
+            place = f"an address with /renders/{self.project_id}/ in its path (or the asset_key beside it)"
+            raise refuse("asset_url", place, url)
+        return key
+
+    def _check_key(self, key: str) -> None:
+        try:
+            check_asset_key(key)
+        except AssetKeyError as error:
+            raise refuse("asset_key", "a relative path that stays inside the store", key) from error
+        short = key.isascii() and len(key) <= MAX_NAME_BYTES
+        if not short and max(len(name.encode()) for name in key.split("/")) > MAX_NAME_BYTES:
+            names = f"names of at most {MAX_NAME_BYTES} bytes: no store can hold a longer file name"
+            raise refuse("asset_key", names, key)
+        if key == "renders" or (key.startswith("renders/") and not key.startswith(f"renders/{self.project_id}/")):
+            raise refuse("asset_key", f"one below renders/{self.project_id}/, its own project's", key)
 
 
 Kind = Literal["projects", "keys", "renders"]
 KINDS: dict[Kind, type[Incoming]] = {"projects": Project, "keys": ApiKey, "renders": Render}
+# Fields that say something of a column's value, and have none of their own: `extra` keeps them.
+KEPT = frozenset({"asset_url"})
 # What Craftkit's tables are called; the first name is the usual one.
 TABLES: dict[Kind, tuple[str, ...]] = {"projects": ("projects",), "keys": ("api_keys", "keys"), "renders": ("renders",)}
 

@@ -4,10 +4,13 @@ import re
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
 from typing import TypeVar
+from urllib.parse import unquote
 
 from craftkit_archive.errors import AssetKeyError
 
 MAX_KEY_BYTES = 1024
+# A name between slashes: no file system takes a longer one.
+MAX_NAME_BYTES = 255
 
 Cell = TypeVar("Cell", bound=str | int | None)
 
@@ -15,11 +18,14 @@ Cell = TypeVar("Cell", bound=str | int | None)
 def timestamp(text: str) -> str:
     """Bring a time into the one form that the catalog holds: UTC, milliseconds, `2026-06-05T10:00:03.120Z`.
 
-    Accepts ISO 8601 and what Postgres prints (`2026-06-05 10:00:00.12+00`); a time without an offset is UTC.
+    Accepts ISO 8601 and what Postgres prints (`2026-06-05 10:00:00.12+00`); a time without an offset is UTC. What
+    Postgres prints with another DateStyle than ISO, where 05/06 is one day or another, is refused.
 
     Raises:
         ValueError: It is no time, or none that exists.
     """
+    if text.endswith("z"):
+        text = f"{text[:-1]}Z"
     try:
         moment = datetime.fromisoformat(text)
         # The two forms that Craftkit writes need no more than a look.
@@ -119,6 +125,30 @@ _UNSAFE_KEY = re.compile(
       | \A[A-Za-z]:                 # a drive
     """,
     re.VERBOSE,
+)
+
+
+def asset_key_of(url: str, project_id: str) -> str | None:
+    """Return the asset key of the object at an address: its path below the bucket; None if that cannot be told.
+
+    Craftkit stores below `renders/<project id>/`: what precedes it is a bucket or a prefix. For other paths, the host
+    says whether the bucket is part of the path, if it is that of a service that is known.
+    """
+    found = _URL.fullmatch(url)
+    scheme, host, path = found.groups() if found else ("", "", url.partition("?")[0].lstrip("/"))
+    path = unquote(path)
+    own = f"/renders/{project_id}/"
+    if own in f"/{path}":
+        return f"/{path}"[f"/{path}".index(own) + 1 :]
+    if scheme in ("s3", "gs", "") or _BUCKET_IN_HOST.search(host):
+        return path
+    return path.partition("/")[2] if _BUCKET_IN_PATH.search(host) else None
+
+
+_URL = re.compile(r"([a-z0-9]+)://([^/?#]*)/?([^?#]*)(?:[?#].*)?", re.IGNORECASE | re.DOTALL)
+_BUCKET_IN_HOST = re.compile(r"\.s3[.-][a-z0-9.-]*amazonaws\.com$|\.r2\.dev$|\.storage\.googleapis\.com$")
+_BUCKET_IN_PATH = re.compile(
+    r"^s3[.-][a-z0-9.-]*amazonaws\.com$|^\w+\.r2\.cloudflarestorage\.com$|^storage\.googleapis\.com$"
 )
 
 

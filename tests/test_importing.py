@@ -98,6 +98,88 @@ def test_every_form_brings_in_the_same(archive: Archive, tmp_path: Path, form: s
     assert json.loads(rows(archive, "renders")[0]["extra"]) == {"input_data": {"number": 1}}
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, name)
+        for kind, own in (("projects", "projects"), ("keys", "api_keys"), ("keys", "apiKeys"), ("renders", "renders"))
+        for name in (own, f"public.{own}", f'"public"."{own}"', "rows", "data", "records")
+    ],
+)
+def test_a_wrapper_may_be_named_as_the_table_or_for_what_it_holds(
+    archive: Archive, tmp_path: Path, kind: Kind, name: str, indent: int | None
+) -> None:
+    records = {"projects": projects(), "keys": keys(), "renders": THREE}[kind]
+    (tmp_path / "wrapped").write_text(json.dumps({"count": 1, name: records}, indent=indent))
+    counts, rejects = run(archive, kind, tmp_path / "wrapped")
+    assert (counts["inserted"], rejects) == (len(records), [])
+
+
+@pytest.mark.parametrize("between", ["", " ", "\t", " \r\n"])
+@pytest.mark.parametrize("before", ["", json.dumps(render(0)) + "\n"])
+def test_several_objects_may_stand_on_one_line(archive: Archive, tmp_path: Path, between: str, before: str) -> None:
+    text = before + between.join(json.dumps(render(n, note='}{"id"', far=1e300)) for n in range(1, 4))
+    (tmp_path / "r").write_text(text)
+    counts, rejects = run(archive, "renders", tmp_path / "r")
+    assert (counts["inserted"], rejects) == (3 + bool(before), [])
+
+
+def test_a_line_of_several_objects_is_taken_or_given_back_as_a_whole(archive: Archive, tmp_path: Path) -> None:
+    lines = [json.dumps(render(0)), json.dumps(render(1)) + json.dumps(render(2))[:-1], json.dumps(render(3))]
+    (tmp_path / "r").write_text("\n".join(lines))
+    counts, [reject] = run(archive, "renders", tmp_path / "r")
+    assert (counts["inserted"], reject.line, reject.record) == (2, 2, lines[1])
+
+
+NOT_QUITE_JSON = {
+    "a giant exponent": b"1e9999999999999999999",
+    "a giant negative exponent": b"-1e-99999999999999999999",
+    "thousands of digits": b"9" * 5000,
+    "a surrogate": b'"\xed\xa0\x80"',
+    "a byte that is never UTF-8": b'"\xff"',
+    "a cut sequence": b'"\xc3"',
+    "an overlong sequence": b'"\xc0\xaf"',
+    "beyond Unicode": b'"\xf5\x80\x80\x80"',
+    "not a number": b"NaN",
+    "NUL": b"\x00",
+    "a control character": b'"\x01"',
+}
+
+
+@pytest.mark.parametrize("form", ["array", "line", "name"])
+@pytest.mark.parametrize("odd", NOT_QUITE_JSON)
+def test_what_is_not_quite_json_is_a_reject_with_its_place(
+    archive: Archive, tmp_path: Path, odd: str, form: str
+) -> None:
+    record, first, last = (json.dumps(render(n)).encode() for n in (1, 0, 2))
+    bad = b'{"note": ' + NOT_QUITE_JSON[odd] + b", " + record[1:]
+    if form == "name":
+        bad = b"{" + NOT_QUITE_JSON[odd] + b": 1, " + record[1:]
+    text = b"\n".join([first, bad, last]) if form == "line" else b"[" + b",\n".join([first, bad, last]) + b"]"
+    (tmp_path / "r").write_bytes(text)
+    counts, rejects = run(archive, "renders", tmp_path / "r")
+    if form == "line" and odd.startswith("a giant"):
+        assert (counts["inserted"], rejects) == (3, [])
+        assert json.loads(rows(archive, "renders")[1]["extra"])["note"] == NOT_QUITE_JSON[odd].decode()
+        return
+    [reject] = rejects
+    assert counts["inserted"] == (2 if form == "line" else 1)
+    assert reject.line == 2
+    assert form == "line" or "(in item 2)" in reject.reason
+
+
+@pytest.mark.parametrize("block", [4000, 4290, 4400, 9000])
+def test_a_number_of_thousands_of_digits_is_seen_across_pieces(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr("craftkit_archive.reading.BLOCK_BYTES", block)
+    monkeypatch.setattr("craftkit_archive.reading.PIECE_BYTES", block)
+    (tmp_path / "r").write_text(f'[{json.dumps(render(1))}, {{"id": "x", "note": {"9" * 8000}}}]')
+    counts, [reject] = run(archive, "renders", tmp_path / "r")
+    assert (counts["inserted"], reject.reason[:35]) == (1, "expected numbers of at most 4,300 d")
+
+
 def test_a_single_object_is_one_record(archive: Archive, tmp_path: Path) -> None:
     counts, _ = run(archive, "projects", write_json(tmp_path / "p.json", projects()[0]))
     assert counts["inserted"] == 1

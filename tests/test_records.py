@@ -41,6 +41,114 @@ def test_sizes_are_read_as_people_write_them(text: str, size_bytes: int) -> None
     assert parse_size(text) == size_bytes
 
 
+@pytest.mark.parametrize("text", ["2026-06-05T10:00:03.120z", "2026-06-05t10:00:03.12z", "2026-06-05 10:00:03.120z"])
+def test_the_zone_of_a_time_may_be_small(text: str) -> None:
+    assert timestamp(text) == "2026-06-05T10:00:03.120Z"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "06/05/2026 10:00:00 UTC",
+        "05/06/2026 10:00:00.12 CEST",
+        "Fri Jun 05 10:00:00.12 2026 UTC",
+        "Fri 05 Jun 10:00:00 2026",
+        "05.06.2026 10:00:00.12 UTC",
+        "05-06-2026",
+        "2026-06-05 10:00:00 CEST",
+        "0044-03-15 BC",
+        "10000-01-01 00:00:00+00",
+        "-infinity",
+    ],
+)
+def test_a_time_in_another_style_than_iso_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        timestamp(text)
+
+
+def test_what_never_happens_is_no_time() -> None:
+    assert read_record(ApiKey, {**KEY, "key_hash": "0" * 64, "revoked_at": "infinity"}).revoked_at is None
+    with pytest.raises(ValueError, match="created_at: expected a time"):
+        read_record(Render, {**RENDER, "created_at": "infinity"})
+
+
+def test_a_hash_may_be_written_as_postgres_writes_bytes() -> None:
+    assert read_record(ApiKey, {**KEY, "key_hash": "\\x" + "aB" * 32}).key_hash == "ab" * 32
+
+
+OWN = "renders/p/r.pdf"
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        (f"https://bucket.s3.eu-west-1.amazonaws.com/{OWN}", OWN),
+        (f"https://bucket.s3.amazonaws.com/{OWN}?X-Amz-Signature=a/b#x", OWN),
+        (f"https://s3.eu-west-1.amazonaws.com/bucket/{OWN}", OWN),
+        (f"https://s3.amazonaws.com/bucket/prefix/{OWN}", OWN),
+        (f"https://cdn.example.com/{OWN}", OWN),
+        (f"https://cdn.example.com/some/prefix/{OWN}", OWN),
+        (f"https://pub-0123.r2.dev/{OWN}", OWN),
+        (f"https://0123abc.r2.cloudflarestorage.com/bucket/{OWN}", OWN),
+        (f"http://localhost:9000/bucket/{OWN}", OWN),
+        (f"s3://bucket/{OWN}", OWN),
+        (f"gs://bucket/prefix/{OWN}", OWN),
+        (f"/{OWN}", OWN),
+        (OWN, OWN),
+        ("https://cdn.example.com/renders/p/a%20b%C3%A9+c.pdf", "renders/p/a bé+c.pdf"),
+        ("https://bucket.s3.amazonaws.com/2026/x.pdf", "2026/x.pdf"),
+        ("https://s3.eu-west-1.amazonaws.com/bucket/2026/x.pdf", "2026/x.pdf"),
+        ("https://0123abc.r2.cloudflarestorage.com/bucket/2026/x.pdf", "2026/x.pdf"),
+        ("https://storage.googleapis.com/bucket/2026/x.pdf", "2026/x.pdf"),
+        ("s3://bucket/2026/x.pdf", "2026/x.pdf"),
+        ("https://api.craftkit.dev/v1/renders/r/download", OWN),
+    ],
+)
+@pytest.mark.parametrize("name", ["asset_url", "assetUrl"])
+def test_an_address_says_the_asset_key(url: str, key: str, name: str) -> None:
+    given: dict[str, Any] = {**RENDER, name: url, "note": 1}
+    record = read_record(Render, given)
+    assert (record.asset_key, msgspec.json.decode(record.extra or "")) == (key, {"asset_url": url, "note": 1})
+    reader = LineReader(Render, None)
+    reader.learn(given)
+    fast = reader.read(msgspec.json.encode(given))
+    assert fast is not None
+    assert (getattr(fast, "asset_key"), fast.extra) == (key, record.extra)  # noqa: B009 - no field of every record
+
+
+@pytest.mark.parametrize(
+    "url", ["https://files.example.com/bucket/x.pdf", "https://h/renders/q/r.pdf", "s3://b/../x", ""]
+)
+def test_an_address_that_does_not_say_the_key_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"asset_(url: expected an address|key: expected)"):
+        read_record(Render, {**RENDER, "asset_url": url})
+    assert read_record(Render, {**RENDER, "asset_url": url, "asset_key": OWN}).asset_key == OWN
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"id": "r" * 252}, "id: expected at most 251 bytes: no store can hold a longer file name"),
+        ({"id": "é" * 126}, "id: expected at most 251 bytes"),
+        ({"project_id": "é" * 128}, "asset_key: expected names of at most 255 bytes"),
+        ({"asset_key": f"a/{'b' * 256}/c.pdf"}, "asset_key: expected names of at most 255 bytes"),
+        ({"asset_key": "renders"}, "asset_key: expected one below renders/p/"),
+        ({"asset_key": "renders/p"}, "asset_key: expected one below renders/p/"),
+        ({"asset_key": "a/" * 600}, "asset_key: expected a relative path"),
+    ],
+)
+def test_a_name_that_no_store_can_hold_is_refused(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read_record(Render, RENDER | fields)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"id": "r" * 251}, {"asset_key": f"a/{'b' * 255}"}, {"id": "r" * 256, "status": "failed"}]
+)
+def test_the_longest_names_are_taken(fields: dict[str, Any]) -> None:
+    read_record(Render, RENDER | fields)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("1h30m", 5400), ("30d", 2_592_000), ("1w", 604_800)]
 )
@@ -146,7 +254,7 @@ def test_a_wrong_record_is_refused_with_the_field_and_what_was_expected(
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize("render_id", ["0193c2c3", "..", "a b", "é", "x" * 256, "9e107d9d-372b-1826-81d8-3542a419d6ff"])
+@pytest.mark.parametrize("render_id", ["0193c2c3", "..", "a b", "é", "x" * 251, "9e107d9d-372b-1826-81d8-3542a419d6ff"])
 def test_an_id_is_never_refused_for_its_form(render_id: str) -> None:
     assert read_record(Render, {**RENDER, "id": render_id}).id == render_id
 
