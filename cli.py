@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from craftkit_archive.reading import Form
     from craftkit_archive.records import KeyInfo, Kind, Record, Summary
     from craftkit_archive.work import ProgressMode
+    from server.access_log import LogFormat
     from server.bodies import VerifyReads
 
 OK = 0
@@ -375,12 +376,44 @@ def _jobs(context: click.Context, _parameter: click.Parameter, value: int | None
 
 
 def _addresses(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> frozenset[str]:
-    from ipaddress import ip_address
+    from server.addresses import TrustedProxies
 
     try:
-        return frozenset(str(ip_address(address)) for address in value)
+        TrustedProxies(value)
     except ValueError as error:
-        raise click.BadParameter(f"{error}: give it as 127.0.0.1 or ::1.") from error
+        raise click.BadParameter(f"{error}: write 127.0.0.1, ::1, 10.0.0.0/8 or unix.") from error
+    return frozenset(value)
+
+
+def _hosts(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> frozenset[str]:
+    from server.addresses import is_host
+
+    for host in value:
+        if not is_host(host):
+            raise click.BadParameter(f"{host!r} is not a host: write pdfs.example.org or pdfs.example.org:8443.")
+    return frozenset(host.lower() for host in value)
+
+
+def _url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    from urllib.parse import urlsplit
+
+    from server.addresses import is_host
+
+    try:
+        parts = urlsplit(value or "http://x")
+        good = parts.scheme in ("http", "https") and is_host(parts.netloc) and not (parts.query or parts.fragment)
+    except ValueError:
+        good = False
+    if not good:
+        raise click.BadParameter(f"{value!r} is not a URL such as https://pdfs.example.org.")
+    return value
+
+
+def _origins(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> frozenset[str]:
+    for origin in value:
+        if origin not in ("*", "null") and (not _url(_context, _parameter, origin) or origin.count("/") != 2):
+            raise click.BadParameter(f"{origin!r} is not an origin such as https://app.example.org, or *.")
+    return frozenset(value)
 
 
 def _selecting(*, until: bool = True) -> Callable[[Any], Any]:
@@ -894,7 +927,9 @@ def rebuild(
     return code
 
 
-def _address(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:
+def _address(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    if value is None:
+        return None
     host, _, port = value.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise click.BadParameter(f"{value!r} is not HOST:PORT, such as {LISTEN} or [::1]:8080.")
@@ -913,7 +948,15 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
 
 
 @main.command()
-@_listen_option(LISTEN)
+@click.option(
+    "--listen",
+    "addresses",
+    metavar="ADDRESS",
+    default=(LISTEN,),
+    show_default=LISTEN,
+    multiple=True,
+    help="Where to listen: HOST:PORT (port 0 takes a free one), unix:/path, or fd:3 for systemd's socket; repeatable.",
+)
 @click.option(
     "--workers", type=click.IntRange(1, 64), callback=_jobs, help="Processes that answer.  [default: one a processor]"
 )
@@ -924,17 +967,49 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
     show_default=True,
     help="In each process: how many requests that take long are worked on at a time.",
 )
-@click.option("--public-url", metavar="URL", help="Where clients reach this server.  [default: as each request says]")
 @click.option(
-    "--s3-public-url", metavar="URL", envvar="S3_PUBLIC_URL", show_envvar=True, help="Where clients reach the bucket."
+    "--public-url",
+    metavar="URL",
+    callback=_url,
+    help="The URL under which clients reach this server.  [default: as each request says]",
+)
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    metavar="HOST",
+    multiple=True,
+    callback=_hosts,
+    help="A host that requests may name as this server's own, in place of the public URL; repeatable.",
+)
+@click.option(
+    "--s3-public-url",
+    metavar="URL",
+    envvar="S3_PUBLIC_URL",
+    show_envvar=True,
+    help="The URL under which clients reach the bucket.",
 )
 @click.option(
     "--trusted-proxy",
     "trusted_proxies",
-    metavar="ADDRESS",
+    metavar="NETWORK",
     multiple=True,
     callback=_addresses,
-    help="The address of a proxy in front, whose X-Forwarded-For and -Proto are believed; repeatable.",
+    help="A proxy in front (127.0.0.1, 10.0.0.0/8, or unix for a Unix socket) whose X-Forwarded-For, -Proto and -Host,"
+    " or Forwarded, are believed; repeatable.",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    metavar="ORIGIN",
+    multiple=True,
+    callback=_origins,
+    help="An origin whose scripts may read answers in a browser, or * for all; repeatable.  [default: none]",
+)
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    callback=_address,
+    help="Where Prometheus finds /metrics, without a key.  [default: nowhere]",
 )
 @click.option(
     "--verify-reads",
@@ -953,57 +1028,71 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
 @click.option(
     "--access-log",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Append a line of JSON for each answer; opened anew on SIGHUP.",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Append a line for each answer to this file or pipe, or - for standard output; opened again on SIGHUP.",
+)
+@click.option(
+    "--access-log-format",
+    "log_format",
+    type=click.Choice(["json", "combined"]),
+    default="json",
+    show_default=True,
+    help="The form of a line: an object of JSON, or Apache's combined format.",
 )
 @click.option("--sealed", is_flag=True, help="The archive never changes, as on read-only media: write nothing to it.")
 @click.pass_obj
 def serve(
     console: Console,
-    listen: tuple[str, int],
+    addresses: tuple[str, ...],
     workers: int,
     threads: int,
     public_url: str | None,
+    allowed_hosts: frozenset[str],
     s3_public_url: str | None,
     trusted_proxies: frozenset[str],
+    cors_origins: frozenset[str],
+    metrics: tuple[str, int] | None,
     verify_reads: VerifyReads,
     max_buffer: int,
-    access_log: Path | None,
+    access_log: str | None,
+    log_format: LogFormat,
     sealed: bool,
 ) -> int:
     """Serve GET /v1/renders/:id/download and its companions, as Craftkit does, to whoever has a key.
 
     At / there is a page for people: it asks for a key, lists the renders of its project, and opens their PDFs.
     """
+    from server.access_log import AccessLog
     from server.app import Settings
-    from server.run import bind, url_of
-    from server.workers import Plan, crew
+    from server.serve import Plan, listen, supervised, url_of
 
     with _open(console, read_only=True, sealed=sealed) as archive:
         archive.store.check(archive.id)
     if access_log is not None:
-        with errors.disk_errors(access_log), access_log.open("a"):
-            pass
-    listener = bind(*listen)
-    url = url_of(listener)
+        AccessLog(access_log).close()
+    listeners = [listen(address) for address in addresses]
+    urls = [url_of(listener) for listener in listeners]
     settings = Settings(
         public_url=public_url,
+        allowed_hosts=allowed_hosts,
         s3_public_url=s3_public_url,
-        listen_url=url,
+        listen_url=f"http://{min(allowed_hosts)}" if allowed_hosts else urls[0],
         verify_reads=verify_reads,
         max_buffer_bytes=max_buffer,
         trusted_proxies=trusted_proxies,
+        cors_origins=cors_origins,
+        log_folder=Path(access_log).absolute().parent if access_log not in (None, "-") else None,
     )
-    plan = Plan(console.archive, settings, threads, access_log, sealed, console.quiet)
-    with crew(plan, listener, workers) as mend:
-        _wait(console, url, mend)
+    plan = Plan(console.archive, settings, threads, access_log, log_format, sealed, console.quiet, metrics)
+    with supervised(plan, listeners, workers) as (supervisor, metrics_url):
+        _wait(console, urls, supervisor.restart_dead, metrics_url)
     return _served(console, "serve")
 
 
 @contextmanager
 def _serving(console: Console, address: tuple[str, int]) -> Iterator[socket.socket]:
     from server.app import Settings, create_app
-    from server.run import bind, running, url_of
+    from server.serve import bind, running, url_of
 
     with _open(console, read_only=True) as archive:
         archive.store.check(archive.id)
@@ -1012,10 +1101,17 @@ def _serving(console: Console, address: tuple[str, int]) -> Iterator[socket.sock
             yield listener
 
 
-def _wait(console: Console, url: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+def _wait(
+    console: Console, urls: list[str], meanwhile: Callable[[], None] = lambda: None, metrics_url: str | None = None
+) -> None:
     if console.json:
-        _write(f'{{"type":"listening","url":"{url}"}}')
-    console.say(f"Listening on {url}; Ctrl-C ends it.")
+        import msgspec
+
+        told = {"type": "listening", "url": urls[0], "urls": urls, "metrics": metrics_url}
+        _write(msgspec.json.encode(told).decode())
+    console.say(f"Listening on {', '.join(urls)}; Ctrl-C ends it.")
+    if metrics_url:
+        console.say(f"Metrics are at {metrics_url}.")
     while not console.stop():
         meanwhile()
         time.sleep(0.1)
@@ -1205,7 +1301,7 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
     from craftkit_archive.quickstart import choose_download, download, quickstart_steps
     from craftkit_archive.records import Summary
     from craftkit_archive.work import default_jobs
-    from server.run import url_of
+    from server.serve import url_of
 
     if not (console.archive / CATALOG).exists():
         Archive.create(console.archive).catalog.close()
@@ -1230,7 +1326,7 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
             console.say("Download one with:")
             curl = f"curl --fail --output sample.pdf --header 'Authorization: Bearer {key.key}' {url}"
             click.echo(curl, err=console.json)
-            _wait(console, url_of(listener))
+            _wait(console, [url_of(listener)])
     if not once:
         return _served(console, "quickstart")
     outcome = next(name for name, code in OUTCOMES.items() if code == worst)

@@ -28,9 +28,10 @@ setup(
         "msgspec>=0.19",
         "pikepdf>=9",
         "pypdfium2>=5",
+        "prometheus-client>=0.21",
         "sqlite-utils>=4.2",
         "tqdm>=4.66",
-        "waitress>=3.0.1",
+        "waitress>=3.0.2,<3.1",  # server/http.py relies on its inside
     ],
     extras_require={
         "postgres": ["psycopg[binary]>=3.2"],

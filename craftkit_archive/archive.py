@@ -107,9 +107,14 @@ class Archive:
             raise NoArchiveError(f"There is no archive in {path}: make one with `init`, or name one with --archive.")
         self.path = path
         self.clock = clock
+        self._how = {"read_only": read_only, "sealed": sealed}
+        # Before the catalog is opened: should it be replaced meanwhile, the next look will say so.
+        self._catalog_file = _identity(path / CATALOG)
         self.catalog = Catalog(path / CATALOG, read_only=read_only, sealed=sealed)
         self.id = self.catalog.setting("archive_id")
         self.store: Store = open_store(self.catalog.setting("store"), path)
+        self._folder = Path(self.store.address) if isinstance(self.store, FolderStore) else None
+        self._store_folder = _identity(self._folder)
 
     @classmethod
     def create(
@@ -160,6 +165,18 @@ class Archive:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.catalog.close()
+
+    def is_current(self) -> bool:
+        """Say whether catalog and store are still those that were opened, and not others that took their places."""
+        return self._catalog_file == _identity(self.path / CATALOG) and self._store_folder == _identity(self._folder)
+
+    def reopened(self) -> "Archive":
+        """Open what is in this archive's place now, in the same way.
+
+        Raises:
+            NoArchiveError, CatalogError: As at first.
+        """
+        return Archive(self.path, clock=self.clock, **self._how)
 
     def now(self) -> str:
         """Tell the time as the catalog writes it."""
@@ -316,6 +333,15 @@ class Archive:
             revoked_at = self.catalog.revoke_key(found[0].id, self.now())
             run.counts["revoked"] = 1
         return msgspec.structs.replace(found[0], revoked_at=revoked_at)
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Return device and inode of a file or folder; None if there is none."""
+    try:
+        status = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if status is not None else None
 
 
 def _contains(folder: str, path: Path) -> bool:

@@ -199,6 +199,26 @@ class ExportRow(NamedTuple):
     odd: str | None = None
 
 
+class Totals(NamedTuple):
+    """What an archive holds, for its monitoring.
+
+    Attributes:
+        stored: Stored PDFs.
+        stored_bytes: Their bytes.
+        verified: Those whose last check found them good.
+        damaged: Those whose last check found them damaged or missing.
+        unchecked: Those that were never checked.
+        oldest_check: The time of the check that is longest ago; None before the first.
+    """
+
+    stored: int
+    stored_bytes: int
+    verified: int
+    damaged: int
+    unchecked: int
+    oldest_check: str | None
+
+
 class KeyRow(NamedTuple):
     """What a request's key is: its project, and whether key and project are still good."""
 
@@ -206,6 +226,7 @@ class KeyRow(NamedTuple):
     project_id: str
     revoked: bool
     project_gone: bool
+    project_name: str | None = None
 
 
 class ServedRender(NamedTuple):
@@ -1083,10 +1104,23 @@ class Catalog:
 
     # --- for the server
 
+    def totals(self) -> Totals:
+        """Add up what is stored and what the last checks said of it."""
+        return Totals(
+            *self._query(
+                f"""
+                SELECT COUNT(*), COALESCE(SUM(size_bytes), 0),
+                       COALESCE(SUM(verified_at IS NOT NULL AND verdict = 'ok'), 0), COALESCE(SUM({_DAMAGED}), 0),
+                       COALESCE(SUM(verified_at IS NULL), 0), MIN(verified_at)
+                FROM assets AS a WHERE stored_at IS NOT NULL
+                """
+            )[0]
+        )
+
     def find_key(self, key_hash: str) -> KeyRow | None:
         """Look a key up by its hash."""
         found = self._query(
-            "SELECT k.id, k.project_id, k.revoked_at IS NOT NULL, p.id IS NULL OR p.deleted_at IS NOT NULL"
+            "SELECT k.id, k.project_id, k.revoked_at IS NOT NULL, p.id IS NULL OR p.deleted_at IS NOT NULL, p.name"
             " FROM api_keys AS k LEFT JOIN projects AS p ON p.id = k.project_id WHERE k.key_hash = ?",
             (key_hash,),
         )

@@ -1,12 +1,14 @@
-"""The routes: `create_app` makes a WSGI application of an archive."""
+"""The routes: a WSGI application that serves an archive."""
 
 import logging
-import time
+import os
+import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from email.utils import format_datetime
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import msgspec
 from bottle import Bottle, HTTPError, HTTPResponse, request
@@ -15,37 +17,37 @@ from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import KeyRow, ServedRender
 from craftkit_archive.errors import (
     ArchiveError,
+    AssetDamagedError,
     AssetError,
+    CatalogError,
+    NoArchiveError,
     RenderConflictError,
     RenderNotFoundError,
+    StoreError,
 )
-from server.auth import MAX_HOLD_SECONDS, Brake, address_of, find_caller
-from server.bodies import (
-    MAX_BUFFER_BYTES,
-    Bodies,
-    VerifyReads,
-    content_disposition,
-    describe_render,
-    repr_digest,
-)
-from server.conditions import Unsatisfiable, Verdict, choose_part, judge
+from server.addresses import TrustedProxies, base_url, client_address
+from server.auth import find_caller
+from server.bodies import MAX_BUFFER_BYTES, Bodies, VerifyReads, content_disposition, describe_render, repr_digest
+from server.context import CONTEXT, OffloadToThread, RequestContext, choose_request_id
 from server.errors import (
     ANSWERS,
     BAD_REQUEST,
     FRAMEWORK,
     INTERNAL,
+    NOT_READY,
     PRECONDITION_FAILED,
     RANGE_NOT_SATISFIABLE,
     Answer,
     QueryError,
     envelope,
 )
-from server.exchange import EXCHANGE, Exchange, TakesLong
 from server.listing import list_renders, read_query
+from server.ranges import RangeNotSatisfiable, Verdict, evaluate_preconditions, select_range
 
 log = logging.getLogger("craftkit_archive.server")
 
-QUICK_BYTES = 1 << 20  # reading and comparing more keeps a thread that others wait for too long
+QUICK_BYTES = 1 << 20  # a larger PDF would keep the event loop, and everybody on it, waiting
+LOG_ROOM_BYTES = 16 << 20
 STATIC = Path(__file__).parent / "static"
 PUBLIC = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -61,34 +63,44 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+CORS_EXPOSED = "Accept-Ranges, Content-Disposition, Content-Range, ETag, Repr-Digest, X-Request-Id"
+CORS_PREFLIGHT = [
+    ("Access-Control-Allow-Methods", "GET, HEAD"),
+    ("Access-Control-Allow-Headers", "Authorization, If-Match, If-None-Match, If-Range, Range, X-Request-Id"),
+    ("Access-Control-Max-Age", "3600"),
+]
 
 
 class Settings(NamedTuple):
     """How the server presents itself and how careful it is.
 
     Attributes:
-        public_url: Where clients reach it; taken from each request if not given.
-        s3_public_url: Where clients reach the bucket, if they do.
-        listen_url: Where it listens: for requests that do not say where they were sent.
+        public_url: The URL under which clients reach it; by default the one that each request names.
+        allowed_hosts: Hosts that a request may name as the server's own, in lower case.
+        s3_public_url: The URL under which clients reach the bucket, if they do.
+        listen_url: The URL of the listening socket, for requests that name no host.
         verify_reads: What is compared with the record before a PDF is sent.
         max_buffer_bytes: Memory for PDFs on their way; larger ones are sent from their open files.
-        max_hold_seconds: For how long the answer to a failed log-in is held back at most.
-        trusted_proxies: Addresses whose `X-Forwarded-For` is believed.
+        trusted_proxies: Proxies whose word about a client is taken: addresses, networks, `unix`.
+        cors_origins: Origins whose scripts may read; `*` for all.
+        log_folder: The folder of the access log, if there is one: `/ready` asks for its room.
     """
 
     public_url: str | None = None
+    allowed_hosts: frozenset[str] = frozenset()
     s3_public_url: str | None = None
     listen_url: str = "http://localhost"
     verify_reads: VerifyReads = "always"
     max_buffer_bytes: int = MAX_BUFFER_BYTES
-    max_hold_seconds: float = MAX_HOLD_SECONDS
     trusted_proxies: frozenset[str] = frozenset()
+    cors_origins: frozenset[str] = frozenset()
+    log_folder: Path | None = None
 
 
 class _Style(NamedTuple):
-    """In what the two routes to the same bytes differ."""
+    """What differs between the two routes to the same bytes."""
 
-    disposition: Any
+    disposition: Literal["attachment", "inline"]
     cache_control: str
     unauthorized: str
     conflict: Answer
@@ -98,107 +110,176 @@ HOSTED = _Style("attachment", "private, no-cache", "unauthorized", ANSWERS[Rende
 EMBEDDED = _Style("inline", "private, max-age=3600", "invalid_credentials", ANSWERS[RenderNotFoundError])
 
 
+class _Opened(NamedTuple):
+    """The archive as it was last found, and what is wrong with its store."""
+
+    archive: Archive
+    bodies: Bodies
+    problem: ArchiveError | None = None
+
+
 def create_app(archive: Archive, settings: Settings | None = None) -> Bottle:
-    """Make the WSGI application that serves an archive, which may be open read-only."""
-    app, api = Bottle(), _Api(archive, settings or Settings())
-    app.default_error_handler = _framework_error
-    app.add_hook("before_request", _refuse_what_is_not_utf8)
-    app.install(api.answer_errors)
-    app.get("/v1/renders/<render_id>/download", callback=api.download)
-    app.get("/v1/embed/renders/<render_id>/download", callback=api.embed)
-    app.get("/v1/renders/<render_id>", callback=api.show)
-    app.get("/v1/renders", callback=api.show_list)
-    app.get("/health", callback=lambda: _json(200, msgspec.json.encode({"status": "ok"})))
-    for path, (name, kind) in PUBLIC.items():
-        app.get(path, callback=_public((STATIC / name).read_bytes(), kind))
-    return app
+    """Return the WSGI application that serves an archive, which may be open read-only."""
+    return Service(archive, settings or Settings()).app()
 
 
-class _Api:
-    """What the routes do."""
+class Service:
+    """What the routes do.
+
+    Args:
+        archive: Open, read-only or not; opened again when its catalog or its store is replaced.
+        settings: The settings.
+    """
 
     def __init__(self, archive: Archive, settings: Settings) -> None:
-        self._catalog = archive.catalog
         self._settings = settings
-        self._bodies = Bodies(archive.store, verify=settings.verify_reads, max_buffer_bytes=settings.max_buffer_bytes)
-        self._brake = Brake(time.monotonic, max_hold_seconds=settings.max_hold_seconds)
+        self._proxies = TrustedProxies(settings.trusted_proxies)
+        self._lock = threading.Lock()
+        self._opened = self._open(archive)
 
-    def answer_errors(self, callback: Callable[..., HTTPResponse]) -> Callable[..., HTTPResponse]:
-        """Put an answer in the place of an error, and tell the log of what an operator should know."""
+    def app(self) -> Bottle:
+        """Return the WSGI application."""
+        app = Bottle()
+        app.default_error_handler = _framework_error
+        app.add_hook("before_request", self._begin)
+        routes: dict[str, Callable[..., HTTPResponse]] = {
+            "/v1/renders/<render_id>/download": lambda render_id: self._send(render_id, HOSTED),
+            "/v1/embed/renders/<render_id>/download": lambda render_id: self._send(render_id, EMBEDDED),
+            "/v1/renders/<render_id>": self._show,
+            "/v1/renders": self._list,
+            "/health": lambda: _json(200, {"status": "ok"}),
+            "/ready": self._ready,
+        }
+        routes |= {path: _public((STATIC / name).read_bytes(), kind) for path, (name, kind) in PUBLIC.items()}
+        for rule, callback in routes.items():
+            app.get(rule, callback=self._answering(rule, callback))
+        if self._settings.cors_origins:
+            app.wsgi = _with_cors(app.wsgi, self._settings.cors_origins)
+        return app
 
-        def answer(*args: Any, **names: Any) -> HTTPResponse:
+    # --- the archive, which may be replaced under the server
+
+    def _open(self, archive: Archive, problem: ArchiveError | None = None) -> _Opened:
+        settings = self._settings
+        bodies = Bodies(archive.store, verify=settings.verify_reads, max_buffer_bytes=settings.max_buffer_bytes)
+        return _Opened(archive, bodies, problem)
+
+    def reopen(self) -> None:
+        """Open the archive again, as after SIGHUP.
+
+        Raises:
+            ArchiveError: It cannot be opened.
+        """
+        archive, problem = self._opened.archive.reopened(), None
+        try:
+            archive.store.check(archive.id)
+        except ArchiveError as error:
+            problem = error  # downloads are refused; what the catalog knows is still answered
+        self._opened = self._open(archive, problem)
+
+    def _current(self) -> _Opened:
+        """Return the archive that is there now: a restored backup or a remounted disk counts from the next request."""
+        opened = self._opened
+        if not opened.archive.is_current():
+            if _context().on_event_loop:
+                raise OffloadToThread
+            with self._lock:
+                if self._opened is opened:
+                    self.reopen()
+        return self._opened
+
+    # --- around each answer
+
+    def _begin(self) -> None:
+        environ, context = request.environ, _context()
+        context.address = client_address(environ, context.peer, self._proxies)
+        # Bottle leaves bytes that are not UTF-8 out of the path, and would find what was not asked for.
+        try:
+            environ["bottle.raw_path"].encode("latin-1").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise HTTPError(404) from error
+
+    def _answering(self, rule: str, callback: Callable[..., HTTPResponse]) -> Callable[..., HTTPResponse]:
+        """Turn the errors of a route into answers."""
+
+        def answer(**names: str) -> HTTPResponse:
+            _context().route = rule
             try:
-                return callback(*args, **names)
+                return callback(**names)
             except ArchiveError as error:
-                return self._refuse(error)
+                return self._refuse(error, EMBEDDED if rule.startswith("/v1/embed/") else HOSTED)
             except QueryError as error:
-                return _json(BAD_REQUEST.status, envelope(BAD_REQUEST.code, str(error), error.fields))
+                return _error(BAD_REQUEST, str(error), fields=error.fields)
 
         return answer
 
-    def _refuse(self, error: ArchiveError) -> HTTPResponse:
-        answer, embedded = ANSWERS[type(error)], request.environ["PATH_INFO"].startswith("/v1/embed/")
+    def _refuse(self, error: ArchiveError, style: _Style) -> HTTPResponse:
+        answer, context = ANSWERS[type(error)], _context()
         if answer is INTERNAL:
-            log.error("%s", error)
-            if isinstance(error, AssetError):
-                return _json(500, envelope(INTERNAL.code, "The PDF could not be read from storage as it was stored."))
-            return _json(500, envelope(INTERNAL.code, "The catalog or the store could not be read."))
+            log.error("%s (request %s)", error, context.request_id)
+            context.damaged = isinstance(error, AssetDamagedError)
+            what = "The PDF could not be read from storage as it was stored."
+            return _error(INTERNAL, what if isinstance(error, AssetError) else _reason(error))
         if answer.status == 401:
-            exchange = _exchange()
-            exchange.hold_seconds = self._brake.failed(exchange.address)
-            log.warning("failed login from %s", exchange.address)
-            code = EMBEDDED.unauthorized if embedded else HOSTED.unauthorized
-            return _json(401, envelope(code, str(error)), {"WWW-Authenticate": "Bearer"})
-        if isinstance(error, RenderConflictError) and embedded:
-            answer = EMBEDDED.conflict
-        return _json(answer.status, envelope(answer.code, str(error)))
+            log.warning("failed login from %s (request %s)", context.address, context.request_id)
+            return _error(Answer(401, style.unauthorized), str(error), {"WWW-Authenticate": "Bearer"})
+        return _error(style.conflict if isinstance(error, RenderConflictError) else answer, str(error))
 
     def _caller(self) -> KeyRow:
-        environ, exchange = request.environ, _exchange()
-        exchange.address = address_of(environ, self._settings.trusted_proxies)
-        caller = find_caller(self._catalog, environ.get("HTTP_AUTHORIZATION"))
-        exchange.key_id, exchange.project_id = caller.key_id, caller.project_id
+        context = _context()
+        caller = find_caller(self._current().archive.catalog, request.environ.get("HTTP_AUTHORIZATION"))
+        context.key_id, context.project_id = caller.key_id, caller.project_id
         return caller
 
     def _find(self, render_id: str) -> ServedRender:
-        render = self._catalog.find_render(self._caller().project_id, render_id)
+        caller = self._caller()
+        render = self._opened.archive.catalog.find_render(caller.project_id, render_id)
         if render is None:
             raise RenderNotFoundError("There is no render with this id in the project of this API key.")
-        _exchange().render_id = render.id
+        _context().render_id = render.id
         return render
 
     def _addresses(self) -> dict[str, Any]:
-        """Say where clients reach this API and the bucket."""
-        environ, settings = request.environ, self._settings
-        scheme = request.environ["wsgi.url_scheme"]
-        if environ.get("REMOTE_ADDR") in settings.trusted_proxies and environ.get("HTTP_X_FORWARDED_PROTO") == "https":
-            scheme = "https"
-        asked = f"{scheme}://{environ['HTTP_HOST']}" if environ.get("HTTP_HOST") else None
-        base, bucket = settings.public_url or asked or settings.listen_url, settings.s3_public_url
-        return {"api_url": base.rstrip("/"), "s3_public_url": bucket.rstrip("/") if bucket else None}
+        """Return where clients reach this API and the bucket."""
+        settings = self._settings
+        api_url = base_url(
+            request.environ,
+            fixed=settings.public_url,
+            allowed_hosts=settings.allowed_hosts,
+            fallback=settings.listen_url,
+            trusted=_context().peer in self._proxies,
+        )
+        return {"api_url": api_url, "s3_public_url": (settings.s3_public_url or "").rstrip("/") or None}
 
-    def show(self, render_id: str) -> HTTPResponse:
-        """Answer `GET /v1/renders/:id`."""
-        return _json(200, msgspec.json.encode(describe_render(self._find(render_id), **self._addresses())))
+    # --- the routes
 
-    def show_list(self) -> HTTPResponse:
-        """Answer `GET /v1/renders`."""
+    def _ready(self) -> HTTPResponse:
+        if _context().on_event_loop:
+            raise OffloadToThread  # a network, or a disk that hangs
+        try:
+            archive = self._current().archive
+            archive.catalog.setting("archive_id")
+            archive.store.check(archive.id)
+            if (folder := self._settings.log_folder) is not None:
+                room = os.statvfs(folder)
+                if room.f_bavail * room.f_frsize < LOG_ROOM_BYTES:
+                    return _error(NOT_READY, "There is no room for the access log.")
+        except ArchiveError as error:
+            log.error("not ready: %s (request %s)", error, _context().request_id)
+            return _error(NOT_READY, _reason(error))
+        return _json(200, {"status": "ready"})
+
+    def _show(self, render_id: str) -> HTTPResponse:
+        return _json(200, describe_render(self._find(render_id), **self._addresses()))
+
+    def _list(self) -> HTTPResponse:
         caller, listing = self._caller(), read_query(_query())
-        if _exchange().hurry:
-            raise TakesLong
-        page = list_renders(self._catalog, caller.project_id, listing, **self._addresses())
-        return _json(200, msgspec.json.encode(page))
-
-    def download(self, render_id: str) -> HTTPResponse:
-        """Answer `GET /v1/renders/:id/download`."""
-        return self._send(render_id, HOSTED)
-
-    def embed(self, render_id: str) -> HTTPResponse:
-        """Answer `GET /v1/embed/renders/:id/download`."""
-        return self._send(render_id, EMBEDDED)
+        if _context().on_event_loop:
+            raise OffloadToThread
+        return _json(200, list_renders(self._opened.archive.catalog, caller, listing, **self._addresses()))
 
     def _send(self, render_id: str, style: _Style) -> HTTPResponse:
-        render, environ, exchange = self._find(render_id), request.environ, _exchange()
+        render = self._find(render_id)
         if render.status != "succeeded":
             raise RenderConflictError(f"The render is not ready to download: its status is {render.status}.")
         if render.stored_key is None:
@@ -210,104 +291,127 @@ class _Api:
             headers["ETag"] = etag
         if modified:
             headers["Last-Modified"] = format_datetime(modified, usegmt=True)
-        verdict = judge(environ, etag, modified)
+        verdict = evaluate_preconditions(request.environ, etag, modified)
         if verdict is Verdict.NOT_MODIFIED:
             return _answer(b"", 304, headers)
         if verdict is Verdict.FAILED:
-            return _json(412, envelope(PRECONDITION_FAILED.code, "The PDF is not the version that was asked for."))
-        if exchange.hurry and (self._bodies.far or (render.size_bytes or 0) > QUICK_BYTES):
-            raise TakesLong
-        body, size = self._bodies.open(render.stored_key, render.size_bytes, render.sha256)
-        exchange.digest = render.sha256
+            return _error(PRECONDITION_FAILED, "The PDF is not the version that was asked for.")
+        file, size = self._verified(render)
         status, length = 200, size
         if request.method == "HEAD":
-            _close(body)
-            body = b""
+            file.close()
         else:
             try:
-                part = choose_part(environ, size, etag, modified)
-            except Unsatisfiable:
-                _close(body)
-                text = envelope(
-                    RANGE_NOT_SATISFIABLE.code, f"The range begins behind the end: the PDF has {size} bytes."
-                )
-                return _json(RANGE_NOT_SATISFIABLE.status, text, {"Content-Range": f"bytes */{size}"})
+                part = select_range(request.environ, size, etag, modified)
+            except RangeNotSatisfiable:
+                file.close()
+                message = f"The range begins behind the end: the PDF has {size} bytes."
+                return _error(RANGE_NOT_SATISFIABLE, message, {"Content-Range": f"bytes */{size}"})
             if part is not None:
                 status, length = 206, part.length
-                exchange.part = f"bytes {part.start}-{part.start + part.length - 1}/{size}"
-                headers["Content-Range"] = exchange.part
-                if isinstance(body, bytes):
-                    body = body[part.start : part.start + part.length]
-                else:
-                    body.seek(part.start)
+                file.seek(part.start)
+                headers["Content-Range"] = f"bytes {part.start}-{part.start + part.length - 1}/{size}"
+                _context().range = headers["Content-Range"]
         headers["Content-Type"] = "application/pdf"
         headers["Content-Length"] = str(length)
         headers["Content-Disposition"] = content_disposition(render.id, style.disposition)
         headers["Accept-Ranges"] = "bytes"
         if render.sha256:
             headers["Repr-Digest"] = repr_digest(render.sha256)
-        return _answer(body, status, headers)
+        return _answer(b"" if request.method == "HEAD" else file, status, headers)
+
+    def _verified(self, render: ServedRender) -> tuple[BinaryIO, int]:
+        """Open a render's PDF, compared with its record; what takes long is left to a thread."""
+        opened, context = self._opened, _context()
+        if context.on_event_loop and (opened.bodies.remote or (render.size_bytes or 0) > QUICK_BYTES):
+            raise OffloadToThread
+        if opened.problem is not None:
+            raise opened.problem
+        assert render.stored_key is not None  # noqa: S101 - for the type checker
+        body = opened.bodies.open(render.stored_key, render.size_bytes, render.sha256)
+        context.sha256 = render.sha256
+        return body
 
 
-def _close(body: Any) -> None:
-    if not isinstance(body, bytes):
-        body.close()
-
-
-def _exchange() -> Exchange:
-    found: Exchange | None = request.environ.get(EXCHANGE)
-    if found is None:
-        # Under another server than ours.
-        found = request.environ[EXCHANGE] = Exchange(address=request.environ.get("REMOTE_ADDR", ""))
+def _context() -> RequestContext:
+    found: RequestContext | None = request.environ.get(CONTEXT)
+    if found is None:  # under another server than ours
+        request_id = choose_request_id(request.environ.get("HTTP_X_REQUEST_ID"))
+        found = request.environ[CONTEXT] = RequestContext(request.environ.get("REMOTE_ADDR", ""), request_id)
     return found
 
 
-def _public(body: bytes, kind: str) -> Callable[[], HTTPResponse]:
-    headers = {"Content-Type": kind, "Content-Length": str(len(body)), **PAGE_HEADERS}
-    return lambda: _answer(body, 200, headers)
+def _reason(error: ArchiveError) -> str:
+    """Say in public what the log says with paths and addresses."""
+    if isinstance(error, StoreError):
+        return "The store of the archive is offline, or belongs to another archive."
+    if isinstance(error, (CatalogError, NoArchiveError)):
+        return "The catalog of the archive is missing or cannot be read."
+    return "The catalog or the store could not be read."
 
 
 def _query() -> Mapping[str, str]:
     try:
         return request.query.decode()  # type: ignore[no-any-return]
     except UnicodeDecodeError as error:
-        raise QueryError({}, "The request's parameters are no UTF-8.") from error
+        raise QueryError({}, "The query parameters are not UTF-8.") from error
 
 
-def _refuse_what_is_not_utf8() -> None:
-    # Bottle leaves such bytes out of the path, and would find what was not asked for.
-    try:
-        request.environ["bottle.raw_path"].encode("latin-1").decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise HTTPError(404) from error
+def _public(body: bytes, kind: str) -> Callable[[], HTTPResponse]:
+    etag = f'"{sha256(body).hexdigest()[:32]}"'
+    headers = {"Content-Type": kind, "Content-Length": str(len(body)), "ETag": etag, **PAGE_HEADERS}
+
+    def answer() -> HTTPResponse:
+        known = evaluate_preconditions(request.environ, etag, None) is Verdict.NOT_MODIFIED
+        return _answer(b"", 304, {"ETag": etag, **PAGE_HEADERS}) if known else _answer(body, 200, headers)
+
+    return answer
 
 
 def _answer(body: bytes | BinaryIO, status: int, headers: dict[str, str]) -> HTTPResponse:
-    """Make an answer; its headers are as they should be, and Bottle need not look at each by itself."""
+    """Return an answer whose headers are handed over as they are: Bottle would look at each by itself."""
     answer = HTTPResponse(body, status)
     answer._headers = {name: [value] for name, value in headers.items()}
     return answer
 
 
-def _json(status: int, body: bytes, headers: dict[str, str] | None = None) -> HTTPResponse:
-    return _answer(
-        body,
-        status,
-        {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            **(headers or {}),
-        },
-    )
+def _json(status: int, value: object, headers: dict[str, str] | None = None) -> HTTPResponse:
+    body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    general = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Cache-Control": "no-store"}
+    return _answer(body, status, {**general, "X-Content-Type-Options": "nosniff", **(headers or {})})
+
+
+def _error(
+    answer: Answer, message: str, headers: dict[str, str] | None = None, *, fields: dict[str, str] | None = None
+) -> HTTPResponse:
+    return _json(answer.status, envelope(answer.code, message, fields), headers)
 
 
 def _framework_error(error: HTTPError) -> HTTPResponse:
     answer = FRAMEWORK.get(error.status_code, INTERNAL)
     if answer is INTERNAL:
-        log.error("internal error", exc_info=error.exception)
-        return _json(500, envelope(answer.code, "Something went wrong in the server; its log has more."))
+        log.error("internal error (request %s)", _context().request_id, exc_info=error.exception)
+        return _error(INTERNAL, "The server has an internal error. Its log says more.")
     headers = {"Allow": "GET, HEAD"} if answer.status == 405 else None
-    words = {404: "There is nothing at this address.", 405: "This address does not take this method."}
-    return _json(answer.status, envelope(answer.code, words[answer.status]), headers)
+    words = {404: "There is nothing at this address.", 405: "This address takes only GET and HEAD."}
+    return _error(answer, words[answer.status], headers)
+
+
+def _with_cors(app: Callable[..., Any], origins: frozenset[str]) -> Callable[..., Any]:
+    """Let scripts of other origins read what this application answers, and nothing more.
+
+    Source: WHATWG Fetch, section 3.3 (HTTP extensions of CORS).
+    """
+
+    def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        origin = environ.get("HTTP_ORIGIN", "")
+        allowed = "*" if "*" in origins else origin if origin in origins else None
+        added = [("Vary", "Origin")]
+        if origin and allowed:
+            added += [("Access-Control-Allow-Origin", allowed), ("Access-Control-Expose-Headers", CORS_EXPOSED)]
+            if environ["REQUEST_METHOD"] == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
+                start_response("204 No Content", added + CORS_PREFLIGHT)
+                return [b""]
+        return app(environ, lambda status, headers, *more: start_response(status, headers + added, *more))
+
+    return wrapped

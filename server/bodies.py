@@ -1,11 +1,12 @@
-"""What is sent: renders as JSON, and PDFs that were compared with what is recorded first."""
+"""What is sent: renders as JSON, and PDFs whose bytes are compared with the record first."""
 
+import errno
 from base64 import b64encode
 from hashlib import sha256
 from io import BytesIO
 from tempfile import TemporaryFile
 from threading import Lock
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, cast
 from urllib.parse import quote
 
 from craftkit_archive.catalog import ServedRender
@@ -14,17 +15,17 @@ from craftkit_archive.store import OpenAsset, Store
 
 VerifyReads = Literal["always", "size", "never"]
 
-SMALL_BYTES = 256 << 10  # up to here nobody asks whether there is memory
+SMALL_BYTES = 256 << 10  # up to this size, memory is not accounted for
 MAX_BUFFER_BYTES = 64 << 20
 
 
 def describe_render(render: ServedRender, *, api_url: str, s3_public_url: str | None) -> dict[str, object]:
-    """Write a render as `GET /v1/renders/:id` answers it.
+    """Describe a render as `GET /v1/renders/:id` answers it.
 
     Args:
         render: The render.
-        api_url: Where clients reach this API; without a slash at its end.
-        s3_public_url: Where clients reach the bucket, if they do; the permanent address of each object lies below it.
+        api_url: Base URL of this API, without a trailing slash.
+        s3_public_url: Public base URL of the bucket, if it has one: the objects' URLs begin with it.
     """
     own_url = f"{api_url}/v1/renders/{quote(render.id, safe='')}"
     download_url = None
@@ -43,10 +44,10 @@ def describe_render(render: ServedRender, *, api_url: str, s3_public_url: str | 
     }
 
 
-class Verified(NamedTuple):
-    """A PDF that may be sent: its bytes, or an open file of them that stands at the first, and their number."""
+class VerifiedBody(NamedTuple):
+    """A PDF that may be sent: a seekable file at its first byte, which the receiver closes, and its size."""
 
-    body: bytes | BinaryIO
+    file: BinaryIO
     size_bytes: int
 
 
@@ -54,67 +55,66 @@ class Bodies:
     """Opens PDFs for sending.
 
     Args:
-        store: Where they are.
+        store: The store that holds them.
         verify: What is compared with the record before the first byte is sent: every byte, the size, or nothing.
-        max_buffer_bytes: How much memory PDFs above 256 KiB may take, all together, while they are sent. One that
-            finds no room is read a second time, from the file that was opened for the first; one from a network is
+        max_buffer_bytes: How much memory PDFs above 256 KiB may take, all together, while they are sent. One for which
+            there is no room is read a second time, from the file that was opened for the first; one from a network is
             kept in a temporary file.
 
     Attributes:
-        far: Whether opening one waits for a network.
+        remote: Whether opening a PDF waits for a network.
     """
 
     def __init__(
         self, store: Store, *, verify: VerifyReads = "always", max_buffer_bytes: int = MAX_BUFFER_BYTES
     ) -> None:
         self._store = store
-        self.far = store.lanes > 1
+        self.remote = store.lanes > 1
         self._verify = verify
         self._room = max_buffer_bytes
         self._lock = Lock()
 
-    def open(self, key: str, size_bytes: int | None, digest: str | None) -> Verified:
-        """Open a PDF, and make sure that it is what was recorded. A file must be closed by whoever gets it.
+    def open(self, key: str, size_bytes: int | None, digest: str | None) -> VerifiedBody:
+        """Open a PDF and compare it with its record.
 
         Args:
-            key: Its asset key.
-            size_bytes: Its recorded size.
-            digest: Its recorded digest.
+            key: Asset key.
+            size_bytes: Recorded size.
+            digest: Recorded digest.
 
         Raises:
-            AssetDamagedError: It is something else, or nothing is recorded to compare it with.
+            AssetDamagedError: It differs from its record, or there is no record to compare it with.
             AssetError: It cannot be read.
         """
         found = self._store.open(key)
-        kept: Verified | None = None
+        body: VerifiedBody | None = None
         try:
             if self._verify != "never" and found.size_bytes != size_bytes:
                 raise _damaged(key)
-            if found.size_bytes <= SMALL_BYTES:
-                kept = self._read_small(found, digest)
-            else:
-                kept = self._read_large(found, digest)
+            small = found.size_bytes <= SMALL_BYTES
+            body = self._read_small(found, digest) if small else self._read_large(found, digest)
         finally:
-            if kept is None or kept.body is not found.file:
+            if body is None or not isinstance(body.file, _UnshrinkableFile):
                 found.file.close()
-        return kept
+        return body
 
-    def _read_small(self, found: OpenAsset, digest: str | None) -> Verified:
+    def _read_small(self, found: OpenAsset, digest: str | None) -> VerifiedBody:
         pieces, missing = [], found.size_bytes
         for piece in found.chunks():
             pieces.append(piece)
             missing -= len(piece)
             if missing <= 0:
-                break  # to ask for more and hear that there is none costs as much as comparing
+                break  # a further read, only to see the end, costs as much as the digest
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if missing or (self._verify == "always" and sha256(body).hexdigest() != digest):
             raise _damaged(found.key)
-        return Verified(body, len(body))
+        return VerifiedBody(BytesIO(body), len(body))
 
-    def _read_large(self, found: OpenAsset, digest: str | None) -> Verified:
-        held = self._make_room(found.size_bytes) or (TemporaryFile() if self.far else None)  # noqa: SIM115
+    def _read_large(self, found: OpenAsset, digest: str | None) -> VerifiedBody:
+        held = self._make_room(found.size_bytes) or (TemporaryFile() if self.remote else None)  # noqa: SIM115
+        file = cast("BinaryIO", _UnshrinkableFile(found.file)) if held is None else held
         if held is None and self._verify != "always":
-            return Verified(found.file, found.size_bytes)
+            return VerifiedBody(file, found.size_bytes)
         hashed, size = sha256(), 0
         try:
             for piece in found.chunks():
@@ -126,19 +126,17 @@ class Bodies:
             if size != found.size_bytes or (self._verify == "always" and hashed.hexdigest() != digest):
                 raise _damaged(found.key)
         except BaseException:
-            if held is not None:
-                held.close()
+            file.close()
             raise
-        body = found.file if held is None else held
-        body.seek(0)
-        return Verified(body, size)
+        file.seek(0)
+        return VerifiedBody(file, size)
 
-    def _make_room(self, size_bytes: int) -> "_Held | None":
+    def _make_room(self, size_bytes: int) -> "_HeldBytes | None":
         with self._lock:
             if size_bytes > self._room:
                 return None
             self._room -= size_bytes
-        return _Held(self, size_bytes)
+        return _HeldBytes(self, size_bytes)
 
     def give_back(self, size_bytes: int) -> None:
         """Take back memory that was lent."""
@@ -146,8 +144,8 @@ class Bodies:
             self._room += size_bytes
 
 
-class _Held(BytesIO):
-    """Bytes in memory, which is given back when they are closed."""
+class _HeldBytes(BytesIO):
+    """Bytes in memory that is given back when they are closed."""
 
     def __init__(self, lender: Bodies, size_bytes: int) -> None:
         super().__init__()
@@ -160,14 +158,27 @@ class _Held(BytesIO):
             self._lender.give_back(self._size_bytes)
 
 
+class _UnshrinkableFile:
+    """A file whose end comes as an error: waitress would wait forever for the bytes of a file that was cut off."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def read(self, count: int) -> bytes:
+        if not (piece := self._file.read(count)):
+            raise OSError(errno.EIO, "the file was cut off while it was sent")
+        return piece
+
+
 def _damaged(key: str) -> AssetDamagedError:
-    return AssetDamagedError(f"{key} is not what was recorded: run `craftkit-archive verify`.")
+    return AssetDamagedError(f"{key} differs from its record. Run `craftkit-archive verify` to see which others do.")
 
 
 def content_disposition(render_id: str, kind: Literal["attachment", "inline"] = "attachment") -> str:
     """Name the download `<id>.pdf`, whatever characters the id has.
 
-    Source: RFC 6266 and RFC 8187 (the form for what is not ASCII).
+    Source: RFC 6266, and RFC 8187 for characters outside ASCII.
     """
     name = f"{render_id}.pdf"
     if name.isascii() and name.isprintable():
@@ -180,7 +191,7 @@ def content_disposition(render_id: str, kind: Literal["attachment", "inline"] = 
 
 
 def repr_digest(digest: str) -> str:
-    """Write a digest (64 hex digits) as the header that lets a client prove what it got.
+    """Return the `Repr-Digest` of a digest (64 hex digits), with which a client proves what it received.
 
     Source: RFC 9530.
     """

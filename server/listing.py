@@ -1,5 +1,6 @@
-"""The list of renders: what may be asked for, and its pages."""
+"""The list of renders: its parameters and its pages."""
 
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -7,9 +8,9 @@ from typing import get_args
 
 import msgspec
 
-from craftkit_archive.catalog import Catalog, Listing
+from craftkit_archive.catalog import Catalog, KeyRow, Listing
 from craftkit_archive.records import Status
-from craftkit_archive.values import format_time, timestamp
+from craftkit_archive.values import format_time
 from server.bodies import describe_render
 from server.errors import QueryError
 
@@ -19,52 +20,69 @@ DEFAULT_LIMIT = 50
 MAX_SEARCH = 200
 
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?", re.IGNORECASE | re.ASCII)
+
+
 def read_query(query: Mapping[str, str]) -> Listing:
-    """Make a selection of the parameters of `GET /v1/renders`; others are passed over.
+    """Read the parameters of `GET /v1/renders`; others are ignored, and an empty one counts as not given.
 
     Raises:
-        QueryError: Some make no sense; it names each.
+        QueryError: Some are invalid; it names each.
     """
     problems: dict[str, str] = {}
     limit, status, search = query.get("limit", str(DEFAULT_LIMIT)), query.get("status"), query.get("search")
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MAX_LIMIT):
-        problems["limit"] = f"Give a number from 1 to {MAX_LIMIT}."
+    if not re.fullmatch(r"[1-9][0-9]?|100", limit):
+        problems["limit"] = f"Use a number from 1 to {MAX_LIMIT}."
     if status is not None and status not in STATUSES:
-        problems["status"] = f"Give one of {', '.join(STATUSES)}."
+        problems["status"] = f"Use one of {', '.join(STATUSES)}."
     if search is not None and len(search) > MAX_SEARCH:
-        problems["search"] = f"Give at most {MAX_SEARCH} characters."
+        problems["search"] = f"Use at most {MAX_SEARCH} characters."
     times: dict[str, str | None] = {}
     for name, days in (("since", 0), ("until", 1)):
         try:
             times[name] = _time(query.get(name), days)
-        except (ValueError, OverflowError):
-            problems[name] = "Give a date, 2026-01-31, or a time, 2026-01-31T10:00:00Z."
+        except ValueError:
+            problems[name] = "Use a date, 2026-01-31, or a time, 2026-01-31T10:00:00Z."
     after = None
-    if (cursor := query.get("cursor")) is not None:
+    if cursor := query.get("cursor"):
         try:
             after = msgspec.json.decode(urlsafe_b64decode(cursor.encode("ascii")), type=tuple[str, str])
             "".join(after).encode()
         except (ValueError, msgspec.MsgspecError):
-            problems["cursor"] = "Give the nextCursor of the page before."
+            problems["cursor"] = "Use the nextCursor of the page before."
     if problems:
         raise QueryError(problems)
     return Listing(int(limit), status, times["since"], times["until"], search or None, after)
 
 
 def _time(text: str | None, days: int) -> str | None:
-    """Read a time; to a date without a time of day, `days` are added."""
+    """Read a time; to a date without a time of day, `days` are added. One beyond the calendar is no limit.
+
+    Raises:
+        ValueError: It is neither a date nor a time.
+    """
     if not text:
         return None
-    if len(text) == 10:
-        return format_time(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=days))
-    return timestamp(text)
+    moment = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) if len(text) == 10 else None
+    if moment is None and not _TIME.fullmatch(text):
+        raise ValueError(text)
+    try:
+        return format_time(moment + timedelta(days=days)) if moment else _in_utc(text)
+    except OverflowError:
+        beyond = text.startswith("9")
+        return None if beyond == (days > 0) else "9999" if beyond else "0000"
+
+
+def _in_utc(text: str) -> str:
+    moment = datetime.fromisoformat(text.upper())
+    return format_time(moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC))
 
 
 def list_renders(
-    catalog: Catalog, project_id: str, listing: Listing, *, api_url: str, s3_public_url: str | None
+    catalog: Catalog, caller: KeyRow, listing: Listing, *, api_url: str, s3_public_url: str | None
 ) -> dict[str, object]:
-    """Return one page of a project's renders, newest first, as `GET /v1/renders` answers it."""
-    found = catalog.list_renders(project_id, listing)
+    """Return one page of the renders of a key's project, newest first, as `GET /v1/renders` answers it."""
+    found = catalog.list_renders(caller.project_id, listing)
     shown = found[: listing.limit]
     more = len(found) > len(shown)
     return {
@@ -77,6 +95,7 @@ def list_renders(
         ],
         "nextCursor": _cursor(shown[-1].created_at or "", shown[-1].id) if more else None,
         "hasMore": more,
+        "projectName": caller.project_name,
     }
 
 

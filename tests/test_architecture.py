@@ -59,11 +59,10 @@ RANKS = [
         "craftkit_archive.doctor",
     },
     {"craftkit_archive.quickstart", "craftkit_archive.rebuilding"},
-    {"server", "server.errors", "server.exchange", "server.conditions", "server.auth", "server.bodies"},
-    {"server.listing", "server.connections"},
-    {"server.app", "server.loop"},
-    {"server.run"},
-    {"server.workers"},
+    {"server", "server.errors", "server.context", "server.ranges", "server.auth", "server.addresses", "server.bodies"},
+    {"server.listing", "server.access_log", "server.metrics", "server.http"},
+    {"server.app"},
+    {"server.serve"},
     {"cli"},
 ]
 
@@ -81,8 +80,9 @@ HOMES = {
     "tqdm": {"craftkit_archive.work"},
     "concurrent": {"craftkit_archive.work"},
     "multiprocessing": {"craftkit_archive.work"},
-    "bottle": {"server.app", "server.run"},
-    "waitress": {"server.connections", "server.loop"},
+    "bottle": {"server.app", "server.serve"},
+    "prometheus_client": {"server.metrics"},
+    "waitress": {"server.http"},
 }
 
 
@@ -165,6 +165,7 @@ def test_start_up_imports_nothing_heavy() -> None:
         "msgspec",
         "pikepdf",
         "pypdfium2",
+        "prometheus_client",
         "sqlite3",
         "sqlite_utils",
         "tqdm",

@@ -203,7 +203,8 @@ def test_a_new_key_is_given_once_and_only_its_hash_is_kept(world: World) -> None
     assert made.key is not None
     assert made.key.startswith("ck_test_")
     found = world.archive.catalog.find_key(hash_key(made.key))
-    assert found == (made.id, NORTHWIND, False, False)
+    assert found is not None
+    assert found[:4] == (made.id, NORTHWIND, False, False)
     assert [key.key for key in world.archive.list_keys()] == [None] * 6
     assert made.prefix == made.key[:12]
     world.archive.catalog.close()
@@ -280,10 +281,10 @@ def test_every_change_leaves_a_run_however_it_ends(world: World) -> None:
 
 
 def test_each_thread_has_a_connection_of_its_own(world: World) -> None:
-    found: list[object] = []
+    found: list[tuple[object, ...]] = []
 
     def look() -> None:
-        found.append(world.archive.catalog.find_key(hash_key("ck_live_SAMPLEnorthwind0001")))
+        found.append(world.archive.catalog.find_key(hash_key("ck_live_SAMPLEnorthwind0001")) or ())
         world.archive.catalog.close()
 
     threads = [threading.Thread(target=look) for _ in range(4)]
@@ -291,7 +292,7 @@ def test_each_thread_has_a_connection_of_its_own(world: World) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [("key-1", NORTHWIND, False, False)] * 4
+    assert [row[:4] for row in found] == [("key-1", NORTHWIND, False, False)] * 4
 
 
 def test_a_transaction_lands_together_or_not_at_all(world: World) -> None:

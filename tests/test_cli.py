@@ -573,7 +573,7 @@ def test_serve_prints_where_it_listens_and_stops_on_a_signal(world: World, numbe
 
 
 def test_an_address_that_is_taken_is_told(world: World) -> None:
-    from server.run import bind
+    from server.serve import bind
 
     with bind("127.0.0.1", 0) as listener:
         done = at(world, "serve", "--listen", f"127.0.0.1:{listener.getsockname()[1]}")

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.records import Status
-from server.app import PUBLIC, Settings, create_app
+from server.app import PUBLIC, create_app
 from server.listing import DEFAULT_LIMIT, MAX_LIMIT
 from tests.worlds import LIVE_KEY, ROOT, fill, live, render_id
 
@@ -26,7 +26,7 @@ schema = schemathesis.openapi.from_path(FILE)
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve a filled archive."""
     world = fill(tmp_path_factory.mktemp("openapi"))
-    with world.archive, live(world.archive, Settings(max_hold_seconds=0)) as url:
+    with world.archive, live(world.archive) as url:
         yield url
 
 

@@ -24,7 +24,7 @@ from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import Catalog
 from craftkit_archive.fetching import fetch_assets
 from server.app import Settings, create_app
-from server.run import DEFAULT_THREADS, bind, running, url_of
+from server.serve import DEFAULT_THREADS, bind, running, url_of
 from tests.worlds import (
     GONE,
     GONE_KEY,
@@ -137,7 +137,7 @@ class Answer(NamedTuple):
 
     def but_date(self) -> tuple[str, list[tuple[str, str]], bytes]:
         """Return everything that two equal answers share."""
-        return self.status_line, [pair for pair in self.headers if pair[0] != "Date"], self.body
+        return self.status_line, [pair for pair in self.headers if pair[0] not in ("Date", "X-Request-Id")], self.body
 
 
 def take_apart(raw: bytes) -> Answer:
@@ -254,7 +254,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     assert summary_of(fetch_assets(archive, str(bucket))).counts["copied"] == len(names)
     for name, damage in DAMAGE.items():
         damage(Path(archive.store.address, ROWS[name]["asset_key"]))
-    with archive, live(archive, Settings(max_hold_seconds=0)) as url:
+    with archive, live(archive, Settings()) as url:
         yield House(url, archive, bodies)
 
 
@@ -846,7 +846,7 @@ class Client:
 @pytest.fixture
 def served(world: World) -> Iterator[str]:
     """Serve a filled archive as `serve` does: read-only, while `world.archive` is open for writing."""
-    settings = Settings(max_hold_seconds=0)
+    settings = Settings()
     with world.archive, Archive(world.archive.path, read_only=True) as archive, live(archive, settings) as url:
         yield url
 
@@ -1018,11 +1018,11 @@ def test_after_the_end_nobody_listens(house: House) -> None:
 def test_an_address_that_is_taken_is_told() -> None:
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(errors.RequestError, match=rf"127\.0\.0\.1:{port} cannot be listened on"):
+        with pytest.raises(errors.RequestError, match=rf"Cannot listen on 127\.0\.0\.1:{port}"):
             bind("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "..", "a" * 70])
 def test_an_address_that_is_not_ours_is_told(host: str) -> None:
-    with pytest.raises(errors.RequestError, match=f"{host}:0 cannot be listened on"):
+    with pytest.raises(errors.RequestError, match=f"Cannot listen on {host}:0"):
         bind(host, 0)

@@ -21,11 +21,11 @@ import pytest
 import requests
 
 from craftkit_archive.archive import Archive
+from server.access_log import AccessLog
+from server.addresses import TrustedProxies, client_address
 from server.app import Settings, create_app
-from server.auth import FREE_FAILURES, MAX_ADDRESSES, MAX_HOLD_SECONDS, Brake, address_of
-from server.exchange import AccessLog
-from server.loop import Server
-from server.run import bind, running, url_of
+from server.http import Server
+from server.serve import bind, running, url_of
 from tests.worlds import LIVE_KEY, NORTHWIND, ROOT, TEST_KEY, World, fill, pdf, program, render, render_id
 
 TIMEOUT_S = 20
@@ -126,7 +126,7 @@ def test_a_process_that_dies_is_replaced(world: World) -> None:
         assert first[1] in second
         for number in range(5):
             assert served.get(download(number)).content == pdf(f"render {number}")
-        assert "another takes its place" in served.err
+        assert "starting another" in served.err
 
 
 def test_the_processes_die_with_a_parent_that_is_killed(world: World) -> None:
@@ -164,45 +164,14 @@ def test_a_key_revoked_between_two_requests_is_200_then_401_in_every_process(wor
         assert {served.get(download(0)).status_code for _ in range(4)} == {401}
 
 
-def test_a_guesser_is_slowed_down_and_a_good_key_from_the_same_address_is_not(world: World) -> None:
+def test_a_wrong_key_is_answered_at_once_however_often_it_is_tried(world: World) -> None:
     listener = bind("127.0.0.1", 0)
-    url, bad = url_of(listener), {"Authorization": f"Bearer {UNKNOWN_KEY}"}
-    with world.archive, running(create_app(world.archive), listener):
-
-        def ask(headers: dict[str, str]) -> tuple[int, float]:
-            began = time.monotonic()
-            status = requests.get(url + download(0), headers=headers, timeout=TIMEOUT_S).status_code
-            return status, time.monotonic() - began
-
-        assert {ask(bad)[0] for _ in range(FREE_FAILURES)} == {401}
-        with ThreadPoolExecutor(1) as threads:
-            slow = threads.submit(ask, bad)
-            time.sleep(0.2)
-            assert not slow.done()
-            assert ask(BEARER)[0] == 200
-            assert not slow.done()
-            status, seconds = slow.result()
-        assert (status, seconds >= 1) == (401, True)
-
-
-def test_the_brake_grows_up_to_a_limit_and_forgets() -> None:
-    moment = [0.0]
-    brake = Brake(lambda: moment[0])
-    holds = [brake.failed("192.0.2.1") for _ in range(FREE_FAILURES + 10)]
-    assert holds[:FREE_FAILURES] == [0] * FREE_FAILURES
-    assert holds[FREE_FAILURES : FREE_FAILURES + 4] == [1, 2, 4, 8]
-    assert max(holds) == MAX_HOLD_SECONDS
-    assert brake.failed("192.0.2.2") == 0
-    moment[0] = 3600
-    assert brake.failed("192.0.2.1") == 0
-
-
-def test_the_brakes_memory_is_bounded_and_a_network_of_ipv6_is_one_guesser() -> None:
-    brake = Brake(lambda: 0.0)
-    for number in range(3 * MAX_ADDRESSES):
-        brake.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
-    assert len(brake._failures) == MAX_ADDRESSES
-    assert [brake.failed(f"2001:db8::{number:x}") for number in range(FREE_FAILURES + 1)][-1] == 1
+    bad = {"Authorization": f"Bearer {UNKNOWN_KEY}"}
+    with world.archive, running(create_app(world.archive), listener), requests.Session() as session:
+        began = time.monotonic()
+        for _ in range(100):
+            assert session.get(url_of(listener) + download(0), headers=bad, timeout=TIMEOUT_S).status_code == 401
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -217,7 +186,7 @@ def test_the_brakes_memory_is_bounded_and_a_network_of_ipv6_is_one_guesser() -> 
     ],
 )
 def test_only_a_trusted_proxy_says_who_asks(environ: dict[str, str], address: str) -> None:
-    assert address_of(environ, frozenset({"127.0.0.1"})) == address
+    assert client_address(environ, environ["REMOTE_ADDR"], TrustedProxies({"127.0.0.1"})) == address
 
 
 def test_behind_a_trusted_proxy_the_client_is_logged_and_links_are_https(world: World, tmp_path: Path) -> None:
@@ -290,17 +259,22 @@ def test_the_access_log_is_opened_anew_on_sighup(world: World, tmp_path: Path) -
 
 
 def test_failed_logins_are_logged_as_the_shipped_filter_reads_them(world: World, tmp_path: Path) -> None:
-    log = tmp_path / "access.ndjson"
-    with serving(world.archive.path, "--workers", "1", "--access-log", log) as served:
-        for _ in range(3):
-            served.get(download(0), headers={"Authorization": f"Bearer {UNKNOWN_KEY}"})
-        served.get(download(0))
+    bad = {"Authorization": f"Bearer {UNKNOWN_KEY}", "User-Agent": 'an "agent"\\'}
+    told = []
+    for form in ("json", "combined"):
+        log = tmp_path / f"access.{form}"
+        words = ("--workers", "1", "--access-log", log, "--access-log-format", form)
+        with serving(world.archive.path, *words) as served:
+            for _ in range(3):
+                served.get(download(0), headers=bad)
+            served.get(download(0))
+        told += [served.err, log.read_text()]
     filter_text = (ROOT / "docs/operations/fail2ban-filter.conf").read_text()
     rules = [rule.strip() for rule in re.findall(r"^(?:failregex =|  +)(.*<HOST>.*)$", filter_text, re.MULTILINE)]
-    assert len(rules) == 2
-    for rule, told in zip(rules, (served.err, log.read_text()), strict=True):
+    assert len(rules) == 3
+    for rule, text in zip(rules, (told[0], told[1], told[3]), strict=True):
         # fail2ban takes the time out of a line before it looks at it.
-        matches = [re.search(rule.replace("<HOST>", r"(?P<host>[\d.]+)"), line) for line in told.splitlines()]
+        matches = [re.search(rule.replace("<HOST>", r"(?P<host>[\d.]+)"), line) for line in text.splitlines()]
         assert [match["host"] for match in matches if match] == ["127.0.0.1"] * 3
 
 
@@ -472,11 +446,11 @@ def test_many_requests_on_one_connection_are_answered_in_their_order(world: Worl
 
 
 def test_who_asks_for_much_at_once_waits_for_the_others(world: World, tmp_path: Path) -> None:
-    listener, log = bind("127.0.0.1", 0), AccessLog(tmp_path / "access.log")
+    listener, log = bind("127.0.0.1", 0), AccessLog(str(tmp_path / "access.log"))
     address = listener.getsockname()
     with socket.create_connection(address) as greedy, socket.create_connection(address) as modest:
-        greedy.sendall(b"GET /health HTTP/1.1\r\n\r\n" * 150)
-        modest.sendall(b"GET /openapi.yaml HTTP/1.1\r\n\r\n")
+        greedy.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 150)
+        modest.sendall(b"GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n")
         with world.archive, running(create_app(world.archive), listener, access_log=log):
             modest.settimeout(TIMEOUT_S)
             assert modest.recv(100)
@@ -488,7 +462,7 @@ def test_who_asks_for_much_at_once_waits_for_the_others(world: World, tmp_path: 
 def test_a_connection_that_makes_room_while_it_asks_is_no_error(world: World, caplog: pytest.LogCaptureFixture) -> None:
     listener = bind("127.0.0.1", 0)
     address = listener.getsockname()
-    server = Server(create_app(world.archive), listener, threads=2, max_connections=5)
+    server = Server(create_app(world.archive), [listener], threads=2, max_connections=8)
     with ExitStack() as stack:
         early = [stack.enter_context(socket.create_connection(address)) for _ in range(5)]
         loop = threading.Thread(target=server.run, args=(lambda: time.sleep(0.05),))
@@ -499,7 +473,7 @@ def test_a_connection_that_makes_room_while_it_asks_is_no_error(world: World, ca
                 newcomer = stack.enter_context(socket.create_connection(address))
                 for connection in early:
                     with suppress(OSError):
-                        connection.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+                        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
                 early = [*early[1:], newcomer]
                 time.sleep(0.2)
         finally:
@@ -510,7 +484,7 @@ def test_a_connection_that_makes_room_while_it_asks_is_no_error(world: World, ca
 
 def test_more_idle_connections_than_there_is_room_for_lock_nobody_out(world: World) -> None:
     listener = bind("127.0.0.1", 0)
-    server = Server(create_app(world.archive), listener, threads=2, max_connections=50)
+    server = Server(create_app(world.archive), [listener], threads=2, max_connections=50)
     loop = threading.Thread(target=server.run)
     loop.start()
     try:
@@ -520,7 +494,7 @@ def test_more_idle_connections_than_there_is_room_for_lock_nobody_out(world: Wor
             for number in range(5):
                 answer = requests.get(url_of(listener) + download(number), headers=BEARER, timeout=TIMEOUT_S)
                 assert answer.content == pdf(f"render {number}")
-            assert len(server.active_channels) <= 50
+            assert len(server.connections()) <= 50
     finally:
         server.end(1)
         loop.join()
@@ -608,12 +582,12 @@ def test_ten_thousand_odd_requests_never_hang_and_never_make_a_bug_show(world: W
         assert "Traceback" not in served.err
         assert "internal error" not in served.err
     assert {200, 400, 401, 404, 405} <= statuses
-    assert {status for status in statuses if status >= 500} <= {501}
+    assert {status for status in statuses if status >= 500} <= {501, 505}
 
 
 def test_the_access_log_of_a_full_disk_stops_no_answer(world: World, caplog: pytest.LogCaptureFixture) -> None:
     listener = bind("127.0.0.1", 0)
-    log = AccessLog(Path("/dev/full"))
+    log = AccessLog("/dev/full")
     with world.archive, running(create_app(world.archive), listener, access_log=log):
         for number in range(5):
             answer = requests.get(url_of(listener) + download(number), headers=BEARER, timeout=TIMEOUT_S)

@@ -7,7 +7,6 @@ import pytest
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.fetching import fetch_assets
-from server.app import Settings
 from tests.browser import Browser
 from tests.worlds import (
     GONE_KEY,
@@ -57,7 +56,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
 @pytest.fixture
 def url(archive: Archive) -> Iterator[str]:
     """Serve it."""
-    with live(archive, Settings(max_hold_seconds=0)) as url:
+    with live(archive) as url:
         yield url
 
 

@@ -204,14 +204,13 @@ def test_sigterm_under_load_breaks_no_answer_off(world: World) -> None:
 
 def test_a_key_stays_good_while_strangers_fill_every_place(tmp_path: Path) -> None:
     world = fill(tmp_path, count=1, size_bytes=20_000_000)
-    with serving(world.archive.path, "--workers", "1") as served, ExitStack() as strangers:
-        with connect(served) as honest:
-            honest.sendall(good_request(0).replace(b"Host: x", b"Host: x\r\nConnection: close"))
-            got = honest.recv(1000)
-            for _ in range(1500):
-                strangers.enter_context(connect(served))
-            assert waits(served, 3)
-            while piece := honest.recv(1 << 20):
-                got += piece
+    with ExitStack() as strangers, serving(world.archive.path, "--workers", "1") as served, connect(served) as honest:
+        honest.sendall(good_request(0).replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        got = honest.recv(1000)
+        for _ in range(1500):
+            strangers.enter_context(connect(served))
+        assert waits(served, 3)
+        while piece := honest.recv(1 << 20):
+            got += piece
     assert got.partition(b"\r\n\r\n")[2] == world.asset(0).read_bytes()
     assert LIVE_KEY not in served.err

@@ -19,7 +19,7 @@ from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.importing import import_records
 from craftkit_archive.records import Kind, Record, Summary
 from server.app import Settings, create_app
-from server.run import bind, running, url_of
+from server.serve import bind, running, url_of
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.conditions import Part, Unsatisfiable, Verdict, choose_part, judge
+from server.ranges import ByteRange, RangeNotSatisfiable, Verdict, evaluate_preconditions, select_range
 from tests.worlds import LIVE_KEY, World, live, needs, pdf, render_id
 
 ETAG = '"' + "a" * 64 + '"'
@@ -20,22 +20,22 @@ MADE = datetime(2026, 6, 5, 10, 0, 3, 120_000, UTC)
 AT, BEFORE, AFTER = (format_datetime(MADE + timedelta(days=days), usegmt=True) for days in (0, -1, 1))
 
 
-def part(**headers: str) -> Part | None:
+def part(**headers: str) -> ByteRange | None:
     """Choose a part of a hundred bytes."""
-    return choose_part({f"HTTP_{name.upper()}": value for name, value in headers.items()}, 100, ETAG, MADE)
+    return select_range({f"HTTP_{name.upper()}": value for name, value in headers.items()}, 100, ETAG, MADE)
 
 
 @pytest.mark.parametrize(
     ("asked", "chosen"),
     [
-        ("bytes=0-", Part(0, 100)),
-        ("bytes=0-0", Part(0, 1)),
-        ("bytes=99-", Part(99, 1)),
-        ("bytes=10-19", Part(10, 10)),
-        ("bytes=90-1000", Part(90, 10)),
-        ("bytes=-1", Part(99, 1)),
-        ("bytes=-1000", Part(0, 100)),
-        ("Bytes = 1-2", Part(1, 2)),
+        ("bytes=0-", ByteRange(0, 100)),
+        ("bytes=0-0", ByteRange(0, 1)),
+        ("bytes=99-", ByteRange(99, 1)),
+        ("bytes=10-19", ByteRange(10, 10)),
+        ("bytes=90-1000", ByteRange(90, 10)),
+        ("bytes=-1", ByteRange(99, 1)),
+        ("bytes=-1000", ByteRange(0, 100)),
+        ("Bytes = 1-2", ByteRange(1, 2)),
         # No single range: the whole.
         ("bytes=0-0,-1", None),
         ("bytes=" + ",".join(f"{n}-{n}" for n in range(1000)), None),
@@ -49,13 +49,13 @@ def part(**headers: str) -> Part | None:
         ("0-1", None),
     ],
 )
-def test_one_range_is_a_part_and_everything_else_the_whole(asked: str, chosen: Part | None) -> None:
+def test_one_range_is_a_part_and_everything_else_the_whole(asked: str, chosen: ByteRange | None) -> None:
     assert part(range=asked) == chosen
 
 
 @pytest.mark.parametrize("asked", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=999999999999999999-"])
 def test_a_range_behind_the_end_cannot_be_satisfied(asked: str) -> None:
-    with pytest.raises(Unsatisfiable):
+    with pytest.raises(RangeNotSatisfiable):
         part(range=asked)
 
 
@@ -74,20 +74,20 @@ def test_a_range_behind_the_end_cannot_be_satisfied(asked: str) -> None:
     ],
 )
 def test_two_versions_are_never_mixed(condition: str, same: bool) -> None:
-    assert part(range="bytes=1-", if_range=condition) == (Part(1, 99) if same else None)
+    assert part(range="bytes=1-", if_range=condition) == (ByteRange(1, 99) if same else None)
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 200))
 def test_a_part_lies_within_the_whole(first: int, last: int, size: int) -> None:
     try:
-        found = choose_part({"HTTP_RANGE": f"bytes={first}-{last}"}, size, ETAG, MADE)
-    except Unsatisfiable:
+        found = select_range({"HTTP_RANGE": f"bytes={first}-{last}"}, size, ETAG, MADE)
+    except RangeNotSatisfiable:
         assert first >= size
         return
     if found is None:
         assert last < first
     else:
-        assert found == Part(first, min(last, size - 1) - first + 1)
+        assert found == ByteRange(first, min(last, size - 1) - first + 1)
         assert found.length > 0
 
 
@@ -96,39 +96,39 @@ def test_a_part_lies_within_the_whole(first: int, last: int, size: int) -> None:
 )
 def test_no_header_whatever_it_holds_is_an_error(headers: dict[str, str]) -> None:
     environ = {f"HTTP_{name}": value for name, value in headers.items()}
-    assert isinstance(judge(environ, ETAG, MADE), Verdict)
-    with suppress(Unsatisfiable):
-        choose_part(environ, 100, ETAG, MADE)
+    assert isinstance(evaluate_preconditions(environ, ETAG, MADE), Verdict)
+    with suppress(RangeNotSatisfiable):
+        select_range(environ, 100, ETAG, MADE)
 
 
 @pytest.mark.parametrize(
     ("headers", "verdict"),
     [
-        ({}, Verdict.GO_ON),
+        ({}, Verdict.PROCEED),
         ({"IF_NONE_MATCH": ETAG}, Verdict.NOT_MODIFIED),
         ({"IF_NONE_MATCH": f"W/{ETAG}"}, Verdict.NOT_MODIFIED),
         ({"IF_NONE_MATCH": f'{OTHER}, {ETAG} , "x"'}, Verdict.NOT_MODIFIED),
         ({"IF_NONE_MATCH": "*"}, Verdict.NOT_MODIFIED),
-        ({"IF_NONE_MATCH": OTHER}, Verdict.GO_ON),
-        ({"IF_NONE_MATCH": ETAG.strip('"')}, Verdict.GO_ON),
+        ({"IF_NONE_MATCH": OTHER}, Verdict.PROCEED),
+        ({"IF_NONE_MATCH": ETAG.strip('"')}, Verdict.PROCEED),
         ({"IF_MODIFIED_SINCE": AT}, Verdict.NOT_MODIFIED),
         ({"IF_MODIFIED_SINCE": AFTER}, Verdict.NOT_MODIFIED),
-        ({"IF_MODIFIED_SINCE": BEFORE}, Verdict.GO_ON),
-        ({"IF_MODIFIED_SINCE": "yesterday"}, Verdict.GO_ON),
+        ({"IF_MODIFIED_SINCE": BEFORE}, Verdict.PROCEED),
+        ({"IF_MODIFIED_SINCE": "yesterday"}, Verdict.PROCEED),
         # A tag says more than a date.
-        ({"IF_NONE_MATCH": OTHER, "IF_MODIFIED_SINCE": AFTER}, Verdict.GO_ON),
-        ({"IF_MATCH": ETAG}, Verdict.GO_ON),
-        ({"IF_MATCH": "*"}, Verdict.GO_ON),
+        ({"IF_NONE_MATCH": OTHER, "IF_MODIFIED_SINCE": AFTER}, Verdict.PROCEED),
+        ({"IF_MATCH": ETAG}, Verdict.PROCEED),
+        ({"IF_MATCH": "*"}, Verdict.PROCEED),
         ({"IF_MATCH": f"W/{ETAG}"}, Verdict.FAILED),
         ({"IF_MATCH": OTHER}, Verdict.FAILED),
         ({"IF_MATCH": OTHER, "IF_NONE_MATCH": ETAG}, Verdict.FAILED),
-        ({"IF_UNMODIFIED_SINCE": AT}, Verdict.GO_ON),
+        ({"IF_UNMODIFIED_SINCE": AT}, Verdict.PROCEED),
         ({"IF_UNMODIFIED_SINCE": BEFORE}, Verdict.FAILED),
-        ({"IF_MATCH": ETAG, "IF_UNMODIFIED_SINCE": BEFORE}, Verdict.GO_ON),
+        ({"IF_MATCH": ETAG, "IF_UNMODIFIED_SINCE": BEFORE}, Verdict.PROCEED),
     ],
 )
 def test_preconditions_come_to_what_the_standard_says(headers: dict[str, str], verdict: Verdict) -> None:
-    assert judge({f"HTTP_{name}": value for name, value in headers.items()}, ETAG, MADE) is verdict
+    assert evaluate_preconditions({f"HTTP_{name}": value for name, value in headers.items()}, ETAG, MADE) is verdict
 
 
 def test_curl_resumes_what_broke_off(world: World, tmp_path: Path) -> None:

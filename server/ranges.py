@@ -1,4 +1,4 @@
-"""What a request may ask of an answer: only if it is new, only if it is still the same, only a part of it.
+"""Conditional requests and byte ranges.
 
 Source: RFC 9110, sections 8.8 (validators), 13 (conditional requests) and 14 (ranges).
 """
@@ -17,29 +17,29 @@ _RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.IGNOREC
 class Verdict(Enum):
     """What the preconditions of a request come to."""
 
-    GO_ON = 200
+    PROCEED = 200
     NOT_MODIFIED = 304
     FAILED = 412
 
 
-class Part(NamedTuple):
-    """A part of the bytes: its first one, and how many."""
+class ByteRange(NamedTuple):
+    """A range of bytes: the offset of the first, and how many."""
 
     start: int
     length: int
 
 
-class Unsatisfiable(Exception):
+class RangeNotSatisfiable(Exception):
     """The range begins behind the end."""
 
 
-def judge(environ: Mapping[str, str], etag: str | None, modified: datetime | None) -> Verdict:
-    """Compare the preconditions of a GET or HEAD with what there is, in the order that the standard gives.
+def evaluate_preconditions(environ: Mapping[str, str], etag: str | None, modified: datetime | None) -> Verdict:
+    """Evaluate the preconditions of a GET or HEAD in the order that RFC 9110, section 13.2.2, gives.
 
     Args:
         environ: The headers, by their WSGI names.
-        etag: The strong, quoted tag of what there is.
-        modified: Its time of change, in UTC.
+        etag: The strong, quoted entity tag of the representation.
+        modified: Its modification time, in UTC.
     """
     second = modified.replace(microsecond=0) if modified else None
     if (wanted := environ.get("HTTP_IF_MATCH")) is not None:
@@ -48,22 +48,22 @@ def judge(environ: Mapping[str, str], etag: str | None, modified: datetime | Non
     elif (limit := _date(environ.get("HTTP_IF_UNMODIFIED_SINCE"))) and second and second > limit:
         return Verdict.FAILED
     if (known := environ.get("HTTP_IF_NONE_MATCH")) is not None:
-        return Verdict.NOT_MODIFIED if _matches(known, etag, weak=True) else Verdict.GO_ON
+        return Verdict.NOT_MODIFIED if _matches(known, etag, weak=True) else Verdict.PROCEED
     if (limit := _date(environ.get("HTTP_IF_MODIFIED_SINCE"))) and second and second <= limit:
         return Verdict.NOT_MODIFIED
-    return Verdict.GO_ON
+    return Verdict.PROCEED
 
 
-def choose_part(
+def select_range(
     environ: Mapping[str, str], size_bytes: int, etag: str | None, modified: datetime | None
-) -> Part | None:
-    """Return the one part that a GET asks for, or None if the whole is to be sent.
+) -> ByteRange | None:
+    """Return the one range that a GET asks for, or None if the whole representation is to be sent.
 
-    Several ranges, other units and what is no range are passed over, as the standard allows; so is a range whose
-    `If-Range` names another version: two versions are never mixed.
+    Several ranges, other units and malformed ranges are ignored, as the standard allows; so is a range whose
+    `If-Range` names another version: a client never gets parts of two versions.
 
     Raises:
-        Unsatisfiable: The range begins behind the end.
+        RangeNotSatisfiable: The range begins behind the end.
     """
     asked = _RANGE.fullmatch(environ.get("HTTP_RANGE", ""))
     if asked is None or not _still_same(environ.get("HTTP_IF_RANGE"), etag, modified):
@@ -74,14 +74,14 @@ def choose_part(
     if not first:
         length = min(int(last), size_bytes)
         if length == 0:
-            raise Unsatisfiable
-        return Part(size_bytes - length, length)
+            raise RangeNotSatisfiable
+        return ByteRange(size_bytes - length, length)
     start, end = int(first), min(int(last) if last else size_bytes - 1, size_bytes - 1)
     if last and int(last) < start:
         return None
     if start >= size_bytes:
-        raise Unsatisfiable
-    return Part(start, end - start + 1)
+        raise RangeNotSatisfiable
+    return ByteRange(start, end - start + 1)
 
 
 def _still_same(condition: str | None, etag: str | None, modified: datetime | None) -> bool:

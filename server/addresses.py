@@ -1,0 +1,153 @@
+"""Where a request comes from and where it was sent: addresses, proxies that are trusted, and host names."""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+UNIX = "unix"  # the address of whoever is connected through a Unix socket
+_HOST = re.compile(r"([a-z0-9](?:[a-z0-9._-]*[a-z0-9.])?|\[[0-9a-f:.]+\])(?::(\d{0,5}))?", re.IGNORECASE | re.ASCII)
+_PARAMETER = re.compile(r'[ \t]*([\w-]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)[ \t]*([;,]|\Z)', re.ASCII)
+_WITH_PORT = re.compile(r"\[([^\]]*)\](?::\S*)?|([\d.]+):\S*")
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+@lru_cache(maxsize=4096)
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Read an address, with or without a port; None if it is not one.
+
+    An IPv4 address in IPv6 form (`::ffff:192.0.2.1`) is the IPv4 address: on a dual-stack socket both are one host.
+    """
+    found = _WITH_PORT.fullmatch(text)
+    try:
+        # What follows a % may be any text, which could forge a line of the log.
+        address = ip_address((found[1] or found[2] or "" if found else text).partition("%")[0])
+    except ValueError:
+        return None
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
+
+
+def plain_address(text: str) -> str:
+    """Return an address in its shortest form, without a port; other texts as they are."""
+    return str(parse_address(text) or text)
+
+
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """Read a network (`10.0.0.0/8`) or a single address.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    network = ip_network(text, strict=False)
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+    return network
+
+
+class TrustedProxies:
+    """The proxies whose word about a client is taken.
+
+    Args:
+        names: Addresses, networks, and `unix` for whoever is connected through a Unix socket.
+
+    Raises:
+        ValueError: One is none of these.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        given = set(names)
+        self._unix = UNIX in given
+        self._networks = [parse_network(name) for name in sorted(given - {UNIX})]
+
+    def __contains__(self, address: str) -> bool:
+        if not self._networks or address == UNIX:
+            return self._unix and address == UNIX
+        known = parse_address(address)
+        return known is not None and any(known in network for network in self._networks)
+
+
+def client_address(environ: Mapping[str, str], peer: str, proxies: TrustedProxies) -> str:
+    """Return the client's address: the last one in the chain of proxies that is not itself a trusted proxy's.
+
+    Args:
+        environ: The headers, by their WSGI names.
+        peer: The address that is connected.
+        proxies: The proxies that are trusted.
+    """
+    if peer not in proxies:
+        return peer
+    address = peer
+    for text in reversed(_chain(environ)):
+        known = parse_address(text)
+        if known is None:
+            break
+        address = str(known)
+        if address not in proxies:
+            break
+    return address
+
+
+def _chain(environ: Mapping[str, str]) -> list[str]:
+    # A proxy appends to one of the two headers and passes on a forged other one. Most proxies append to this one.
+    if told := environ.get("HTTP_X_FORWARDED_FOR"):
+        return [text.strip() for text in told.split(",")]
+    return [element.get("for", "") for element in parse_forwarded(environ.get("HTTP_FORWARDED", ""))]
+
+
+def parse_forwarded(value: str) -> list[dict[str, str]]:
+    """Read a `Forwarded` header into its elements, nearest proxy last; nothing if it is malformed.
+
+    Source: RFC 7239, section 4.
+    """
+    elements: list[dict[str, str]] = [{}]
+    place = 0
+    while place < len(value):
+        if (found := _PARAMETER.match(value, place)) is None:
+            return []
+        text = found[2]
+        elements[-1][found[1].lower()] = re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
+        if found[3] == ",":
+            elements.append({})
+        place = found.end()
+    return elements if value else []
+
+
+def is_host(text: str) -> bool:
+    """Say whether a `Host` header names a host, with or without a port, and nothing else.
+
+    Source: RFC 9112, section 3.2; of the names of RFC 3986, those that a host can have.
+    """
+    found = _HOST.fullmatch(text)
+    if found is None or (found[2] and int(found[2]) > 65_535):
+        return False
+    return not found[1].startswith("[") or parse_address(found[1]) is not None
+
+
+def base_url(
+    environ: Mapping[str, str], *, fixed: str | None, allowed_hosts: frozenset[str], fallback: str, trusted: bool
+) -> str:
+    """Return the URL under which a client reaches this API, without a trailing slash.
+
+    Args:
+        environ: The request.
+        fixed: The public URL, if the operator gave one.
+        allowed_hosts: Hosts, in lower case, that a request may name besides; if none are given and no URL is fixed,
+            any valid one.
+        fallback: What to answer when the request's host is not allowed.
+        trusted: Whether the peer is a trusted proxy, whose word about scheme and host is taken.
+    """
+    scheme, host = environ["wsgi.url_scheme"], environ.get("HTTP_HOST", "")
+    if trusted:
+        told = (parse_forwarded(environ.get("HTTP_FORWARDED", "")) or [{}])[-1]
+        scheme = _last(environ.get("HTTP_X_FORWARDED_PROTO")) or told.get("proto", "").lower() or scheme
+        host = _last(environ.get("HTTP_X_FORWARDED_HOST")) or told.get("host", "") or host
+        scheme = scheme if scheme in ("http", "https") else environ["wsgi.url_scheme"]
+    host = host.lower()
+    named = host in allowed_hosts or host.rpartition(":")[0] in allowed_hosts
+    if is_host(host) and (named or not (allowed_hosts or fixed)):
+        return f"{scheme}://{host}"
+    return (fixed or fallback).rstrip("/")
+
+
+def _last(value: str | None) -> str:
+    return (value or "").rpartition(",")[2].strip().lower()

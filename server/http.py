@@ -1,0 +1,525 @@
+"""Strict HTTP on waitress: the one file that knows waitress from inside.
+
+Waitress is used as it means to be used, except for what follows. `tests/test_serving_waitress.py` fails by name when
+something inside waitress that this file relies on is gone.
+
+- `_Dispatcher`: waitress hands every request to a thread, and on CPython two threads that both want the interpreter
+  cost more than the answer. Here the thread that watches the connections answers, and only slow work goes to a thread.
+- `_Parser`, `_Chunks`: waitress accepts requests that RFC 9110 and 9112 refuse (Pylons/waitress#464, #465).
+- `_Channel.received`: waitress answers all requests that one read brought, so a client that pipelines and does not read
+  makes it hold many answers. It never answers a GET with `Expect: 100-continue` and no body (`send_continue` sets
+  `completed` back), whose headers it adds to those of the next request.
+- `_Channel.last_activity`, `Server._close_late`: waitress measures durations with the wall clock, which jumps.
+- `_Listener`: at its limit waitress accepts nobody, so idle clients lock everybody out (Pylons/waitress#301); out of
+  file descriptors it spins, with a traceback each time.
+- `_Head`: waitress closes the connection after each 304 (Pylons/waitress#502) and changes the case of header names.
+- `Server.run`: waitress stops at once (Pylons/waitress#198, #499); here what is under way is finished.
+"""
+
+import errno
+import logging
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
+from waitress.receiver import ChunkedReceiver
+from waitress.server import BaseWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.utilities import (
+    BadRequest,
+    Error,
+    RequestEntityTooLarge,
+    RequestHeaderFieldsTooLarge,
+    ServerNotImplemented,
+    build_http_date,
+)
+
+from server.addresses import UNIX, is_host, plain_address
+from server.context import CONTEXT, OffloadToThread, RequestContext, choose_request_id
+from server.errors import BAD_REQUEST, INTERNAL, envelope
+
+log = logging.getLogger("craftkit_archive.server")
+
+MAX_CONNECTIONS = 1000
+MAX_HEADER_BYTES = 64 << 10
+MAX_HEADER_LINES = 100
+MAX_BODY_BYTES = 64 << 10  # of requests, which need none
+REQUEST_SECONDS = 20.0  # for a request to come in whole
+IDLE_SECONDS = 120.0  # without a byte in either direction
+TICK_SECONDS = 0.25
+PAUSE_SECONDS = 0.5  # before the next connection is accepted, when there is no room for it
+OnAnswer = Callable[..., None]
+
+_TARGET = re.compile(r"(?:/|\*\Z|https?://[^/?@]+(?:/|\Z|(?=\?)))[!-\"$-~]*", re.IGNORECASE)
+_CODING = re.compile(rb"\r\ntransfer-encoding:([^\r]*)")
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+class _VersionNotSupported(Error):
+    code = 505
+    reason = "HTTP Version Not Supported"
+
+
+class _Refused(Exception):
+    """A request is refused before the application sees it."""
+
+    def __init__(self, error: Error) -> None:
+        self.error = error
+
+
+class _Chunks(ChunkedReceiver):
+    """A body in chunks; its sizes are refused before anything is received that could fill them."""
+
+    def received(self, data: bytes) -> int:
+        consumed: int = super().received(data)
+        if self.chunk_remainder > MAX_BODY_BYTES:
+            self.error = RequestEntityTooLarge(f"a body may have {MAX_BODY_BYTES} bytes")
+        return consumed
+
+
+class _Parser(HTTPRequestParser):
+    """One request. What is refused here never reaches the application, and ends its connection.
+
+    Source: RFC 9112, sections 2.2, 3, 5.2, 6 and 7; RFC 9110, sections 4.2, 7.2 and 7.6.1.
+    """
+
+    body_rcv: Any = None
+    error: Any = None
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            if header_plus.count(b"\n") > MAX_HEADER_LINES + 1:
+                raise _Refused(RequestHeaderFieldsTooLarge(f"a request may have {MAX_HEADER_LINES} header lines"))
+            if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
+                raise _Refused(BadRequest("a header line is folded"))
+            super().parse_header(header_plus)
+            self._check_start()
+            self._check_length(header_plus.lower())
+            self._check_host()
+        except _Refused as refused:
+            self._refuse(refused.error)
+        except TransferEncodingNotImplemented:
+            self._refuse(ServerNotImplemented("the only transfer coding is chunked"))
+        except (ParsingError, ValueError):  # its text may repeat a header, and with it a key
+            self._refuse(BadRequest("it is not valid HTTP"))
+
+    def _refuse(self, error: Error) -> None:
+        # What follows it on the connection is not read: where it ends is uncertain.
+        self.error, self.body_rcv, self.content_length, self.chunked = error, None, 0, False
+
+    def _check_start(self) -> None:
+        if not self.version:
+            raise _Refused(BadRequest("the request line names no HTTP version"))
+        if self.version not in ("1.0", "1.1"):
+            raise _Refused(_VersionNotSupported("the server speaks HTTP/1.1 and HTTP/1.0"))
+        if self.command == "CONNECT":
+            raise _Refused(ServerNotImplemented("the server is not a proxy"))
+        if not _TARGET.fullmatch(self.request_uri):
+            raise _Refused(BadRequest("the request target is not valid"))
+        # A list, of which waitress knows only the first two forms; everything else in it is for proxies.
+        options = {option.strip().lower() for option in self.headers.get("CONNECTION", "").split(",")}
+        self.headers["CONNECTION"] = "close" if "close" in options else "keep-alive" if "keep-alive" in options else ""
+
+    def _check_length(self, header_plus: bytes) -> None:
+        """Refuse a body whose end a proxy might see elsewhere, and with it requests smuggled past it."""
+        codings = [coding.strip() for coding in _CODING.findall(header_plus)]
+        if not codings:
+            return
+        if "CONTENT_LENGTH" in self.headers or self.version == "1.0" or codings != [b"chunked"]:
+            raise _Refused(BadRequest("the length of the body is ambiguous"))
+        self.body_rcv = _Chunks(self.body_rcv.getbuf())
+
+    def _check_host(self) -> None:
+        given = self.headers.get("HOST")
+        if given is None and self.version == "1.1":
+            raise _Refused(BadRequest("the Host header is missing"))
+        # Of two headers waitress makes a list, which is not a host.
+        for host in (given, self.proxy_netloc or None):
+            if host is not None and not is_host(host):
+                raise _Refused(BadRequest("the Host header does not name one host"))
+        if self.proxy_netloc:
+            self.headers["HOST"] = self.proxy_netloc
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def _http_date(second: int) -> str:
+    return str(build_http_date(second))
+
+
+class _Head:
+    """The head of an answer, with its headers in the names that they were given."""
+
+    def build_response_header(self: Any) -> bytes:
+        context, server = self.channel.context, self.channel.server.owner
+        sends_body = self.has_body and self.request.command != "HEAD" if hasattr(self.request, "command") else True
+        context.status, context.body_bytes = int(self.status[:3]), (self.content_length or 0) if sends_body else 0
+        connection = self.request.headers.get("CONNECTION", "")
+        lasting = connection != "close" if self.version == "1.1" else connection == "keep-alive"
+        if not lasting or server.ending or (self.has_body and self.content_length is None):
+            self.set_close_on_finish()
+        elif self.version == "1.0":
+            self.response_headers.append(("Connection", "Keep-Alive"))
+        lines = [f"{name}: {value}" for name, value in self.response_headers]
+        lines += [f"X-Request-Id: {context.request_id}", f"Date: {_http_date(int(self.start_time))}", "\r\n"]
+        return "\r\n".join([f"HTTP/{self.version} {self.status}", *lines]).encode("latin-1")
+
+
+class _Task(_Head, WSGITask):
+    def get_environment(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environment()
+        environ[CONTEXT] = self.channel.context
+        return environ
+
+
+class _ErrorTask(_Head, ErrorTask):
+    """What the parser refuses, in the one envelope."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        code = BAD_REQUEST.code if error.code < 500 else INTERNAL.code
+        body = envelope(code, f"{error.reason}: {error.body}.")
+        self.status = f"{error.code} {error.reason}"
+        self.content_length = len(body)
+        self.response_headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        self.response_headers += [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
+        self.set_close_on_finish()
+        self.write(body)
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+
+
+class _Channel(HTTPChannel):
+    """One connection: answers one request at a time, in the order in which they come.
+
+    Attributes:
+        context: The request that is being answered, until the answer is out.
+        has_key: Whether its last request had a valid key.
+        since: Since when it has waited for what it waits for, in monotonic seconds.
+    """
+
+    parser_class = _Parser
+    task_class = _Task
+    error_task_class = _ErrorTask
+    request: Any = None
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self.context: RequestContext | None = None
+        self.has_key = False
+        self.since = time.monotonic()
+        self._unsent_bytes = 0  # when it was closed
+        self._unread = b""  # what came after the request that is being answered
+        super().__init__(*given, **named)
+
+    @property
+    def last_activity(self) -> float:
+        """When a byte last went in either direction, in monotonic seconds."""
+        return self._last_activity
+
+    @last_activity.setter
+    def last_activity(self, _on_the_wall: float) -> None:
+        self._last_activity = time.monotonic()
+
+    @property
+    def protected(self) -> bool:
+        """Whether it may not be closed to make room: it is being sent what a valid key asked for, or a thread works."""
+        return bool(self.requests or (self.context and self.context.key_id))
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something left to answer or to send."""
+        return bool(self.requests or self.total_outbufs_len or self._unread or self.context)
+
+    def received(self, data: bytes) -> bool:
+        """Take in what came, and answer the first request that is complete."""
+        self._unread += data
+        while self._unread and self._may_read():
+            if self.request is None:
+                self.request, self.since = self.parser_class(self.adj), time.monotonic()
+            self._unread = self._unread[self.request.received(self._unread) :]
+            if self.request.completed:
+                request, self.request, self.sent_continue = self.request, None, False
+                if not request.empty:
+                    self._answer(request)
+                    break  # the other connections have their turn before the next one
+            elif self.request.expect_continue and self.request.headers_finished and not self.sent_continue:
+                self.send_continue()
+        return True
+
+    def _may_read(self) -> bool:
+        closing = self.will_close or self.close_when_flushed or not self.connected
+        return not (self.requests or self.total_outbufs_len or closing)
+
+    def _answer(self, request: Any) -> None:
+        headers = request.headers
+        self.context = RequestContext(
+            self.addr[0],
+            choose_request_id(headers.get("X_REQUEST_ID")),
+            getattr(request, "command", ""),
+            getattr(request, "path", "").encode("latin-1").decode("utf-8", "replace"),
+            headers.get("USER_AGENT", ""),
+            request.version,
+            on_event_loop=True,
+        )
+        self.since = self.context.began
+        self.requests.append(request)
+        self.server.add_task(self)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Report an answer once it is out."""
+        if self.context is not None and not self.requests and not self.total_outbufs_len:
+            self._report(0)
+
+    def _report(self, unsent_bytes: int) -> None:
+        context, self.context = self.context, None
+        self.has_key, self.since = context is not None and context.key_id is not None, time.monotonic()
+        if context is not None and context.status:
+            sent = max(context.body_bytes - unsent_bytes, 0)
+            self.server.owner.on_answer(context, sent, complete=unsent_bytes == 0)
+
+    def readable(self) -> bool:
+        """Say whether there is room for more."""
+        return not self._unread and bool(super().readable())
+
+    def writable(self) -> bool:
+        """Say whether there is something to send, to report, or to go on with."""
+        waiting = not self.requests and (self.context is not None or (bool(self._unread) and self._may_read()))
+        return waiting or bool(super().writable())
+
+    def handle_write(self) -> None:
+        """Send what the client takes, then go on with what it asked for meanwhile."""
+        super().handle_write()
+        self._settle()
+        if self._unread and self.connected:
+            self.received(b"")
+
+    def service(self) -> None:
+        """Answer a request; if the client has gone while a thread was at work, report that."""
+        super().service()
+        if self.context is not None and not self.connected and not self.requests:
+            self._report(self._unsent_bytes or self.context.body_bytes)
+
+    def handle_close(self) -> None:
+        """Close the connection; an answer that was not sent to its end is reported as such."""
+        self._unsent_bytes = self.total_outbufs_len
+        if self.context is not None and not self.requests:
+            self._report(self._unsent_bytes)
+        super().handle_close()
+
+
+class _Dispatcher(ThreadedTaskDispatcher):
+    """Answers at once what is quick, and leaves the rest to waitress's threads."""
+
+    def add_task(self, task: _Channel) -> None:
+        try:
+            task.service()
+        except OffloadToThread:
+            if task.context is not None:
+                task.context.on_event_loop = False
+            super().add_task(task)
+
+
+class _Listener(BaseWSGIServer):
+    """One listening socket."""
+
+    channel_class = _Channel
+
+    def __init__(self, owner: "Server", bound: socket.socket) -> None:
+        self.owner = owner
+        info = (bound.family, bound.type, bound.proto, bound.getsockname())
+        shared = {"dispatcher": owner.dispatcher, "adj": owner.adjustments}
+        super().__init__(owner.app, owner.map, True, bound, sockinfo=info, bind_socket=False, **shared)
+
+    def getsockname(self) -> tuple[str, int]:
+        """Return what a WSGI environment must have and nobody here reads: the server's name and port."""
+        return "localhost", 80
+
+    def readable(self) -> bool:
+        """Say whether another connection may be accepted."""
+        return bool(self.accepting) and time.monotonic() >= self.owner.paused_until
+
+    def handle_accept(self) -> None:
+        """Take one connection; one at a time, so that other processes get theirs."""
+        if self.owner.make_room():
+            super().handle_accept()
+
+    def accept(self) -> Any:
+        """Accept a connection, or pause if the system has no room for it."""
+        try:
+            return super().accept()
+        except OSError as error:
+            self.owner.pause(f"{errno.errorcode.get(error.errno or 0, '')} {error.strerror}".strip())
+            return None
+
+    def set_socket_options(self, conn: socket.socket) -> None:
+        """Send small answers at once."""
+        if self.family != socket.AF_UNIX:
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def fix_addr(self, addr: Any) -> tuple[str, int]:
+        """Return the address of a peer; an IPv4 address in IPv6 form is an IPv4 address."""
+        return (UNIX, 0) if self.family == socket.AF_UNIX else (plain_address(addr[0]), addr[1])
+
+    def pull_trigger(self) -> None:
+        """Wake the loop, unless it is the loop itself that asks."""
+        if threading.get_ident() != self.owner.thread:
+            super().pull_trigger()
+
+    def stop(self) -> None:
+        """Accept nobody any more."""
+        self.accepting = False
+        self.del_channel()
+        self.socket.close()
+
+
+# --- the server ------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """The connections of one process, on one or more listening sockets, answered by a WSGI application.
+
+    Args:
+        app: The application.
+        listeners: Bound sockets; other processes may listen on them as well.
+        threads: How many requests that take long are worked on at a time.
+        on_answer: Called with the context, the bytes sent and `complete` when an answer has left or is broken off.
+        max_connections: At this limit, connections without a valid key are closed, those that wait longest first.
+
+    Attributes:
+        ending: Whether the server finishes what is under way and accepts nothing new.
+    """
+
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        listeners: Sequence[socket.socket],
+        *,
+        threads: int,
+        on_answer: OnAnswer = lambda *_, **__: None,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        # Nothing is spooled to temporary files, and nobody waits for a client that asks for much and reads nothing: a
+        # connection has one answer at a time, and large PDFs are sent from their open files.
+        self.adjustments = Adjustments(
+            sockets=listeners,
+            ident=None,
+            log_socket_errors=False,
+            max_request_header_size=MAX_HEADER_BYTES,
+            max_request_body_size=MAX_BODY_BYTES,
+            clear_untrusted_proxy_headers=False,  # the application knows whom it trusts
+            outbuf_overflow=sys.maxsize,
+            outbuf_high_watermark=sys.maxsize,
+        )
+        self.app = app
+        self.on_answer = on_answer
+        self.map: dict[int, Any] = {}
+        self.dispatcher = _Dispatcher()
+        self.dispatcher.set_thread_count(threads)
+        self.ending = False
+        self.thread = 0
+        self.paused_until = 0.0
+        self._pauses = 0
+        self._max_connections = max_connections
+        self._deadline = 0.0
+        self._listeners = [_Listener(self, listener) for listener in listeners]
+        # It warns of every request that waits for a thread.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+
+    def connections(self) -> list[_Channel]:
+        """Return the open connections."""
+        return [found for found in self.map.values() if isinstance(found, _Channel)]
+
+    def run(self, at_each_turn: Callable[[], None] = lambda: None) -> None:
+        """Serve until `end` is called, then finish what is under way.
+
+        Args:
+            at_each_turn: Called at least every quarter of a second, by the thread that runs the loop.
+        """
+        self.thread = threading.get_ident()
+        looked = time.monotonic()
+        while not self.ending:
+            self._turn(TICK_SECONDS)
+            at_each_turn()
+            if time.monotonic() - looked >= TICK_SECONDS:
+                looked = time.monotonic()
+                self._close_late(looked)
+        self._finish()
+
+    def _turn(self, timeout_s: float) -> None:
+        wasyncore.loop(timeout=timeout_s, use_poll=True, map=self.map, count=1)
+
+    def end(self, grace_s: float) -> None:
+        """Ask the loop to end: it accepts nobody any more, and finishes what is under way within a time."""
+        self._deadline = time.monotonic() + grace_s
+        self.ending = True
+        self._listeners[0].trigger.pull_trigger()
+
+    def _finish(self) -> None:
+        for listener in self._listeners:
+            for _ in self._new_connections(listener):
+                pass  # who has connected already is answered
+        self._turn(0)
+        for listener in self._listeners:
+            listener.stop()
+        while any(channel.busy for channel in self.connections()) and time.monotonic() < self._deadline:
+            self._turn(0.05)
+        self.dispatcher.shutdown(timeout=max(self._deadline - time.monotonic(), 0.1))
+        for channel in self.connections():
+            channel.handle_close()
+        for listener in self._listeners:
+            listener.trigger.close()
+
+    def _new_connections(self, listener: _Listener) -> Iterator[None]:
+        count = -1
+        while count < len(self.map) < self._max_connections:
+            count = len(self.map)
+            listener.handle_accept()
+            yield
+
+    def _close_late(self, now: float) -> None:
+        """Close what has been silent or incomplete for too long."""
+        for channel in self.connections():
+            late = channel.request is not None and now - channel.since > REQUEST_SECONDS
+            if late or (not channel.requests and now - channel.last_activity > IDLE_SECONDS):
+                channel.will_close = True
+
+    def make_room(self) -> bool:
+        """Say whether one more connection has room, if need be by closing one that waits in vain."""
+        if len(self.map) < self._max_connections:
+            self._pauses = 0
+            return True
+        idle = [channel for channel in self.connections() if not channel.will_close and not channel.protected]
+        if not idle:
+            self.pause("each has a download under way")
+            return False
+        # Closed in the next turn: in this one its descriptor must not become another's.
+        min(
+            idle, key=lambda channel: (channel.has_key, bool(channel.total_outbufs_len), channel.since)
+        ).will_close = True
+        return True
+
+    def pause(self, reason: str) -> None:
+        """Accept nobody for a moment; reported once, until there is room again."""
+        self.paused_until = time.monotonic() + PAUSE_SECONDS
+        if not self._pauses:
+            log.error(
+                "no room for another connection beside %s (%s): raise the limit of open files (LimitNOFILE, ulimit -n)",
+                len(self.connections()),
+                reason,
+            )
+        self._pauses += 1

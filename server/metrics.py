@@ -1,0 +1,122 @@
+"""Prometheus metrics: what the processes of a server do, and what the archive holds.
+
+Import this module only after `PROMETHEUS_MULTIPROC_DIR` is set: prometheus-client decides at its import whether the
+processes share their numbers through that folder.
+"""
+
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from craftkit_archive import __version__
+from craftkit_archive.archive import Archive
+from craftkit_archive.errors import ArchiveError, RequestError
+from server.context import RequestContext
+
+PREFIX = "craftkit_archive_"
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+forget_process = mark_process_dead
+
+
+class RequestMetrics:
+    """What one process counts."""
+
+    def __init__(self) -> None:
+        def counter(name: str, words: str, *labels: str) -> Counter:
+            return Counter(f"{PREFIX}{name}", words, labels, registry=None)
+
+        self._requests = counter("http_requests", "Answered requests.", "route", "status")
+        self._bytes = counter("http_sent_bytes", "Bytes of bodies that were sent.", "route")
+        self._damaged = counter("refused_damaged", "Downloads refused because the PDF differs from its record.")
+        self._logins = counter("failed_logins", "Requests without a valid API key.")
+        words = "Time from the complete request to the last byte of its answer."
+        self._seconds = Histogram(f"{PREFIX}http_request_seconds", words, ["route"], buckets=BUCKETS, registry=None)
+        words = "Open connections."
+        self._connections = Gauge(f"{PREFIX}connections", words, multiprocess_mode="livesum", registry=None)
+
+    def observe(self, context: RequestContext, bytes_sent: int, seconds: float) -> None:
+        """Count an answer."""
+        route = context.route or "none"
+        self._requests.labels(route, str(context.status)).inc()
+        self._bytes.labels(route).inc(bytes_sent)
+        self._seconds.labels(route).observe(seconds)
+        if context.damaged:
+            self._damaged.inc()
+        if context.status == 401:
+            self._logins.inc()
+
+    def set_connections(self, count: int) -> None:
+        """Note how many connections are open."""
+        self._connections.set(count)
+
+
+class _ArchiveCollector(Collector):
+    """Asks the catalog, anew for each scrape."""
+
+    def __init__(self, path: Path, *, sealed: bool) -> None:
+        self._path = path
+        self._sealed = sealed
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield what the archive holds, and the build."""
+        build = GaugeMetricFamily(f"{PREFIX}build_info", "The program.", labels=["version", "python"])
+        build.add_metric([__version__, platform.python_version()], 1)
+        yield build
+        try:
+            with Archive(self._path, read_only=True, sealed=self._sealed) as archive:
+                totals = archive.catalog.totals()
+        except ArchiveError:
+            yield GaugeMetricFamily(f"{PREFIX}catalog_up", "1 if the catalog can be read.", 0)
+            return
+        oldest = datetime.fromisoformat(totals.oldest_check).timestamp() if totals.oldest_check else 0
+        for name, words, value in (
+            ("catalog_up", "1 if the catalog can be read.", 1),
+            ("stored_assets", "Stored PDFs.", totals.stored),
+            ("stored_bytes", "Their bytes.", totals.stored_bytes),
+            ("verified_assets", "Those whose last check found them good.", totals.verified),
+            ("damaged_assets", "Those whose last check found them damaged or missing.", totals.damaged),
+            ("unchecked_assets", "Those that were never checked.", totals.unchecked),
+            ("oldest_check_timestamp_seconds", "The check that is longest ago; 0 before the first.", oldest),
+        ):
+            yield GaugeMetricFamily(f"{PREFIX}{name}", words, value)
+
+
+@contextmanager
+def expose(host: str, port: int, archive: Path, *, sealed: bool) -> Iterator[str]:
+    """Answer Prometheus on an address of its own while the block runs, without a key.
+
+    Args:
+        host: Where to listen.
+        port: The port; 0 takes a free one.
+        archive: The archive's directory.
+        sealed: Whether the archive never changes.
+
+    Yields:
+        The URL of the metrics.
+
+    Raises:
+        RequestError: The address cannot be listened on.
+    """
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, os.environ["PROMETHEUS_MULTIPROC_DIR"])  # type: ignore[no-untyped-call]
+    registry.register(_ArchiveCollector(archive, sealed=sealed))
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise RequestError(
+            f"Cannot listen on {host}:{port} for --metrics ({error.strerror}). Choose another address."
+        ) from error
+    try:
+        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

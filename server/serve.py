@@ -1,0 +1,354 @@
+"""Processes that serve: their sockets, their supervisor, and what each of them does."""
+
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple
+
+from bottle import Bottle
+
+from craftkit_archive.archive import Archive
+from craftkit_archive.errors import ArchiveError, RequestError
+from craftkit_archive.work import spawn
+from server.access_log import AccessLog, LogFormat
+from server.app import Service, Settings
+from server.context import RequestContext
+from server.http import MAX_CONNECTIONS, Server
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from server.metrics import RequestMetrics
+
+log = logging.getLogger("craftkit_archive.server")
+
+DEFAULT_THREADS = 8
+GRACE_SECONDS = 5.0
+PATIENCE_SECONDS = 2.0  # beyond the grace time, before a process is killed
+RESTART_SECONDS = 1.0  # between the starts of a process that keeps dying
+MAX_OPEN_FILES = 8192
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+# --- sockets ---------------------------------------------------------------------------------------------------------
+
+
+def listen(address: str) -> socket.socket:
+    """Listen on `HOST:PORT` (port 0 takes a free one), on `unix:/path`, or on a socket that was handed over, `fd:3`.
+
+    Raises:
+        RequestError: The address is malformed, is taken, or is not this machine's.
+    """
+    kind, _, rest = address.partition(":")
+    try:
+        if kind == "unix":
+            return _listen_unix(rest)
+        if kind == "fd":
+            listener = socket.socket(fileno=int(rest))
+            listener.listen(1024)
+            return listener
+        host, _, port = address.rpartition(":")
+        return bind(host.strip("[]"), int(port))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not HOST:PORT, unix:/path or fd:NUMBER"
+        raise RequestError(f"Cannot listen on {address} ({reason}). Choose another address with --listen.") from error
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Listen on an address; port 0 takes a free one.
+
+    Raises:
+        RequestError: The address is taken, or is not this machine's.
+    """
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except (OSError, UnicodeError, OverflowError) as error:
+        if listener is not None:
+            listener.close()
+        reason = error.strerror if isinstance(error, OSError) else "not a host name and port"
+        raise RequestError(
+            f"Cannot listen on {host}:{port} ({reason}). Choose another address with --listen."
+        ) from error
+    return listener
+
+
+def _listen_unix(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        with suppress(FileNotFoundError):
+            if stat.S_ISSOCK(Path(path).stat().st_mode):
+                with socket.socket(socket.AF_UNIX) as probe, suppress(ConnectionRefusedError):
+                    probe.connect(path)
+                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+                Path(path).unlink()  # what a server left that was killed
+        listener.bind(path)
+        Path(path).chmod(0o660)  # for the proxy, by its group
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL that a listener answers to."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    return f"http://[{name[0]}]:{name[1]}" if ":" in name[0] else f"http://{name[0]}:{name[1]}"
+
+
+def _notify(state: str) -> None:
+    """Tell systemd, if it wants to know.
+
+    Source: sd_notify(3).
+    """
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
+            channel.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """What each process does.
+
+    Attributes:
+        archive: The archive's directory.
+        settings: The application's settings.
+        threads: How many requests that take long each process works on at a time.
+        access_log: The file that takes a line for each answer; `-` is standard output.
+        log_format: Its format.
+        sealed: Whether the archive never changes.
+        quiet: Whether only errors are logged.
+        metrics: Where Prometheus asks, as host and port.
+    """
+
+    archive: Path
+    settings: Settings
+    threads: int
+    access_log: str | None = None
+    log_format: LogFormat = "json"
+    sealed: bool = False
+    quiet: bool = False
+    metrics: tuple[str, int] | None = None
+
+
+class Supervisor:
+    """Starts the processes that serve, restarts those that die, and ends them.
+
+    Args:
+        plan: What each process does.
+        listeners: Bound sockets, shared by all processes.
+        count: How many processes.
+    """
+
+    def __init__(self, plan: Plan, listeners: Sequence[socket.socket], count: int) -> None:
+        self._plan = plan
+        self._listeners = list(listeners)
+        self._count = count
+        self._workers: list[BaseProcess] = []
+        self._started = 0.0
+        self._ready, self._say_ready = socket.socketpair()
+        self._ready.setblocking(False)
+
+    def start(self) -> None:
+        """Start the processes that are missing."""
+        self._started = time.monotonic()
+        # SIGHUP waits until a process has its handler: by default, it would end one that is just starting.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        while len(self._workers) < self._count:
+            self._workers.append(spawn(serve_alone, self._plan, self._listeners, self._say_ready))
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def restart_dead(self) -> None:
+        """Replace the processes that have died; tell systemd as soon as the first one serves."""
+        with suppress(BlockingIOError):
+            if self._ready.recv(4096):
+                _notify("READY=1")
+        dead = [worker for worker in self._workers if not worker.is_alive()]
+        if dead and time.monotonic() - self._started >= RESTART_SECONDS:
+            for worker in dead:
+                log.error("process %s ended with %s; starting another", worker.pid, worker.exitcode)
+                self._workers.remove(worker)
+                if self._plan.metrics and worker.pid:
+                    from server.metrics import forget_process
+
+                    forget_process(worker.pid)  # type: ignore[no-untyped-call]
+            self.start()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to every process."""
+        for worker in self._workers:
+            if worker.is_alive() and worker.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, number)
+
+    def end(self) -> None:
+        """End the processes; requests under way are finished."""
+        _notify("STOPPING=1")
+        self.send(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS + PATIENCE_SECONDS
+        for worker in self._workers:
+            worker.join(max(deadline - time.monotonic(), 0))
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+        for listener in (*self._listeners, self._ready, self._say_ready):
+            if listener.family == socket.AF_UNIX and (path := listener.getsockname()):
+                Path(path).unlink(missing_ok=True)
+            listener.close()
+
+
+@contextmanager
+def supervised(plan: Plan, listeners: Sequence[socket.socket], count: int) -> Iterator[tuple[Supervisor, str | None]]:
+    """Serve in several processes while the block runs, and end them at its end.
+
+    Args:
+        plan: What each process does.
+        listeners: Bound sockets; closed at the end.
+        count: How many processes.
+
+    Yields:
+        The supervisor, whose `restart_dead` is to be called again and again, and the URL of the metrics.
+    """
+    with ExitStack() as ending:
+        supervisor, url = Supervisor(plan, listeners, count), None
+        ending.callback(supervisor.end)
+        if plan.metrics:
+            os.environ[METRICS_FOLDER] = ending.enter_context(tempfile.TemporaryDirectory(prefix="craftkit-archive-"))
+            from server.metrics import expose
+
+            url = ending.enter_context(expose(*plan.metrics, plan.archive, sealed=plan.sealed))
+        with _signals({signal.SIGHUP: lambda *_: supervisor.send(signal.SIGHUP)}):
+            supervisor.start()
+            yield supervisor, url
+
+
+@contextmanager
+def _signals(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- one process -----------------------------------------------------------------------------------------------------
+
+
+def serve_alone(plan: Plan, listeners: Sequence[socket.socket], say_ready: socket.socket) -> None:
+    """Serve in this process until SIGTERM; requests under way are finished. SIGHUP opens catalog and log again."""
+    log_to_stderr(quiet=plan.quiet)
+    received: list[int] = []
+    # A Ctrl-C in a terminal reaches every process; the parent decides what becomes of it.
+    handlers = {number: lambda number, _: received.append(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with (
+        _signals({signal.SIGINT: lambda *_: None, **handlers}),
+        Archive(plan.archive, read_only=True, sealed=plan.sealed) as archive,
+    ):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        access_log = AccessLog(plan.access_log, plan.log_format) if plan.access_log else None
+        metrics = None
+        if plan.metrics:
+            from server.metrics import RequestMetrics
+
+            metrics = RequestMetrics()
+        service = Service(archive, plan.settings)
+        on_answer, limit = _observe(access_log, metrics), max_connections(plan.threads)
+        server = Server(service.app(), listeners, threads=plan.threads, on_answer=on_answer, max_connections=limit)
+
+        def look_around() -> None:
+            if metrics is not None:
+                metrics.set_connections(len(server.connections()))
+            if signal.SIGTERM in received:
+                server.end(GRACE_SECONDS)
+            elif received:
+                received.clear()
+                try:
+                    service.reopen()
+                    if access_log is not None:
+                        access_log.reopen()
+                except ArchiveError as error:
+                    log.error("%s", error)
+
+        with suppress(OSError):
+            say_ready.send(b".")
+        server.run(look_around)
+
+
+@contextmanager
+def running(
+    app: Bottle,
+    listener: socket.socket,
+    *,
+    threads: int = DEFAULT_THREADS,
+    access_log: AccessLog | None = None,
+) -> Iterator[Server]:
+    """Serve in a thread of this process while the block runs; at its end, requests under way are finished.
+
+    Args:
+        app: The application.
+        listener: Bound; closed at the end.
+        threads: How many requests that take long are worked on at a time.
+        access_log: Takes a line for each answer.
+    """
+    server = Server(app, [listener], threads=threads, on_answer=_observe(access_log, None))
+    loop = Thread(target=server.run, name="connections")
+    loop.start()
+    try:
+        yield server
+    finally:
+        server.end(GRACE_SECONDS)
+        loop.join()
+
+
+def _observe(access_log: AccessLog | None, metrics: "RequestMetrics | None") -> Callable[..., None]:
+    def observe(context: RequestContext, bytes_sent: int, *, complete: bool) -> None:
+        if access_log is not None:
+            access_log.write(context, bytes_sent, complete=complete)
+        if metrics is not None:
+            metrics.observe(context, bytes_sent, time.monotonic() - context.began)
+
+    return observe
+
+
+def max_connections(threads: int) -> int:
+    """Return how many connections a process can have with the file descriptors that it may open.
+
+    Each may need a second one, for its PDF; and a few are for the catalog, in each thread, and the process itself.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(4, min(MAX_CONNECTIONS, (max(soft, wanted) - 24 - 3 * threads) // 2))
+
+
+def log_to_stderr(*, quiet: bool) -> None:
+    """Log to stderr, a line for each event; with `quiet`, errors alone."""
+    handler = logging.StreamHandler(sys.stderr)
+    form = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    form.converter = time.gmtime
+    handler.setFormatter(form)
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.ERROR if quiet else logging.WARNING)

@@ -1,0 +1,100 @@
+"""What `server/http.py` uses inside waitress is still there; what is gone is named."""
+
+import ast
+import inspect
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from waitress.receiver import ChunkedReceiver
+from waitress.server import BaseWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+
+import server.http as http
+from server.http import Server
+
+TREE = ast.parse(inspect.getsource(http))
+CLASSES = {node.name: node for node in TREE.body if isinstance(node, ast.ClassDef)}
+# Our classes, and those of waitress that they extend.
+EXTENDED = ("_Chunks", "_Parser", "_Task", "_ErrorTask", "_Channel", "_Dispatcher", "_Listener")
+# What each class defines for itself, and waitress never asks for.
+OWN = {
+    "_Parser": {"_check_start", "_check_length", "_check_host", "_refuse"},
+    "_Channel": {"protected", "busy", "_may_read", "_answer", "_settle", "_report"},
+    "_Listener": {"stop"},
+}
+
+
+@pytest.fixture
+def living() -> Iterator[dict[str, Any]]:
+    """Return an instance of each class, by its name."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    with socket.create_connection(listener.getsockname()) as client:
+        found = Server(lambda *_: [], [listener], threads=1)
+        server = next(one for one in found.map.values() if isinstance(one, BaseWSGIServer))
+        server.handle_accept()
+        [channel] = found.connections()
+        request = http._Parser(found.adjustments)
+        request.received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        task = http._Task(channel, request)
+        task.start()
+        yield {
+            "_Chunks": http._Chunks([]),
+            "_Parser": request,
+            "_Task": task,
+            "_ErrorTask": http._ErrorTask(channel, request),
+            "_Head": task,
+            "_Channel": channel,
+            "_Dispatcher": found.dispatcher,
+            "_Listener": server,
+        }
+        client.close()
+        found.dispatcher.shutdown()
+        channel.handle_close()
+        server.stop()
+        server.trigger.close()
+
+
+def _methods(name: str) -> set[str]:
+    return {node.name for node in CLASSES[name].body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_what_is_overridden_is_there_to_be_overridden(name: str) -> None:
+    bases = [base for base in getattr(http, name).__mro__ if base.__module__.startswith("waitress.")]
+    for method in _methods(name) - OWN.get(name, set()) - {"__init__"}:
+        assert any(hasattr(base, method) for base in bases), f"waitress has no {bases[0].__name__}.{method} any more"
+    if name in ("_Task", "_ErrorTask"):
+        assert hasattr(bases[0], "build_response_header")
+
+
+def test_every_name_that_is_used_is_there(living: dict[str, Any]) -> None:
+    # In these, a variable of this name is an instance of this class.
+    known = {"channel": "_Channel", "request": "_Parser", "listener": "_Listener", "task": "_Channel"}
+    for name, tree in CLASSES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                owner = name if node.value.id == "self" else known.get(node.value.id)
+                if owner in living and node.attr != "error":
+                    assert hasattr(living[owner], node.attr), f"waitress has no {owner}.{node.attr} any more"
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        (ThreadedTaskDispatcher.handler_thread, "task.service()"),
+        (WSGITask.execute, "prepare(cl)"),
+        (ErrorTask.execute, "self.write(body)"),
+        (BaseWSGIServer.handle_accept, "self.accept()"),
+        (BaseWSGIServer.handle_accept, "self.fix_addr(addr)"),
+        (BaseWSGIServer.handle_accept, "self.set_socket_options(conn)"),
+        (ChunkedReceiver.received, "self.chunk_remainder = sz"),
+        (http.HTTPChannel.service, "self.requests.pop(0)"),
+        (http.HTTPChannel.handle_read, "self.received(data)"),
+        (http.HTTPChannel.send_continue, "self.request.completed = False"),
+        (http.HTTPRequestParser.received, "self.parse_header(header_plus)"),
+    ],
+)
+def test_waitress_still_calls_what_is_overridden(function: Any, word: str) -> None:
+    assert word in inspect.getsource(function), f"{function.__qualname__} no longer has `{word}`"
