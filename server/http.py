@@ -286,11 +286,13 @@ class _Channel(HTTPChannel):
             self._report(0)
 
     def _report(self, unsent_bytes: int) -> None:
-        context, self.context = self.context, None
-        self.has_key, self.since = context is not None and context.key_id is not None, time.monotonic()
-        if context is not None and context.status:
-            sent = max(context.body_bytes - unsent_bytes, 0)
-            self.server.owner.on_answer(context, sent, complete=unsent_bytes == 0)
+        with self.outbuf_lock:  # a thread that has just answered may be at the same
+            context, self.context = self.context, None
+        if context is not None:
+            self.has_key, self.since = context.key_id is not None, time.monotonic()
+            if context.status:
+                sent = max(context.body_bytes - unsent_bytes, 0)
+                self.server.owner.on_answer(context, sent, complete=unsent_bytes == 0)
 
     def readable(self) -> bool:
         """Say whether there is room for more."""
@@ -311,8 +313,9 @@ class _Channel(HTTPChannel):
     def service(self) -> None:
         """Answer a request; if the client has gone while a thread was at work, report that."""
         super().service()
-        if self.context is not None and not self.connected and not self.requests:
-            self._report(self._unsent_bytes or self.context.body_bytes)
+        context = self.context
+        if context is not None and not self.connected and not self.requests:
+            self._report(self._unsent_bytes or context.body_bytes)
 
     def handle_close(self) -> None:
         """Close the connection; an answer that was not sent to its end is reported as such."""
