@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.receiver import ChunkedReceiver
 from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
@@ -90,10 +92,10 @@ def test_every_name_that_is_used_is_there(living: dict[str, Any]) -> None:
         (BaseWSGIServer.handle_accept, "self.fix_addr(addr)"),
         (BaseWSGIServer.handle_accept, "self.set_socket_options(conn)"),
         (ChunkedReceiver.received, "self.chunk_remainder = sz"),
-        (http.HTTPChannel.service, "self.requests.pop(0)"),
-        (http.HTTPChannel.handle_read, "self.received(data)"),
-        (http.HTTPChannel.send_continue, "self.request.completed = False"),
-        (http.HTTPRequestParser.received, "self.parse_header(header_plus)"),
+        (HTTPChannel.service, "self.requests.pop(0)"),
+        (HTTPChannel.handle_read, "self.received(data)"),
+        (HTTPChannel.send_continue, "self.request.completed = False"),
+        (HTTPRequestParser.received, "self.parse_header(header_plus)"),
     ],
 )
 def test_waitress_still_calls_what_is_overridden(function: Any, word: str) -> None:
