@@ -516,15 +516,22 @@ class Metadata(click.Path):
     required=True,
     type=Metadata(exists=True, dir_okay=False, allow_dash=True),
 )
-@click.option("--table", metavar="NAME", help="The table to read.  [default: projects, api_keys or renders]")
+@click.option(
+    "--table", metavar="NAME", help="The table to read of a database or dump.  [default: projects, api_keys or renders]"
+)
 @click.option(
     "--where", metavar="SQL", help="Read only the rows for which this is true: \"created_at >= '2026-01-01'\"."
 )
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["json", "ndjson", "csv", "tsv"]),
-    help="What the files are.  [default: as their content says]",
+    type=click.Choice(["json", "ndjson", "csv", "tsv", "text", "dump"]),
+    help="What the files are; text: of Postgres's COPY; dump: of pg_dump.  [default: as their content says]",
+)
+@click.option(
+    "--null",
+    metavar="TEXT",
+    help="What stands for null in a table where it is not quoted.  [default: an empty cell]",
 )
 @click.option("--project", metavar="ID", help="The project of records that name none, as in a log of webhooks.")
 @click.option(
@@ -549,6 +556,7 @@ def import_(
     table: str | None,
     where: str | None,
     form: Form | None,
+    null: str | None,
     project: str | None,
     on_duplicate: OnDuplicate,
     all_or_nothing: bool,
@@ -563,9 +571,13 @@ def import_(
     ~/.pgpass, as for psql. Give the password as PGPASSWORD or in ~/.pgpass: other users of the machine can see a
     command's arguments. It is never printed or recorded. Needs pip install 'craftkit-archive[postgres]'.
 
-    A file is JSON (an array, objects, objects that wrap a list), NDJSON, CSV or TSV with a header, each also gzipped;
-    its content says which. camelCase and snake_case names mean the same. Importing twice changes nothing. Plain keys
-    are hashed while they are read and never stored. The file of rejects, once corrected, can be imported as it is.
+    A file is JSON (an array, objects, objects that wrap a list), NDJSON, CSV or TSV with a header, Postgres's text
+    format with a header, or a dump of pg_dump (plain, without --inserts), each also gzipped; its content says which.
+    What could be read in two ways is refused as a whole, with the option that says which.
+
+    In CSV, "" is the empty text and an empty cell is null, as Postgres writes them. camelCase and snake_case names mean
+    the same. Importing twice changes nothing. Plain keys are hashed while they are read and never stored. The file of
+    rejects, once corrected, can be imported as it is.
     """
     from craftkit_archive.importing import import_records, keep_rejects
 
@@ -579,6 +591,7 @@ def import_(
             kind,
             sources,
             form=form,
+            null=null,
             table=table,
             where=where,
             project=project,

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -19,8 +18,39 @@ _R = TypeVar("_R", bound=Incoming)
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-class Cells(dict[str, str]):
-    """A record whose values are the cells of a table; an empty one is null."""
+class Item(NamedTuple):
+    """One record of a file; or, with a `problem`, what stands in its place."""
+
+    line: int
+    value: Any
+    problem: str | None = None
+
+
+class Cells(dict[str, Any]):
+    """A record whose values are the cells of a table: texts, but for nulls and what fields without a column hold."""
+
+
+class TwiceError(ValueError):
+    """A name is given twice in an object."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name[:60]}: expected once in an object, got twice")
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its names and values.
+
+    Raises:
+        TwiceError: One of them would be lost.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise TwiceError(name)
+            seen.add(name)
+    return found
 
 
 def exact(literal: str) -> float | str:
@@ -69,8 +99,6 @@ def read_record(kind: type[_R], given: object, *, project_id: str | None = None)
     for name, field in _fields_of(kind, tuple(given)).items():
         value = given[name]
         place = known if field in own and field != "extra" else extra
-        if isinstance(given, Cells):
-            value = _from_cell(value, typed=place is known)
         if place is known and isinstance(value, str) and "ck_" in value and field not in ("key", "prefix"):
             value = mask(value)
         if field in KEPT and place is known and value is not None:
@@ -98,20 +126,6 @@ def encode_extra(extra: dict[str, Any]) -> str | None:
         return None
     text = _encode(extra).decode()
     return mask(text) if "ck_" in text else text
-
-
-def _from_cell(text: str, *, typed: bool) -> Any:
-    """Read a cell as Postgres writes it; what a column is to hold is known for our own fields only."""
-    if not text:
-        return None
-    if typed:
-        return text
-    if text in ("t", "f"):
-        return text == "t"
-    if text[0] in "{[":
-        with suppress(msgspec.DecodeError, RecursionError):
-            return decode_json(text)
-    return text
 
 
 class _Shape(NamedTuple):

@@ -14,11 +14,11 @@ import msgspec
 
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import COLUMNS
-from craftkit_archive.decoding import LineReader, read_record, snake
+from craftkit_archive.decoding import Item, LineReader, read_record, snake
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.merging import Declared, Merge, OnDuplicate, Row
 from craftkit_archive.postgres import is_database, read_table
-from craftkit_archive.reading import Block, Form, Item, Span, read_line, read_source
+from craftkit_archive.reading import Block, Form, Span, read_line, read_source
 from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary
 from craftkit_archive.values import hide, mask, without_password
 from craftkit_archive.work import Stop, default_jobs, in_batches, never, processes, spread
@@ -55,6 +55,7 @@ def import_records(
     sources: Sequence[str],
     *,
     form: Form | None = None,
+    null: str | None = None,
     table: str | None = None,
     where: str | None = None,
     project: str | None = None,
@@ -73,7 +74,8 @@ def import_records(
         kind: What the files hold.
         sources: Paths, `-` for standard input, or `postgresql://…`, whose password is neither recorded nor shown.
         form: What the files are; found by looking at them if not given.
-        table: The table to read of a database; by default the one that Craftkit has for this kind.
+        null: What stands for null in a table, in place of what its form says.
+        table: The table to read of a database or a dump; by default the one that Craftkit has for this kind.
         where: An SQL condition; the rows of a database for which it is true are read.
         project: Id or slug of the project of records that name none.
         on_duplicate: What becomes of a record whose id is there already. `update`: its fields replace those that are
@@ -94,14 +96,16 @@ def import_records(
         StoreOfflineError, RemoteError: A database cannot be reached, or the connection broke.
         LockedError: Another command is writing.
     """
-    if not any(map(is_database, sources)) and (table is not None or where is not None):
-        raise RequestError("--table and --where are for a database: name one as postgresql://user@host/database.")
+    if where is not None and not any(map(is_database, sources)):
+        raise RequestError("--where is for a database: name one as postgresql://user@host/database.")
     arguments: dict[str, Any] = {
         "kind": kind,
         "files": list(map(without_password, sources)),
         "on_duplicate": on_duplicate,
     }
-    arguments |= {name: value for name, value in (("table", table), ("where", where)) if value is not None}
+    arguments |= {
+        name: value for name, value in (("null", null), ("table", table), ("where", where)) if value is not None
+    }
     with archive.lock(f"import {kind}"), archive.run("import", arguments, dry=dry_run) as run:
         run.counts.update({"read": 0, "inserted": 0, "updated": 0, "unchanged": 0, "rejected": 0})
         project_id = _project_id(archive, project)
@@ -109,7 +113,7 @@ def import_records(
         def pieces(source: str) -> Iterator[Block | list[Item]]:
             if is_database(source):
                 return read_table(source, kind, table=table, where=where, stop=stop)
-            return read_source(source, kind=kind, form=form, stop=stop)
+            return read_source(source, kind=kind, form=form, null=null, table=table, stop=stop)
 
         tasks = (
             _Task(kind, project_id, without_password(source), piece) for source in sources for piece in pieces(source)

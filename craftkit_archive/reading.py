@@ -1,7 +1,6 @@
 """Cut a file of records into single ones, whatever form it has, holding no more than a block of them at a time."""
 
 import codecs
-import csv
 import gzip
 import io
 import json
@@ -10,21 +9,31 @@ import re
 import select
 import stat
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from craftkit_archive.decoding import Cells, decode_json, exact, snake
-from craftkit_archive.errors import RequestError
+from craftkit_archive.decoding import Item, TwiceError, decode_json, exact, snake, unique
+from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.records import TABLES, Kind
+from craftkit_archive.tables import (
+    Lines,
+    TableForm,
+    export_command,
+    find_delimiter,
+    is_dump,
+    read_table_file,
+    refuse_form,
+)
 from craftkit_archive.work import Stop, in_batches
 
-Form = Literal["json", "ndjson", "csv", "tsv"]
+Form = Literal["json", "ndjson"] | TableForm
 
 BLOCK_BYTES = 1 << 20
 BLOCK_RECORDS = 2000
@@ -33,22 +42,14 @@ MAX_RECORD_BYTES = 16 << 20
 MAX_DEPTH = 100
 STDIN = "-"
 GZIP = b"\x1f\x8b"
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what PowerShell writes into files
 # What ijson raises besides its own errors: numbers of giant exponents or thousands of digits, and bad UTF-8.
 NOT_JSON = (ValueError, ArithmeticError)
 MAX_DIGITS = sys.get_int_max_str_digits() or 4300
 # A whole number that Python refuses to read: ijson's C code does not expect that, and brings down the process.
 _TOO_MANY_DIGITS = re.compile(rb"(?:^|[\s:,\[])-?\d{%d}" % (MAX_DIGITS + 1))
-DELIMITERS = (",", "\t", ";")
 # Names, besides those of their table, under which an object may wrap a list of records.
 WRAPPERS = ("data", "items", "results", "rows", "records")
-
-
-class Item(NamedTuple):
-    """One record of a file; or, with a `problem`, what stands in its place."""
-
-    line: int
-    value: Any
-    problem: str | None = None
 
 
 class Block(NamedTuple):
@@ -85,7 +86,15 @@ class Span(NamedTuple):
         return Block(self.line, text, self.at, self.inode)
 
 
-def read_source(source: str, *, kind: Kind, form: Form | None = None, stop: Stop) -> Iterator[Block | list[Item]]:
+def read_source(
+    source: str,
+    *,
+    kind: Kind,
+    form: Form | None = None,
+    null: str | None = None,
+    table: str | None = None,
+    stop: Stop,
+) -> Iterator[Block | list[Item]]:
     """Yield a file of records piece by piece; lazily.
 
     Args:
@@ -93,16 +102,20 @@ def read_source(source: str, *, kind: Kind, form: Form | None = None, stop: Stop
         kind: What the records are: a list of others, which an object may hold beside theirs, is left alone.
         form: What it is, if its content is not to say. `json` is an array, objects one after another over any number
             of lines, or objects that wrap a list; `ndjson` is one of these a line, where a broken line does no harm
-            to the next; `csv` and `tsv` begin with a header, and an empty cell is null. A byte-order mark is skipped.
+            to the next; `csv` and `tsv` begin with a header, and an empty cell without quotes is null; `text` is that
+            of Postgres's COPY, with a header; `dump` is what pg_dump writes. UTF-8, or UTF-16 with a byte-order mark.
+        null: What stands for null in a table.
+        table: Which table of a dump to read, if it is not the usual one.
         stop: Asked while standard input keeps it waiting.
 
     Raises:
-        RequestError: The file cannot be opened or read.
+        RequestError: The file cannot be opened or read; or it is a table that can be read in more than one way.
     """
     # Standard input by its number: the buffer of `sys.stdin` would hide from `select` what is there to read.
     descriptor = 0 if source == STDIN else source
     with _opening(source), open(descriptor, "rb", buffering=0, closefd=source != STDIN) as raw:
         at = None if source == STDIN else _text_at(raw)
+        twice = source != STDIN and stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
         problems: list[Item] = []
         begun = _Begun(_Patient(raw, stop) if source == STDIN else raw)
         begun.size_bytes = 0 if at is None else os.fstat(raw.fileno()).st_size
@@ -117,18 +130,43 @@ def read_source(source: str, *, kind: Kind, form: Form | None = None, stop: Stop
             return
         inode = 0 if at is None else os.fstat(raw.fileno()).st_ino
         whole = chain([head], blocks)
-        match form or _form(head):
+        guessed = form is None
+        if guessed:
+            refuse_form(head, source, kind)
+            form = _form(head)
+        if table is not None and form != "dump":
+            raise RequestError(f"{source} is no dump, and holds one table only: leave --table out.")
+        match form:
             case "ndjson":
                 yield from _line_blocks(whole, at, inode, problems)
             case "json":
                 yield from in_batches(_values(whole, kind), BLOCK_RECORDS)
-            case "csv" | "tsv" as table:
-                yield from in_batches(_rows(whole, _delimiter(head, table)), BLOCK_RECORDS)
+            case "csv" | "tsv" | "text" | "dump" as tabular:
+                delimiter = "\t" if tabular == "tsv" else find_delimiter(head) or ","
+                with _again(raw if twice else None, whole, problems) as lines:
+                    items = read_table_file(
+                        lines,
+                        tabular,
+                        kind,
+                        source=source,
+                        guessed=guessed,
+                        delimiter=delimiter,
+                        null=null,
+                        table=table,
+                        stop=stop,
+                    )
+                    yield from in_batches(items, BLOCK_RECORDS)
             case _ if not head.strip():
                 yield [Item(1, None, "expected records, got an empty file")]
             case _:
                 # What it holds may be a key, and is not shown.
-                yield [Item(1, None, "expected JSON, NDJSON, or CSV or TSV whose header names id")]
+                yield [
+                    Item(
+                        1,
+                        None,
+                        f"expected JSON, NDJSON, or a table whose header names id, as from {export_command(kind)}",
+                    )
+                ]
         if problems:
             yield problems
 
@@ -147,7 +185,7 @@ def _text_at(raw: io.FileIO) -> int | None:
     if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
         return None
     start = os.pread(raw.fileno(), 3, 0)
-    return None if start.startswith(GZIP) else 3 if start == codecs.BOM_UTF8 else 0
+    return None if start.startswith((GZIP, *UTF_16)) else 3 if start == codecs.BOM_UTF8 else 0
 
 
 def _form(head: bytes) -> Form | None:
@@ -163,7 +201,9 @@ def _form(head: bytes) -> Form | None:
         broken = whole is None or (whole is False and _is_whole(first + b"\n" + second) is None)
         one_of_many = not second or second.startswith(b"{")
         return "ndjson" if whole or (broken and one_of_many) else "json"
-    delimiter = _delimiter(head, None)
+    if is_dump(head):
+        return "dump"
+    delimiter = find_delimiter(head)
     return None if delimiter is None else "tsv" if delimiter == "\t" else "csv"
 
 
@@ -183,19 +223,6 @@ def _is_whole(line: bytes) -> bool | None:
     except (ijson.JSONError, *NOT_JSON):
         return False
     return True
-
-
-def _delimiter(head: bytes, table: Form | None) -> str | None:
-    """Find what separates the cells of a header; None if it is no header."""
-    if table == "tsv":
-        return "\t"
-    header = head.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
-    for delimiter in DELIMITERS:
-        with suppress(csv.Error):
-            names = {snake(cell.strip()) for cell in next(csv.reader([header], delimiter=delimiter), [])}
-            if names & {"id", "render_id"}:
-                return delimiter
-    return "," if table == "csv" else None
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -246,12 +273,23 @@ def _blocks(raw: _Begun, problems: list[Item]) -> Iterator[bytes]:
     mark, line, size = codecs.BOM_UTF8, 1, 0
     with io.BufferedReader(raw, BLOCK_BYTES) as buffered:
         file = gzip.GzipFile(fileobj=buffered) if raw.head.startswith(GZIP) else buffered
+        decode = None
         try:
             while block := file.read1(BLOCK_BYTES):
                 size += len(block)
-                line += block.count(b"\n")
-                yield block.removeprefix(mark)
+                if mark and block.startswith(UTF_16):
+                    # What is no character stays what is no UTF-8, and is found further on.
+                    decode = codecs.getincrementaldecoder("utf-16")("surrogatepass").decode
+                text = decode(block).encode("utf-8", "surrogatepass") if decode else block.removeprefix(mark)
+                line += text.count(b"\n")
                 mark = b""
+                yield text
+            if decode:
+                decode(b"", final=True)
+        except UnicodeDecodeError:
+            problems.append(
+                Item(line, None, "expected whole characters of UTF-16: from here on it is cut short or damaged")
+            )
         except (EOFError, zlib.error, gzip.BadGzipFile):
             problems.append(Item(line, None, "expected a whole gzip file: from here on it is cut short or damaged"))
         if file is buffered and size < raw.size_bytes:
@@ -305,7 +343,7 @@ def read_line(line: int, text: bytes, kind: Kind) -> Iterator[Item]:
     except RecursionError:
         problem = "expected fewer levels of nesting"
     except ValueError as error:
-        problem = str(error) if isinstance(error, _TwiceError) else f"expected JSON: {error}"
+        problem = str(error) if isinstance(error, TwiceError) else f"expected JSON: {error}"
     else:
         yield from (Item(line, record) for value in values for record in _unwrapped(value, kind))
         return
@@ -320,31 +358,15 @@ def _json_values(text: bytes) -> list[Any]:
         if b"}" not in text[:-1]:
             raise
     else:
-        json.loads(text, object_pairs_hook=_unique)
+        json.loads(text, object_pairs_hook=unique)
         return [value]
-    rest, values, reader = text.decode().strip(), [], json.JSONDecoder(object_pairs_hook=_unique)
+    rest, values, reader = text.decode().strip(), [], json.JSONDecoder(object_pairs_hook=unique)
     while rest:
         end = reader.raw_decode(rest)[1]
         # Read once more, because `msgspec` takes numbers and rare characters as the rest of the program does.
         values.append(decode_json(rest[:end]))
         rest = rest[end:].lstrip()
     return values
-
-
-class _TwiceError(ValueError):
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name[:60]}: expected once in an object, got twice")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise _TwiceError(name)
-            seen.add(name)
-    return found
 
 
 def _unwrapped(value: Any, kind: Kind) -> list[Any]:
@@ -456,7 +478,7 @@ class _Records:
                 self._record.event(event, _number(value) if event == "number" else value)
                 if event == "map_key" and self._depth == self._level + 1:
                     if value in self._names:
-                        self._problem = str(_TwiceError(value))
+                        self._problem = str(TwiceError(value))
                     self._name = value
                     self._names.add(value)
             self._depth += event in ("start_map", "start_array")
@@ -488,49 +510,32 @@ def _number(value: Any) -> Any:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _rows(blocks: Iterator[bytes], delimiter: str | None) -> Iterator[Item]:
-    csv.field_size_limit(MAX_RECORD_BYTES)
-    problems: list[Item] = []
-    skipped: list[Item] = []  # lines that the reader of rows has not seen, and does not count
-    rows = csv.reader(_text_lines(blocks, problems), delimiter=delimiter or ",", strict=True)
-    header: list[str] | None = None
-    while True:
-        line = rows.line_num + len(skipped) + 1
-        try:
-            row = next(rows)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            lost = "; its quote is never closed, and nothing after it was read" if "end of data" in str(error) else ""
-            yield Item(line, None, f"expected a row of cells: {error}{lost}")
-            continue
-        finally:
-            yield from problems
-            skipped += problems
-            problems.clear()
-        if not any(row):
-            continue
-        if header is None:
-            header = [name.strip() for name in row]
-            if len(set(map(snake, header))) < len(header):
-                yield Item(line, row, "expected a header that names each column once")
-                return
-        elif len(row) != len(header):
-            named: dict[str, Any] = dict(zip(header, row, strict=False))
-            if len(row) > len(header):
-                named["rest"] = row[len(header) :]
-            yield Item(line, named, f"expected {len(header)} cells, as the header has, got {len(row)}")
-        elif any("\udc80" <= character <= "\udcff" for cell in row for character in cell if not cell.isascii()):
-            readable = [cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for cell in row]
-            yield Item(line, readable, "expected UTF-8")
-        else:
-            yield Item(line, Cells(zip(header, row, strict=True)))
-
-
-def _text_lines(blocks: Iterator[bytes], problems: list[Item]) -> Iterator[str]:
+def _text_lines(blocks: Iterator[bytes]) -> Iterator[str | Item]:
     for block in _line_blocks(blocks):
         if isinstance(block, Block):
             lines = block.text.removesuffix(b"\n").split(b"\n")
             yield from (line.decode("utf-8", "surrogateescape") + "\n" for line in lines)
         else:
-            problems += block
+            yield from block
+
+
+@contextmanager
+def _again(file: io.FileIO | None, whole: Iterator[bytes], problems: list[Item]) -> Iterator[Lines]:
+    """Give the lines of a file as often as they are asked for; a pipe is kept in a temporary file for that."""
+    with ExitStack() as stack:
+        if file is None:
+            with disk_errors(tempfile.gettempdir()):
+                spool = stack.enter_context(tempfile.TemporaryFile())
+                spool.writelines(whole)
+
+        def lines() -> Iterator[str | Item]:
+            if file is None:
+                spool.seek(0)
+                return _text_lines(iter(lambda: spool.read(BLOCK_BYTES), b""))
+            file.seek(0)
+            problems.clear()
+            begun = _Begun(file)
+            begun.size_bytes = os.fstat(file.fileno()).st_size
+            return _text_lines(_blocks(begun, problems))
+
+        yield lines

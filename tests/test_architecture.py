@@ -21,7 +21,7 @@ RANKS = [
     {"craftkit_archive.bag", "craftkit_archive.packing", "craftkit_archive.unpacking"},
     {"craftkit_archive.records"},
     {"craftkit_archive.decoding", "craftkit_archive.work"},
-    {"craftkit_archive.coverage"},
+    {"craftkit_archive.coverage", "craftkit_archive.tables"},
     {
         "craftkit_archive.catalog",
         "craftkit_archive.store",

@@ -1,5 +1,6 @@
 """Craftkit's tables in a real PostgreSQL: read where they are, and in every form that people export them in."""
 
+import gzip
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ ODD_TEXTS = [
 ]  # fmt: skip
 ODD_TIMES = [
     "2026-06-05 10:00:00.12+00", "2026-01-01 10:00:00.123456+02", "2026-03-29 02:30:00+05:30",
-    "1969-12-31 23:59:59.9999-12", "0001-01-02 00:00:00+00", "9999-12-31 23:59:59+00", None,
+    "1969-12-31 23:59:59.9999-12", "0001-01-02 00:00:00+00", "9999-12-31 05:00:00+00", None,
 ]  # fmt: skip
 SCHEMA = """
 CREATE TYPE render_status AS ENUM ('queued', 'rendering', 'succeeded', 'failed', 'cancelled');
@@ -101,7 +102,7 @@ def craftkit(postgres: Database) -> Database:
             [
                 (
                     f"p{number}",
-                    text or "empty",
+                    text,
                     text[:9],
                     None if number % 2 else text,
                     time_,
@@ -225,6 +226,207 @@ def test_a_database_is_read_where_it_is(craftkit: Database, archive: Archive, ki
         assert found[id_] == row
         assert same_json(got, extra), (got, extra)
     assert bring_in(archive, kind, craftkit.url)[0]["unchanged"] == len(expected)
+
+
+# --- every way to export ---------------------------------------------------------------------------------------------
+
+# What psql runs, with {table} and {file}; and what becomes of booleans and JSON in it. `cells`: they are texts, whose
+# types are found out; `json`: as the server writes them.
+EXPORTS = {
+    "copy csv": ("\\copy {table} TO '{file}' CSV HEADER", "cells"),
+    "copy csv of a query": ("\\copy (SELECT * FROM {table}) TO '{file}' (FORMAT csv, HEADER)", "cells"),
+    "copy csv, quoting": ("\\copy {table} TO '{file}' (FORMAT csv, HEADER, FORCE_QUOTE *)", "cells"),
+    "copy csv, semicolons": ("\\copy {table} TO '{file}' (FORMAT csv, HEADER, DELIMITER ';')", "cells"),
+    "copy csv, tabs": ("\\copy {table} TO '{file}' (FORMAT csv, HEADER, DELIMITER E'\\t')", "cells"),
+    "copy text": ("\\copy {table} TO '{file}' (FORMAT text, HEADER)", "cells"),
+    "select of JSON": ("\\t on\n\\a\n\\o {file}\nSELECT row_to_json(t) FROM {table} t;", "json"),
+    "json_agg": ("\\t on\n\\a\n\\o {file}\nSELECT json_agg(t) FROM {table} t;", "json"),
+    "jsonb_pretty": ("\\t on\n\\a\n\\o {file}\nSELECT jsonb_pretty(jsonb_agg(t)) FROM {table} t;", "json"),
+    "wrapped": ("\\t on\n\\a\n\\o {file}\nSELECT json_build_object('rows', json_agg(t)) FROM {table} t;", "json"),
+}
+KINDS: list[Kind] = ["projects", "keys", "renders"]
+
+
+def as_cells(name: str) -> str:
+    # Not a cast, which takes the blanks from a char(7).
+    return f"CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END"
+
+
+def exported(database: Database, way: str, kind: Kind, file: Path) -> Path:
+    script = f"SET timezone = 'Asia/Kathmandu';\n{EXPORTS[way][0].format(table=TABLES[kind], file=file)}\n"
+    database.sql(script)
+    return file
+
+
+def recoded(file: Path, way: str) -> None:
+    text = file.read_bytes().decode()
+    if "BOM" in way:
+        text = "\ufeff" + text
+    if "CRLF" in way:
+        text = text.replace("\n", "\r\n")
+    body = text.encode("utf-16" if "UTF-16" in way else "utf-8", "surrogatepass")
+    file.write_bytes(gzip.compress(body) if "gzip" in way else body)
+
+
+def assert_same(archive: Archive, database: Database, kind: Kind, types: str) -> None:
+    expected = held(database, kind, as_json if types == "json" else as_cells)
+    found = in_catalog(archive, kind)
+    assert found.keys() == expected.keys()
+    for id_, row in expected.items():
+        extra = {name: exactly(value) if types == "json" else value for name, value in row.pop("extra").items()}
+        got = found[id_].pop("extra")
+        assert found[id_] == row
+        for times in (got, extra):
+            if "started_at" in times:
+                times["started_at"] = datetime.fromisoformat(times["started_at"]).astimezone(UTC)
+        if types == "json":
+            assert same_json(got, extra), (got, extra)
+            continue
+        assert got.keys() == extra.keys()
+        for name, text in extra.items():
+            match name:
+                case "flag":
+                    assert got[name] is {"t": True, "true": True, "f": False, "false": False}[text]
+                case "input_data" | "raw":
+                    assert got[name] == json.loads(text)
+                case _:
+                    assert got[name] == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", EXPORTS)
+def test_what_psql_writes_goes_in_right(
+    craftkit: Database, archive: Archive, tmp_path: Path, way: str, kind: Kind
+) -> None:
+    file = exported(craftkit, way, kind, tmp_path / "export")
+    counts, rejects = bring_in(archive, kind, file)
+    assert rejects == []
+    assert_same(archive, craftkit, kind, EXPORTS[way][1])
+    assert bring_in(archive, kind, file)[0]["unchanged"] == counts["inserted"]
+
+
+@pytest.mark.parametrize("coding", ["BOM", "UTF-16", "gzip", "UTF-16 gzip", "BOM UTF-8 gzip"])
+@pytest.mark.parametrize("way", ["copy csv", "copy csv, semicolons", "copy text", "select of JSON", "json_agg"])
+def test_a_file_may_be_coded_as_other_programs_do(
+    craftkit: Database, archive: Archive, tmp_path: Path, way: str, coding: str
+) -> None:
+    file = exported(craftkit, way, "renders", tmp_path / "export")
+    recoded(file, coding)
+    assert bring_in(archive, "renders", file)[1] == []
+    assert_same(archive, craftkit, "renders", EXPORTS[way][1])
+
+
+@pytest.mark.parametrize("way", ["copy text", "select of JSON"])
+def test_lines_may_end_as_on_windows(craftkit: Database, archive: Archive, tmp_path: Path, way: str) -> None:
+    file = exported(craftkit, way, "renders", tmp_path / "export")
+    recoded(file, "CRLF UTF-16")
+    assert bring_in(archive, "renders", file)[1] == []
+    assert_same(archive, craftkit, "renders", EXPORTS[way][1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [[], ["--data-only"], ["--data-only", "--encoding=UTF8", "--no-owner"]])
+def test_a_dump_is_read(craftkit: Database, archive: Archive, tmp_path: Path, kind: Kind, options: list[str]) -> None:
+    (tmp_path / "dump.sql").write_bytes(craftkit.run("pg_dump", *options))
+    assert bring_in(archive, kind, tmp_path / "dump.sql")[1] == []
+    assert_same(archive, craftkit, kind, "cells")
+
+
+@pytest.mark.parametrize("way", ["copy csv", "copy text"])
+def test_a_table_may_come_through_a_pipe(craftkit: Database, archive: Archive, tmp_path: Path, way: str) -> None:
+    file = exported(craftkit, way, "renders", tmp_path / "export")
+    done = command("--json", "import", "renders", "-", archive=archive.path, stdin=file.read_bytes())
+    assert done.code == 0
+    assert_same(archive, craftkit, "renders", "cells")
+
+
+def test_what_psql_prints_as_csv_is_right_but_for_empty_texts(
+    craftkit: Database, archive: Archive, tmp_path: Path
+) -> None:
+    # `psql --csv` writes the empty text and null alike, as nothing; `-P null=` tells them apart.
+    select = "SET timezone = 'UTC'; SELECT * FROM renders"
+    (tmp_path / "plain.csv").write_bytes(craftkit.run("psql", "-qX", "--csv", "-c", select))
+    assert bring_in(archive, "renders", tmp_path / "plain.csv")[1] == []
+    for id_, row in held(craftkit, "renders", as_cells).items():
+        got = in_catalog(archive, "renders")[id_] if row["error_message"] == "" else None
+        assert got is None or got["error_message"] is None
+    second = Archive.create(tmp_path / "second")
+    (tmp_path / "null.csv").write_bytes(craftkit.run("psql", "-qX", "--csv", "-P", "null=@@", "-c", select))
+    assert bring_in(second, "renders", tmp_path / "null.csv", null="@@")[1] == []
+    assert_same(second, craftkit, "renders", "cells")
+    second.catalog.close()
+
+
+@pytest.mark.parametrize("word", ["NULL", "\\N", "(null)", "[NULL]"])
+def test_a_word_for_null_can_be_given_and_quotes_make_it_a_text(
+    craftkit: Database, archive: Archive, tmp_path: Path, word: str
+) -> None:
+    craftkit.sql(f"\\copy renders TO '{tmp_path}/r.csv' (FORMAT csv, HEADER, NULL '{word}')")
+    assert bring_in(archive, "renders", tmp_path / "r.csv", null=word)[1] == []
+    assert_same(archive, craftkit, "renders", "cells")
+
+
+REFUSED = {
+    "a word for null": (
+        "\\copy renders TO '{file}' (FORMAT csv, HEADER, NULL 'NULL')",
+        "--null 'NULL' if that means null",
+    ),
+    "the null of the text format": ("\\copy renders TO '{file}' (FORMAT csv, HEADER, NULL '\\N')", r"--null '\\N' if"),
+    "for people": ("\\o {file}\nSELECT * FROM renders;", r"as psql shows it to people: export it with psql -c .\\copy"),
+    "JSON for people": ("\\o {file}\nSELECT row_to_json(t) FROM renders t;", "as psql shows it to people"),
+    "an array for people": ("\\o {file}\nSELECT json_agg(t) FROM renders t;", "as psql shows it to people"),
+    "expanded": ("\\x on\n\\o {file}\nSELECT * FROM renders;", "as psql shows it to people"),
+    "bars": ("\\a\n\\o {file}\nSELECT * FROM renders;", "bars between its cells"),
+}
+
+
+@pytest.mark.parametrize("way", REFUSED)
+def test_what_does_not_tell_enough_is_refused_as_a_whole(
+    craftkit: Database, archive: Archive, tmp_path: Path, way: str
+) -> None:
+    craftkit.sql(REFUSED[way][0].format(file=tmp_path / "export") + "\n")
+    with pytest.raises(RequestError, match=REFUSED[way][1]):
+        bring_in(archive, "renders", tmp_path / "export")
+    assert rows(archive, "renders") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data-only", "--inserts"], "INSERT statements: dump them without --inserts"),
+        (["--data-only", "--column-inserts"], "INSERT statements"),
+        (["--data-only", "--rows-per-insert=9"], "INSERT statements"),
+        (["-Fc"], r"pg_restore --data-only --table renders -f - FILE \| craftkit-archive import renders -"),
+        (["--schema-only"], "has no table renders"),
+        (
+            ["--data-only", "-t", "api_keys"],
+            r"has no table renders; it has public\.api_keys: name one of them as --table",
+        ),
+        (["--data-only", "--encoding=SQL_ASCII"], "dump it again with --encoding=UTF8"),
+    ],
+)
+def test_a_dump_that_cannot_be_read_is_refused_as_a_whole(
+    craftkit: Database, archive: Archive, tmp_path: Path, options: list[str], words: str
+) -> None:
+    (tmp_path / "dump").write_bytes(craftkit.run("pg_dump", *options))
+    with pytest.raises(RequestError, match=words):
+        bring_in(archive, "renders", tmp_path / "dump")
+    assert rows(archive, "renders") == []
+
+
+def test_a_dump_that_was_cut_is_refused_as_a_whole(craftkit: Database, archive: Archive, tmp_path: Path) -> None:
+    dump = craftkit.run("pg_dump", "--data-only", "-t", "renders")
+    (tmp_path / "dump").write_bytes(dump[: len(dump) // 2])
+    with pytest.raises(RequestError, match=r"ends in the middle of the table public\.renders"):
+        bring_in(archive, "renders", tmp_path / "dump")
+
+
+def test_a_table_without_a_header_is_refused_as_a_whole(craftkit: Database, archive: Archive, tmp_path: Path) -> None:
+    for way in ("csv", "text"):
+        craftkit.sql(f"\\copy renders TO '{tmp_path}/r' (FORMAT {way})")
+        counts, [reject] = bring_in(archive, "renders", tmp_path / "r")
+        assert counts["inserted"] == 0
+        assert "FORMAT csv, HEADER" in reject.reason
 
 
 # --- which rows ------------------------------------------------------------------------------------------------------
