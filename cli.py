@@ -835,7 +835,8 @@ def export(
 def export_check(console: Console, path: Path, jobs: int) -> int:
     """Check an export without an archive: every file, every digest, nothing besides, and the seal.
 
-    PATH is a folder, a .zip or a .tar, plain or a bag.
+    PATH is a folder, a .zip or a .tar (also .tar.gz, .tar.bz2, .tar.xz), whoever made it: a BagIt bag, or files with a
+    manifest such as manifest-sha256.txt or SHA256SUMS. Files that a bag leaves to be fetched are reported, not fetched.
     """
     from craftkit_archive.checking import check_export
 

@@ -254,10 +254,10 @@ class Finding(Record, frozen=True):
 
 
 class Note(Record, frozen=True):
-    """What is odd about a PDF that is what was stored."""
+    """What is odd about a PDF that is what was stored, or about an export that is whole."""
 
     run_id: int
-    render_id: str
+    render_id: str | None
     key: str
     detail: str
     found_at: str
@@ -266,7 +266,7 @@ class Note(Record, frozen=True):
 class Skipped(Record, frozen=True):
     """An asset that was left out, without anything being wrong with it."""
 
-    render_id: str
+    render_id: str | None
     key: str
     reason: str
 

@@ -1,47 +1,91 @@
 """Where the files in a zip or tar are, read from its own directory, in little memory however many they are.
 
-Source: APPNOTE.TXT 6.3.10 (zip, zip64), POSIX.1-2001 pax (tar).
+Anybody's zips and tars: from macOS and Windows, stored or deflated; a tar also inside gzip, bzip2 or xz.
+
+Source: APPNOTE.TXT 6.3.10 (zip, zip64), POSIX.1-2001 pax (tar), RFC 1952 (gzip).
 """
 
 import os
+import re
+import stat
 import struct
 import tarfile
+import tempfile
+import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from lzma import LZMAError
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple, cast
+from weakref import finalize
 
-from craftkit_archive.errors import AssetUnreadableError
+from craftkit_archive.errors import AssetUnreadableError, disk_errors
 from craftkit_archive.values import mark_of
 
 _LIMIT = 0xFFFFFFFF
-# No file has as much.
-_BEYOND = 1 << 62
+# No file has as much; the bits above tell what else an entry is.
+_BEYOND = 1 << 56
+_DEFLATED_BIT = 1 << 57
+_NO_FILE, _HARD_LINK = -1, -2
+# An export has a handful of manifests; a name costs memory.
+_MOST_TOP = 1000
 _END, _END_BYTES = b"PK\5\6", 22
 _LOCATOR, _LOCATOR_BYTES = b"PK\6\7", 20
 _WIDE_END, _WIDE_END_BYTES = b"PK\6\6", 56
 _RECORD, _RECORD_BYTES = b"PK\1\2", 46
 _HEAD, _HEAD_BYTES = b"PK\3\4", 30
 _MOST_COMMENT = 0xFFFF
-_WIDE_FIELD = 1
+_WIDE_FIELD, _UNICODE_PATH = 1, 0x7075
 _ENCRYPTED, _CRC_FOLLOWS, _UTF8 = 1, 1 << 3, 1 << 11
-_STORED = 0
+_STORED, _DEFLATED = 0, 8
 _NEWEST_VERSION = 63
+# The systems that write `\` between folders: FAT, NTFS, VFAT. Those whose zips tell a link from a file: Unix, macOS.
+_BACKSLASH_HOSTS = (0, 10, 11, 14)
+_UNIX_HOSTS = (3, 19)
+
+_SYSTEM_FILE = re.compile(r"\A__MACOSX/|(?:\A|/)(?:\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)\Z")
+_LEADS_OUT = re.compile(r"\A[/\\]|(?:\A|[/\\])\.\.(?:[/\\]|\Z)")
+_UNSAFE = re.compile(r"\A(?:[/\\~]|[A-Za-z]:)|(?:\A|[/\\])\.\.(?:[/\\]|\Z)|\0")
 
 
 class Part(NamedTuple):
-    """Where the bytes of one file of an export are: `size_bytes` from `offset` on in `file`."""
+    """Where the bytes of one file of an export are.
+
+    Attributes:
+        file: The file that holds them.
+        offset: Where they begin in it.
+        size_bytes: How many they are, unpacked.
+        deflated: Whether they are packed (RFC 1951).
+    """
 
     file: str
     offset: int
     size_bytes: int
+    deflated: bool = False
+
+
+def is_system_file(path: str) -> bool:
+    """Say whether macOS or Windows leaves such a file behind wherever it looks or packs."""
+    return _SYSTEM_FILE.search(path) is not None
+
+
+def is_unsafe(path: str) -> bool:
+    """Say whether a path leads, on any system, out of the folder that it is relative to.
+
+    Source: RFC 8493, section 5.1 (absolute paths, `..`, `~`, drives).
+    """
+    return _UNSAFE.search(path) is not None
 
 
 class _Entry(NamedTuple):
     path: str
     offset: int
     size_bytes: int  # below nothing if it is no plain file
+    deflated: bool = False
+    link: str = ""  # the path that a hard link in a tar stands for
 
 
 class _DamagedError(Exception):
@@ -51,76 +95,120 @@ class _DamagedError(Exception):
 class Places:
     """Where the files in a zip or tar are: 24 bytes each, and none of their names.
 
+    A compressed tar is unpacked into one temporary file (`TMPDIR`), which goes away with this object: its files could
+    be found otherwise only by unpacking it from the beginning for each of them.
+
     Args:
         path: The file.
-        root: What lies in the folder that paths are relative to: the top, or the one folder around everything.
+        is_top: Which names lie in the folder that paths are relative to: the top, or the one folder around everything.
+
+    Attributes:
+        top: The names that are there; at most 1,000.
 
     Raises:
-        AssetUnreadableError: It is damaged, cut short, compressed, or has a name twice.
+        AssetUnreadableError: It is damaged, cut short, encrypted, has a name twice, or one that leads out of it.
+        NoSpaceError: There is no room to unpack it.
     """
 
-    def __init__(self, path: Path, root: str) -> None:
+    def __init__(self, path: Path, is_top: Callable[[str], bool]) -> None:
         self._path = path
-        self._file = os.path.realpath(path)
+        self._packed = _unpack_tar(self, path) or path
+        self._file = os.path.realpath(self._packed)
         marks, offsets, sizes = array("Q"), array("q"), array("q")
         around: set[str] = set()
-        at_top = False
-        for entry in _entries(path, thorough=True):
+        top: list[tuple[str, str]] = []
+        for entry in self._entries(thorough=True):
             marks.append(mark_of(entry.path))
-            offsets.append(entry.offset)
-            sizes.append(entry.size_bytes)
-            at_top = at_top or entry.path == root
+            # What a link stands for is kept as a mark too; it is looked up when it is asked for.
+            offsets.append(mark_of(entry.link) - (1 << 63) if entry.size_bytes == _HARD_LINK else entry.offset)
+            sizes.append(entry.size_bytes | _DEFLATED_BIT if entry.deflated else entry.size_bytes)
+            folder, _, name = entry.path.rpartition("/")
+            if is_system_file(entry.path):
+                continue
+            if "/" not in folder and is_top(name):
+                top.append((folder, name))
+                if len(top) > _MOST_TOP:
+                    raise AssetUnreadableError(f"{path} holds more than {_MOST_TOP:,} manifests: it is no export.")
             if len(around) < 2:
                 around.add(entry.path.partition("/")[0])
-        self._prefix = "" if at_top or len(around) != 1 else f"{around.pop()}/"
+        self._prefix = "" if any(not folder for folder, _ in top) or len(around) != 1 else f"{around.pop()}/"
+        self.top = [name for folder, name in top if folder == self._prefix[:-1]]
         order = sorted(range(len(marks)), key=marks.__getitem__)
         self._marks = array("Q", (marks[place] for place in order))
         self._offsets = array("q", (offsets[place] for place in order))
         self._sizes = array("q", (sizes[place] for place in order))
         twice = {one for one, next_one in zip(self._marks, self._marks[1:], strict=False) if one == next_one}
         if twice:
-            name = next(entry.path for entry in _entries(path) if mark_of(entry.path) in twice)
+            name = next(entry.path for entry in self._entries() if mark_of(entry.path) in twice)
             raise AssetUnreadableError(f"{path} holds {name!r} twice: make the export again.")
 
     def find(self, path: str) -> Part | None:
-        """Return where a file is; None if it is not there."""
-        one = mark_of(self._prefix + path)
-        place = bisect_left(self._marks, one)
-        if place == len(self._marks) or self._marks[place] != one:
+        """Return where a file is; None if it is not there, or is no file."""
+        place = self._search(mark_of(self._prefix + path))
+        if place is not None and self._sizes[place] == _HARD_LINK:
+            # A tar names the first of several names; a link to a link is none, so that no chain is followed.
+            place = self._search(self._offsets[place] + (1 << 63))
+        if place is None or self._sizes[place] < 0:
             return None
-        return Part(self._file, self._offsets[place], self._sizes[place])
+        size = self._sizes[place]
+        return Part(self._file, self._offsets[place], size & ~_DEFLATED_BIT, bool(size & _DEFLATED_BIT))
 
     def __iter__(self) -> Iterator[tuple[str, Part]]:
-        for entry in _entries(self._path):
-            yield entry.path.removeprefix(self._prefix), Part(self._file, entry.offset, entry.size_bytes)
+        for entry in self._entries():
+            name = entry.path.removeprefix(self._prefix)
+            part = self.find(name) if entry.size_bytes == _HARD_LINK else None
+            yield name, part or Part(self._file, entry.offset, entry.size_bytes, entry.deflated)
+
+    def _search(self, mark: int) -> int | None:
+        place = bisect_left(self._marks, mark)
+        return place if place < len(self._marks) and self._marks[place] == mark else None
+
+    def _entries(self, *, thorough: bool = False) -> Iterator[_Entry]:
+        """Yield what a zip or tar holds, in its order, without folders; lazily.
+
+        Args:
+            thorough: Whether to compare what stands before each file in a zip, by which unpackers go too.
+        """
+        path = self._path
+        try:
+            with self._packed.open("rb") as file:
+                zipped = _find_end(file)
+                file.seek(0)
+                found = _zip_entries(path, file, *zipped, thorough=thorough) if zipped else _tar_entries(path, file)
+                for entry in found:
+                    if not 0 <= entry.offset < _BEYOND or entry.size_bytes >= _BEYOND:
+                        raise _DamagedError(f"{entry.path!r} cannot be where it says")
+                    if _LEADS_OUT.search(entry.path):
+                        raise _DamagedError(f"unpacking {entry.path!r} would write outside of the folder")
+                    yield entry
+        except (
+            _DamagedError,
+            tarfile.TarError,
+            EOFError,
+            ValueError,  # a number or a name that is none
+            OSError,
+            OverflowError,
+            RecursionError,  # tarfile goes one level deeper for each head that extends the next
+            struct.error,
+        ) as error:
+            raise AssetUnreadableError(f"{path} is no whole zip or tar ({error}): make the export again.") from error
 
 
-def _entries(path: Path, *, thorough: bool = False) -> Iterator[_Entry]:
-    """Yield what a zip or tar holds, in its order, without folders; lazily.
-
-    Args:
-        path: The file.
-        thorough: Whether to compare what stands before each file in a zip, by which unpackers go too.
-    """
-    try:
-        with path.open("rb") as file:
-            zipped = _find_end(file)
-            file.seek(0)
-            found = _tar_entries(path, file) if zipped is None else _zip_entries(path, file, *zipped, thorough=thorough)
-            for entry in found:
-                if not 0 <= entry.offset + max(entry.size_bytes, 0) < _BEYOND:
-                    raise _DamagedError(f"{entry.path!r} cannot be where it says")
-                yield entry
-    except (
-        _DamagedError,
-        tarfile.TarError,
-        EOFError,
-        UnicodeDecodeError,
-        OSError,
-        OverflowError,
-        struct.error,
-    ) as error:
-        raise AssetUnreadableError(f"{path} is no whole zip or tar ({error}): make the export again.") from error
+def _unpack_tar(owner: object, path: Path) -> Path | None:
+    """Unpack a compressed file into a temporary one that goes away with its owner; None if it is not compressed."""
+    with _compressed(path) as packed:
+        if packed is None:
+            return None
+        with disk_errors(tempfile.gettempdir()):
+            descriptor, name = tempfile.mkstemp(prefix="craftkit-export-", suffix=".tar")
+        finalize(owner, Path(name).unlink, missing_ok=True)
+        with open(descriptor, "wb") as out:  # noqa: PTH123 - a descriptor
+            while chunk := _read_compressed(path, packed):
+                with disk_errors(tempfile.gettempdir()):
+                    out.write(chunk)
+            with disk_errors(tempfile.gettempdir()):
+                out.flush()
+    return Path(name)
 
 
 # --- zip -------------------------------------------------------------------------------------------------------------
@@ -160,77 +248,170 @@ def _find_end(file: BinaryIO) -> tuple[int, int, int] | None:
 
 def _zip_entries(path: Path, file: BinaryIO, count: int, offset: int, end: int, *, thorough: bool) -> Iterator[_Entry]:
     file.seek(offset)
+    room = offset
     with path.open("rb", buffering=512) as heads:
         for _ in range(count):
-            entry, crc, flags, head_at = _zip_record(path, file)
-            if entry.path.endswith("/"):
-                continue
-            heads.seek(head_at)
+            record = _zip_record(path, file)
+            heads.seek(record.head_at)
             head = heads.read(_HEAD_BYTES)
             name_bytes, extra_bytes = struct.unpack_from("<HH", head, 26)
-            begin = head_at + _HEAD_BYTES + name_bytes + extra_bytes
+            begin = record.head_at + _HEAD_BYTES + name_bytes + extra_bytes
+            # A bomb of a few kilobytes holds terabytes by letting all its files share the same bytes.
+            room -= _HEAD_BYTES + name_bytes + extra_bytes + record.packed_bytes
+            if room < 0:
+                raise _DamagedError("its files overlap")
+            if record.path.endswith("/"):
+                continue
             if thorough:
-                name = heads.read(name_bytes).decode(_coding(flags))
-                told = int.from_bytes(head[14:18], "little")
-                if head[:4] != _HEAD or name != entry.path or (told != crc and not flags & _CRC_FOLLOWS):
-                    raise _DamagedError(f"what stands before {entry.path!r} is damaged")
-            yield entry._replace(path=entry.path.removeprefix("./"), offset=begin)
+                crc = int.from_bytes(head[14:18], "little")
+                known = record.flags & _CRC_FOLLOWS or crc == record.crc
+                if head[:4] != _HEAD or heads.read(name_bytes) != record.raw_name or not known:
+                    raise _DamagedError(f"what stands before {record.path!r} is damaged")
+            name = record.path.removeprefix("./")
+            yield _Entry(name, begin, record.size_bytes, deflated=record.method == _DEFLATED)
         if file.tell() != end:
             raise _DamagedError("its directory is longer than its end says")
 
 
-def _zip_record(path: Path, file: BinaryIO) -> tuple[_Entry, int, int, int]:
-    """Read one record of a directory: the file, its checksum, its flags, and where its head is."""
+class _ZipRecord(NamedTuple):
+    """What a zip's directory says of a file."""
+
+    path: str
+    raw_name: bytes
+    flags: int
+    method: int
+    crc: int
+    packed_bytes: int
+    size_bytes: int  # below nothing if it is no plain file
+    head_at: int
+
+
+def _zip_record(path: Path, file: BinaryIO) -> _ZipRecord:
+    """Read one record of a directory."""
     fields = struct.unpack("<4sHHHHIIIIHHHHHII", file.read(_RECORD_BYTES))
-    found, _, needed, flags, method, _, crc, packed, size, name_bytes, extra_bytes, comment_bytes, *_, at = fields
+    found, by, needed, flags, method, _, crc, packed, size, *lengths, _, _, attributes, at = fields
     if found != _RECORD:
         raise _DamagedError("its directory is damaged")
     if needed & 0xFF > _NEWEST_VERSION:
         raise _DamagedError(f"it needs version {needed & 0xFF} of the format")
-    name = file.read(name_bytes).decode(_coding(flags))
-    extra = file.read(extra_bytes)
-    if len(extra) != extra_bytes or len(file.read(comment_bytes)) != comment_bytes or not name or "\0" in name:
+    raw, extra, comment = (file.read(length) for length in lengths)
+    if [len(raw), len(extra), len(comment)] != lengths or not raw or b"\0" in raw:
         raise _DamagedError("its directory is damaged")
     size, packed, at = _widened(extra, size, packed, at)
-    if method != _STORED or flags & _ENCRYPTED or packed != size:
-        raise AssetUnreadableError(f"{path} was packed again, compressed or encrypted: unpack it, and name the folder.")
-    return _Entry(name, 0, size), crc, flags, at
+    name = _zip_name(raw, flags, extra, by >> 8)
+    if name.endswith("/"):
+        method = _STORED
+    elif method not in (_STORED, _DEFLATED) or flags & _ENCRYPTED:
+        raise AssetUnreadableError(
+            f"{path} is encrypted, or packed in a way that is not read here: unpack it, and name the folder."
+        )
+    elif method == _STORED and packed != size:
+        raise _DamagedError(f"{name!r} has two sizes")
+    elif by >> 8 in _UNIX_HOSTS and stat.S_IFMT(attributes >> 16) not in (0, stat.S_IFREG):
+        size = _NO_FILE
+    return _ZipRecord(name, raw, flags, method, crc, packed, size, at)
 
 
-def _coding(flags: int) -> str:
-    return "utf-8" if flags & _UTF8 else "cp437"
+def _zip_name(raw: bytes, flags: int, extra: bytes, host: int) -> str:
+    """Read a name as whoever packed it meant it.
+
+    macOS writes UTF-8 and does not say so; Windows writes the alphabet of DOS, whose accents are hardly ever UTF-8 by
+    chance.
+    """
+    if flags & _UTF8:
+        name = raw.decode()
+    else:
+        field = _extra_field(extra, _UNICODE_PATH)
+        if field[:1] == b"\1" and field[1:5] == zlib.crc32(raw).to_bytes(4, "little"):
+            name = field[5:].decode()
+        else:
+            try:
+                name = raw.decode()
+            except UnicodeDecodeError:
+                name = raw.decode("cp437")
+    # .NET before 4.6.1 wrote it so, and every unpacker takes it so.
+    return name.replace("\\", "/") if host in _BACKSLASH_HOSTS and "/" not in name else name
+
+
+def _extra_field(extra: bytes, wanted: int) -> bytes:
+    """Find one of the fields that follow a name; empty if it is not there."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        if kind == wanted:
+            return extra[4 : 4 + length]
+        extra = extra[4 + length :]
+    return b""
 
 
 def _widened(extra: bytes, *values: int) -> list[int]:
     """Put the numbers that need 64 bits in the place of those that are full."""
-    found = list(values)
-    while len(extra) >= 4:
-        kind, length = struct.unpack_from("<HH", extra)
-        if kind == _WIDE_FIELD:
-            numbers = iter(struct.unpack_from(f"<{length // 8}Q", extra, 4))
-            try:
-                found = [next(numbers) if value == _LIMIT else value for value in found]
-            except (StopIteration, RuntimeError) as error:
-                raise _DamagedError("its directory is damaged") from error
-        extra = extra[4 + length :]
-    return found
+    field = _extra_field(extra, _WIDE_FIELD)
+    if not field:
+        return list(values)
+    numbers = iter(struct.unpack_from(f"<{len(field) // 8}Q", field))
+    found = [next(numbers, None) if value == _LIMIT else value for value in values]
+    if None in found:
+        raise _DamagedError("its directory is damaged")
+    return cast(list[int], found)
 
 
 # --- tar -------------------------------------------------------------------------------------------------------------
 
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "lzma"}
+_UNPACKED_BYTES = 1 << 20
+# Names of files are the longest that stands in a head; tarfile would take one of gigabytes into memory.
+_MOST_HEAD = 1 << 20
+
+
+def _compressed(path: Path) -> AbstractContextManager[IO[bytes] | None]:
+    """Open what is compressed as a whole."""
+    with path.open("rb") as file:
+        magic = file.read(6)
+    kind = next((kind for begin, kind in _COMPRESSIONS.items() if magic.startswith(begin)), None)
+    return import_module(kind).open(path) if kind else nullcontext()
+
+
+def _read_compressed(path: Path, file: IO[bytes]) -> bytes:
+    try:
+        return file.read(_UNPACKED_BYTES)
+    except (OSError, EOFError, zlib.error, ValueError, LZMAError) as error:
+        raise AssetUnreadableError(f"{path} is compressed and damaged ({error}): make the export again.") from error
+
+
+class _Heads:
+    """A file of which nothing is read that is longer than a head may be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell = file.seek, file.tell
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        if size > _MOST_HEAD:
+            raise tarfile.ReadError("the head of a file is longer than any name")
+        return self._file.read(size)
+
 
 def _tar_entries(path: Path, file: BinaryIO) -> Iterator[_Entry]:
-    with tarfile.open(fileobj=file, mode="r:") as archive:
+    with tarfile.open(fileobj=cast(BinaryIO, _Heads(file)), mode="r:") as archive:
         while (entry := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # it would keep them all
             if archive.offset <= entry.offset:
                 raise tarfile.ReadError("it leads back to where it was")
+            if entry.sparse is not None:
+                raise AssetUnreadableError(f"{path} holds a sparse file: unpack it, and name the folder.")
             if not entry.isdir():
-                yield _Entry(entry.name.removeprefix("./"), entry.offset_data, entry.size if entry.isreg() else -1)
+                yield _tar_entry(entry)
         end = archive.offset
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
         # To tarfile, a damaged head is the end.
         raise tarfile.ReadError("the head of a file is damaged")
-    if path.stat().st_size < end:
+    if os.fstat(file.fileno()).st_size < end:
         raise tarfile.ReadError("it is cut short")
+
+
+def _tar_entry(entry: tarfile.TarInfo) -> _Entry:
+    name = entry.name.removeprefix("./")
+    if entry.islnk():
+        return _Entry(name, 0, _HARD_LINK, link=entry.linkname.removeprefix("./"))
+    return _Entry(name, entry.offset_data, entry.size if entry.isreg() else _NO_FILE)

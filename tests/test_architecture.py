@@ -18,7 +18,12 @@ RANKS = [
     {"craftkit_archive"},
     {"craftkit_archive.errors"},
     {"craftkit_archive.values", "craftkit_archive.seal"},
-    {"craftkit_archive.bag", "craftkit_archive.packing", "craftkit_archive.unpacking"},
+    {
+        "craftkit_archive.bag",
+        "craftkit_archive.manifest",
+        "craftkit_archive.packing",
+        "craftkit_archive.unpacking",
+    },
     {"craftkit_archive.records"},
     {"craftkit_archive.decoding", "craftkit_archive.work"},
     {"craftkit_archive.coverage", "craftkit_archive.tables"},

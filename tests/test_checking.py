@@ -48,7 +48,7 @@ def test_a_bit_in_any_file_is_found(world: World, tmp_path: Path, form: str) -> 
                 assert summary.outcome == "problems", path
                 assert path in found or path == MANIFEST or path.startswith("tagmanifest"), (path, found)
             except AssetUnreadableError:
-                assert path in (MANIFEST, "tagmanifest-sha256.txt", INDEX)
+                assert path in (MANIFEST, "tagmanifest-sha256.txt", INDEX, "bagit.txt")
             file.seek(-1, os.SEEK_CUR)
             file.write(byte)
     assert check(whole)[0].outcome == "ok"
@@ -155,8 +155,7 @@ def test_a_bag_of_others_can_be_checked(tmp_path: Path) -> None:
     (bag / "tagmanifest-sha256.txt").unlink()
     summary, found = check(bag)
     assert [listed.path for listed in Export(bag).listed()] == ["data/100%.pdf"]
-    assert found == {"bagit.txt": "orphan", "bag-info.txt": "orphan"}
-    assert summary.counts["ok"] == 1
+    assert (summary.outcome, found, summary.counts["ok"]) == ("ok", {}, 1)
 
 
 def test_a_path_that_leads_out_is_not_followed(world: World, tmp_path: Path) -> None:
