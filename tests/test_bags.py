@@ -24,7 +24,7 @@ from pathlib import Path
 
 import bagit
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.checking import check_export
@@ -399,7 +399,7 @@ def bag_of(folder: Path, files: dict[str, bytes], algorithms: list[str]) -> Path
     return folder
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(files=FILES, algorithms=st.lists(st.sampled_from(ALGORITHMS), min_size=1, max_size=3, unique=True))
 def test_every_bag_of_bagit_python_is_good(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes], algorithms: list[str]
@@ -411,7 +411,7 @@ def test_every_bag_of_bagit_python_is_good(
     assert (checked.outcome, checked.found) == ("ok", {}), checked.text
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_every_single_change_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     algorithms = data.draw(st.lists(st.sampled_from(["md5", "sha1", "sha256", "sha512"]), min_size=1, max_size=2))
@@ -752,7 +752,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     assert check(made).found == {"data/a.txt": "missing"}
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_no_damage_to_any_file_of_a_bag_is_a_bug_of_ours(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.errors import AssetUnreadableError
@@ -86,6 +86,7 @@ def body_of(part: Part | None) -> bytes:
 
 
 @pytest.mark.parametrize("pack", PACKERS)
+@settings(deadline=None)  # files on a disk that others use too
 @given(files=FILES)
 def test_every_file_is_found_where_its_bytes_are(
     tmp_path_factory: pytest.TempPathFactory, pack: Pack, files: Files
@@ -131,6 +132,7 @@ def test_what_is_packed_in_a_way_that_is_not_read_here_is_reported(tmp_path: Pat
 
 
 @pytest.mark.parametrize("pack", PACKERS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_no_damage_whatever_is_a_bug_of_ours(
     tmp_path_factory: pytest.TempPathFactory, pack: Pack, data: st.DataObject
