@@ -256,7 +256,7 @@ class _Channel(HTTPChannel):
                 if not request.empty:
                     self._answer(request)
                     break  # the other connections have their turn before the next one
-            elif self.request.expect_continue and self.request.headers_finished and not self.sent_continue:
+            elif self.request.expect_continue and not self.sent_continue and not self._unread:
                 self.send_continue()
         return True
 
