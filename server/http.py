@@ -300,8 +300,10 @@ class _Channel(HTTPChannel):
 
     def writable(self) -> bool:
         """Say whether there is something to send, to report, or to go on with."""
-        waiting = not self.requests and (self.context is not None or (bool(self._unread) and self._may_read()))
-        return waiting or bool(super().writable())
+        if self.context is None and not self._unread:
+            return bool(super().writable())  # asked of every connection in every turn
+        going_on = not self.requests and (self.context is not None or self._may_read())
+        return going_on or bool(super().writable())
 
     def handle_write(self) -> None:
         """Send what the client takes, then go on with what it asked for meanwhile."""

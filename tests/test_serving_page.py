@@ -160,6 +160,29 @@ def test_a_pdf_is_downloaded_byte_for_byte_and_opened_in_a_tab(browser: Browser,
     browser.wait_for_tab("blob:")
 
 
+def test_the_project_is_named_and_what_was_opened_is_freed_when_its_tab_is_closed(browser: Browser, url: str) -> None:
+    browser.goto(url)
+    browser.evaluate(
+        "window.made = []; window.freed = [];"
+        "const [make, free] = [URL.createObjectURL, URL.revokeObjectURL];"
+        "URL.createObjectURL = (file) => { const url = make(file); made.push([url, file.name]); return url; };"
+        "URL.revokeObjectURL = (url) => { freed.push(url); free(url); };"
+        "window.tabs = []; const open = window.open;"
+        "window.open = (...how) => { tabs.push(open(...how)); return tabs[0]; }"
+    )
+    browser.evaluate("document.getElementById('key').focus()")
+    browser.type(LIVE_KEY)
+    browser.press("Enter")
+    browser.wait_for(f"{ROWS} === 50")
+    assert browser.text("#archive-title") == "Renders of Northwind"
+    press_button(browser, "Open", 57)
+    browser.wait_for_tab("blob:")
+    assert browser.evaluate("made[0][1]") == f"{render_id(57)}.pdf"
+    assert browser.evaluate("freed.length") == 0
+    browser.evaluate("tabs[0].close()")
+    browser.wait_for("freed.length === 1 && freed[0] === made[0][0]")
+
+
 def test_a_damaged_pdf_is_explained_and_not_given(browser: Browser, url: str) -> None:
     enter_well(browser, url)
     press_button(browser, "Download", DAMAGED)

@@ -98,7 +98,9 @@ function action(word, render, what) {
     busy(button, true);
     try {
       const answer = await call(`/v1/renders/${encodeURIComponent(render.id)}/download`);
-      what(URL.createObjectURL(await answer.blob()), tab);
+      // A file, not a blob: browsers that can then save it from the tab under the render's id.
+      const file = new File([await answer.blob()], `${render.id}.pdf`, { type: "application/pdf" });
+      what(URL.createObjectURL(file), tab);
     } catch (error) {
       if (tab) tab.close();
       refuse(error);
@@ -110,8 +112,18 @@ function action(word, render, what) {
 }
 
 function showIn(url, tab) {
-  if (tab) tab.location = url;
-  else show("problem", "Your browser does not let this page open a tab: allow it, or use Download.");
+  if (!tab) {
+    URL.revokeObjectURL(url);
+    show("problem", "Your browser does not let this page open a tab: allow it, or use Download.");
+    return;
+  }
+  tab.location = url;
+  // The viewer may read it again, to print or to save it: it is freed when its tab is closed.
+  const watch = setInterval(() => {
+    if (!tab.closed) return;
+    clearInterval(watch);
+    URL.revokeObjectURL(url);
+  }, 1000);
 }
 
 function row(render) {
@@ -135,7 +147,7 @@ function row(render) {
       link.href = url;
       link.download = `${render.id}.pdf`;
       link.click();
-      setTimeout(() => URL.revokeObjectURL(url), 60000);
+      setTimeout(() => URL.revokeObjectURL(url), 10000);
     };
     actions.append(action("Open", render, showIn), " ", action("Download", render, save));
   } else if (render.status === "succeeded") {
@@ -168,6 +180,7 @@ async function list(more) {
     const first = rows.children.length;
     rows.append(...page.renders.map(row));
     cursor = page.nextCursor;
+    byId("archive-title").textContent = page.projectName ? `Renders of ${page.projectName}` : "Renders of this project";
     byId("renders").hidden = rows.children.length === 0;
     byId("more").hidden = !page.hasMore;
     show("problem", "");
