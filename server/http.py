@@ -366,7 +366,9 @@ class _Listener(BaseWSGIServer):
     def accept(self) -> Any:
         """Accept a connection, or pause if the system has no room for it."""
         try:
-            return super().accept()
+            accepted = super().accept()
+            self.owner.short_of_room = False
+            return accepted
         except OSError as error:
             self.owner.pause(f"{errno.errorcode.get(error.errno or 0, '')} {error.strerror}".strip())
             return None
@@ -421,7 +423,6 @@ class Server:
         # Nothing is spooled to temporary files, and nobody waits for a client that asks for much and reads nothing: a
         # connection has one answer at a time, and large PDFs are sent from their open files.
         self.adjustments = Adjustments(
-            sockets=listeners,
             ident=None,
             log_socket_errors=False,
             max_request_header_size=MAX_HEADER_BYTES,
@@ -438,7 +439,7 @@ class Server:
         self.ending = False
         self.thread = 0
         self.paused_until = 0.0
-        self._pauses = 0
+        self.short_of_room = False
         self._max_connections = max_connections
         self._deadline = 0.0
         self._listeners = [_Listener(self, listener) for listener in listeners]
@@ -506,7 +507,6 @@ class Server:
     def make_room(self) -> bool:
         """Say whether one more connection has room, if need be by closing one that waits in vain."""
         if len(self.map) < self._max_connections:
-            self._pauses = 0
             return True
         idle = [channel for channel in self.connections() if not channel.will_close and not channel.protected]
         if not idle:
@@ -521,10 +521,10 @@ class Server:
     def pause(self, reason: str) -> None:
         """Accept nobody for a moment; reported once, until there is room again."""
         self.paused_until = time.monotonic() + PAUSE_SECONDS
-        if not self._pauses:
+        if not self.short_of_room:
             log.error(
                 "no room for another connection beside %s (%s): raise the limit of open files (LimitNOFILE, ulimit -n)",
                 len(self.connections()),
                 reason,
             )
-        self._pauses += 1
+        self.short_of_room = True
