@@ -213,7 +213,7 @@ class _Check:
                 for entry in filter(None, row):
                     entries.setdefault(entry.path, []).append(entry)
                 for path, same in entries.items():
-                    if is_payload and ("/" in path or path.endswith(".pdf")):
+                    if is_payload and self._export.is_ours and ("/" in path or path.endswith(".pdf")):
                         self._held += sum(mark_of(f"{one.digest} {path}") for one in same if one.algorithm == "sha256")
                     yield self._look(same, is_payload=is_payload)
 

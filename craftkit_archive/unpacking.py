@@ -178,7 +178,7 @@ class Places:
                 for entry in found:
                     if not 0 <= entry.offset < _BEYOND or entry.size_bytes >= _BEYOND:
                         raise _DamagedError(f"{entry.path!r} cannot be where it says")
-                    if _LEADS_OUT.search(entry.path):
+                    if thorough and _LEADS_OUT.search(entry.path):
                         raise _DamagedError(f"unpacking {entry.path!r} would write outside of the folder")
                     yield entry
         except (
@@ -294,8 +294,10 @@ def _zip_record(path: Path, file: BinaryIO) -> _ZipRecord:
         raise _DamagedError("its directory is damaged")
     if needed & 0xFF > _NEWEST_VERSION:
         raise _DamagedError(f"it needs version {needed & 0xFF} of the format")
-    raw, extra, comment = (file.read(length) for length in lengths)
-    if [len(raw), len(extra), len(comment)] != lengths or not raw or b"\0" in raw:
+    name_bytes, extra_bytes, comment_bytes = lengths
+    rest = file.read(name_bytes + extra_bytes + comment_bytes)
+    raw, extra = rest[:name_bytes], rest[name_bytes : name_bytes + extra_bytes]
+    if len(rest) != name_bytes + extra_bytes + comment_bytes or not raw or b"\0" in raw:
         raise _DamagedError("its directory is damaged")
     size, packed, at = _widened(extra, size, packed, at)
     name = _zip_name(raw, flags, extra, by >> 8)
@@ -345,8 +347,7 @@ def _extra_field(extra: bytes, wanted: int) -> bytes:
 
 def _widened(extra: bytes, *values: int) -> list[int]:
     """Put the numbers that need 64 bits in the place of those that are full."""
-    field = _extra_field(extra, _WIDE_FIELD)
-    if not field:
+    if _LIMIT not in values or not (field := _extra_field(extra, _WIDE_FIELD)):
         return list(values)
     numbers = iter(struct.unpack_from(f"<{len(field) // 8}Q", field))
     found = [next(numbers, None) if value == _LIMIT else value for value in values]
