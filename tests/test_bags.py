@@ -24,7 +24,7 @@ from pathlib import Path
 
 import bagit
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.checking import check_export
@@ -395,7 +395,10 @@ def bag_of(folder: Path, files: dict[str, bytes], algorithms: list[str]) -> Path
         path: body for path, body in files.items() if not any(f"{path}/" == other[: len(path) + 1] for other in files)
     }
     write(folder, files)
-    bagit.make_bag(str(folder), {"Contact-Name": "Étienne"}, checksums=algorithms)
+    try:
+        bagit.make_bag(str(folder), {"Contact-Name": "Étienne"}, checksums=algorithms)
+    except bagit.BagError:  # it opens what it made, and takes a path with odd spaces in it for another
+        reject()
     return folder
 
 
