@@ -36,10 +36,12 @@ setup(
     extras_require={
         "postgres": ["psycopg[binary]>=3.2"],
         "test": [
+            "aiohttp>=3.9",
             "bagit>=1.9",
             "boto3-stubs>=1.40",
             "cogapp>=3.4",
             "cryptography>=42",
+            "httpx>=0.27",
             "hypothesis>=6.100",
             "moto[s3,server]>=5",
             "mypy>=1.13",

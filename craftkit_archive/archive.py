@@ -109,11 +109,12 @@ class Archive:
         self.clock = clock
         self._how = {"read_only": read_only, "sealed": sealed}
         # Before the catalog is opened: should it be replaced meanwhile, the next look will say so.
-        self._catalog_file = _identity(path / CATALOG)
+        self._catalog_path = str(path / CATALOG)
+        self._catalog_file = _identity(self._catalog_path)
         self.catalog = Catalog(path / CATALOG, read_only=read_only, sealed=sealed)
         self.id = self.catalog.setting("archive_id")
         self.store: Store = open_store(self.catalog.setting("store"), path)
-        self._folder = Path(self.store.address) if isinstance(self.store, FolderStore) else None
+        self._folder = self.store.address if isinstance(self.store, FolderStore) else None
         self._store_folder = _identity(self._folder)
 
     @classmethod
@@ -168,7 +169,8 @@ class Archive:
 
     def is_current(self) -> bool:
         """Say whether catalog and store are still those that were opened, and not others that took their places."""
-        return self._catalog_file == _identity(self.path / CATALOG) and self._store_folder == _identity(self._folder)
+        # As text: the server asks at each request, and a Path costs more than the system's answer.
+        return self._catalog_file == _identity(self._catalog_path) and self._store_folder == _identity(self._folder)
 
     def reopened(self) -> "Archive":
         """Open what is in this archive's place now, in the same way.
@@ -335,10 +337,10 @@ class Archive:
         return msgspec.structs.replace(found[0], revoked_at=revoked_at)
 
 
-def _identity(path: Path | None) -> tuple[int, int] | None:
+def _identity(path: str | None) -> tuple[int, int] | None:
     """Return device and inode of a file or folder; None if there is none."""
     try:
-        status = path.stat() if path is not None else None
+        status = os.stat(path) if path is not None else None  # noqa: PTH116
     except OSError:
         return None
     return (status.st_dev, status.st_ino) if status is not None else None
