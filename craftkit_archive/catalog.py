@@ -970,6 +970,16 @@ class Catalog:
         sql = "SELECT key, render_id FROM assets WHERE key IN (SELECT value FROM json_each(?))"
         return {key: render_id for key, render_id in self._query(sql, (_json(keys),))}
 
+    def holders(self, keys: Sequence[str]) -> dict[str, str]:
+        """Map asset keys to the ids of the renders that have them, if they are stored or lie where Craftkit puts them.
+
+        Others are not found: there is no index of them, and an import would pay for it.
+        """
+        named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
+        sql = "SELECT asset_key, id FROM renders WHERE id IN (SELECT value FROM json_each(?))"
+        found = {key: render_id for key, render_id in self._query(sql, (_json(named),)) if key in set(keys)}
+        return found | self.claimed_by(keys)
+
     def unclaimed(self, keys: Sequence[str]) -> list[str]:
         """Return those asset keys that no render has, whatever its status, in their order."""
         left = dict.fromkeys(keys)

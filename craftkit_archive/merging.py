@@ -42,6 +42,7 @@ class Merge:
         self._known = {} if later else catalog.known(kind, ids)
         self._hash_owners = catalog.key_owners([row[KEY_HASH] for _, row, _ in entries]) if kind == "keys" else {}
         self._entries = entries
+        self._folders = _folder_owners(catalog, entries) if kind == "renders" else {}
         declaring = [row for _, row, declared in entries if declared is not None]
         self._declaring = bool(declaring)
         self._assets = {asset.render_id: asset for asset in catalog.expectations([row[0] for row in declaring])}
@@ -49,7 +50,7 @@ class Merge:
 
     def all_new(self) -> bool:
         """Take all rows at once, if none is known, none comes twice, and none declares anything: a first import."""
-        if self._known or self._declaring or self._kind == "keys":
+        if self._known or self._declaring or self._folders or self._kind == "keys":
             return False
         rows = {row[0]: row for _, row, _ in self._entries}
         if len(rows) < len(self._entries):
@@ -87,6 +88,10 @@ class Merge:
             owner = self._hash_owners.get(new[KEY_HASH], new[0])
             if owner != new[0]:
                 return f"key_hash: expected a key of its own, got that of {owner}"
+        if self._folders and new[ASSET_KEY] is not None:
+            for folder in _folders(new[ASSET_KEY]):
+                if self._folders.get(folder, new[0]) != new[0]:
+                    return f"asset_key: expected one that is not below {folder!r}, the PDF of {self._folders[folder]}"
         if old is not None and self._on_duplicate == "fail":
             return "id: expected a new one, this is there already"
         if self._kind == "keys":
@@ -114,6 +119,20 @@ class Merge:
         new = Expectation(render_id, key, size_bytes, sha256, False)
         self._assets[render_id] = self.expected[render_id] = new
         return new != old, None
+
+
+def _folder_owners(catalog: Catalog, entries: list[tuple[int, Row, Declared | None]]) -> dict[str, str]:
+    """Map the folders of these rows' assets to the renders whose PDFs they are: no folder can hold both."""
+    keys = {row[ASSET_KEY]: row[0] for _, row, _ in entries if row[ASSET_KEY] is not None}
+    folders = {folder for key in keys for folder in _folders(key)}
+    return {key: owner for key, owner in keys.items() if key in folders} | catalog.holders(sorted(folders))
+
+
+def _folders(key: str) -> list[str]:
+    """List the folders that a key is in, but for those that hold projects and renders."""
+    parts = key.split("/")
+    first = 3 if parts[0] == "renders" else 1
+    return ["/".join(parts[:count]) for count in range(first, len(parts))]
 
 
 def _merged(kind: Kind, old: Row, new: Row) -> Row:

@@ -47,7 +47,7 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what PowerShell writes in
 NOT_JSON = (ValueError, ArithmeticError)
 MAX_DIGITS = sys.get_int_max_str_digits() or 4300
 # A whole number that Python refuses to read: ijson's C code does not expect that, and brings down the process.
-_TOO_MANY_DIGITS = re.compile(rb"(?:^|[\s:,\[])-?\d{%d}" % (MAX_DIGITS + 1))
+_TOO_MANY_DIGITS = re.compile(rb"(?<![.\d])\d{%d}" % (MAX_DIGITS + 1))
 # Names, besides those of their table, under which an object may wrap a list of records.
 WRAPPERS = ("data", "items", "results", "rows", "records")
 
@@ -129,11 +129,18 @@ def read_source(
         if not head.strip() and stop():
             return
         inode = 0 if at is None else os.fstat(raw.fileno()).st_ino
-        whole = chain([head], blocks)
-        guessed = form is None
+        guessed, copied = form is None, form == "text" and head.lstrip()[:1] in (b"{", b"[")
         if guessed:
             refuse_form(head, source, kind)
             form = _form(head)
+            if form in ("json", "ndjson"):
+                while len(head) < BLOCK_BYTES and (block := next(blocks, b"")):
+                    head += block
+                copied = _is_copied(head, raw if twice and form == "ndjson" else None, source)
+        whole: Iterator[bytes] = chain([head], blocks)
+        if copied:
+            whole, at = _undo_copy(whole), None
+            form = _form(next(_undo_copy(iter([head]))))
         if table is not None and form != "dump":
             raise RequestError(f"{source} is no dump, and holds one table only: leave --table out.")
         match form:
@@ -223,6 +230,67 @@ def _is_whole(line: bytes) -> bool | None:
     except (ijson.JSONError, *NOT_JSON):
         return False
     return True
+
+
+# --- JSON that went through COPY -------------------------------------------------------------------------------------
+
+_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+# What COPY writes: no other escapes, of which JSON has some.
+_COPIED = re.compile(rb"(?:[^\\]|\\[bfnrtv\\])*+\\?", re.DOTALL)
+_LETTERS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+
+def _undo_copy(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Undo the escapes of Postgres's text format in JSON, where line breaks and tabs are nothing but white space."""
+    rest = b""
+    for block in blocks:
+        text = rest + block
+        # A backslash belongs to what follows it.
+        half = (len(text) - len(text.rstrip(b"\\"))) % 2
+        rest = text[len(text) - half :]
+        yield _ESCAPE.sub(lambda found: b" " if found[1] in b"bfnrtv" else found[1], text[: len(text) - half])
+    yield rest
+
+
+def _is_copied(head: bytes, file: io.FileIO | None, source: str) -> bool:
+    r"""Say whether JSON went through COPY in its text format, as by `\copy (SELECT row_to_json(t) …)`: escaped twice.
+
+    Only lines with backslashes tell, and the first for which one reading alone makes sense decides. What is no file of
+    lines is judged by its head.
+
+    Raises:
+        RequestError: Both readings make sense of all of them.
+    """
+    unclear = False
+    for piece in [head] if file is None else _lines_with_backslashes(file):
+        if b"\\" in piece:
+            undone = _ESCAPE.sub(lambda found: _LETTERS.get(found[1], found[1]), piece)
+            copied = _COPIED.fullmatch(piece) is not None and _makes_sense(undone, whole=file is not None)
+            plain = _makes_sense(piece, whole=file is not None)
+            if plain != copied:
+                return copied
+            unclear = unclear or plain
+    if unclear:
+        raise RequestError(
+            f"{source} has backslashes in JSON, which COPY doubles in its text format: run the import again with"
+            " --format text if psql's \\copy wrote it, or with --format ndjson or json if not."
+        )
+    return False
+
+
+def _makes_sense(text: bytes, *, whole: bool) -> bool:
+    return bool(_is_whole(text)) if whole else _is_whole(text) is not None
+
+
+def _lines_with_backslashes(file: io.FileIO) -> Iterator[bytes]:
+    place = file.tell()
+    file.seek(0)
+    try:
+        for block in _line_blocks(_blocks(_Begun(file), [])):
+            if isinstance(block, Block) and b"\\" in block.text:
+                yield from (line for line in block.text.split(b"\n") if b"\\" in line)
+    finally:
+        file.seek(place)
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -403,9 +471,9 @@ def _values(blocks: Iterator[bytes], kind: Kind) -> Iterator[Item]:
         for piece in chain.from_iterable(map(_small_pieces, blocks)):
             pending += len(piece)
             before += piece
-            endless = _TOO_MANY_DIGITS.search(before) if len(before) > MAX_DIGITS else None
-            if endless:  # what precedes it is good; a space, because nothing at all would be the end
-                piece = piece[: max(endless.start() - len(before), -len(piece))] or b" "
+            unreadable, why = _find_unreadable(before)
+            if unreadable:  # what precedes it is good; a space, because nothing at all would be the end
+                piece = piece[: max(unreadable.start() - len(before), -len(piece))] or b" "
             try:
                 parser.send(piece)
             finally:
@@ -413,8 +481,8 @@ def _values(blocks: Iterator[bytes], kind: Kind) -> Iterator[Item]:
                     yield Item(line, value, problem)
                     pending, item = 0, item + 1
                 del events[:]
-            if endless:
-                yield lost(f"expected numbers of at most {MAX_DIGITS:,} digits")
+            if unreadable:
+                yield lost(why)
                 return
             if pending > MAX_RECORD_BYTES:
                 yield lost(str(_too_long(line).problem))
@@ -433,6 +501,20 @@ def _values(blocks: Iterator[bytes], kind: Kind) -> Iterator[Item]:
         words = error.args[0] if error.args else "it ends too early"
         words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
         yield lost(f"expected JSON: {words.splitlines()[0]}")
+
+
+def _find_unreadable(text: bytes) -> tuple[re.Match[bytes] | None, str]:
+    """Find what ijson must not see, because it dies of it, or takes it for something else without a word."""
+    if len(text) > MAX_DIGITS and (found := _TOO_MANY_DIGITS.search(text)):
+        return found, f"expected numbers of at most {MAX_DIGITS:,} digits"
+    if (b"\\ud" in text or b"\\uD" in text) and (found := _HALF_CHARACTER.search(text)):
+        return found, "expected Unicode, got half of a surrogate pair"
+    return None, ""
+
+
+# The first half of a surrogate pair without the second, which ijson reads as a question mark; not at the very end of a
+# text, where the second is still to come.
+_HALF_CHARACTER = re.compile(rb"(?<!\\)(?:\\\\)*+\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F]|(?:\\(?:u[dD]?)?)?\Z)")
 
 
 def _small_pieces(block: bytes) -> Iterator[bytes]:

@@ -23,11 +23,13 @@ from craftkit_archive.archive import Archive
 from craftkit_archive.decoding import LineReader, read_record
 from craftkit_archive.errors import LockedError, RequestError
 from craftkit_archive.fetching import fetch_assets
-from craftkit_archive.importing import import_records, keep_rejects
-from craftkit_archive.reading import MAX_RECORD_BYTES
+from craftkit_archive.importing import _read as read_piece
+from craftkit_archive.importing import _Task, import_records, keep_rejects
+from craftkit_archive.reading import MAX_RECORD_BYTES, read_source
 from craftkit_archive.records import Finding, Kind, Reject, Render, Summary
 from craftkit_archive.store import digest
 from craftkit_archive.verifying import verify_assets
+from craftkit_archive.work import never
 from tests.worlds import (
     LIVE_KEY,
     NORTHWIND,
@@ -168,6 +170,44 @@ def test_what_is_not_quite_json_is_a_reject_with_its_place(
     assert counts["inserted"] == (2 if form == "line" else 1)
     assert reject.line == 2
     assert form == "line" or "(in item 2)" in reject.reason
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("deep", ["renders/{p}/{r}.pdf/again.pdf", "renders/{p}/{r}.pdf/a/b/c.pdf"])
+def test_a_key_beneath_another_renders_key_is_refused(archive: Archive, tmp_path: Path, deep: str, apart: bool) -> None:
+    beneath = render(2, asset_key=deep.format(p=NORTHWIND, r=render_id(1)))
+    if apart:
+        load(archive, tmp_path, "renders", [render(1)])
+        records = [beneath, render(3)]
+    else:
+        records = [beneath, render(1), render(3)]
+    counts, [reject] = run(archive, "renders", write_ndjson(tmp_path / "r", records))
+    assert counts["inserted"] == len(records) - 1
+    assert reject.reason.startswith("asset_key: expected one that is not below")
+    assert render_id(1) in reject.reason
+    # Its own folder, or one that is nobody's PDF, is fine.
+    fine = [render(4, asset_key=f"renders/{NORTHWIND}/2026/01/x.pdf"), render(5, asset_key="elsewhere/y.pdf/z.pdf")]
+    assert load(archive, tmp_path, "renders", fine).counts["inserted"] == 2
+
+
+HALVES = [r"\ud800", r"x\uDBFFy", r"\\\ud83c", r"\ud83c\ud83c\udf89", r"\ud83cudf89", r"\udc00"]
+
+
+@pytest.mark.parametrize("block", [9, 40, 1 << 20])
+@pytest.mark.parametrize("form", ["array", "line"])
+@pytest.mark.parametrize("half", HALVES)
+def test_half_a_character_is_no_question_mark(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str, form: str, block: int
+) -> None:
+    monkeypatch.setattr("craftkit_archive.reading.PIECE_BYTES", block)
+    body = json.dumps(render(1, note="HERE")).replace("HERE", half)
+    (tmp_path / "r").write_text(body if form == "line" else f"[{body}]")
+    counts, [_] = run(archive, "renders", tmp_path / "r")
+    assert counts["inserted"] == 0
+    whole = json.dumps(render(1, note="🎉")).replace("x", r"\\ud800")
+    (tmp_path / "r").write_text(whole if form == "line" else f"[{whole}]")
+    assert run(archive, "renders", tmp_path / "r")[1] == []
+    assert json.loads(rows(archive, "renders")[0]["extra"])["note"] == "🎉"
 
 
 @pytest.mark.parametrize("block", [4000, 4290, 4400, 9000])
@@ -551,6 +591,101 @@ def test_a_table_means_the_same_as_json(tmp_path: Path, delimiter: str, mark: st
         archive.catalog.close()
     assert tables[0] == tables[1]
     assert json.loads(tables[1][0]["extra"]) == {"input_data": {"number": 1}, "is_draft": True}
+
+
+NULLS: dict[str, tuple[str, dict[str, str], list[Any]]] = {
+    "nothing is null": ('a,\nb,""\nc,x', {}, [None, "", "x"]),
+    "a word beside nothing is a text": ("a,\nb,NULL", {}, [None, "NULL"]),
+    "a word beside an empty text is a text": ('a,""\nb,NULL', {}, ["", "NULL"]),
+    "a quoted word is a text": ('a,"NULL"\nb,NULL', {"null": "NULL"}, ["NULL", None]),
+    "with a word, nothing is the empty text": ("a,NULL\nb,", {"null": "NULL"}, [None, ""]),
+    "a word may be said to be a text": ("a,NULL\nb,x", {"null": ""}, ["NULL", "x"]),
+    "a word of the user's": ("a,-\nb,x", {"null": "-"}, [None, "x"]),
+    "quotes within": ('a,"x"", """\nb,\nc,"y,"', {}, ['x", "', None, "y,"]),
+}
+
+
+@pytest.mark.parametrize("law", NULLS)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_nulls_of_a_table(archive: Archive, tmp_path: Path, law: str, delimiter: str) -> None:
+    body, options, expected = NULLS[law]
+    if delimiter != "," and "quotes" in law:
+        return
+    lines = [f"{line[0]},{NORTHWIND},queued{line[1:]}" for line in body.split("\n")]
+    text = "\n".join(["id,project_id,status,error_message", *lines])
+    (tmp_path / "t.csv").write_text(text.replace(",", delimiter))
+    _, rejects = run(archive, "renders", tmp_path / "t.csv", **options)
+    assert rejects == []
+    assert [row["error_message"] for row in rows(archive, "renders")] == expected
+
+
+def test_where_everything_is_quoted_nothing_is_null(archive: Archive, tmp_path: Path) -> None:
+    text = f'"id","project_id","status","completed_at","error_message"\n"a","{NORTHWIND}","queued","",""\n'
+    (tmp_path / "t.csv").write_text(text + f'"b","{NORTHWIND}","failed","2026-01-01","NULL"\n')
+    assert run(archive, "renders", tmp_path / "t.csv")[1] == []
+    assert [row["error_message"] for row in rows(archive, "renders")] == [None, "NULL"]
+    again = Archive.create(tmp_path / "again")
+    (tmp_path / "n.csv").write_text(text.replace(',""', ',"NULL"'))
+    assert run(again, "renders", tmp_path / "n.csv", null="NULL")[1] == []
+    assert [row["error_message"] for row in rows(again, "renders")] == [None]
+    again.catalog.close()
+
+
+@pytest.mark.parametrize("word", ["NULL", "null", "(null)", "<null>", "[NULL]", "\\N", "None"])
+@pytest.mark.parametrize("column", ["completed_at", "error_message", "note"])
+def test_a_column_whose_empty_places_hold_one_word_is_asked_about(
+    archive: Archive, tmp_path: Path, word: str, column: str
+) -> None:
+    text = f"id,project_id,status,other,{column}\na,{NORTHWIND},queued,,{word}\nb,{NORTHWIND},queued,,2026-01-01\n"
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(RequestError, match=r"column .*, line 2\): run the import again with --null"):
+        run(archive, "renders", tmp_path / "t.csv")
+    assert rows(archive, "renders") == []
+    assert run(archive, "renders", tmp_path / "t.csv", null=word)[0]["inserted"] == 2
+
+
+def test_a_table_with_tabs_that_can_be_read_in_two_ways_is_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text(f"id\tproject_id\tstatus\tnote\na\t{NORTHWIND}\tqueued\tC:\\new\n")
+    found = []
+    for form in ("text", "tsv", None):
+        archive = Archive.create(tmp_path / str(form))
+        if form is None:
+            with pytest.raises(RequestError, match=r"line 2\).* --format text .* --format tsv"):
+                run(archive, "renders", tmp_path / "t.tsv")
+        else:
+            run(archive, "renders", tmp_path / "t.tsv", form=form)
+            found.append(json.loads(rows(archive, "renders")[0]["extra"])["note"])
+        archive.catalog.close()
+    assert found == ["C:\new", "C:\\new"]
+
+
+def test_json_that_can_be_read_in_two_ways_is_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "r.ndjson").write_text(json.dumps(render(1)) + "\n" + json.dumps(render(2, note="a\\nb")) + "\n")
+    found = []
+    for form in ("text", "ndjson", None):
+        archive = Archive.create(tmp_path / str(form))
+        if form is None:
+            with pytest.raises(RequestError, match=r"--format text if psql's .copy wrote it"):
+                run(archive, "renders", tmp_path / "r.ndjson")
+        else:
+            run(archive, "renders", tmp_path / "r.ndjson", form=form)
+            found.append(json.loads(rows(archive, "renders")[-1]["extra"])["note"])
+        archive.catalog.close()
+    assert found == ["a\nb", "a\\nb"]
+
+
+def test_types_of_columns_are_those_of_all_their_cells(archive: Archive, tmp_path: Path) -> None:
+    lines = [
+        "id,project_id,status,flag,letter,json,some,twice",
+        f'a,{NORTHWIND},queued,t,t,"{{""a"": 1}}","{{}}","{{""a"": 1, ""a"": 2}}"',
+        f'b,{NORTHWIND},queued,f,x,[],"{{x,y}}",',
+        f"c,{NORTHWIND},queued,,,,,",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    run(archive, "renders", tmp_path / "t.csv")
+    first, second, third = (json.loads(row["extra"] or "{}") for row in rows(archive, "renders"))
+    assert first == {"flag": True, "letter": "t", "json": {"a": 1}, "some": "{}", "twice": '{"a": 1, "a": 2}'}
+    assert (second, third) == ({"flag": False, "letter": "x", "json": [], "some": "{x,y}"}, {})
 
 
 def test_camel_case_headers_and_numbers_in_a_table(archive: Archive, tmp_path: Path) -> None:
@@ -1036,6 +1171,99 @@ def test_any_order_of_the_same_files_gives_the_same_catalog(
         archive.catalog.close()
         order.shuffle(paths)
     assert found[0] == found[1]
+
+
+# Words of every form, and what has broken readers of them.
+TOKENS = [
+    *(b'{ } [ ] " "" : , ; | \t \\ \\\\ \\N \\. \\n \\" \\u \\ud800 \\u0000 / - + . e E'.split(b" ")),
+    *(b"0 1 -1 1e5 1e999 1e9999999999999999999 -1e-9999999999999999999 0.1 01 NaN Infinity null NULL true t f".split()),
+    *(b'"id" "project_id" "status" "queued" "succeeded" "created_at" "asset_url" "renders" "data" "key" id'.split()),
+    *(b"\n", b"\r\n", b"\r", b" ", b"\x00", b"\x01", b"\x7f", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf5\x80\x80\x80"),
+    *(b"\xc0\xaf", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b", "é漢🎉\u2028".encode()),
+    *(b"9" * 5000, b"." + b"1" * 5000),
+    *(b"[" * 200, b'{"a":' * 200, b"PGDMP", b"-- PostgreSQL database dump\n"),
+    *(b"COPY public.renders (id, project_id, status) FROM stdin;\n", b"id,project_id,status\n", b"a,b,queued\n"),
+    *(b"id\tproject_id\tstatus\n", b'"id";"project_id";"status"\n', b"a\tb\tqueued\n"),
+    *(b"ck_live_SECRETsecret0123456789", b"2026-01-01", b"postgresql://u:p@h/d"),
+]  # fmt: skip
+DUMP = "--\n-- PostgreSQL database dump\n--\n\nCOPY public.renders (id, project_id, status) FROM stdin;\na\tp\tqueued\n"
+SEEDS = [
+    json.dumps(THREE),
+    json.dumps(THREE, indent=1),
+    "\n".join(map(json.dumps, THREE)),
+    json.dumps({"data": keys(), "more": [1, {"a": None}]}),
+    as_table(DRAFTS),
+    as_table(DRAFTS, "\t"),
+    as_table(DRAFTS, ";"),
+    "id\tproject_id\tstatus\tnote\na\tp\tqueued\t\\N\nb\tp\tfailed\tx\\ty\\\\\n\\.\n",
+    DUMP + "\\.\n",
+    json.dumps({"type": "reject", "source": "s", "line": 1, "reason": "r", "record": "{}"}),
+]
+
+
+def nonsense(chance: random.Random) -> bytes:
+    """Draw a file that is nearly one of records, or that is made of pieces of such files."""
+    if chance.random() < 0.4:
+        body = b"".join(chance.choices(TOKENS, k=chance.randint(1, 25)))
+    else:
+        text = chance.choice(SEEDS)
+        body = text.encode(chance.choice(["utf-8", "utf-8", "utf-8", "utf-16", "utf-8-sig", "utf-16-le"]))
+        for _ in range(chance.randint(0, 4)):
+            at, end = sorted(chance.choices(range(len(body) + 1), k=2))
+            match chance.randrange(5):
+                case 0:
+                    body = body[:at] + chance.choice(TOKENS) + body[at:]
+                case 1:
+                    body = body[:at] + chance.choice(TOKENS) + body[min(end, at + 9) :]
+                case 2:
+                    body = body[:at]
+                case 3:
+                    body = body[:at] + body[end:]
+                case _:
+                    flipped = bytes([body[at] ^ 1 << chance.randrange(8)]) if at < len(body) else b""
+                    body = body[:at] + flipped + body[at + 1 :]
+    if chance.random() < 0.05:
+        body = gzip.compress(body, 1)
+        body = body[: chance.randint(0, len(body))] if chance.random() < 0.5 else body
+    return body
+
+
+def read_nonsense(file: Path, seeds: range) -> None:
+    """Read as many files of nonsense, as import does but for the catalog."""
+    for seed in seeds:
+        chance = random.Random(seed)
+        body = nonsense(chance)
+        file.write_bytes(body)
+        kind: Kind = chance.choice(["projects", "keys", "renders"])
+        form: Any = chance.choice([None, None, None, "json", "ndjson", "csv", "tsv", "text", "dump"])
+        null = chance.choice([None, None, "NULL", ""])
+        reads, refused = [], False
+        try:
+            for piece in read_source(str(file), kind=kind, form=form, null=null, stop=never):
+                reads.append(read_piece(_Task(kind, chance.choice([None, "p"]), str(file), piece)))
+                msgspec.msgpack.encode(reads[-1])
+        except RequestError:
+            refused = True
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {body!r} as {form}") from error
+        assert not (refused and reads), f"seed {seed}: refused as a whole, after some of it was read"
+        for read in reads:
+            assert b"ck_live_SECRETsecret" not in msgspec.json.encode(read.rejects), f"seed {seed}: a key came back"
+            for line, reason, record in read.rejects:
+                assert line >= 1, f"seed {seed}"
+                assert reason, f"seed {seed}"
+                msgspec.json.decode(record)
+
+
+def test_nonsense_ends_in_records_and_rejects(tmp_path: Path) -> None:
+    read_nonsense(tmp_path / "nonsense", range(2_000))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", range(4))
+def test_a_hundred_thousand_pieces_of_nonsense_end_in_records_and_rejects(tmp_path: Path, part: int) -> None:
+    read_nonsense(tmp_path / "nonsense", range(10_000 + part * 25_000, 35_000 + part * 25_000))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

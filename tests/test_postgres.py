@@ -239,6 +239,9 @@ EXPORTS = {
     "copy csv, semicolons": ("\\copy {table} TO '{file}' (FORMAT csv, HEADER, DELIMITER ';')", "cells"),
     "copy csv, tabs": ("\\copy {table} TO '{file}' (FORMAT csv, HEADER, DELIMITER E'\\t')", "cells"),
     "copy text": ("\\copy {table} TO '{file}' (FORMAT text, HEADER)", "cells"),
+    "copy of JSON": ("\\copy (SELECT row_to_json(t) FROM {table} t) TO '{file}'", "json"),
+    "copy of an array": ("\\copy (SELECT json_agg(t) FROM {table} t) TO '{file}'", "json"),
+    "copy of pretty JSON": ("\\copy (SELECT jsonb_pretty(to_jsonb(t)) FROM {table} t) TO '{file}'", "json"),
     "select of JSON": ("\\t on\n\\a\n\\o {file}\nSELECT row_to_json(t) FROM {table} t;", "json"),
     "json_agg": ("\\t on\n\\a\n\\o {file}\nSELECT json_agg(t) FROM {table} t;", "json"),
     "jsonb_pretty": ("\\t on\n\\a\n\\o {file}\nSELECT jsonb_pretty(jsonb_agg(t)) FROM {table} t;", "json"),
@@ -332,12 +335,12 @@ def test_a_dump_is_read(craftkit: Database, archive: Archive, tmp_path: Path, ki
     assert_same(archive, craftkit, kind, "cells")
 
 
-@pytest.mark.parametrize("way", ["copy csv", "copy text"])
+@pytest.mark.parametrize("way", ["copy csv", "copy text", "copy of JSON", "copy of an array", "json_agg"])
 def test_a_table_may_come_through_a_pipe(craftkit: Database, archive: Archive, tmp_path: Path, way: str) -> None:
     file = exported(craftkit, way, "renders", tmp_path / "export")
     done = command("--json", "import", "renders", "-", archive=archive.path, stdin=file.read_bytes())
     assert done.code == 0
-    assert_same(archive, craftkit, "renders", "cells")
+    assert_same(archive, craftkit, "renders", EXPORTS[way][1])
 
 
 def test_what_psql_prints_as_csv_is_right_but_for_empty_texts(
