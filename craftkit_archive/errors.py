@@ -15,6 +15,7 @@
     │   ├── AssetExistsError      bytes are stored under this key already
     │   ├── AssetMissingError     no bytes are stored under this key
     │   ├── AssetUnreadableError  the bytes are there, and reading them fails
+    │   ├── AssetUnavailableError the bytes are at a remote end that does not give them now
     │   └── AssetDamagedError     the bytes are not the recorded ones
     ├── DiskError
     │   ├── NoSpaceError          the disk is full
@@ -96,6 +97,18 @@ class AssetUnreadableError(AssetError):
     """The bytes are there, and reading them fails."""
 
 
+class AssetUnavailableError(AssetError):
+    """The bytes are at a remote end, which does not give them now: archived, forbidden, or broken off too often.
+
+    Attributes:
+        reason: Why, in the remote end's words; empty where it is a matter of this asset alone.
+    """
+
+    def __init__(self, text: str, *, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
 class AssetDamagedError(AssetError):
     """The bytes are not the recorded ones."""
 
@@ -113,7 +126,15 @@ class NotWritableError(DiskError):
 
 
 class RemoteError(ArchiveError):
-    """The remote end kept failing, or answered something else than it should."""
+    """The remote end kept failing, or answered something else than it should.
+
+    Attributes:
+        reason: Why, in the remote end's words, so that equal refusals can be told from different ones.
+    """
+
+    def __init__(self, text: str, *, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class AccessError(ArchiveError):

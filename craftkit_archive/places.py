@@ -1,11 +1,16 @@
 """Which store an address names."""
 
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from craftkit_archive.errors import RequestError
 from craftkit_archive.folder import FolderStore
 from craftkit_archive.store import Store, mask_address
+
+if TYPE_CHECKING:
+    from craftkit_archive.aws import Access
 
 
 @lru_cache(maxsize=64)
@@ -13,17 +18,46 @@ def open_store(address: str, base: Path | None = None, *, durable: bool = True) 
     """Return the store at an address, without touching it.
 
     Args:
-        address: A folder's path, or `s3://bucket/prefix` (see `s3.S3Store`).
+        address: A folder's path, or a bucket's address (see `bucket.BucketStore`).
         base: What a relative path is relative to; the current directory if not given.
         durable: See `FolderStore`.
 
     Raises:
         RequestError: The address is of no kind that is known.
     """
-    if address.startswith("s3://"):
-        from craftkit_archive.s3 import S3Store
+    if address.startswith(("s3://", "gs://", "az://")):
+        from craftkit_archive.bucket import BucketStore
 
-        return S3Store(address)
+        return BucketStore(address)
     if "://" in address:
-        raise RequestError(f"{mask_address(address)} is no store: name a folder, or s3://bucket/prefix.")
+        raise RequestError(
+            f"{mask_address(address)} cannot be a store. Name a folder, s3://bucket/prefix, gs://bucket/prefix or "
+            "az://container/prefix."
+        )
     return FolderStore((base or Path()) / address, durable=durable)
+
+
+def worker_setup(*addresses: str) -> Callable[[], object]:
+    """Return what a worker process begins with: it opens the stores, and knows how to reach those that are buckets.
+
+    What the AWS settings say is found out here, once. The result is picklable and may hold credentials.
+
+    Raises:
+        RequestError, RemoteError: The settings make no sense, or hold no credentials.
+    """
+    if not any(address.startswith("s3://") for address in addresses):
+        return partial(_open_all, addresses, {})
+    from craftkit_archive.bucket import learned_access
+
+    for address in addresses:
+        open_store(address)
+    return partial(_open_all, addresses, learned_access(addresses))
+
+
+def _open_all(addresses: Sequence[str], access: Mapping[str, "Access"]) -> None:
+    if access:
+        from craftkit_archive.bucket import learn_access
+
+        learn_access(access)
+    for address in addresses:
+        open_store(address)

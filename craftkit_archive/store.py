@@ -4,7 +4,6 @@ import builtins
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from hashlib import sha256
 from threading import local
 from types import TracebackType
@@ -70,13 +69,22 @@ class OpenAsset:
         file: Its bytes, from the first one on; seekable.
         size_bytes: How many there should be.
         claims: What the place says of them.
+        ask_closer: Asks the place once more, where its ETag turned out not to be the MD5 that it looked like.
     """
 
-    def __init__(self, key: str, file: BinaryIO, size_bytes: int, claims: Claims = Claims()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        key: str,
+        file: BinaryIO,
+        size_bytes: int,
+        claims: Claims = Claims(),  # noqa: B008
+        ask_closer: Callable[[], Claims] | None = None,
+    ) -> None:
         self.key = key
         self.file = file
         self.size_bytes = size_bytes
         self.claims = claims
+        self.ask_closer = ask_closer
 
     def chunks(self) -> Iterator[bytes]:
         """Read from where the file stands to its end, in non-empty pieces of at most 1 MiB.
@@ -118,13 +126,6 @@ class OpenAsset:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.file.close()
-
-
-class Opening(NamedTuple):
-    """An asset that a place was asked for, and that nobody has waited for: `open` it, or `drop` it."""
-
-    open: Callable[[], OpenAsset]
-    drop: Callable[[], object] = lambda: None
 
 
 class Store(Protocol):
@@ -215,10 +216,6 @@ class Store(Protocol):
             AssetUnreadableError: It is there, and cannot be opened.
             RemoteError: The remote end kept failing.
         """
-
-    def ask(self, key: str) -> Opening:
-        """Ask for an asset without waiting for it; what goes wrong is told when it is opened, as by `open`."""
-        return Opening(partial(self.open, key))
 
     def measure(self, key: str) -> Stored:
         """Read an asset whole and say its size and digest: `digest` of what `open` gives, by the shortest way.

@@ -1,0 +1,403 @@
+"""What the AWS settings say of a bucket, and the few requests for which obstore hides too much of the answer.
+
+Three requests go through botocore, because obstore 0.12 cannot make them:
+
+- lists: obstore takes a page that says that there are more, and not how to ask for them, for the last one; and it gives
+  up the whole list at a key with an empty part or `..`, which any bucket may hold;
+- the digests that a service keeps of an object beside its ETag;
+- an upload in parts that must not replace an object: `obstore.put(mode="create")` sends everything in one request.
+
+botocore is imported where it is used: a worker that only reads and writes small objects never needs it, which saves a
+quarter of a second.
+"""
+
+import base64
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from threading import Lock
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from craftkit_archive.errors import RemoteError, RequestError, StoreOfflineError
+from craftkit_archive.store import Claims
+
+OPTIONS = ("endpoint_url", "region", "profile", "no_sign_request")
+ATTEMPTS = 5
+TIMEOUT_SECONDS = 60.0
+# botocore renews credentials that expire within 10 minutes before it gives them away: they last longer than this.
+RENEWAL_SECONDS = 300
+LANES = 8
+_ENCRYPTED = ("SSECustomerAlgorithm", "SSEKMSKeyId")
+_OPTIONAL_REFUSED = frozenset({400, 405, 501})
+
+
+class Credentials(NamedTuple):
+    """What signs requests."""
+
+    access_key_id: str
+    secret_access_key: str
+    token: str | None
+
+    def __repr__(self) -> str:
+        """Show who signs, and not with what."""
+        return f"Credentials({self.access_key_id})"
+
+
+class Access(NamedTuple):
+    """How to reach a bucket: what the AWS settings said, to be carried to worker processes.
+
+    Attributes:
+        endpoint: The service's URL; with the bucket's name in its host if `virtual_hosted`.
+        virtual_hosted: Whether the bucket is part of the host.
+        region: What signatures name.
+        ca_bundle: A file of certificates to trust besides the system's.
+        credentials: None for requests without a signature.
+        renewable: Whether the credentials expire.
+    """
+
+    endpoint: str
+    virtual_hosted: bool
+    region: str
+    ca_bundle: str | None
+    credentials: Credentials | None
+    renewable: bool
+
+
+class S3Service:
+    """A bucket at a service that speaks S3, as the options of an address and the AWS settings describe it.
+
+    Args:
+        bucket: Its name.
+        options: Some of `OPTIONS`.
+        access: What another process has found out already.
+    """
+
+    def __init__(self, bucket: str, options: dict[str, str], access: Access | None = None) -> None:
+        self._bucket = bucket
+        self._options = options
+        self._known = access
+        self._region = access.region if access else options.get("region")
+        self._checksums_refused = False
+        self._lock = Lock()
+        self.name = f"s3://{bucket}"
+
+    # --- the settings
+
+    @cached_property
+    def _session(self) -> Any:
+        import botocore.session
+
+        with self._errors():
+            return botocore.session.Session(profile=self._options.get("profile"))
+
+    @property
+    def access(self) -> Access:
+        """Say how to reach the bucket; read from the AWS settings once.
+
+        Raises:
+            RequestError: The settings contradict themselves, or name what is not there.
+            RemoteError: There are no credentials, or they cannot be had.
+        """
+        with self._lock:
+            if self._known is None:
+                self._known = self._resolve()
+            return self._known
+
+    def _resolve(self) -> Access:
+        from botocore.credentials import RefreshableCredentials
+
+        credentials = self._find_credentials()
+        with self._errors():
+            url: str = self._client.generate_presigned_url("get_object", Params={"Bucket": self._bucket, "Key": "k"})
+        parts = urlsplit(url)
+        return Access(
+            endpoint=f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix('/k').removesuffix('/' + self._bucket)}",
+            virtual_hosted=(parts.hostname or "").startswith(f"{self._bucket.lower()}."),
+            region=self._client.meta.region_name,
+            ca_bundle=self._session.get_config_variable("ca_bundle"),
+            credentials=None if credentials is None else _freeze(credentials),
+            renewable=isinstance(credentials, RefreshableCredentials),
+        )
+
+    def _find_credentials(self) -> Any:
+        from botocore.exceptions import NoCredentialsError
+
+        if self._options.get("no_sign_request"):
+            return None
+        with self._errors():
+            credentials = self._session.get_credentials()
+            if credentials is None:
+                raise NoCredentialsError
+            return credentials
+
+    def renew(self) -> Credentials:
+        """Return credentials that are good for `RENEWAL_SECONDS` at least."""
+        with self._errors():
+            return _freeze(self._find_credentials())
+
+    @cached_property
+    def _client(self) -> Any:
+        with self._errors():
+            given = self._session.get_scoped_config().get("s3")
+            style = given.get("addressing_style") if isinstance(given, dict) else None
+            client = self._connect(style or "auto")
+            host = urlsplit(client.meta.endpoint_url).hostname or ""
+            if style is None and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+                client = self._connect("path")  # other services rarely have a host name for each bucket
+            return client
+
+    def _connect(self, style: str) -> Any:
+        from botocore import UNSIGNED
+        from botocore.config import Config
+
+        config = Config(
+            retries={"mode": "standard", "max_attempts": ATTEMPTS},
+            # What newer versions of botocore add by default, other services refuse.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            connect_timeout=TIMEOUT_SECONDS,
+            read_timeout=TIMEOUT_SECONDS,
+            max_pool_connections=LANES,
+            signature_version=UNSIGNED if self._options.get("no_sign_request") else "s3v4",
+            s3={"addressing_style": style},
+        )
+        # botocore alone reads AWS_DEFAULT_REGION and not AWS_REGION, which every other AWS tool reads.
+        region = self._region or os.environ.get("AWS_REGION") or self._session.get_config_variable("region")
+        return self._session.create_client(
+            "s3", region_name=region or "us-east-1", endpoint_url=self._options.get("endpoint_url"), config=config
+        )
+
+    def move(self, region: str | None) -> bool:
+        """Use the region that the service names; None asks for it. Return whether that is another one.
+
+        Raises:
+            StoreOfflineError, RemoteError: The service cannot be asked.
+        """
+        region = region or self._ask_region()
+        with self._lock:
+            if region is None or (self._known is not None and region == self._known.region):
+                return False
+            self._region, self._known = region, None
+            self.__dict__.pop("_client", None)
+        return True
+
+    def _ask_region(self) -> str | None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            answer = self._client.head_bucket(Bucket=self._bucket)
+        except ClientError as error:
+            answer = error.response
+        except BotoCoreError:
+            return None
+        region: str | None = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        return region
+
+    # --- the requests
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """List the keys below a prefix, with their sizes in bytes, page by page.
+
+        Raises:
+            RemoteError: The list cannot be had, repeats itself, or says that it goes on and not how.
+        """
+        given: dict[str, str] = {}
+        while True:
+            with self._errors():
+                page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **given)
+            for found in page.get("Contents", ()):
+                if not {"Key", "Size"} <= found.keys():
+                    raise RemoteError(f"{self.name} lists an object without its name or size. Check --endpoint-url.")
+                yield found["Key"], found["Size"]
+            if not page.get("IsTruncated"):
+                return
+            token = page.get("NextContinuationToken")
+            if not token or token == given.get("ContinuationToken"):
+                raise RemoteError(
+                    f"{self.name} says that its list goes on, and not where: the list is not complete. "
+                    "Report this to the service, or copy the bucket to a folder with another tool and use that."
+                )
+            given = {"ContinuationToken": token}
+
+    def claims(self, key: str) -> Claims:
+        """Ask what the service itself says of the digests of a whole object.
+
+        An ETag is an MD5 only of an object that came in one part and was not encrypted with a key of its own.
+
+        Raises:
+            RemoteError: It cannot be asked.
+        """
+        with self._errors():
+            head = self._head(key)
+        encrypted = any(name in head for name in _ENCRYPTED) or str(head.get("ServerSideEncryption")).startswith("aws:")
+        checksum = None
+        with suppress(ValueError):  # that of several parts is no digest of the whole, and has a number at its end
+            checksum = base64.b64decode(head.get("ChecksumSHA256", ""), validate=True).hex() or None
+        if head.get("ChecksumType") == "COMPOSITE":
+            checksum = None
+        return Claims(None if encrypted else md5_of(head.get("ETag")), checksum)
+
+    def _head(self, key: str) -> dict[str, Any]:
+        from botocore.exceptions import ClientError
+
+        if not self._checksums_refused:
+            try:
+                return self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")  # type: ignore[no-any-return]
+            except ClientError as error:
+                # Backblaze answers 400 to the header that asks for checksums, others 501.
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in _OPTIONAL_REFUSED:
+                    raise
+                self._checksums_refused = True
+        return self._client.head_object(Bucket=self._bucket, Key=key)  # type: ignore[no-any-return]
+
+    def upload(self, key: str, *, replace: bool) -> "Upload":
+        """Begin an upload in parts."""
+        return Upload(self, self._client, self._bucket, key, {} if replace else {"IfNoneMatch": "*"})
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectionError,
+            CredentialRetrievalError,
+            HTTPClientError,
+            NoCredentialsError,
+            PartialCredentialsError,
+            SSLError,
+        )
+
+        try:
+            yield
+        except ClientError as error:
+            found = error.response.get("Error", {})
+            code, said = str(found.get("Code", "unknown")), str(found.get("Message", ""))
+            if code == "NoSuchBucket" or (code == "404" and error.operation_name == "ListObjectsV2"):
+                raise StoreOfflineError(
+                    f"There is no bucket {self._bucket}. Check the bucket name and --endpoint-url."
+                ) from error
+            raise RemoteError(f"{self.name} refused {error.operation_name} ({code}: {said}). {advice(code)}") from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise RemoteError(
+                f"No credentials for {self.name}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give a --profile, "
+                "or, for a public bucket, add --no-sign-request."
+            ) from error
+        except CredentialRetrievalError as error:
+            raise RemoteError(
+                f"Cannot get credentials for {self.name} ({error}). Fix the profile or its credential process, "
+                "then run the command again."
+            ) from error
+        except SSLError as error:
+            raise RemoteError(untrusted(self.name)) from error
+        except (ConnectionError, HTTPClientError) as error:
+            where = self._options.get("endpoint_url") or "the S3 endpoint"
+            raise StoreOfflineError(
+                f"Cannot reach {where} for {self.name} ({type(error).__name__}). Check the network and --endpoint-url."
+            ) from error
+        except (BotoCoreError, ValueError) as error:
+            raise RequestError(f"Cannot use {self.name} ({error}). Check its options and the AWS files.") from error
+
+
+class Upload:
+    """An object on its way into a bucket, in parts.
+
+    Args:
+        service: Maps what goes wrong.
+        client: botocore's.
+        bucket: Its name.
+        key: The object's key.
+        condition: What must hold for the object to get its name.
+    """
+
+    def __init__(self, service: S3Service, client: Any, bucket: str, key: str, condition: dict[str, str]) -> None:
+        self._errors = service._errors
+        self._client = client
+        self._place = {"Bucket": bucket, "Key": key}
+        self._condition = condition
+        self._parts: list[dict[str, Any]] = []
+        self._checksum = {"ChecksumAlgorithm": "SHA256"}
+        with self._errors():
+            self._id = self._begin()
+
+    def _begin(self) -> str:
+        from botocore.exceptions import ClientError
+
+        given = {**self._place, "ContentType": "application/pdf"}
+        try:
+            # A bucket with Object Lock takes no part without a checksum.
+            return self._client.create_multipart_upload(**given, **self._checksum)["UploadId"]  # type: ignore[no-any-return]
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in _OPTIONAL_REFUSED:
+                raise
+            self._checksum = {}
+        return self._client.create_multipart_upload(**given)["UploadId"]  # type: ignore[no-any-return]
+
+    def add(self, part: bytes) -> None:
+        """Send one part: at least 5 MiB, except the last."""
+        number = len(self._parts) + 1
+        with self._errors():
+            sent = self._client.upload_part(
+                **self._place, **self._checksum, UploadId=self._id, PartNumber=number, Body=part
+            )
+        checksum = {"ChecksumSHA256": sent["ChecksumSHA256"]} if "ChecksumSHA256" in sent else {}
+        self._parts.append({"ETag": sent["ETag"], "PartNumber": number, **checksum})
+
+    def complete(self) -> bool:
+        """Give the object its name; return False if the name is taken.
+
+        Raises:
+            RemoteError: The service refused.
+        """
+        from botocore.exceptions import ClientError
+
+        with self._errors():
+            try:
+                self._finish(self._condition)
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+                    return False
+                if not self._condition or code not in ("NotImplemented", "501", "InvalidArgument"):
+                    raise
+                self._finish({})  # a service without conditional writes
+        return True
+
+    def _finish(self, condition: dict[str, str]) -> None:
+        given = {"UploadId": self._id, "MultipartUpload": {"Parts": self._parts}}
+        self._client.complete_multipart_upload(**self._place, **condition, **given)
+
+    def abort(self) -> None:
+        """Give the parts back that were sent."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        with suppress(BotoCoreError, ClientError):
+            self._client.abort_multipart_upload(**self._place, UploadId=self._id)
+
+
+def _freeze(credentials: Any) -> Credentials:
+    frozen = credentials.get_frozen_credentials()
+    return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+
+
+def md5_of(etag: str | None) -> str | None:
+    """Return the MD5 that an ETag may be, as 32 lower-case hex digits; None if it cannot be one."""
+    tag = (etag or "").strip('"').lower()
+    return tag if len(tag) == 32 and not set(tag) - set("0123456789abcdef") else None
+
+
+def advice(code: str) -> str:
+    """Say what to do about a refusal, by its code in S3's error document or its HTTP status."""
+    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AccessDenied", "403"):
+        return "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and what they may do."
+    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "301"):
+        return "Add --region with the bucket's region."
+    if code == "RequestTimeTooSkewed":
+        return "Set this machine's clock."
+    return "Try again later, or ask those who run the service."
+
+
+def untrusted(name: str) -> str:
+    """Say what to do about a certificate that nothing here trusts."""
+    return f"The certificate of {name} is not trusted. Set SSL_CERT_FILE or AWS_CA_BUNDLE to that of its authority."

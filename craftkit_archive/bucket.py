@@ -1,0 +1,715 @@
+"""The bucket store: a bucket and a prefix at a service that speaks S3, at Google or at Azure.
+
+obstore reads, writes and heads, and tries again what its authors know to heal. What stands here above it are the habits
+of other services than AWS: refusals that heal and that obstore takes for final, headers that one of them does not know,
+regions that only a refusal names.
+"""
+
+import builtins
+import io
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, UnauthenticatedError
+
+from craftkit_archive.aws import (
+    OPTIONS,
+    RENEWAL_SECONDS,
+    Access,
+    Credentials,
+    S3Service,
+    advice,
+    md5_of,
+    untrusted,
+)
+from craftkit_archive.errors import (
+    ArchiveError,
+    AssetExistsError,
+    AssetKeyError,
+    AssetMissingError,
+    AssetUnavailableError,
+    RemoteError,
+    RequestError,
+    StoreMismatchError,
+    StoreOfflineError,
+)
+from craftkit_archive.store import MARKER, Claims, Entry, OpenAsset, Piece, Store, Stored, mask_address
+from craftkit_archive.values import check_asset_key
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult
+    from obstore.store import ObjectStore, RetryConfig
+
+T = TypeVar("T")
+
+SCHEMES = ("s3://", "gs://", "az://")
+ATTEMPTS = 5
+PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 16.0
+# A request for a small object ends within this; one that is broken off by it goes on from where it was, four times.
+READ_SECONDS = 30.0
+WRITE_SECONDS = 600.0
+STALL_SECONDS = 60.0
+# What is smaller is read whole when it is opened, so that eight of them are on their way at a time.
+WHOLE_BYTES = 4 << 20
+# A body must come on by this between two interruptions, or it counts as one that does not come.
+HEADWAY_BYTES = 1 << 20
+STREAM_BYTES = 1 << 20
+# Parts of an upload; S3 takes at most 10,000 of them, none but the last under 5 MiB.
+PART_BYTES = 16 << 20
+MAX_SAID = 300
+CONTENT_TYPE = "application/pdf"
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}")
+_MOVED = frozenset(
+    {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"}
+)
+# obstore tries 408, 429 and 5xx again by itself. These heal too, by Amazon's list of S3 error codes.
+_HEALING_STATUS = frozenset({408, 409, 425, 429})
+_HEALING_CODES = frozenset(
+    {"RequestTimeout", "IncompleteBody", "BadDigest", "PriorRequestNotComplete", "XAmzContentSHA256Mismatch"}
+)
+_BAD_CREDENTIALS = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"}
+)
+
+
+def bucket_address(address: str, **options: str | None) -> str:
+    """Put the options of a service into the address of a bucket, which then says all that there is to say.
+
+    Args:
+        address: `s3://bucket/prefix`, which may have options already.
+        options: `endpoint_url`, `region`, `profile` and `no_sign_request`; None where nothing is given.
+
+    Raises:
+        RequestError: An option cannot be part of it.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return address
+    if not address.startswith("s3://"):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise RequestError(f"{mask_address(address)} is not an S3 bucket: leave {names} out.")
+    bare, _, query = address.partition("?")
+    return f"{bare}?{urlencode(dict(parse_qsl(query)) | given)}"
+
+
+def learned_access(addresses: Iterable[str]) -> dict[str, Access]:
+    """Return how to reach those of the addresses that are S3 buckets, for `learn_access` in another process.
+
+    Finding that out takes botocore half a second, which a worker need not spend again. The result holds credentials:
+    it goes to processes of this machine, and nowhere else.
+    """
+    return {address: store.access for address in addresses if (store := _opened.get(address)) is not None}
+
+
+def learn_access(known: dict[str, Access]) -> None:
+    """Remember how to reach buckets, as another process found out."""
+    _known.update(known)
+
+
+_known: dict[str, Access] = {}
+_opened: "dict[str, BucketStore]" = {}
+
+
+class Refusal(NamedTuple):
+    """Why a service did not do what it was asked for, as read from obstore's error.
+
+    Attributes:
+        status: HTTP's; None if no answer came.
+        code: As S3's error document has it, or else `HTTP 400` and the like, or obstore's words.
+        message: What the service says itself.
+        region: Where it says that the bucket is.
+        exhausted: Whether obstore has tried again already, in vain.
+        unreachable: Whether no connection came about.
+        untrusted: Whether its certificate is not trusted.
+    """
+
+    status: int | None
+    code: str
+    message: str
+    region: str | None
+    exhausted: bool
+    unreachable: bool
+    untrusted: bool
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Refusal":
+        """Read an error; obstore 0.12 gives status and document as text only (`tests/test_bucket.py` holds the form)."""
+        text, _, debug = str(error).partition("\n\nDebug source")
+        status = _found(r"status code: (\d{3})", text)
+        code = _found(r"<Code>([^<]{1,100})</Code>", text)
+        if code is None:
+            code = f"HTTP {status}" if status else text.rpartition(" - ")[2].rpartition("error: ")[2][:MAX_SAID]
+        return cls(
+            status=int(status) if status else None,
+            code=code,
+            message=_printable(_found(r"<Message>([^<]*)", text) or ""),
+            region=_found(r"<Region>([A-Za-z0-9-]{1,64})</Region>", text),
+            exhausted=re.search(r"after [1-9]\d* retries", text) is not None,
+            unreachable="kind: Connect" in debug,
+            untrusted="invalid peer certificate" in debug,
+        )
+
+    @property
+    def moved(self) -> bool:
+        """Whether the service wants to be asked elsewhere."""
+        return self.code in _MOVED or self.status in (301, 307) or "incorrectly configured region" in self.code
+
+    @property
+    def heals(self) -> bool:
+        """Whether asking once more may help."""
+        if self.status is None:
+            return "HTTP error" in self.code or "error sending request" in self.code or "body error" in self.code
+        return self.status >= 500 or self.status in _HEALING_STATUS or self.code in _HEALING_CODES
+
+    def __str__(self) -> str:
+        """Say it in the service's words."""
+        status = f"{self.status} " if self.status and not self.code.startswith("HTTP") else ""
+        return f"{status}{self.code}: {self.message}" if self.message else f"{status}{self.code}"
+
+
+def _found(pattern: str, text: str) -> str | None:
+    found = re.search(pattern, text)
+    return found[1] if found else None
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)[:MAX_SAID].strip()
+
+
+class BucketStore(Store):
+    """A store in a bucket, below a prefix. Credentials come from the environment or the service's usual files.
+
+    Args:
+        address: `s3://bucket/prefix`, with `?endpoint_url=…&region=…&profile=…&no_sign_request=…` where the defaults do
+            not do; `gs://bucket/prefix`; `az://container/prefix`.
+
+    Raises:
+        RequestError: It is not such an address.
+    """
+
+    lanes = 8
+
+    def __init__(self, address: str) -> None:
+        scheme, _, rest = address.partition("://")
+        bare, _, query = rest.partition("?")
+        self._bucket, _, prefix = bare.partition("/")
+        options = dict(parse_qsl(query))
+        if not _BUCKET.fullmatch(self._bucket) or (options and scheme != "s3"):
+            raise RequestError(f"{mask_address(address)} does not name a bucket. Write {scheme}://bucket/prefix.")
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._name = f"{scheme}://{self._bucket}/{self._prefix}".rstrip("/")
+        self.address = bucket_address(self._name, **options) if options else self._name
+        self._scheme = scheme
+        self._endpoint = options.get("endpoint_url")
+        self._stores: dict[bool, ObjectStore] = {}
+        self._lock = Lock()
+        # What a service has refused once is not tried on it again.
+        self._optional = _OptionalHeaders()
+        self._aws = None
+        if scheme == "s3":
+            if set(options) - set(OPTIONS):
+                raise RequestError(f"{mask_address(address)} has an unknown option. Those of a bucket are {OPTIONS}.")
+            _check_endpoint(self._endpoint)
+            self._aws = S3Service(self._bucket, options, _known.get(self.address))
+            _opened[self.address] = self
+
+    @property
+    def access(self) -> Access:
+        """How to reach it; of an S3 bucket alone."""
+        assert self._aws is not None
+        return self._aws.access
+
+    # --- the service
+
+    def _object_store(self, *, writing: bool) -> "ObjectStore":
+        with self._lock:
+            if writing not in self._stores:
+                self._stores[writing] = self._connect(writing=writing)
+            return self._stores[writing]
+
+    def _connect(self, *, writing: bool) -> "ObjectStore":
+        from obstore.store import S3Store, from_url
+
+        seconds = WRITE_SECONDS if writing else READ_SECONDS
+        client: dict[str, Any] = {
+            "allow_http": True,  # an address that says http:// means it
+            "connect_timeout": timedelta(seconds=min(10.0, seconds)),
+            "timeout": timedelta(seconds=seconds),
+            "read_timeout": timedelta(seconds=min(STALL_SECONDS, seconds)),
+        }
+        retry: RetryConfig = {
+            "max_retries": ATTEMPTS - 1,
+            "retry_timeout": timedelta(seconds=6 * seconds),
+            "backoff": {
+                "init_backoff": timedelta(seconds=PAUSE_SECONDS),
+                "max_backoff": timedelta(seconds=MAX_PAUSE_SECONDS),
+                "base": 2,
+            },
+        }
+        if self._aws is None:
+            return from_url(f"{self._scheme}://{self._bucket}", client_options=client, retry_config=retry)  # type: ignore[arg-type]
+        access = self._aws.access
+        if access.ca_bundle is not None:
+            try:
+                client["root_certificate"] = Path(access.ca_bundle).read_bytes()
+            except OSError as error:
+                raise RequestError(f"Cannot read the certificates in {access.ca_bundle} ({error.strerror}).") from error
+        given: dict[str, Any] = {
+            # Both, because the environment's AWS_ENDPOINT_URL_S3 would be preferred to the first alone.
+            "endpoint": access.endpoint,
+            "aws_endpoint_url_s3": access.endpoint,
+            "virtual_hosted_style_request": access.virtual_hosted,
+            "region": access.region,
+            "conditional_put": "etag",
+        }
+        if writing and self._optional.checksum:
+            given["checksum_algorithm"] = "SHA256"
+        if access.credentials is None:
+            given["skip_signature"] = True
+        else:
+            given["credential_provider"] = _Provider(self._aws.renew, access)
+        return S3Store(self._bucket, client_options=client, retry_config=retry, **given)  # type: ignore[arg-type]
+
+    def _call(self, key: str, work: "Callable[[ObjectStore], T]", *, writing: bool = False) -> T:
+        """Ask the service for something, follow it to another region, and try again what may heal.
+
+        Raises:
+            AssetMissingError, AssetKeyError, AssetUnavailableError: It is a matter of this key.
+            RemoteError, StoreOfflineError: It is not.
+        """
+        began = time.monotonic()
+        for pause in _pauses():
+            try:
+                return work(self._object_store(writing=writing))
+            except (BaseError, FileNotFoundError) as error:
+                refusal, failure = Refusal.of(error), error
+            except ValueError as error:
+                raise AssetKeyError(f"{key} cannot be a name in {self._name} ({error}).") from error
+            if refusal.moved and self._aws is not None and self._aws.move(refusal.region):
+                with self._lock:
+                    self._stores.clear()
+                continue
+            spent = refusal.exhausted or time.monotonic() - began > ATTEMPTS * READ_SECONDS
+            if pause is None or spent or not refusal.heals or isinstance(failure, UnauthenticatedError):
+                raise self._explain(key, refusal, failure) from failure
+            time.sleep(pause)
+        raise AssertionError  # the last pause is None
+
+    def _explain(self, key: str, refusal: Refusal, error: BaseException) -> ArchiveError:
+        """Say in the tree's words why the service refused."""
+        where = self._endpoint or f"the service of {self._name}"
+        if isinstance(error, UnauthenticatedError) and refusal.status is None:
+            said = _printable(_found(r"provider: (?:\w*Error: )?(.*)", str(error)) or refusal.code)
+            return RemoteError(said if self._name in said else f"Cannot get credentials for {self._name} ({said}).")
+        if refusal.untrusted:
+            return RemoteError(untrusted(where))
+        if refusal.unreachable:
+            return StoreOfflineError(f"Cannot reach {where} for {self._name}. Check the network and --endpoint-url.")
+        if refusal.code == "NoSuchBucket":
+            return StoreOfflineError(f"There is no bucket {self._bucket}. Check the bucket name and --endpoint-url.")
+        if isinstance(error, FileNotFoundError):
+            return AssetMissingError(f"{key} is not in {self._name}.")
+        if refusal.code == "InvalidObjectState":
+            return AssetUnavailableError(
+                f"{key} is in an archive class of {self._name} (GLACIER or DEEP_ARCHIVE). "
+                "Restore it first, such as with `aws s3api restore-object`, then run the command again."
+            )
+        if refusal.status == 412:
+            return AssetUnavailableError(f"{key} changed in {self._name} while it was read. Run the command again.")
+        if "Content-Length" in refusal.code:
+            return AssetUnavailableError(f"{self._name} does not say how long {key} is, so no copy can be proved whole.")
+        if refusal.status in (401, 403) and refusal.code not in _BAD_CREDENTIALS:
+            return AssetUnavailableError(
+                f"{self._name} refuses {key} ({refusal}). Check the rights of these credentials.", reason=str(refusal)
+            )
+        said = "kept failing" if refusal.heals else "refused"
+        return RemoteError(f"{self._name} {said} ({refusal}). {advice(refusal.code)}", reason=str(refusal))
+
+    # --- the store
+
+    def check(self, archive_id: str | None = None) -> None:
+        """See `Store.check`; a prefix with nothing below it is one that is not there."""
+        if not self._reach():
+            raise StoreOfflineError(f"There is nothing below {self._name}. Check the bucket name and the prefix.")
+        if archive_id is None:
+            return
+        owner = self.owner()
+        if owner is None:
+            raise StoreOfflineError(f"{self._name} has no object {MARKER}. Check the bucket name and the prefix.")
+        if owner != archive_id:
+            raise StoreMismatchError(f"{self._name} belongs to archive {owner}, not to {archive_id}. Check the prefix.")
+
+    def _reach(self) -> bool:
+        """Say whether anything is there; what stands in the way is raised.
+
+        Credentials that may read objects and not list them are good enough.
+        """
+
+        def first(store: "ObjectStore") -> bool:
+            try:
+                return any(obstore.list(store, self._prefix or None, chunk_size=1))
+            except BaseError as error:
+                if "parsing Path" in str(error) or "empty path segment" in str(error):
+                    return True  # the first name is one that obstore does not take for a path
+                raise
+
+        try:
+            return self._call("", first)
+        except (AssetUnavailableError, AssetKeyError):
+            return True
+        except AssetMissingError as error:
+            raise StoreOfflineError(f"There is no {self._name}. Check the bucket name and the service.") from error
+
+    def owner(self) -> str | None:
+        """See `Store.owner`."""
+        try:
+            with self.open(MARKER) as found:
+                return b"".join(found.chunks()).decode("utf-8", "replace").strip()
+        except AssetMissingError:
+            return None
+        except AssetUnavailableError as error:
+            raise RemoteError(str(error)) from error
+
+    def mark(self, archive_id: str) -> None:
+        """See `Store.mark`; the bucket must be there."""
+        self._reach()
+        owner = self.owner()
+        if owner not in (None, archive_id):
+            raise StoreMismatchError(f"{self._name} belongs to archive {owner} already. Choose another prefix.")
+        if owner is None:
+            self._put(MARKER, f"{archive_id}\n".encode(), replace=False)
+
+    def receive(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Piece:
+        """See `Store.receive`; the object has its name as soon as it is whole."""
+        self._check_key(key)
+        if not replace:
+            with suppress(AssetMissingError):
+                self.find(key)
+                raise _taken(key)
+        counted = _Counted(chunks)
+        first = b"".join(counted.until(PART_BYTES))
+        if len(first) < PART_BYTES:
+            self._put(key, first, replace=replace)
+        else:
+            self._put_parts(key, first, counted, replace=replace)
+        return Piece(key, Stored(counted.size_bytes, counted.hashed.hexdigest()))
+
+    def _put(self, key: str, body: bytes, *, replace: bool) -> None:
+        """Write a small object in one request.
+
+        An answer that was lost, or that says that the name is taken, may be to our own bytes: they are read back and
+        compared before anything is called wrong.
+        """
+        mine = Stored(len(body), sha256(body).hexdigest())
+        while True:
+            optional = self._optional
+            try:
+                self._call(key, partial(self._put_once, key, body, replace=replace, optional=optional), writing=True)
+            except (AssetExistsError, RemoteError, StoreOfflineError) as error:
+                with suppress(ArchiveError):
+                    if self.measure(key) == mine:
+                        return
+                if isinstance(error, RemoteError) and self._give_up_optional(optional, error):
+                    continue
+                raise
+            return
+
+    def _put_once(
+        self, key: str, body: bytes, store: "ObjectStore", *, replace: bool, optional: "_OptionalHeaders"
+    ) -> None:
+        mode: Literal["create", "overwrite"] = "create" if optional.condition and not replace else "overwrite"
+        try:
+            obstore.put(
+                store, self._path(key), body, mode=mode, use_multipart=False, attributes={"Content-Type": CONTENT_TYPE}
+            )
+        except AlreadyExistsError as error:
+            # A 409 says that somebody else is writing just now: it is asked again, and may succeed.
+            if Refusal.of(error).status == 409:
+                raise
+            raise _taken(key) from error
+
+    def _give_up_optional(self, tried: "_OptionalHeaders", error: RemoteError) -> bool:
+        """Leave an optional header out from now on, if the service may have refused it; say whether to try again."""
+        if error.reason.partition(" ")[0] not in ("400", "405", "501") and "HTTP 501" not in error.reason:
+            return False
+        with self._lock:
+            if self._optional == tried:
+                following = tried.fewer()
+                if following is None:
+                    self._optional = _OptionalHeaders()
+                    return False
+                self._optional = following
+                self._stores.pop(True, None)
+        return True
+
+    def _put_parts(self, key: str, first: bytes, rest: "_Counted", *, replace: bool) -> None:
+        """Write a large object in parts."""
+        if self._aws is None:
+
+            def send(store: "ObjectStore") -> object:
+                return obstore.put(
+                    store, self._path(key), chain([first], rest), use_multipart=True, chunk_size=PART_BYTES
+                )
+
+            self._call(key, send, writing=True)
+            return
+        upload = self._aws.upload(self._prefix + key, replace=replace)
+        try:
+            part = first
+            while part:
+                upload.add(part)
+                part = b"".join(rest.until(PART_BYTES))
+            named = upload.complete()
+        except BaseException:
+            upload.abort()
+            raise
+        if not named:
+            upload.abort()
+            if self.measure(key) != (rest.size_bytes, rest.hashed.hexdigest()):
+                raise _taken(key)
+
+    def place(self, _pieces: Sequence[Piece]) -> builtins.list[Piece]:
+        """See `Store.place`; there is nothing left to do."""
+        return []
+
+    def find(self, key: str) -> Entry:
+        """See `Store.find`."""
+        self._check_key(key)
+        found = self._call(key, lambda store: obstore.head(store, self._path(key)))
+        return Entry(key, found["size"])
+
+    def open(self, key: str) -> OpenAsset:
+        """See `Store.open`; a small object is read whole."""
+        if key != MARKER:
+            self._check_key(key)
+        return self._call(key, partial(self._open, key))
+
+    def _open(self, key: str, store: "ObjectStore") -> OpenAsset:
+        result = obstore.get(store, self._path(key))
+        size, tag = result.meta["size"], result.meta["e_tag"]
+        file: io.IOBase = _Body(self, key, result) if size > WHOLE_BYTES else io.BytesIO(result.bytes())
+        claims, closer = Claims(), None
+        if self._aws is not None:
+            claims, closer = Claims(md5_of(tag)), partial(self._aws.claims, self._prefix + key)
+            if claims.md5 is None:
+                with suppress(RemoteError):
+                    claims, closer = closer(), None
+        return OpenAsset(key, file, size, claims, closer)  # type: ignore[arg-type]
+
+    def reopen(self, key: str, offset: int, tag: str | None) -> "GetResult":
+        """Ask for an object's bytes from an offset on, if it is still the one with that ETag.
+
+        Raises:
+            AssetUnavailableError: It is another one.
+            AssetMissingError, RemoteError, StoreOfflineError: As `open`.
+        """
+        options: GetOptions = {"range": {"offset": offset}} if offset else {}
+        if tag is not None:
+            options["if_match"] = tag
+        result = self._call(key, lambda store: obstore.get(store, self._path(key), options=options))
+        if tag is None or result.meta["e_tag"] != tag:  # a service that does not know If-Match
+            raise AssetUnavailableError(f"{key} changed in {self._name} while it was read. Run the command again.")
+        return result
+
+    def list(self) -> Iterator[Entry]:
+        """See `Store.list`; names that cannot be asset keys are left out."""
+        for name, size in self._listed():
+            key = name.removeprefix(self._prefix)
+            with suppress(AssetKeyError):
+                self._check_key(key)
+                yield Entry(key, size)
+
+    def _listed(self) -> Iterator[tuple[str, int]]:
+        if self._aws is not None:
+            yield from self._aws.list(self._prefix)
+            return
+        pages = self._call("", lambda store: obstore.list(store, self._prefix or None))
+        while page := self._call("", lambda _: next(pages, None)):
+            yield from ((found["path"], found["size"]) for found in page)
+
+    def sync(self, _keys: Sequence[str]) -> None:
+        """See `Store.sync`; that is the service's promise."""
+
+    def sweep(self) -> int:
+        """See `Store.sweep`; an upload that was cut off has no name, and others may be uploading below the prefix."""
+        return 0
+
+    def _path(self, key: str) -> str:
+        return self._prefix + key
+
+    def _check_key(self, key: str) -> None:
+        check_asset_key(key)
+        if key.partition("/")[0] == MARKER:
+            raise AssetKeyError(f"The asset key {key!r} is a name that the store keeps for itself.")
+
+
+class _OptionalHeaders(NamedTuple):
+    """Headers of a write that not every service knows.
+
+    Attributes:
+        condition: `If-None-Match: *`, so that nothing is replaced.
+        checksum: `x-amz-checksum-sha256`, without which a bucket with Object Lock takes nothing.
+    """
+
+    condition: bool = True
+    checksum: bool = True
+
+    def fewer(self) -> "_OptionalHeaders | None":
+        """Return what to try next; the condition, which protects more, is the last to go."""
+        return {
+            (True, True): _OptionalHeaders(True, False),
+            (True, False): _OptionalHeaders(False, True),
+            (False, True): _OptionalHeaders(False, False),
+        }.get(tuple(self))
+
+
+class _Counted:
+    """A stream of chunks whose size and digest are known when it is through."""
+
+    def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
+        self._chunks = iter(chunks)
+        self.size_bytes = 0
+        self.hashed = sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self.size_bytes += len(chunk)
+            self.hashed.update(chunk)
+            yield bytes(chunk)
+
+    def until(self, size_bytes: int) -> Iterator[bytes]:
+        """Yield chunks until there are so many bytes, or no more."""
+        taken = 0
+        for chunk in self:
+            taken += len(chunk)
+            yield chunk
+            if taken >= size_bytes:
+                return
+
+
+class _Provider:
+    """Gives obstore the credentials that this or another process has found, and new ones before they expire."""
+
+    def __init__(self, renew: Callable[[], Credentials], access: Access) -> None:
+        self._renew = renew
+        self._first = access.credentials
+        self._renewable = access.renewable
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what obstore expects of a provider."""
+        credentials, self._first = self._first or self._renew(), None
+        expiry = datetime.now(UTC) + timedelta(seconds=RENEWAL_SECONDS) if self._renewable else None
+        return {**credentials._asdict(), "expires_at": expiry}
+
+
+class _Body(io.RawIOBase):
+    """The bytes of a large object as a file: read as they arrive, and asked for again from where they broke off.
+
+    obstore goes on by itself, four times an object. This goes on as long as each of its efforts brings some headway: so
+    an object of many gigabytes arrives over a bad line, and one that drips is given up.
+
+    Raises:
+        AssetUnavailableError: From any method that reads: it changed in between, or kept breaking off.
+        RemoteError, StoreOfflineError: From any method that reads: the service could not be asked for the rest.
+    """
+
+    def __init__(self, store: BucketStore, key: str, first: "GetResult") -> None:
+        super().__init__()
+        self._store = store
+        self._key = key
+        self._size: int = first.meta["size"]
+        self._tag = first.meta["e_tag"]
+        self._stream: Iterator[bytes] | None = first.stream(STREAM_BYTES)
+        self._chunk = memoryview(b"")
+        self._at = self._begun_at = 0
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say yes: to read on from elsewhere is another request."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position."""
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if at != self._at:
+            self._stream, self._chunk, self._at = None, memoryview(b""), at
+        return at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer: some bytes, none only at the end."""
+        while not self._chunk:
+            if self._at >= self._size:
+                return 0
+            self._chunk = self._next_chunk()
+        count = min(len(buffer), len(self._chunk))
+        buffer[:count] = self._chunk[:count]
+        self._chunk = self._chunk[count:]
+        self._at += count
+        return count
+
+    def _next_chunk(self) -> memoryview:
+        while True:
+            if self._stream is None:
+                self._stream, self._begun_at = self._store.reopen(self._key, self._at, self._tag).stream(STREAM_BYTES), self._at
+            try:
+                return memoryview(next(self._stream, b"")) or self._stop("it ended too early")
+            except BaseError as error:
+                self._stream = None
+                if self._at - self._begun_at < HEADWAY_BYTES:
+                    said = Refusal.of(error).code
+                    raise AssetUnavailableError(
+                        f"{self._key} kept breaking off at byte {self._at:,} ({said}). Run the command again later."
+                    ) from error
+
+    def _stop(self, reason: str) -> memoryview:
+        raise AssetUnavailableError(f"{self._key} broke off at byte {self._at:,}: {reason}. Run the command again.")
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._stream = None
+        super().close()
+
+
+def _pauses() -> Iterator[float | None]:
+    """Yield, for each attempt, how many seconds to wait after it if it failed; None after the last."""
+    for attempt in range(ATTEMPTS - 1):
+        yield min(PAUSE_SECONDS * 2**attempt, MAX_PAUSE_SECONDS) * random.uniform(0.75, 1.25)  # noqa: S311
+    yield None
+
+
+def _check_endpoint(url: str | None) -> None:
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if not right:
+        raise RequestError(f"{mask_address(url)} is not a URL. Write --endpoint-url https://host, with a port if need be.")
+    if "@" in parts.netloc:
+        raise RequestError("Credentials do not belong in an address. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
+
+
+def _taken(key: str) -> AssetExistsError:
+    return AssetExistsError(f"{key} is stored already, and nothing is overwritten. Compare the two copies.")
