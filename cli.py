@@ -50,6 +50,7 @@ EXIT_CODES: dict[type[errors.ArchiveError], int] = {
     errors.AssetExistsError: 1,
     errors.AssetMissingError: 1,
     errors.AssetUnreadableError: 1,
+    errors.AssetUnavailableError: 3,
     errors.AssetDamagedError: 1,
     errors.NoSpaceError: 15,
     errors.NotWritableError: 15,
@@ -454,7 +455,8 @@ def _service_options(command: Any) -> Any:
         ("--endpoint-url", "URL", "For a bucket: the service, if it is not AWS."),
     ):
         command = click.option(name, metavar=metavar, help=words)(command)
-    return command
+    words = "For a public bucket: ask without credentials."
+    return click.option("--no-sign-request", flag_value="true", default=None, help=words)(command)
 
 
 def _place(address: str, **service: str | None) -> str:
@@ -462,9 +464,9 @@ def _place(address: str, **service: str | None) -> str:
     given = {name: value for name, value in service.items() if value is not None}
     if not given:
         return address
-    from craftkit_archive.s3 import s3_address
+    from craftkit_archive.bucket import bucket_address
 
-    return s3_address(address, **given)
+    return bucket_address(address, **given)
 
 
 def _source(address: str, **service: str | None) -> str:
@@ -482,7 +484,14 @@ def _source(address: str, **service: str | None) -> str:
 )
 @_service_options
 @click.pass_obj
-def init(console: Console, store: str, endpoint_url: str | None, region: str | None, profile: str | None) -> int:
+def init(
+    console: Console,
+    store: str,
+    endpoint_url: str | None,
+    region: str | None,
+    profile: str | None,
+    no_sign_request: str | None,
+) -> int:
     """Make an empty archive.
 
     A store that holds PDFs already, such as a mirror of the bucket, is taken over as it is: after the import of their
@@ -491,7 +500,7 @@ def init(console: Console, store: str, endpoint_url: str | None, region: str | N
     from craftkit_archive.archive import Archive
     from craftkit_archive.records import Summary
 
-    store = _place(store, endpoint_url=endpoint_url, region=region, profile=profile)
+    store = _place(store, endpoint_url=endpoint_url, region=region, profile=profile, no_sign_request=no_sign_request)
     with Archive.create(console.archive, store_address=store) as archive:
         details = {"archive": str(archive.path), "archive_id": archive.id, "store": archive.store.address}
     console.say(f"Made an archive in {console.archive}, with its assets in {details['store']}.")
@@ -628,6 +637,7 @@ def fetch(
     endpoint_url: str | None,
     region: str | None,
     profile: str | None,
+    no_sign_request: str | None,
     jobs: int,
     dry_run: bool,
 ) -> int:
@@ -645,7 +655,9 @@ def fetch(
     from craftkit_archive.fetching import fetch_assets
 
     if source is not None:
-        source = _source(source, endpoint_url=endpoint_url, region=region, profile=profile)
+        source = _source(
+            source, endpoint_url=endpoint_url, region=region, profile=profile, no_sign_request=no_sign_request
+        )
     with _open(console) as archive:
         selection = archive.select(projects=projects, since=since, ids=ids)
         return console.finish(
@@ -789,6 +801,7 @@ def export(
     endpoint_url: str | None,
     region: str | None,
     profile: str | None,
+    no_sign_request: str | None,
     jobs: int,
     dry_run: bool,
 ) -> int:
@@ -806,7 +819,7 @@ def export(
     if target == "-" and not dry_run and (console.json or os.isatty(1)):
         taken = "--json writes there" if console.json else "it is a terminal"
         raise errors.RequestError(f"Standard output cannot take the export: {taken}. Name a file, or pipe it.")
-    target = _place(target, endpoint_url=endpoint_url, region=region, profile=profile)
+    target = _place(target, endpoint_url=endpoint_url, region=region, profile=profile, no_sign_request=no_sign_request)
     options = Options(
         form=form,
         name=name,
@@ -859,6 +872,7 @@ def repair(
     endpoint_url: str | None,
     region: str | None,
     profile: str | None,
+    no_sign_request: str | None,
     dry_run: bool,
 ) -> int:
     """Replace what the last verify found damaged or missing by right copies from SOURCE.
@@ -868,7 +882,7 @@ def repair(
     """
     from craftkit_archive.repairing import repair_assets
 
-    source = _source(source, endpoint_url=endpoint_url, region=region, profile=profile)
+    source = _source(source, endpoint_url=endpoint_url, region=region, profile=profile, no_sign_request=no_sign_request)
     with _open(console) as archive:
         selection = archive.select(projects=projects, since=since, ids=ids)
         return console.finish(repair_assets(archive, source, selection=selection, dry_run=dry_run, stop=console.stop))
@@ -929,12 +943,13 @@ def rebuild(
     endpoint_url: str | None,
     region: str | None,
     profile: str | None,
+    no_sign_request: str | None,
     jobs: int,
 ) -> int:
     """Make a lost catalog again, from the store and the files of metadata, and say what cannot be known any more."""
     from craftkit_archive.rebuilding import LOST, rebuild_archive
 
-    store = _place(store, endpoint_url=endpoint_url, region=region, profile=profile)
+    store = _place(store, endpoint_url=endpoint_url, region=region, profile=profile, no_sign_request=no_sign_request)
     files: dict[Kind, tuple[str, ...]] = {"projects": projects, "keys": key_files, "renders": renders}
     code = console.finish(rebuild_archive(console.archive, files, store_address=store, jobs=jobs, stop=console.stop))
     console.say("What cannot be known any more: " + "; ".join(LOST) + ".")

@@ -26,11 +26,13 @@ setup(
         "click>=8.5",
         "ijson>=3.3",
         "msgspec>=0.19",
+        "obstore>=0.12,<0.13",
         "pikepdf>=9",
         "pypdfium2>=5",
         "prometheus-client>=0.21",
         "sqlite-utils>=4.2",
         "tqdm>=4.66",
+        "urllib3>=2.8,<3",
         "waitress>=3.0.2,<3.1",  # server/http.py relies on its inside
     ],
     extras_require={

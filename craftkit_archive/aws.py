@@ -13,6 +13,8 @@ quarter of a second.
 
 import base64
 import os
+import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -25,12 +27,21 @@ from craftkit_archive.store import Claims
 
 OPTIONS = ("endpoint_url", "region", "profile", "no_sign_request")
 ATTEMPTS = 5
+PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 16.0
 TIMEOUT_SECONDS = 60.0
 # botocore renews credentials that expire within 10 minutes before it gives them away: they last longer than this.
 RENEWAL_SECONDS = 300
 LANES = 8
 _ENCRYPTED = ("SSECustomerAlgorithm", "SSEKMSKeyId")
 _OPTIONAL_REFUSED = frozenset({400, 405, 501})
+# What botocore's standard mode has tried again already.
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+# Both libraries try most of 5xx again by themselves. These heal too, by Amazon's list of S3 error codes.
+_HEALING_STATUS = frozenset({408, 409, 425, 429})
+_HEALING_CODES = frozenset(
+    {"RequestTimeout", "IncompleteBody", "BadDigest", "PriorRequestNotComplete", "XAmzContentSHA256Mismatch"}
+)
 
 
 class Credentials(NamedTuple):
@@ -148,7 +159,7 @@ class S3Service:
                 client = self._connect("path")  # other services rarely have a host name for each bucket
             return client
 
-    def _connect(self, style: str) -> Any:
+    def _connect(self, style: Any) -> Any:
         from botocore import UNSIGNED
         from botocore.config import Config
 
@@ -205,8 +216,7 @@ class S3Service:
         """
         given: dict[str, str] = {}
         while True:
-            with self._errors():
-                page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **given)
+            page = self._ask("list_objects_v2", Prefix=prefix, **given)
             for found in page.get("Contents", ()):
                 if not {"Key", "Size"} <= found.keys():
                     raise RemoteError(f"{self.name} lists an object without its name or size. Check --endpoint-url.")
@@ -229,8 +239,7 @@ class S3Service:
         Raises:
             RemoteError: It cannot be asked.
         """
-        with self._errors():
-            head = self._head(key)
+        head = self._head(key)
         encrypted = any(name in head for name in _ENCRYPTED) or str(head.get("ServerSideEncryption")).startswith("aws:")
         checksum = None
         with suppress(ValueError):  # that of several parts is no digest of the whole, and has a number at its end
@@ -240,17 +249,30 @@ class S3Service:
         return Claims(None if encrypted else md5_of(head.get("ETag")), checksum)
 
     def _head(self, key: str) -> dict[str, Any]:
-        from botocore.exceptions import ClientError
-
         if not self._checksums_refused:
             try:
-                return self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")  # type: ignore[no-any-return]
-            except ClientError as error:
+                return self._ask("head_object", Key=key, ChecksumMode="ENABLED")
+            except RemoteError as error:
                 # Backblaze answers 400 to the header that asks for checksums, others 501.
-                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in _OPTIONAL_REFUSED:
+                if error.status not in _OPTIONAL_REFUSED:
                     raise
                 self._checksums_refused = True
-        return self._client.head_object(Bucket=self._bucket, Key=key)  # type: ignore[no-any-return]
+        return self._ask("head_object", Key=key)
+
+    def _ask(self, operation: str, **given: Any) -> dict[str, Any]:
+        """Ask through botocore, and again for what heals and what botocore takes for final."""
+        from botocore.exceptions import ClientError
+
+        with self._errors():
+            for pause in pauses():
+                try:
+                    return getattr(self._client, operation)(Bucket=self._bucket, **given)  # type: ignore[no-any-return]
+                except ClientError as error:
+                    status, code = status_of(error), error.response.get("Error", {}).get("Code", "")
+                    if pause is None or status in _RETRIED or status in _OPTIONAL_REFUSED or not heals(status, code):
+                        raise
+                time.sleep(pause)
+        raise AssertionError  # the last pause is None
 
     def upload(self, key: str, *, replace: bool) -> "Upload":
         """Begin an upload in parts."""
@@ -278,7 +300,11 @@ class S3Service:
                 raise StoreOfflineError(
                     f"There is no bucket {self._bucket}. Check the bucket name and --endpoint-url."
                 ) from error
-            raise RemoteError(f"{self.name} refused {error.operation_name} ({code}: {said}). {advice(code)}") from error
+            raise RemoteError(
+                f"{self.name} refused {error.operation_name} ({code}: {said}). {advice(code)}",
+                reason=code,
+                status=status_of(error),
+            ) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise RemoteError(
                 f"No credentials for {self.name}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give a --profile, "
@@ -329,7 +355,7 @@ class Upload:
             # A bucket with Object Lock takes no part without a checksum.
             return self._client.create_multipart_upload(**given, **self._checksum)["UploadId"]  # type: ignore[no-any-return]
         except ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") not in _OPTIONAL_REFUSED:
+            if status_of(error) not in _OPTIONAL_REFUSED:
                 raise
             self._checksum = {}
         return self._client.create_multipart_upload(**given)["UploadId"]  # type: ignore[no-any-return]
@@ -374,6 +400,26 @@ class Upload:
 
         with suppress(BotoCoreError, ClientError):
             self._client.abort_multipart_upload(**self._place, UploadId=self._id)
+
+
+def status_of(error: Any) -> int:
+    """Return the HTTP status of a botocore `ClientError`; 0 if it has none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def heals(status: int, code: str) -> bool:
+    """Say whether a refusal may heal by itself.
+
+    Source: "Error responses" in the Amazon S3 API Reference; RFC 9110, sections 15.5 and 15.6; RFC 8470 (425).
+    """
+    return status >= 500 or status in _HEALING_STATUS or code in _HEALING_CODES
+
+
+def pauses() -> Iterator[float | None]:
+    """Yield, for each attempt, how many seconds to wait after it if it failed; None after the last."""
+    for attempt in range(ATTEMPTS - 1):
+        yield min(PAUSE_SECONDS * 2**attempt, MAX_PAUSE_SECONDS) * random.uniform(0.75, 1.25)  # noqa: S311
+    yield None
 
 
 def _freeze(credentials: Any) -> Credentials:

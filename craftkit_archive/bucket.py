@@ -7,10 +7,9 @@ regions that only a refusal names.
 
 import builtins
 import io
-import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,14 +23,18 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, UnauthenticatedError
 
+from craftkit_archive import aws
 from craftkit_archive.aws import (
+    ATTEMPTS,
     OPTIONS,
     RENEWAL_SECONDS,
     Access,
     Credentials,
     S3Service,
     advice,
+    heals,
     md5_of,
+    pauses,
     untrusted,
 )
 from craftkit_archive.errors import (
@@ -55,9 +58,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SCHEMES = ("s3://", "gs://", "az://")
-ATTEMPTS = 5
-PAUSE_SECONDS = 1.0
-MAX_PAUSE_SECONDS = 16.0
 # A request for a small object ends within this; one that is broken off by it goes on from where it was, four times.
 READ_SECONDS = 30.0
 WRITE_SECONDS = 600.0
@@ -74,11 +74,6 @@ CONTENT_TYPE = "application/pdf"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}")
 _MOVED = frozenset(
     {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"}
-)
-# obstore tries 408, 429 and 5xx again by itself. These heal too, by Amazon's list of S3 error codes.
-_HEALING_STATUS = frozenset({408, 409, 425, 429})
-_HEALING_CODES = frozenset(
-    {"RequestTimeout", "IncompleteBody", "BadDigest", "PriorRequestNotComplete", "XAmzContentSHA256Mismatch"}
 )
 _BAD_CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"}
@@ -114,7 +109,7 @@ def learned_access(addresses: Iterable[str]) -> dict[str, Access]:
     return {address: store.access for address in addresses if (store := _opened.get(address)) is not None}
 
 
-def learn_access(known: dict[str, Access]) -> None:
+def learn_access(known: Mapping[str, Access]) -> None:
     """Remember how to reach buckets, as another process found out."""
     _known.update(known)
 
@@ -146,7 +141,7 @@ class Refusal(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> "Refusal":
-        """Read an error; obstore 0.12 gives status and document as text only (`tests/test_bucket.py` holds the form)."""
+        """Read an error: obstore 0.12 gives status and document as text alone, whose form `tests/test_bucket.py` holds."""
         text, _, debug = str(error).partition("\n\nDebug source")
         status = _found(r"status code: (\d{3})", text)
         code = _found(r"<Code>([^<]{1,100})</Code>", text)
@@ -172,7 +167,7 @@ class Refusal(NamedTuple):
         """Whether asking once more may help."""
         if self.status is None:
             return "HTTP error" in self.code or "error sending request" in self.code or "body error" in self.code
-        return self.status >= 500 or self.status in _HEALING_STATUS or self.code in _HEALING_CODES
+        return heals(self.status, self.code)
 
     def __str__(self) -> str:
         """Say it in the service's words."""
@@ -229,7 +224,8 @@ class BucketStore(Store):
     @property
     def access(self) -> Access:
         """How to reach it; of an S3 bucket alone."""
-        assert self._aws is not None
+        if self._aws is None:
+            raise RequestError(f"{self._name} is not an S3 bucket.")
         return self._aws.access
 
     # --- the service
@@ -254,8 +250,8 @@ class BucketStore(Store):
             "max_retries": ATTEMPTS - 1,
             "retry_timeout": timedelta(seconds=6 * seconds),
             "backoff": {
-                "init_backoff": timedelta(seconds=PAUSE_SECONDS),
-                "max_backoff": timedelta(seconds=MAX_PAUSE_SECONDS),
+                "init_backoff": timedelta(seconds=aws.PAUSE_SECONDS),
+                "max_backoff": timedelta(seconds=aws.MAX_PAUSE_SECONDS),
                 "base": 2,
             },
         }
@@ -291,7 +287,7 @@ class BucketStore(Store):
             RemoteError, StoreOfflineError: It is not.
         """
         began = time.monotonic()
-        for pause in _pauses():
+        for pause in pauses():
             try:
                 return work(self._object_store(writing=writing))
             except (BaseError, FileNotFoundError) as error:
@@ -330,13 +326,19 @@ class BucketStore(Store):
         if refusal.status == 412:
             return AssetUnavailableError(f"{key} changed in {self._name} while it was read. Run the command again.")
         if "Content-Length" in refusal.code:
-            return AssetUnavailableError(f"{self._name} does not say how long {key} is, so no copy can be proved whole.")
+            return AssetUnavailableError(
+                f"{self._name} does not say how long {key} is, so no copy can be proved whole."
+            )
         if refusal.status in (401, 403) and refusal.code not in _BAD_CREDENTIALS:
             return AssetUnavailableError(
                 f"{self._name} refuses {key} ({refusal}). Check the rights of these credentials.", reason=str(refusal)
             )
         said = "kept failing" if refusal.heals else "refused"
-        return RemoteError(f"{self._name} {said} ({refusal}). {advice(refusal.code)}", reason=str(refusal))
+        return RemoteError(
+            f"{self._name} {said} ({refusal}). {advice(refusal.code)}",
+            reason=str(refusal),
+            status=refusal.status or 0,
+        )
 
     # --- the store
 
@@ -443,7 +445,7 @@ class BucketStore(Store):
 
     def _give_up_optional(self, tried: "_OptionalHeaders", error: RemoteError) -> bool:
         """Leave an optional header out from now on, if the service may have refused it; say whether to try again."""
-        if error.reason.partition(" ")[0] not in ("400", "405", "501") and "HTTP 501" not in error.reason:
+        if error.status not in (400, 405, 501):
             return False
         with self._lock:
             if self._optional == tried:
@@ -573,7 +575,7 @@ class _OptionalHeaders(NamedTuple):
             (True, True): _OptionalHeaders(True, False),
             (True, False): _OptionalHeaders(False, True),
             (False, True): _OptionalHeaders(False, False),
-        }.get(tuple(self))
+        }.get((self.condition, self.checksum))
 
 
 class _Counted:
@@ -670,7 +672,10 @@ class _Body(io.RawIOBase):
     def _next_chunk(self) -> memoryview:
         while True:
             if self._stream is None:
-                self._stream, self._begun_at = self._store.reopen(self._key, self._at, self._tag).stream(STREAM_BYTES), self._at
+                self._stream, self._begun_at = (
+                    self._store.reopen(self._key, self._at, self._tag).stream(STREAM_BYTES),
+                    self._at,
+                )
             try:
                 return memoryview(next(self._stream, b"")) or self._stop("it ended too early")
             except BaseError as error:
@@ -690,23 +695,17 @@ class _Body(io.RawIOBase):
         super().close()
 
 
-def _pauses() -> Iterator[float | None]:
-    """Yield, for each attempt, how many seconds to wait after it if it failed; None after the last."""
-    for attempt in range(ATTEMPTS - 1):
-        yield min(PAUSE_SECONDS * 2**attempt, MAX_PAUSE_SECONDS) * random.uniform(0.75, 1.25)  # noqa: S311
-    yield None
-
-
 def _check_endpoint(url: str | None) -> None:
     if url is None:
         return
     try:
         parts = urlsplit(url)
         right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        right = right and url.isascii() and url.isprintable() and " " not in url
     except ValueError:
         right = False
     if not right:
-        raise RequestError(f"{mask_address(url)} is not a URL. Write --endpoint-url https://host, with a port if need be.")
+        raise RequestError(f"{mask_address(url)} is not a URL. Write --endpoint-url https://host or https://host:port.")
     if "@" in parts.netloc:
         raise RequestError("Credentials do not belong in an address. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
 

@@ -949,7 +949,8 @@ class Catalog:
         """Count the stored assets whose last verdict is bad, and those that could not be read or compared."""
         rows = self._query(
             "SELECT COALESCE(SUM(uncertain = 0), 0), COALESCE(SUM(uncertain), 0) FROM (SELECT verdict IN"
-            " ('unreadable', 'unverified') AS uncertain FROM assets WHERE stored_at IS NOT NULL AND verdict <> 'ok')"
+            " ('unreadable', 'unavailable', 'unverified') AS uncertain FROM assets"
+            " WHERE stored_at IS NOT NULL AND verdict <> 'ok')"
         )
         return int(rows[0][0]), int(rows[0][1])
 

@@ -130,11 +130,13 @@ class RemoteError(ArchiveError):
 
     Attributes:
         reason: Why, in the remote end's words, so that equal refusals can be told from different ones.
+        status: The HTTP status of its refusal; 0 if there was none.
     """
 
-    def __init__(self, text: str, *, reason: str = "") -> None:
+    def __init__(self, text: str, *, reason: str = "", status: int = 0) -> None:
         super().__init__(text)
         self.reason = reason
+        self.status = status
 
 
 class AccessError(ArchiveError):

@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from functools import lru_cache, partial
 from itertools import islice
@@ -22,6 +23,7 @@ from craftkit_archive.errors import (
     AssetError,
     AssetExistsError,
     AssetMissingError,
+    AssetUnavailableError,
     RemoteError,
     RenderConflictError,
     RenderNotFoundError,
@@ -29,12 +31,12 @@ from craftkit_archive.errors import (
 )
 from craftkit_archive.fixity import Arrival, judge_arrival
 from craftkit_archive.pdf import Ends, odd_on_arrival
-from craftkit_archive.places import open_store
+from craftkit_archive.places import open_store, worker_setup
 from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Record, Render, Skipped, Verdict
 from craftkit_archive.sources import Source, StoreSource, open_source
-from craftkit_archive.store import OpenAsset, Opening, Piece, Store, Stored, digest, mask_address
+from craftkit_archive.store import OpenAsset, Piece, Store, Stored, digest, mask_address
 from craftkit_archive.values import hash_key
-from craftkit_archive.work import Stop, ahead, aside, in_batches, in_lanes, never, processes, spread, workers_for
+from craftkit_archive.work import Stop, aside, in_batches, in_lanes, never, prefetch, processes, spread, workers_for
 
 BATCH = 256
 # Nothing of a batch is recorded before all of it has arrived.
@@ -42,6 +44,10 @@ BATCH_BYTES = 64 << 20
 _GUESSED_BYTES = 2 << 20
 LISTING_PAGE = 50_000
 UNCLAIMED_SHOWN = 20
+# So many assets refused alike, and none that came, are a service that refuses.
+SAME_REFUSALS = 12
+# How the summary counts what a verdict kept from being stored; all others are refused bytes.
+_COUNTED: dict[Verdict, str] = {"missing": "absent", "unavailable": "unavailable"}
 
 
 class _Task(NamedTuple):
@@ -51,6 +57,7 @@ class _Task(NamedTuple):
     bytes_per_second: float | None
     ignore_etag: bool
     accept_odd: bool
+    run: str
 
 
 class _Arrival(NamedTuple):
@@ -124,10 +131,11 @@ def fetch_assets(
         stop: Asked between batches.
 
     Yields:
-        `Plan`; for each asset that arrived damaged a `Finding`, for each that is stored though it is odd a `Note`, for
-        each that the source lacks a `Skipped`; `Progress`; at last the `Summary` with the counts expected, copied,
-        adopted, absent and refused; odd, if any is; unknown and described, for ids; and, where everything was asked of
-        a source that can be listed, unclaimed: objects that no render has.
+        `Plan`; for each asset that arrived damaged or did not come a `Finding`, for each that is stored though it is
+        odd a `Note`, for each that the source lacks a `Skipped`; `Progress`; at last the `Summary` with the counts
+        expected, copied, adopted, absent, refused (bytes that are wrong) and unavailable (bytes that the source did not
+        give); odd, if any is; unknown and described, for ids; and, where everything was asked of a source that can be
+        listed, unclaimed: objects that no render has.
 
     Raises:
         StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
@@ -142,17 +150,16 @@ def fetch_assets(
     details: dict[str, Any] = {"dry_run": True} if dry_run else {}
     jobs = 0 if dry_run else workers_for(_foreseen(archive, selection, limit), 0, jobs)
     with ExitStack() as stack:
-        # First of all: they start while this process gets ready too.
-        executor = stack.enter_context(processes(jobs, partial(_prepare, address, archive.store.address)))
         source = open_source(address)
         source.check()
         archive.store.check(archive.id)
+        executor = stack.enter_context(processes(jobs, worker_setup(source.address, archive.store.address)))
         stack.enter_context(archive.lock("fetch"))
         run = stack.enter_context(archive.run("fetch", {"source": shown, "limit": limit}, dry=dry_run))
         yield from _describe(archive, source, selection, run, stop, dry_run=dry_run)
         count = archive.catalog.count_expected(selection)
         yield Plan(count=count if limit is None else min(count, limit))
-        run.counts.update({"expected": 0, "copied": 0, "adopted": 0, "absent": 0, "refused": 0})
+        run.counts.update({"expected": 0, "copied": 0, "adopted": 0, "absent": 0, "refused": 0, "unavailable": 0})
         listing = None
         if selection == Selection() and limit is None and isinstance(source, StoreSource):
             # To list a million objects takes minutes, in which they can be copied.
@@ -163,8 +170,17 @@ def fetch_assets(
         else:
             archive.store.sweep()
             share = bytes_per_second / max(jobs, 1) if bytes_per_second else None
+            token = f"{archive.path} {run.id}"
             tasks = (
-                _Task(source.address, archive.store.address, batch, share, ignore_etag, accept_odd)
+                _Task(
+                    source.address,
+                    archive.store.address,
+                    batch,
+                    share,
+                    ignore_etag,
+                    accept_odd,
+                    f"{archive.path} {run.id}",
+                )
                 for batch in _batches(expected, run)
             )
             for arrivals, error in spread(executor, _copy, tasks, jobs=jobs, stop=stop):
@@ -173,8 +189,11 @@ def fetch_assets(
                     raise error
             archive.store.sweep()
         if listing is not None and not stop():
-            run.counts["unclaimed"], details["unclaimed"] = listing()
-        incomplete = run.counts["absent"] > 0 or run.counts["unknown"] > 0
+            try:
+                run.counts["unclaimed"], details["unclaimed"] = listing()
+            except ArchiveError as error:  # it only counts what nobody asked for, and undoes nothing that succeeded
+                details["unclaimed_error"] = str(error)
+        incomplete = any(run.counts[count] for count in ("absent", "unavailable", "unknown"))
         run.settle(problems=run.counts["refused"] > 0, incomplete=incomplete, stopped=stop())
     yield run.summary(**details)
 
@@ -215,6 +234,9 @@ def _look(source: Source, asset: Expectation) -> tuple[Expectation, int | None, 
     try:
         return asset, source.size(asset.render_id, asset.key), None
     except (AssetError, RenderNotFoundError, RenderConflictError) as error:
+        return asset, None, str(error)
+    except RemoteError as error:
+        source.check()  # if it is down as a whole, that stops everything
         return asset, None, str(error)
 
 
@@ -307,7 +329,7 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
                     run.counts["odd"] += 1
                     outcomes.append(Note(run.id or 0, asset.render_id, asset.key, odd_on_arrival(arrival.odd), now))
             elif arrival.verdict is not None:
-                run.counts["absent" if arrival.verdict == "missing" else "refused"] += 1
+                run.counts[_COUNTED.get(arrival.verdict, "refused")] += 1
                 finding = Finding(
                     run_id=run.id or 0,
                     render_id=asset.render_id,
@@ -332,20 +354,16 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
 # --- in the workers --------------------------------------------------------------------------------------------------
 
 
-def _prepare(source: str, store: str) -> None:
-    open_source(source)
-    open_store(store)
-
-
 def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
     """Copy a batch of assets; with what stopped it half-way comes what was copied until then."""
     source, store = open_source(task.source), open_store(task.store)
     receive = partial(_receive, source, store, task, Event())
+    read = partial(_open, source)
     arrivals: list[_Arrival]
     if store.lanes == 1 or task.source == task.store:
-        arrivals = list(map(receive, ahead(partial(_ask_for, source), task.assets, source.lanes)))
+        arrivals = list(map(receive, prefetch(read, task.assets, source.lanes)))
     else:  # a store that makes one wait for what is written takes threads
-        arrivals = in_lanes(receive, ((asset, _later(source, asset)) for asset in task.assets), store.lanes)
+        arrivals = in_lanes(receive, ((asset, partial(read, asset)) for asset in task.assets), store.lanes)
     error = next((arrival.stopped for arrival in arrivals if arrival.stopped is not None), None)
     arrivals = [arrival for arrival in arrivals if arrival.stopped is None]
     try:
@@ -356,71 +374,99 @@ def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
     return [_late(store, a) if a.piece in taken else a._replace(piece=None) for a in arrivals], error
 
 
-def _ask_for(source: Source, asset: Expectation) -> Opening:
+def _open(source: Source, asset: Expectation) -> OpenAsset:
     try:
-        return source.ask(asset.render_id, asset.key)
-    except ArchiveError:  # it is told when it is opened
-        return _later(source, asset)
+        return source.open(asset.render_id, asset.key)
+    except RemoteError as error:
+        raise _SourceFailedError(error) from error
 
 
-def _later(source: Source, asset: Expectation) -> Opening:
-    return Opening(partial(source.open, asset.render_id, asset.key))
+class _Refusals:
+    """Tells a service that refuses everything from one that refuses some assets, for one run in one process."""
+
+    def __init__(self) -> None:
+        self._worked = False
+        self._reasons: Counter[str] = Counter()
+
+    def succeed(self) -> None:
+        """Count an asset that came."""
+        self._worked = True
+
+    def add(self, reason: str) -> bool:
+        """Count a refusal; say whether nothing else has come so far."""
+        self._reasons[reason] += 1
+        return not self._worked and bool(reason) and self._reasons[reason] >= SAME_REFUSALS
+
+
+@lru_cache(maxsize=1)
+def _refusals(_run: str) -> _Refusals:
+    return _Refusals()
 
 
 def _receive(
-    source: Source, store: Store, task: _Task, stopping: Event, asked: tuple[Expectation, Opening]
+    source: Source,
+    store: Store,
+    task: _Task,
+    stopping: Event,
+    opening: tuple[Expectation, Callable[[], OpenAsset]],
 ) -> _Arrival:
     """Bring one asset into the store, and say what is not a matter of this asset alone as `stopped`."""
-    asset, opening = asked
+    asset, opened = opening
     if stopping.is_set():
-        opening.drop()
         return _Arrival(asset, stopped=RemoteError("Another asset has stopped this."))
     try:
-        return _receive_one(store, task, asset, opening)
+        arrival = _receive_one(store, task, asset, opened)
+    except AssetUnavailableError as error:
+        return _unavailable(source, task, stopping, _Arrival(asset, detail=str(error)), error.reason)
     except AssetError as error:
         return _Arrival(asset, verdict="unreadable", detail=str(error))
     except _SourceFailedError as failed:
-        try:
-            # Whether the whole source is down, or keeps failing for this asset alone.
-            source.check()
-        except ArchiveError:
-            stopping.set()
-            return _Arrival(asset, stopped=failed.error)
-        return _Arrival(asset, verdict="unreadable", detail=str(failed.error))
+        return _unavailable(source, task, stopping, _Arrival(asset, detail=str(failed.error)), failed.error.reason)
     except ArchiveError as error:
         stopping.set()
         return _Arrival(asset, stopped=error)
+    _refusals(task.run).succeed()
+    return arrival
 
 
-def _receive_one(store: Store, task: _Task, asset: Expectation, opening: Opening) -> _Arrival:
+def _unavailable(source: Source, task: _Task, stopping: Event, arrival: _Arrival, reason: str) -> _Arrival:
+    """Say whether the source does not give this asset alone, or is down, or refuses everything."""
     try:
-        with _opened(opening, task) as found:
-            vouched = _vouched(asset, found)
+        source.check()
+        if not _refusals(task.run).add(reason):
+            return arrival._replace(verdict="unavailable")
+        # Its own words, which name what to do, and not one finding for each of a million assets.
+        error: ArchiveError = RemoteError(
+            f"{mask_address(task.source)} refused the first {SAME_REFUSALS} PDFs in the same way. {arrival.detail}"
+        )
+    except ArchiveError as failure:
+        error = failure
+    stopping.set()
+    return _Arrival(arrival.asset, stopped=error)
+
+
+def _receive_one(store: Store, task: _Task, asset: Expectation, opened: Callable[[], OpenAsset]) -> _Arrival:
+    try:
+        with opened() as found:
+            if task.ignore_etag:
+                found.claims, found.ask_closer = found.claims._replace(md5=None), None
             ends = Ends()
-            checked = _checked(found, asset, task, ends, vouched=vouched)
+            checked = _checked(found, asset, task, ends)
             if task.source == task.store:
-                return _Arrival(asset, digest(checked), adopted=True, vouched=vouched, odd=ends.oddity())
-            try:
-                piece = store.receive(asset.key, checked)
-            except AssetExistsError:
-                return _adopt(store, asset, checked, vouched)._replace(odd=ends.oddity())
-            return _Arrival(asset, piece.stored, vouched=vouched, piece=piece, odd=ends.oddity())
+                arrival = _Arrival(asset, digest(checked), adopted=True)
+            else:
+                try:
+                    piece = store.receive(asset.key, checked)
+                    arrival = _Arrival(asset, piece.stored, piece=piece)
+                except AssetExistsError:
+                    arrival = _adopt(store, asset, checked)
+            return arrival._replace(vouched=_vouched(asset, found), odd=ends.oddity())
     except AssetMissingError:
         return _Arrival(asset)
     except (RenderNotFoundError, RenderConflictError) as error:
         return _Arrival(asset, verdict="missing", detail=str(error))
     except _RefusedError as error:
         return _Arrival(asset, verdict=error.verdict, detail=f"at the source, {error.detail}")
-
-
-def _opened(opening: Opening, task: _Task) -> OpenAsset:
-    try:
-        found = opening.open()
-    except RemoteError as error:
-        raise _SourceFailedError(error) from error
-    if task.ignore_etag:
-        found.claims = found.claims._replace(md5=None)
-    return found
 
 
 def _vouched(asset: Expectation, found: OpenAsset) -> str:
@@ -432,36 +478,51 @@ def _vouched(asset: Expectation, found: OpenAsset) -> str:
     return "etag" if found.claims.md5 is not None else "first-read"
 
 
-def _checked(found: OpenAsset, asset: Expectation, task: _Task, ends: Ends, *, vouched: str) -> Iterator[bytes]:
-    """Pass the bytes of a source on, and refuse them at their end if `judge_arrival` does."""
-    claims = [
-        (hashlib.sha256(), found.claims.sha256, "its SHA-256 is {}, and the source says {}"),
-        (hashlib.md5(usedforsecurity=False), found.claims.md5, "its MD5 is {}, and its ETag says {}"),
-        (hashlib.sha256(), asset.sha256, "its SHA-256 is {}, and {} is declared"),
-    ]
-    held = [(hashed, claim, words) for hashed, claim, words in claims if claim is not None]
+def _checked(found: OpenAsset, asset: Expectation, task: _Task, ends: Ends) -> Iterator[bytes]:
+    """Pass the bytes of a source on, and refuse them at their end if `judge_arrival` does.
+
+    What vouches for them stands in `found.claims` when they are through.
+    """
+    md5 = hashlib.md5(usedforsecurity=False) if found.claims.md5 is not None else None
+    sha256 = hashlib.sha256() if found.claims.sha256 is not None or asset.sha256 is not None else None
+    hashes = [hashed for hashed in (md5, sha256) if hashed is not None]
     try:
         for chunk in ends.watch(found.chunks()):
-            for hashed, _, _ in held:
+            for hashed in hashes:
                 hashed.update(chunk)
             if task.bytes_per_second is not None:
                 _throttle(task.bytes_per_second).take(len(chunk))
             yield chunk
     except RemoteError as error:
         raise _SourceFailedError(error) from error
-    wrong = [words.format(hashed.hexdigest(), claim) for hashed, claim, words in held if hashed.hexdigest() != claim]
-    arrival = Arrival(ends, found.size_bytes, asset.size_bytes, wrong, vouched != "first-read")
+    wrong = []
+    if md5 is not None and md5.hexdigest() != found.claims.md5 and found.ask_closer is not None:
+        # The ETag of an object that is encrypted with a key of its own looks like an MD5, and is none. obstore does not
+        # show whether it is, and to ask about each object would double the requests.
+        found.claims = found.ask_closer()
+        if found.claims.sha256 is not None and sha256 is None:
+            found.file.seek(0)
+            sha256 = hashlib.sha256()
+            for chunk in found.chunks():
+                sha256.update(chunk)
+    if sha256 is not None and sha256.hexdigest() != (found.claims.sha256 or sha256.hexdigest()):
+        wrong.append(f"its SHA-256 is {sha256.hexdigest()}, and the source says {found.claims.sha256}")
+    if md5 is not None and md5.hexdigest() != (found.claims.md5 or md5.hexdigest()):
+        wrong.append(f"its MD5 is {md5.hexdigest()}, and its ETag says {found.claims.md5}")
+    if sha256 is not None and sha256.hexdigest() != (asset.sha256 or sha256.hexdigest()):
+        wrong.append(f"its SHA-256 is {sha256.hexdigest()}, and {asset.sha256} is declared")
+    arrival = Arrival(ends, found.size_bytes, asset.size_bytes, wrong, _vouched(asset, found) != "first-read")
     refused = judge_arrival(arrival, accept_odd=task.accept_odd)
     if refused is not None:
         raise _RefusedError(*refused)
 
 
-def _adopt(store: Store, asset: Expectation, checked: Iterator[bytes], vouched: str) -> _Arrival:
+def _adopt(store: Store, asset: Expectation, checked: Iterator[bytes]) -> _Arrival:
     """Record what an interrupted fetch, or a person, has put into the store, if it is what the source has."""
     with store.open(asset.key) as kept:
         here, there = digest(kept.chunks()), digest(checked)
     if here == there:
-        return _Arrival(asset, here, adopted=True, vouched=vouched)
+        return _Arrival(asset, here, adopted=True)
     return _taken(_Arrival(asset))
 
 

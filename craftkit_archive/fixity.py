@@ -9,7 +9,7 @@ from functools import cache, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from craftkit_archive.errors import AssetError, AssetMissingError, RemoteError
+from craftkit_archive.errors import AssetError, AssetMissingError, AssetUnavailableError, RemoteError
 from craftkit_archive.pdf import READERS, Ends, Structure, combine
 from craftkit_archive.places import open_store
 from craftkit_archive.store import Store, Stored, digest
@@ -153,7 +153,7 @@ def _check(store: Store, level: Level, fields: tuple[str, int | None, str | None
     except RemoteError as error:
         # Whether the whole store is down, or keeps failing for this asset alone.
         store.check()
-        return 0, _Look("unreadable", detail=str(error))
+        return 0, _Look("unavailable", detail=str(error))
     return read + seen.bytes_read, seen
 
 
@@ -201,8 +201,12 @@ def _look(store: Store, level: Level, asset: Recorded, *, again: bool = False) -
 
 
 def _failed(error: AssetError, key: str) -> _Look:
-    detail = str(error).removeprefix(f"{key} ")
-    return _Look("missing" if isinstance(error, AssetMissingError) else "unreadable", detail=detail)
+    verdict: Verdict = "unreadable"
+    if isinstance(error, AssetMissingError):
+        verdict = "missing"
+    elif isinstance(error, AssetUnavailableError):
+        verdict = "unavailable"
+    return _Look(verdict, detail=str(error).removeprefix(f"{key} "))
 
 
 def _name_cause(store: Store, asset: Recorded, look: _Look, ends: Ends) -> _Look:

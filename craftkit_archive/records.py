@@ -38,6 +38,7 @@ Verdict = Literal[
     "odd",
     "malformed",
     "unreadable",
+    "unavailable",
     "unverified",
     "orphan",
     "unrecorded",

@@ -29,7 +29,7 @@ SUFFIXES: dict[str, Form] = {
 # Counts of a run that are no verdicts.
 NO_VERDICTS = ("checked", "unknown", "notes")
 # Verdicts that say that something could not be compared, and one that is a warning.
-UNCERTAIN: tuple[Verdict, ...] = ("unreadable", "unverified", "unrecorded")
+UNCERTAIN: tuple[Verdict, ...] = ("unreadable", "unavailable", "unverified", "unrecorded")
 _COLUMNS = ("run_id", "verdict", "render_id", "key", "expected", "found", "detail", "found_at")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

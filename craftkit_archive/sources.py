@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from craftkit_archive.craftkit_api import CraftkitApi
 from craftkit_archive.errors import AssetMissingError
 from craftkit_archive.exports import MANIFEST, Export
 from craftkit_archive.places import open_store
-from craftkit_archive.store import OpenAsset, Opening, Store
+from craftkit_archive.store import OpenAsset, Store
 
 
 class Source(Protocol):
@@ -54,14 +54,6 @@ class Source(Protocol):
             RemoteError: The remote end kept failing.
         """
 
-    def ask(self, render_id: str, key: str) -> Opening:
-        """Ask for an asset without waiting for it; what goes wrong is told when it is opened, as by `open`.
-
-        Raises:
-            AssetKeyError: The key is no place there.
-        """
-        return Opening(partial(self.open, render_id, key))
-
 
 class StoreSource(Source):
     """A store, which knows assets by their keys."""
@@ -82,10 +74,6 @@ class StoreSource(Source):
     def open(self, _render_id: str, key: str, _sha256: str | None = None) -> OpenAsset:
         """See `Source.open`."""
         return self.store.open(key)
-
-    def ask(self, _render_id: str, key: str) -> Opening:
-        """See `Source.ask`."""
-        return self.store.ask(key)
 
 
 class ExportSource(Source):

@@ -23,7 +23,7 @@ LISTED = 2000
 COMMIT_SECONDS = 2.0
 DAY_SECONDS = 86_400
 
-_INCOMPLETE = {"unreadable", "unverified", "unrecorded"}
+_INCOMPLETE = {"unreadable", "unavailable", "unverified", "unrecorded"}
 _NO_VERDICTS = {"checked", "ok", "unknown", "orphan", "notes"}
 # What file managers leave behind, and what begins with a dot, is nobody's asset.
 _NOT_OURS = re.compile(r"(?:^|/)(?:\.[^/]*|thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -172,15 +172,20 @@ def spread(
             future.cancel()
 
 
-def ahead(begin: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[tuple[T, R]]:
-    """Yield each item with what has begun for it, `count` of them at a time.
+def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[tuple[T, Callable[[], R]]]:
+    """Yield each item with what waits for the result of a function, which threads call for `count` items ahead.
 
-    It is for what waits for a network, without threads: while one answer is read, others are on their way.
+    It is for what waits for a network: while one answer is looked at, others are on their way. With a count of 1, the
+    function is called when its result is asked for.
     """
-    begun: deque[tuple[T, R]] = deque()
+    if count == 1:
+        for item in items:
+            yield item, partial(function, item)
+        return
+    begun: deque[tuple[T, Callable[[], R]]] = deque()
     for item in items:
-        begun.append((item, begin(item)))
-        if len(begun) == count:
+        begun.append((item, _lanes(count).submit(function, item).result))
+        if len(begun) > count:
             yield begun.popleft()
     yield from begun
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from craftkit_archive import remote
+from craftkit_archive import aws
+from craftkit_archive.bucket import BucketStore, bucket_address
 from craftkit_archive.errors import RequestError, StoreOfflineError
 from craftkit_archive.exporting import export_assets
 from craftkit_archive.quarantine import Quarantine
 from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
 from craftkit_archive.repairing import drop_quarantined, list_quarantine, repair_assets, restore_quarantined
-from craftkit_archive.s3 import S3Store, s3_address
 from craftkit_archive.verifying import verify_assets
 from craftkit_archive.work import in_lanes
 from tests.services import BUCKET, Fault, FaultyProxy
@@ -88,7 +88,7 @@ def zipped(world: World, tmp_path: Path) -> str:
 
 
 def uploaded(world: World, moto: str) -> str:
-    store = S3Store(s3_address(f"s3://{BUCKET}/{token_hex(8)}", endpoint_url=moto))
+    store = BucketStore(bucket_address(f"s3://{BUCKET}/{token_hex(8)}", endpoint_url=moto))
     for number in range(5):
         store.write(render(number)["asset_key"], [world.asset(number).read_bytes()])
     return store.address
@@ -146,16 +146,16 @@ def test_what_came_to_lie_where_nothing_was_is_kept_too(world: World) -> None:
 def test_one_object_that_the_source_cannot_give_stops_nothing(
     world: World, moto: str, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(aws, "PAUSE_SECONDS", 0.01)
     source = uploaded(world, moto)
     damage(world)
     proxy = FaultyProxy(moto)
     proxy.faults = [Fault(kind, where=render_id(1), times=1000)]
-    summary, _ = repair(world, s3_address(source, endpoint_url=proxy.url))
+    summary, _ = repair(world, bucket_address(source, endpoint_url=proxy.url))
     assert (summary.outcome, summary.counts["repaired"], summary.counts["refused"]) == ("problems", 2, 1)
     assert render(1)["asset_key"] not in held(world)
     proxy.faults.clear()
-    assert repair(world, s3_address(source, endpoint_url=proxy.url))[0].counts["repaired"] == 1
+    assert repair(world, bucket_address(source, endpoint_url=proxy.url))[0].counts["repaired"] == 1
     proxy.close()
     all_is_well(world)
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from craftkit_archive.bucket import BucketStore
 from craftkit_archive.errors import (
     AssetError,
     AssetExistsError,
@@ -28,7 +29,6 @@ from craftkit_archive.errors import (
 )
 from craftkit_archive.folder import INCOMING, FolderStore
 from craftkit_archive.places import open_store
-from craftkit_archive.s3 import S3Store
 from craftkit_archive.store import BUFFER_BYTES, MARKER, Entry, Store, digest
 from craftkit_archive.values import check_asset_key
 from tests.services import BUCKET
@@ -54,7 +54,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     if request.param == "folder":
         return lambda name: FolderStore(tmp_path / name)
     url, own = request.getfixturevalue(request.param), token_hex(8)
-    return lambda name: S3Store(f"s3://{BUCKET}/{own}/{name}?endpoint_url={url}")
+    return lambda name: BucketStore(f"s3://{BUCKET}/{own}/{name}?endpoint_url={url}")
 
 
 @pytest.fixture
