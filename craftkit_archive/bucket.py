@@ -153,7 +153,7 @@ class Refusal(NamedTuple):
             message=_printable(_found(r"<Message>([^<]*)", text) or ""),
             region=_found(r"<Region>([A-Za-z0-9-]{1,64})</Region>", text),
             exhausted=re.search(r"after [1-9]\d* retries", text) is not None,
-            unreachable="kind: Connect" in debug,
+            unreachable="kind: Connect," in debug,
             untrusted="invalid peer certificate" in debug,
         )
 
