@@ -12,6 +12,7 @@ quarter of a second.
 """
 
 import base64
+import logging
 import os
 import random
 import time
@@ -100,6 +101,8 @@ class S3Service:
     def _session(self) -> Any:
         import botocore.session
 
+        # It would write a traceback beside the sentence that we raise.
+        logging.getLogger("botocore.credentials").setLevel(logging.ERROR)
         with self._errors():
             return botocore.session.Session(profile=self._options.get("profile"))
 
@@ -119,29 +122,29 @@ class S3Service:
     def _resolve(self) -> Access:
         from botocore.credentials import RefreshableCredentials
 
-        credentials = self._find_credentials()
         with self._errors():
+            credentials = self._find_credentials()
             url: str = self._client.generate_presigned_url("get_object", Params={"Bucket": self._bucket, "Key": "k"})
-        parts = urlsplit(url)
-        return Access(
-            endpoint=f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix('/k').removesuffix('/' + self._bucket)}",
-            virtual_hosted=(parts.hostname or "").startswith(f"{self._bucket.lower()}."),
-            region=self._client.meta.region_name,
-            ca_bundle=self._session.get_config_variable("ca_bundle"),
-            credentials=None if credentials is None else _freeze(credentials),
-            renewable=isinstance(credentials, RefreshableCredentials),
-        )
+            parts = urlsplit(url)
+            path = parts.path.removesuffix("/k").removesuffix(f"/{self._bucket}")
+            return Access(
+                endpoint=f"{parts.scheme}://{parts.netloc}{path}",
+                virtual_hosted=(parts.hostname or "").startswith(f"{self._bucket.lower()}."),
+                region=self._client.meta.region_name,
+                ca_bundle=self._session.get_config_variable("ca_bundle"),
+                credentials=None if credentials is None else _freeze(credentials),
+                renewable=isinstance(credentials, RefreshableCredentials),
+            )
 
     def _find_credentials(self) -> Any:
         from botocore.exceptions import NoCredentialsError
 
         if self._options.get("no_sign_request"):
             return None
-        with self._errors():
-            credentials = self._session.get_credentials()
-            if credentials is None:
-                raise NoCredentialsError
-            return credentials
+        credentials = self._session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        return credentials
 
     def renew(self) -> Credentials:
         """Return credentials that are good for `RENEWAL_SECONDS` at least."""
@@ -244,7 +247,8 @@ class S3Service:
         checksum = None
         with suppress(ValueError):  # that of several parts is no digest of the whole, and has a number at its end
             checksum = base64.b64decode(head.get("ChecksumSHA256", ""), validate=True).hex() or None
-        if head.get("ChecksumType") == "COMPOSITE":
+        in_parts = "-" in head.get("ETag", "")
+        if head.get("ChecksumType", "COMPOSITE" if in_parts else "FULL_OBJECT") != "FULL_OBJECT":
             checksum = None
         return Claims(None if encrypted else md5_of(head.get("ETag")), checksum)
 

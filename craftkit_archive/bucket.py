@@ -75,6 +75,8 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}")
 _MOVED = frozenset(
     {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"}
 )
+# How obstore says that the first entry of a list is one that it does not understand; so there is one.
+_ODD_LISTS = ("parsing Path", "empty path segment", "invalid list response")
 _BAD_CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"}
 )
@@ -141,7 +143,7 @@ class Refusal(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> "Refusal":
-        """Read an error: obstore 0.12 gives status and document as text alone, whose form `tests/test_bucket.py` holds."""
+        """Read an error: obstore 0.12 gives status and document as text alone, whose form a test holds."""
         text, _, debug = str(error).partition("\n\nDebug source")
         status = _found(r"status code: (\d{3})", text)
         code = _found(r"<Code>([^<]{1,100})</Code>", text)
@@ -167,6 +169,8 @@ class Refusal(NamedTuple):
         """Whether asking once more may help."""
         if self.status is None:
             return "HTTP error" in self.code or "error sending request" in self.code or "body error" in self.code
+        if self.status == 400 and self.code == "HTTP 400":
+            return True  # the answer to a HEAD has no document that says which
         return heals(self.status, self.code)
 
     def __str__(self) -> str:
@@ -256,7 +260,8 @@ class BucketStore(Store):
             },
         }
         if self._aws is None:
-            return from_url(f"{self._scheme}://{self._bucket}", client_options=client, retry_config=retry)  # type: ignore[arg-type]
+            url = f"{self._scheme}://{self._bucket}"
+            return from_url(url, client_options=client, retry_config=retry)  # type: ignore[call-overload, no-any-return]
         access = self._aws.access
         if access.ca_bundle is not None:
             try:
@@ -364,8 +369,8 @@ class BucketStore(Store):
             try:
                 return any(obstore.list(store, self._prefix or None, chunk_size=1))
             except BaseError as error:
-                if "parsing Path" in str(error) or "empty path segment" in str(error):
-                    return True  # the first name is one that obstore does not take for a path
+                if any(words in str(error) for words in _ODD_LISTS):
+                    return True
                 raise
 
         try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from tempfile import SpooledTemporaryFile, gettempdir
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -157,7 +157,6 @@ class CraftkitApi:
                     return OpenAsset(key, spool, size if length is None else length, _claims(answer))  # type: ignore[arg-type]
                 except BaseException as error:
                     spool.close()
-                    answer.close()
                     if not isinstance(error, HTTPError):
                         raise
                     broken = error
@@ -194,10 +193,8 @@ class CraftkitApi:
             if answer.status != 200:
                 self._refuse(render_id, answer, silent=method == "HEAD")
             yield answer
-            answer.drain_conn()
-        except BaseException:
-            answer.close()
-            raise
+        finally:
+            answer.close()  # a connection whose answer was read to its end went back to the others already
 
     def _refuse(self, render_id: str, answer: urllib3.BaseHTTPResponse, *, silent: bool) -> NoReturn:
         status = answer.status
@@ -243,11 +240,11 @@ def _chunks(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 class _Retry(Retry):
     """urllib3's policy, but for a refusal whose body has no end, which urllib3 would read first."""
 
-    def increment(self, *arguments: Any, response: urllib3.BaseHTTPResponse | None = None, **given: Any) -> Retry:
+    def increment(self, *arguments: Any, **given: Any) -> Self:
         """Return the policy for the next attempt; the answer that asks for it is closed unread."""
-        if response is not None:
-            response.close()
-        return super().increment(*arguments, response=response, **given)
+        if given.get("response") is not None:
+            given["response"].close()
+        return super().increment(*arguments, **given)
 
 
 def _pool(address: str) -> urllib3.PoolManager:

@@ -172,15 +172,7 @@ def fetch_assets(
             share = bytes_per_second / max(jobs, 1) if bytes_per_second else None
             token = f"{archive.path} {run.id}"
             tasks = (
-                _Task(
-                    source.address,
-                    archive.store.address,
-                    batch,
-                    share,
-                    ignore_etag,
-                    accept_odd,
-                    f"{archive.path} {run.id}",
-                )
+                _Task(source.address, archive.store.address, batch, share, ignore_etag, accept_odd, token)
                 for batch in _batches(expected, run)
             )
             for arrivals, error in spread(executor, _copy, tasks, jobs=jobs, stop=stop):
@@ -357,8 +349,9 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
 def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
     """Copy a batch of assets; with what stopped it half-way comes what was copied until then."""
     source, store = open_source(task.source), open_store(task.store)
-    receive = partial(_receive, source, store, task, Event())
-    read = partial(_open, source)
+    stopping = Event()
+    receive = partial(_receive, source, store, task, stopping)
+    read = partial(_open, source, stopping)
     arrivals: list[_Arrival]
     if store.lanes == 1 or task.source == task.store:
         arrivals = list(map(receive, prefetch(read, task.assets, source.lanes)))
@@ -374,8 +367,10 @@ def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
     return [_late(store, a) if a.piece in taken else a._replace(piece=None) for a in arrivals], error
 
 
-def _open(source: Source, asset: Expectation) -> OpenAsset:
+def _open(source: Source, stopping: Event, asset: Expectation) -> OpenAsset:
     try:
+        if stopping.is_set():
+            raise RemoteError("Another asset has stopped this.")
         return source.open(asset.render_id, asset.key)
     except RemoteError as error:
         raise _SourceFailedError(error) from error
@@ -413,6 +408,8 @@ def _receive(
     """Bring one asset into the store, and say what is not a matter of this asset alone as `stopped`."""
     asset, opened = opening
     if stopping.is_set():
+        with suppress(ArchiveError, _SourceFailedError), opened():  # what was asked for already
+            pass
         return _Arrival(asset, stopped=RemoteError("Another asset has stopped this."))
     try:
         arrival = _receive_one(store, task, asset, opened)

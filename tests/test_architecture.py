@@ -34,7 +34,7 @@ RANKS = [
         "craftkit_archive.reading",
         "craftkit_archive.page",
     },
-    {"craftkit_archive.folder", "craftkit_archive.remote", "craftkit_archive.exports", "craftkit_archive.postgres"},
+    {"craftkit_archive.folder", "craftkit_archive.aws", "craftkit_archive.exports", "craftkit_archive.postgres"},
     {"craftkit_archive.bucket", "craftkit_archive.craftkit_api"},
     {"craftkit_archive.places"},
     {

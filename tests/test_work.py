@@ -19,12 +19,12 @@ from craftkit_archive.records import Plan, Progress, Record
 from craftkit_archive.work import (
     AHEAD,
     Stop,
-    ahead,
     aside,
     format_duration,
     format_size,
     in_batches,
     in_lanes,
+    prefetch,
     processes,
     show_progress,
     spread,
@@ -99,17 +99,19 @@ def test_an_error_in_a_lane_ends_all_and_is_told(lanes: int) -> None:
 
 
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 8))
-def test_what_is_begun_ahead_comes_in_order_and_never_too_early(items: list[int], count: int) -> None:
-    begun: list[int] = []
+def test_what_is_fetched_ahead_comes_in_order_and_never_too_early(items: list[int], count: int) -> None:
+    drawn = 0
 
-    def begin(item: int) -> int:
-        begun.append(item)
-        return 2 * item
+    def draw() -> Iterator[int]:
+        nonlocal drawn
+        for item in items:
+            drawn += 1
+            yield item
 
     seen = []
-    for pair in ahead(begin, items, count):
-        seen.append(pair)
-        assert len(begun) == min(len(seen) + count - 1, len(items))
+    for item, result in prefetch(double, draw(), count):
+        seen.append((item, result()))
+        assert drawn <= len(seen) + count
     assert seen == [(item, 2 * item) for item in items]
 
 
