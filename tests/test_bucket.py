@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from craftkit_archive import aws, bucket, fetching
 from craftkit_archive.bucket import BucketStore, Refusal, bucket_address
+from craftkit_archive.catalog import Selection
 from craftkit_archive.errors import (
     ArchiveError,
     AssetExistsError,
@@ -22,6 +23,7 @@ from craftkit_archive.errors import (
     StoreOfflineError,
 )
 from craftkit_archive.fetching import fetch_assets
+from craftkit_archive.pdf import Ends
 from craftkit_archive.records import Finding, Record, Summary
 from craftkit_archive.store import digest
 from craftkit_archive.verifying import verify_assets
@@ -160,8 +162,8 @@ def test_bytes_that_contradict_an_etag_are_refused_whatever_encryption_there_is_
             # The service says, asked more closely, that the object is not encrypted.
             found.claims, found.ask_closer = claims, lambda: claims
             task = fetching._Task("", "", [], None, False, False, "")
-            asset = next(iter(world.archive.catalog.expected_assets(fetching.Selection())))
-            checked = fetching._checked(found, asset, task, fetching.Ends())
+            asset = next(iter(world.archive.catalog.expected_assets(Selection())))
+            checked = fetching._checked(found, asset, task, Ends())
             with pytest.raises(fetching._RefusedError, match="ETag") as caught:
                 list(checked)
     assert caught.value.verdict == "wrong-digest"
