@@ -102,13 +102,16 @@ def bucket_address(address: str, **options: str | None) -> str:
     return f"{bare}?{urlencode(dict(parse_qsl(query)) | given)}"
 
 
-def learned_access(addresses: Iterable[str]) -> dict[str, Access]:
-    """Return how to reach those of the addresses that are S3 buckets, for `learn_access` in another process.
+def learned_access(stores: Iterable["BucketStore"]) -> dict[str, Access]:
+    """Return how to reach those of the stores that are S3 buckets, for `learn_access` in another process.
 
-    Finding that out takes botocore half a second, which a worker need not spend again. The result holds credentials:
-    it goes to processes of this machine, and nowhere else.
+    Finding that out takes botocore a third of a second, which a worker need not spend again. The result holds
+    credentials: it goes to processes of this machine, and nowhere else.
+
+    Raises:
+        RequestError, RemoteError: The settings make no sense, or hold no credentials.
     """
-    return {address: store.access for address in addresses if (store := _opened.get(address)) is not None}
+    return {store.service: store.access for store in stores if store.service}
 
 
 def learn_access(known: Mapping[str, Access]) -> None:
@@ -117,7 +120,6 @@ def learn_access(known: Mapping[str, Access]) -> None:
 
 
 _known: dict[str, Access] = {}
-_opened: "dict[str, BucketStore]" = {}
 
 
 class Refusal(NamedTuple):
@@ -195,6 +197,9 @@ class BucketStore(Store):
         address: `s3://bucket/prefix`, with `?endpoint_url=…&region=…&profile=…&no_sign_request=…` where the defaults do
             not do; `gs://bucket/prefix`; `az://container/prefix`.
 
+    Attributes:
+        service: Names the bucket and its service, whatever the prefix; empty where it is not S3.
+
     Raises:
         RequestError: It is not such an address.
     """
@@ -217,13 +222,14 @@ class BucketStore(Store):
         self._lock = Lock()
         # What a service has refused once is not tried on it again.
         self._optional = _OptionalHeaders()
+        self.service = ""
         self._aws = None
         if scheme == "s3":
             if set(options) - set(OPTIONS):
                 raise RequestError(f"{mask_address(address)} has an unknown option. Those of a bucket are {OPTIONS}.")
             _check_endpoint(self._endpoint)
-            self._aws = S3Service(self._bucket, options, _known.get(self.address))
-            _opened[self.address] = self
+            self.service = bucket_address(f"s3://{self._bucket}", **options)
+            self._aws = S3Service(self._bucket, options, _known.get(self.service))
 
     @property
     def access(self) -> Access:

@@ -21,6 +21,7 @@ from craftkit_archive.errors import NoSpaceError, RequestError
 from craftkit_archive.naming import NamePlan, mark
 from craftkit_archive.papers import Cells, Papers, Volume, csv_line, index_cells, read_cells
 from craftkit_archive.pdf import odd_on_arrival
+from craftkit_archive.places import worker_setup
 from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped, Summary
 from craftkit_archive.targets import Target
 from craftkit_archive.work import Stop, format_size, in_batches, never, processes, spread, workers_for
@@ -80,7 +81,8 @@ def export_assets(
     with archive.catalog.snapshot():
         export = _Export(archive, place, selection, options, stop)
         jobs = 0 if dry_run else workers_for(*archive.catalog.count_stored(selection), jobs)
-        with processes(jobs) as executor:
+        stores = [archive.store.address, *([place.address] if place.kind == "store" else [])]
+        with processes(jobs, worker_setup(*stores)) as executor:
             yield export.plan()
             yield from export.foresee() if dry_run else export.write(executor, jobs)
         yield export.summary()

@@ -153,7 +153,7 @@ def fetch_assets(
         source = open_source(address)
         source.check()
         archive.store.check(archive.id)
-        executor = stack.enter_context(processes(jobs, worker_setup(source.address, archive.store.address)))
+        executor = stack.enter_context(processes(jobs, worker_setup(archive.store.address, source.address)))
         stack.enter_context(archive.lock("fetch"))
         run = stack.enter_context(archive.run("fetch", {"source": shown, "limit": limit}, dry=dry_run))
         yield from _describe(archive, source, selection, run, stop, dry_run=dry_run)

@@ -47,11 +47,11 @@ def worker_setup(*addresses: str) -> Callable[[], object]:
     """
     if not any(address.startswith("s3://") for address in addresses):
         return partial(_open_all, addresses, {})
-    from craftkit_archive.bucket import learned_access
+    from craftkit_archive.bucket import BucketStore, learned_access
 
-    for address in addresses:
-        open_store(address)
-    return partial(_open_all, addresses, learned_access(addresses))
+    stores = map(open_store, (address for address in addresses if address.startswith("s3://")))
+    access = learned_access(store for store in stores if isinstance(store, BucketStore))
+    return partial(_open_all, addresses, access)
 
 
 def _open_all(addresses: Sequence[str], access: Mapping[str, "Access"]) -> None:

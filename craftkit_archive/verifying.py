@@ -13,6 +13,7 @@ from craftkit_archive.catalog import Asset, Choice, Selection
 from craftkit_archive.coverage import COVERAGE_DAYS
 from craftkit_archive.fixity import Check, Level, Seen, Task, check_assets
 from craftkit_archive.pdf import odd_on_arrival
+from craftkit_archive.places import worker_setup
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped
 from craftkit_archive.values import format_time
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
@@ -197,7 +198,7 @@ def _checks(
             sent.append(batch)
             yield Task(archive.store.address, level, [asset[1:] for asset in batch])
 
-    with processes(jobs) as executor:
+    with processes(jobs, worker_setup(archive.store.address)) as executor:
         for seen in spread(executor, check_assets, tasks(), jobs=jobs, stop=stop):
             # Results come in the order of the tasks.
             batch = sent.popleft()
