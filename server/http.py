@@ -9,6 +9,7 @@ something inside waitress that this file relies on is gone.
 - `_Channel.received`: waitress answers all requests that one read brought, so a client that pipelines and does not read
   makes it hold many answers. It never answers a GET with `Expect: 100-continue` and no body (`send_continue` sets
   `completed` back), whose headers it adds to those of the next request.
+  Java's HttpClient waits for 100 even before a body of `Content-Length: 0` (see `_expects_continue`).
 - `_Channel.last_activity`, `Server._close_late`: waitress measures durations with the wall clock, which jumps.
 - `_Listener`: at its limit waitress accepts nobody, so idle clients lock everybody out (Pylons/waitress#301); out of
   file descriptors it spins, with a traceback each time.
@@ -32,6 +33,7 @@ from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
 from waitress.receiver import ChunkedReceiver
+from waitress.rfc7230 import CHUNK_EXT_RE, HEADER_FIELD_RE
 from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import (
@@ -60,6 +62,8 @@ PAUSE_SECONDS = 0.5  # before the next connection is accepted, when there is no 
 OnAnswer = Callable[..., None]
 
 _TARGET = re.compile(r"(?:/|\*\Z|https?://[^/?@]+(?:/|\Z|(?=\?)))[!-\"$-~]*", re.IGNORECASE)
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)(.*)", re.DOTALL)
+_NOT_IN_TRAILERS = {b"authorization", b"content-length", b"host", b"transfer-encoding"}
 _CODING = re.compile(rb"\r\ntransfer-encoding:([^\r]*)")
 
 
@@ -79,13 +83,52 @@ class _Refused(Exception):
 
 
 class _Chunks(ChunkedReceiver):
-    """A body in chunks; its sizes are refused before anything is received that could fill them."""
+    """A body in chunks, read to its end and thrown away, because no route takes one.
+
+    Waitress's own accepts empty lines in place of sizes and anything as a trailer, and learns the size too late.
+
+    Source: RFC 9112, section 7.1; RFC 9110, section 6.5.1.
+    """
+
+    error: Any = None
+    chunk_remainder: int = 0
+    all_chunks_received: bool = False
+
+    def __init__(self, buf: Any) -> None:
+        super().__init__(buf)
+        self._held = bytearray()
 
     def received(self, data: bytes) -> int:
-        consumed: int = super().received(data)
-        if self.chunk_remainder > MAX_BODY_BYTES:
-            self.error = RequestEntityTooLarge(f"a body may have {MAX_BODY_BYTES} bytes")
-        return consumed
+        self._held += data
+        while not (self.completed or self.error) and (length := self._take()):
+            del self._held[:length]
+        return len(data) - (len(self._held) if self.completed else 0)
+
+    def _take(self) -> int:
+        """Take in what comes next, and return its length; 0 if it is not there to its end."""
+        if self.chunk_remainder:
+            end = self.chunk_remainder
+            if len(self._held) < end + 2:
+                return 0
+            self.chunk_remainder = 0
+            if self._held[end : end + 2] != b"\r\n":
+                self.error = BadRequest("a chunk has another length than its size says")
+        elif (end := self._held.find(b"\r\n")) >= 0:
+            self._take_line(bytes(self._held[:end]))
+        return end + 2 if end >= 0 else 0
+
+    def _take_line(self, line: bytes) -> None:
+        if self.all_chunks_received:
+            self.completed = not line
+            if line and (not (found := HEADER_FIELD_RE.fullmatch(line)) or found["name"].lower() in _NOT_IN_TRAILERS):
+                self.error = BadRequest("a trailer is not valid")
+        elif (found := _CHUNK_SIZE.fullmatch(line)) and CHUNK_EXT_RE.fullmatch(found[2]):
+            self.chunk_remainder = int(found[1], 16)
+            self.all_chunks_received = not self.chunk_remainder
+            if self.chunk_remainder > MAX_BODY_BYTES:
+                self.error = RequestEntityTooLarge(f"a body may have {MAX_BODY_BYTES} bytes")
+        else:
+            self.error = BadRequest("the size of a chunk is not valid")
 
 
 class _Parser(HTTPRequestParser):
@@ -251,14 +294,24 @@ class _Channel(HTTPChannel):
             if self.request is None:
                 self.request, self.since = self.parser_class(self.adj), time.monotonic()
             self._unread = self._unread[self.request.received(self._unread) :]
-            if self.request.completed:
+            completed = self.request.completed
+            if self._expects_continue(self.request):
+                self.send_continue()
+            if completed:
                 request, self.request, self.sent_continue = self.request, None, False
                 if not request.empty:
                     self._answer(request)
                     break  # the other connections have their turn before the next one
-            elif self.request.expect_continue and not self.sent_continue and not self._unread:
-                self.send_continue()
         return True
+
+    def _expects_continue(self, request: Any) -> bool:
+        """Say whether a client waits for `100 Continue` before it sends its body, even one of `Content-Length: 0`.
+
+        Without a body a final answer alone would do, but Java's HttpClient sends that length with every GET, and up to
+        JDK 18 waits forever for the body of a final answer that no 100 came before (JDK-8286171).
+        """
+        begun = self.sent_continue or self._unread or request.body_bytes_received or request.error
+        return request.expect_continue and not begun and (request.chunked or "CONTENT_LENGTH" in request.headers)
 
     def _may_read(self) -> bool:
         closing = self.will_close or self.close_when_flushed or not self.connected

@@ -7,18 +7,21 @@ import pytest
 import requests
 import schemathesis
 import yaml
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, settings, strategies
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.records import Status
 from server.app import PUBLIC, create_app
-from server.listing import DEFAULT_LIMIT, MAX_LIMIT
+from server.listing import DEFAULT_LIMIT, MAX_LIMIT, _cursor
 from tests.worlds import LIVE_KEY, ROOT, fill, live, render_id
 
 FILE = ROOT / "server/static/openapi.yaml"
 DESCRIBED: dict[str, Any] = yaml.safe_load(FILE.read_text())
 PAGE = {path for path in PUBLIC if path != "/openapi.yaml"}
 
+# A cursor is opaque to clients, who send back what they were given.
+CURSORS = [_cursor("2026-01-31T10:00:00.000Z", render_id(1)), _cursor("", "a")]
+schemathesis.openapi.format("cursor", strategies.sampled_from(CURSORS))
 schema = schemathesis.openapi.from_path(FILE)
 
 
@@ -65,11 +68,4 @@ def test_nothing_that_is_asked_is_answered_otherwise_than_described(case: "schem
     key = {"Authorization": f"Bearer {LIVE_KEY}"}
     answer = case.call(base_url=url, headers=key)
     assert answer.status_code < 500
-    checks = [
-        schemathesis.checks.not_a_server_error,
-        schemathesis.checks.status_code_conformance,
-        schemathesis.checks.content_type_conformance,
-        schemathesis.checks.response_schema_conformance,
-        schemathesis.checks.response_headers_conformance,
-    ]
-    case.validate_response(answer, checks=checks)
+    case.validate_response(answer, headers=key)

@@ -159,8 +159,38 @@ def test_pythons_other_clients_are_answered(served: tuple[Serving, bytes], libra
     assert done.stdout.strip() == str(len(body)), done.stderr
 
 
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+import java.time.Duration;
+
+class Download {
+    public static void main(String[] words) throws Exception {
+        HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.valueOf(words[2])).build();
+        for (boolean expect : new boolean[] {true, false, true}) {
+            HttpRequest request = HttpRequest.newBuilder(URI.create(words[0])).header("Authorization", words[1])
+                .expectContinue(expect).timeout(Duration.ofSeconds(20)).GET().build();
+            HttpResponse<byte[]> answer = client.send(request, HttpResponse.BodyHandlers.ofByteArray());
+            System.out.println(answer.statusCode() + " " + answer.body().length);
+        }
+    }
+}
+"""
+
+
+def test_javas_client_is_answered_whether_it_expects_or_not(served: tuple[Serving, bytes], tmp_path: Path) -> None:
+    server, body = served
+    (tmp_path / "Download.java").write_text(JAVA)
+    subprocess.run([needs("javac"), "Download.java"], cwd=tmp_path, check=True, timeout=60)
+    for path, expected in ((download(0), f"200 {len(body)}\n"), ("/health", "200 15\n")):
+        for version in ("HTTP_2", "HTTP_1_1"):  # the first asks for an upgrade, too
+            words = [needs("java"), "Download", server.url + path, f"Bearer {LIVE_KEY}", version]
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+            assert done.stdout == expected * 3, done.stderr
+
+
 def test_every_program_of_this_file_is_installed_by_ci() -> None:
     listed = (ROOT / ".ci/run").read_text()
-    for name in ("nginx", "caddy", "haproxy", "wget", "aria2", "systemd-analyze"):
+    for name in ("nginx", "caddy", "haproxy", "wget", "aria2", "systemd-analyze", "default-jdk-headless"):
         assert name in listed
     assert shutil.which("sh")

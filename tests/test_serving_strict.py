@@ -121,6 +121,30 @@ TABLE: dict[str, tuple[bytes, list[int], bool]] = {
     "9112-7.1 a size that is none": (chunked(b"x\r\nhello\r\n0\r\n\r\n"), [400], False),
     "9112-7.1 a negative size": (chunked(b"-1\r\nhello\r\n0\r\n\r\n"), [400], False),
     "9112-7.1 a size with a prefix": (chunked(b"0x5\r\nhello\r\n0\r\n\r\n"), [400], False),
+    "9112-7.1 no size": (chunked(b"\r\n5\r\nhello\r\n0\r\n\r\n"), [400], False),
+    "9112-7.1 no size between chunks": (chunked(b"5\r\nhello\r\n\r\n0\r\n\r\n"), [400], False),
+    "9112-7.1 a size that ends with LF": (chunked(b"5\nhello\r\n0\r\n\r\n"), [400], False),
+    "9112-7.1 a space before a size": (chunked(b" 5\r\nhello\r\n0\r\n\r\n"), [400], False),
+    "9112-7.1 a chunk that is too long": (chunked(b"5\r\nhello!\r\n0\r\n\r\n"), [400], False),
+    "9112-7.1 a chunk that is too short": (chunked(b"5\r\nhell\r\n0\r\n\r\n"), [400], False),
+    "9112-7.1 many chunks": (chunked(b"1\r\na\r\n" * 9000 + b"0\r\n\r\n") + line(b"A: b"), [200, 200], True),
+    "9112-7.1 chunks without end": (chunked(b"1\r\na\r\n" * 20_000), [413], False),
+    "9112-7.1.1 an extension without a name": (chunked(b"5;\r\nhello\r\n0\r\n\r\n"), [400], False),
+    "9112-7.1.1 an extension with LF": (chunked(b"5;a=b\nc\r\nhello\r\n0\r\n\r\n"), [400], False),
+    "9112-7.1.2 several trailers": (chunked(b"0\r\nA: b\r\nC: d\r\n\r\n") + line(b"A: b"), [200, 200], True),
+    "9112-7.1.2 a trailer without a colon": (chunked(b"0\r\nnonsense\r\n\r\n"), [400], False),
+    "9112-7.1.2 a trailer with a space in its name": (chunked(b"0\r\nA : b\r\n\r\n"), [400], False),
+    "9112-7.1.2 a request as a trailer": (chunked(b"0\r\nGET / HTTP/1.1\r\n\r\n"), [400], False),
+    "9112-7.1.2 a folded trailer": (chunked(b"0\r\nA: b\r\n c\r\n\r\n"), [400], False),
+    "9112-7.1.2 a bare LF in a trailer": (chunked(b"0\r\nA: b\nC: d\r\n\r\n"), [400], False),
+    "9112-7.1.2 a bare LF after a trailer": (chunked(b"0\r\nA: b\n\r\n\r\n"), [400], False),
+    "9112-7.1.1 a bare LF after an extension": (chunked(b"0;a=b\n\r\n\r\n"), [400], False),
+    "9112-7.1.2 a bare CR in a trailer": (chunked(b"0\r\nA: b\rC: d\r\n\r\n"), [400], False),
+    "9112-7.1.2 a NUL in a trailer": (chunked(b"0\r\nA: b\x00\r\n\r\n"), [400], False),
+    "9110-6.5.1 a length as a trailer": (chunked(b"0\r\nContent-Length: 5\r\n\r\n"), [400], False),
+    "9110-6.5.1 a coding as a trailer": (chunked(b"0\r\nTransfer-Encoding: chunked\r\n\r\n"), [400], False),
+    "9110-6.5.1 a host as a trailer": (chunked(b"0\r\nHost: y\r\n\r\n"), [400], False),
+    "9110-6.5.1 a key as a trailer": (chunked(b"0\r\n" + AUTH + END), [400], False),
     "9112-7.1 a chunk without its end": (chunked(b"5\r\nhelloX0\r\n\r\n"), [400], False),
     # section 9 and RFC 9110, section 7.6.1: connections
     "9112-9.3 open by default": (line(b"A: b") * 2, [200, 200], True),
@@ -142,6 +166,9 @@ TABLE: dict[str, tuple[bytes, list[int], bool]] = {
         True,
     ),
     "9110-10.1.1 the body came along": (line(b"Expect: 100-continue\r\nContent-Length: 5") + b"hello", [200], True),
+    "9110-10.1.1 a body of no bytes": (line(b"Expect: 100-continue\r\nContent-Length: 0"), [100, 200], True),
+    "9110-10.1.1 a body in chunks": (line(b"Expect: 100-continue\r\nTransfer-Encoding: chunked"), [100], True),
+    "9110-10.1.1 not for what is refused": (line(b"Expect: 100-continue\r\nContent-Length: 70000"), [413], False),
     "9110-10.1.1 HTTP/1.0": (b"GET /health HTTP/1.0\r\nExpect: 100-continue\r\n\r\n", [200], False),
     # RFC 9110, section 9: methods
     "9110-9.1 an unknown method": (b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n", [405], True),
@@ -161,6 +188,21 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     world = fill(tmp_path_factory.mktemp("strict"))
     with world.archive, live(world.archive) as url:
         yield url
+
+
+def test_a_body_in_chunks_is_read_alike_however_it_is_cut(url: str) -> None:
+    name, port = url.removeprefix("http://").split(":")
+    sent = chunked(b"5;a=b\r\nhello\r\n1\r\n\r\r\n0\r\nA: b\r\n\r\n") + line(b"A: b")
+    for cut in range(1, len(sent)):
+        with socket.create_connection((name, int(port)), timeout=5) as connection:
+            connection.sendall(sent[:cut])
+            time.sleep(0.002)
+            connection.sendall(sent[cut:])
+            connection.shutdown(socket.SHUT_WR)
+            got = b""
+            while piece := connection.recv(1 << 16):
+                got += piece
+        assert statuses(got) == [200, 200], cut
 
 
 def talk(url: str, sent: bytes, *, silence_s: float = 0.4) -> tuple[bytes, bool]:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
-from waitress.receiver import ChunkedReceiver
 from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 
@@ -22,8 +21,9 @@ CLASSES = {node.name: node for node in TREE.body if isinstance(node, ast.ClassDe
 EXTENDED = ("_Chunks", "_Parser", "_Task", "_ErrorTask", "_Channel", "_Dispatcher", "_Listener")
 # What each class defines for itself, and waitress never asks for.
 OWN = {
+    "_Chunks": {"_take", "_take_line"},
     "_Parser": {"_check_start", "_check_length", "_check_host", "_refuse"},
-    "_Channel": {"protected", "busy", "_may_read", "_answer", "_settle", "_report"},
+    "_Channel": {"protected", "busy", "_expects_continue", "_may_read", "_answer", "_settle", "_report"},
     "_Listener": {"stop"},
 }
 
@@ -91,7 +91,9 @@ def test_every_name_that_is_used_is_there(living: dict[str, Any]) -> None:
         (BaseWSGIServer.handle_accept, "self.accept()"),
         (BaseWSGIServer.handle_accept, "self.fix_addr(addr)"),
         (BaseWSGIServer.handle_accept, "self.set_socket_options(conn)"),
-        (ChunkedReceiver.received, "self.chunk_remainder = sz"),
+        (HTTPRequestParser.received, "br.received(data)"),
+        (HTTPRequestParser.received, "br.error"),
+        (HTTPRequestParser.received, "br.completed"),
         (HTTPChannel.service, "self.requests.pop(0)"),
         (HTTPChannel.handle_read, "self.received(data)"),
         (HTTPChannel.send_continue, "self.request.completed = False"),
