@@ -6,15 +6,16 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
 from craftkit_archive import __version__, errors
-from craftkit_archive.values import DATABASE_SCHEME, harmless, parse_duration, parse_share, parse_size
+from craftkit_archive.values import DATABASE_SCHEME, harmless, parse_duration, parse_share, parse_size, valid_text
 
 if TYPE_CHECKING:
     import socket
@@ -71,7 +72,7 @@ EXIT_CODE_WORDS = {
     11: "another command holds the lock",
     13: "the catalog is newer than this program, or damaged",
     14: "the store or source is offline, or is not the one that this archive belongs to",
-    15: "no space on the disk, no memory for a worker, or not writable (standard output too)",
+    15: "no space on the disk, too little memory or too few open files, or not writable (standard output too)",
     16: "the remote end refused or kept failing",
     70: "our own bug: the traceback is on stderr",
     101: "stopped at --time-limit or --max-bytes, clean so far",
@@ -83,17 +84,31 @@ SHOWN = 20
 LISTEN = "127.0.0.1:8080"
 
 
+# `timeout` sends its signal to the command, and then to the command's whole group: that is one request, not two.
+MERGE_SECONDS = 1.0
+# How long after the first signal work may still end by itself, and how long after the second.
+END_SECONDS = 8.0
+LAST_SECONDS = 1.5
+
+
 class Signals:
-    """The first SIGINT or SIGTERM asks the work to end cleanly, the second ends it at once."""
+    """The first SIGINT or SIGTERM asks the work to end cleanly, a later one ends it at once.
+
+    What has not ended some seconds after the first is ended as by a second one.
+    """
 
     def __init__(self) -> None:
         self.first = 0
+        self.at_last: Callable[[], object] = lambda: None
+        self._noted_at = 0.0
+        self._over = threading.Event()
 
     def __enter__(self) -> Signals:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self._over.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -103,15 +118,37 @@ class Signals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.first:
-            raise KeyboardInterrupt
+            if time.monotonic() - self._noted_at >= MERGE_SECONDS:
+                raise KeyboardInterrupt
+            return
         self.first = number
+        self._noted_at = time.monotonic()
+        threading.Thread(target=self._watch, daemon=True).start()
         if os.isatty(2):
             os.write(2, b"\nStopping when what is under way is done; once more stops at once.\n")
+
+    def _watch(self) -> None:
+        """End what does not look whether it is to end, such as one long statement of SQLite."""
+        if self._over.wait(END_SECONDS):
+            return
+        # A real signal: it also ends what the main thread waits for.
+        signal.pthread_kill(threading.main_thread().ident or 0, self.first)
+        if not self._over.wait(LAST_SECONDS):
+            self.at_last()
+            _leave(self.exit_code)
 
     @property
     def exit_code(self) -> int:
         """The exit code of work that they ended."""
         return 128 + (self.first or signal.SIGINT)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now: Python would wait for every thread that is still at work."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 class OutputError(Exception):
@@ -142,9 +179,7 @@ class Console:
 
     def line(self, record: Record) -> None:
         """Write a record as a line of JSON."""
-        import msgspec
-
-        _write(msgspec.json.encode(record).decode())
+        _write(_as_json(record))
 
     def show(self, records: Iterator[Record]) -> tuple[Summary, int]:
         """Write what an operation yields, and return its summary and the exit code."""
@@ -202,6 +237,24 @@ class Console:
             self.say(as_text(summary))
 
 
+def _as_json(record: object) -> str:
+    """Write a record as JSON; what is not Unicode in it, such as the name of a file, is escaped."""
+    import msgspec
+
+    try:
+        return msgspec.json.encode(record).decode()
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_valid(msgspec.to_builtins(record))).decode()
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return valid_text(value)
+    if isinstance(value, list):
+        return [_valid(part) for part in value]
+    return {_valid(name): _valid(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
 def _write(text: str) -> None:
     with _stdout() as out:
         click.echo(text, out)
@@ -227,6 +280,8 @@ class Commands(click.Group):
         _open_streams()
         with Signals() as signals:
             extra.update(standalone_mode=False, obj=signals)
+            stopped = KeyboardInterrupt("Stopped at once; what was recorded until then stays.")
+            signals.at_last = lambda: self._fail(given, stopped, signals.exit_code)
             try:
                 code = super().main(given, prog_name, **extra) or OK
             except click.ClickException as error:
@@ -234,30 +289,33 @@ class Commands(click.Group):
             except errors.ArchiveError as error:
                 code = self._fail(given, error, EXIT_CODES[type(error)])
             except (KeyboardInterrupt, click.Abort):
-                stopped = KeyboardInterrupt("Stopped at once; what was recorded until then stays.")
                 code = self._fail(given, stopped, signals.exit_code)
                 if signals.first:
-                    # Python would wait for every thread that is still at work.
-                    with suppress(OSError):
-                        sys.stdout.flush()
-                    os._exit(code)
+                    _leave(code)
             except OutputError as error:
                 code = EXIT_CODES[errors.NotWritableError]
                 click.echo(f"craftkit-archive: {error}", err=True)
                 # Python would write to it once more at its end.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             except Exception as error:  # noqa: BLE001 - the last edge: whatever it is, it is a bug of ours
-                import traceback
-
-                traceback.print_exception(error)
-                bug = RuntimeError("This is a bug in craftkit-archive: please report the traceback.")
-                code = self._fail(given, bug, OWN_BUG)
+                code = self._fail_unforeseen(given, error)
+        work = sys.modules.get("craftkit_archive.work")
+        if work is not None and work.has_given_up():
+            _leave(code)
         sys.exit(code)
+
+    def _fail_unforeseen(self, given: list[str], error: Exception) -> int:
+        starved = next(filter(None, map(errors.starvation, _causes(error))), None)
+        if starved is not None:
+            return self._fail(given, starved, EXIT_CODES[type(starved)])
+        import traceback
+
+        traceback.print_exception(error)
+        bug = RuntimeError("This is a bug in craftkit-archive: please report the traceback.")
+        return self._fail(given, bug, OWN_BUG)
 
     def _fail(self, given: list[str], error: BaseException, code: int) -> int:
         if "--json" in given:
-            import msgspec
-
             message = error.format_message() if isinstance(error, click.ClickException) else str(error)
             kind = type(error).__name__
             outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
@@ -270,7 +328,7 @@ class Commands(click.Group):
                 "counts": {},
             }
             for line in (problem, end):
-                click.echo(msgspec.json.encode(line))
+                click.echo(_as_json(line))
         elif isinstance(error, click.ClickException):
             error.show()
         else:
@@ -289,6 +347,13 @@ class Commands(click.Group):
                 names.append(word)
                 group = group.commands[word]
         return " ".join(names) or None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _open_streams() -> None:
@@ -1199,12 +1264,24 @@ def create_key(console: Console, project: str, name: str | None, test: bool) -> 
 
 
 @keys.command("revoke")
-@click.argument("key", metavar="ID_OR_PREFIX")
+@click.argument("key", metavar="KEY")
 @click.pass_obj
 def revoke_key(console: Console, key: str) -> int:
-    """Revoke a key; it stops working with the next request."""
+    """Revoke a key; it stops working with the next request.
+
+    KEY is its id, the key itself, as it was leaked, or its beginning: 12 characters or more.
+    """
     with _open(console) as archive:
-        return _show_keys(console, "keys revoke", [archive.revoke_key(key)])
+        revoked = archive.revoke_key(key)
+        console.say(f"Revoked key {revoked.id}: {_MATCHED[revoked.matched or 'id']}.")
+        return _show_keys(console, "keys revoke", [revoked])
+
+
+_MATCHED = {
+    "id": "it has this id",
+    "hash": "its hash is the SHA-256 of the key that was given",
+    "prefix": "it begins as what was given does, and nothing more of it is known to compare",
+}
 
 
 @main.command()

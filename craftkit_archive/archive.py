@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import random
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_urlsafe
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 from uuid import uuid4
 
 import msgspec
@@ -29,11 +31,15 @@ from craftkit_archive.errors import (
 from craftkit_archive.folder import FolderStore
 from craftkit_archive.places import open_store
 from craftkit_archive.records import ApiKey, KeyInfo, Outcome, Summary
-from craftkit_archive.store import Store
-from craftkit_archive.values import format_time, timestamp
+from craftkit_archive.store import Store, mask_address
+from craftkit_archive.values import format_time, hash_key, hide, timestamp
 
 CATALOG = "archive.db"
+REBUILT = f"{CATALOG}.rebuilt"
 LOCK = "archive.lock"
+PREFIX_BYTES = 12  # of a key, that Craftkit shows
+# How long a command waits for those who only look whether another one is writing.
+LOOK_SECONDS = 5.0
 DEFAULT_STORE = "assets"
 
 Clock = Callable[[], datetime]
@@ -88,6 +94,11 @@ class Run:
         )
 
 
+class _How(TypedDict):
+    read_only: bool
+    sealed: bool
+
+
 class Archive:
     """An open archive; a context manager.
 
@@ -96,41 +107,52 @@ class Archive:
         read_only: Whether the catalog refuses writing.
         sealed: Whether it never changes, as on read-only media: then nothing is written beside it.
         clock: Tells the time, in UTC.
+        catalog: The catalog's file name.
 
     Raises:
         NoArchiveError: There is no archive in this directory.
         CatalogError: The catalog cannot be used.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False, sealed: bool = False, clock: Clock = utc_now) -> None:
-        if not (path / CATALOG).is_file():
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        sealed: bool = False,
+        clock: Clock = utc_now,
+        catalog: str = CATALOG,
+    ) -> None:
+        if not os.path.isfile(path / catalog):  # noqa: PTH113 - Path raises for a name that no file can have
             raise NoArchiveError(f"There is no archive in {path}: make one with `init`, or name one with --archive.")
         self.path = path
         self.clock = clock
-        self._how = {"read_only": read_only, "sealed": sealed}
+        self._how: _How = {"read_only": read_only, "sealed": sealed}
+        self._locked = False
         # Before the catalog is opened: should it be replaced meanwhile, the next look will say so.
-        self._catalog_path = str(path / CATALOG)
+        self._catalog_path = str(path / catalog)
         self._catalog_file = _identity(self._catalog_path)
-        self.catalog = Catalog(path / CATALOG, read_only=read_only, sealed=sealed)
-        self.id = self.catalog.setting("archive_id")
-        self.store: Store = open_store(self.catalog.setting("store"), path)
+        self.catalog = Catalog(path / catalog, read_only=read_only, sealed=sealed)
+        try:
+            self.id = self.catalog.setting("archive_id")
+            self.store: Store = open_store(self.catalog.setting("store"), path)
+        except BaseException:
+            self.catalog.close()
+            raise
         self._folder = self.store.address if isinstance(self.store, FolderStore) else None
         self._store_folder = _identity(self._folder)
 
     @classmethod
-    def create(
-        cls, path: Path, *, store_address: str = DEFAULT_STORE, again: bool = False, clock: Clock = utc_now
-    ) -> Self:
+    def create(cls, path: Path, *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now) -> Self:
         """Make an empty archive and open it.
 
         Args:
             path: Its directory; made if need be.
             store_address: Where its assets are; a relative path is relative to the archive.
-            again: Whether the store has an owner, whose catalog is lost: the archive then takes its id.
             clock: Tells the time, in UTC.
 
         Raises:
-            RequestError: There is an archive already; or nothing says whose the store was.
+            RequestError: There is an archive already, or the store cannot be here.
             StoreMismatchError: The store belongs to another archive.
             NoSpaceError, NotWritableError: The disk refused.
         """
@@ -139,25 +161,71 @@ class Archive:
         with hold_lock(path, "init", clock):
             if (path / CATALOG).exists():
                 raise RequestError(f"There is an archive in {path} already: use it, or name another with --archive.")
-            store = open_store(store_address, path)
-            if not store_address or (isinstance(store, FolderStore) and _contains(store.address, path)):
-                raise RequestError(f"The store {store_address!r} would hold the archive itself: name another folder.")
+            store = _open_own_store(path, store_address)
             # First the catalog, under another name, then the store's marker: whatever interrupts this, the next
             # call takes up the same id.
             new = path / f"{CATALOG}.new"
-            owner = store.owner() if again else None
-            if again and owner is None:
-                raise RequestError(
-                    f"{store.address} is nobody's store: name the archive's own, or make a new one with `init --store`."
-                )
             archive_id = _left_over(new, store_address)
-            if archive_id is None or owner not in (None, archive_id):
-                archive_id = owner or str(uuid4())
+            if archive_id is None:
+                archive_id = str(uuid4())
                 Catalog.create(new, {"archive_id": archive_id, "store": store_address})
             store.mark(archive_id)
             with disk_errors(path):
                 new.rename(path / CATALOG)
         return cls(path, clock=clock)
+
+    @classmethod
+    @contextmanager
+    def recreate(cls, path: Path, *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now) -> Iterator[Self]:
+        """Give an archive whose catalog is lost an empty one, to be filled in the block; the writer's lock is held.
+
+        It lies beside the lost one until `put_in_place`. Whatever interrupts this, the next call begins anew.
+
+        Args:
+            path: The archive's directory.
+            store_address: Where its assets are; the new catalog takes the id of the archive that the store belongs to.
+            clock: Tells the time, in UTC.
+
+        Raises:
+            RequestError: Nothing says whose the store was.
+            LockedError: Another command is writing.
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+        new = path / REBUILT
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with hold_lock(path, "rebuild", clock):
+            store = _open_own_store(path, store_address)
+            owner = store.owner()
+            if owner is None:
+                raise RequestError(
+                    f"{store.address} is nobody's store: name the archive's own, or make a new one with `init --store`."
+                )
+            with disk_errors(path):
+                for left in path.glob(f"{REBUILT}*"):
+                    left.unlink()
+            Catalog.create(new, {"archive_id": owner, "store": store_address})
+            with cls(path, clock=clock, catalog=REBUILT) as archive:
+                archive._locked = True
+                yield archive
+
+    def put_in_place(self) -> None:
+        """Let a catalog that `recreate` made become the archive's, and close it; a damaged one is kept beside it.
+
+        A log without its catalog is kept too: SQLite would play it into the new one.
+
+        Raises:
+            NotWritableError: The disk refused.
+        """
+        self.catalog.close()
+        with disk_errors(self.path):
+            number = 1 + sum(1 for _ in self.path.glob(f"{CATALOG}.damaged-*[0-9]"))
+            # The log first: whatever interrupts this, it never lies beside the new catalog.
+            for suffix in ("-wal", "-shm", ""):
+                old = self.path / f"{CATALOG}{suffix}"
+                if old.exists():
+                    old.rename(self.path / f"{CATALOG}.damaged-{number}{suffix}")
+            (self.path / REBUILT).rename(self.path / CATALOG)
 
     def __enter__(self) -> Self:
         return self
@@ -239,6 +307,9 @@ class Archive:
         Raises:
             LockedError: Another command is; the text names it.
         """
+        if self._locked:  # by `recreate`
+            yield
+            return
         with hold_lock(self.path, command, self.clock):
             yield
 
@@ -248,12 +319,20 @@ class Archive:
         return self.catalog.coverage(format_time(now - timedelta(days=days)), format_time(now), days)
 
     def is_being_written(self) -> bool:
-        """Say whether a command holds the writer's lock."""
+        """Say whether a command holds the writer's lock; where that cannot be seen, one may."""
         try:
-            with hold_lock(self.path, "look", self.clock, shared=True):
-                return False
-        except LockedError:
+            # For reading: an archive may be on read-only media.
+            descriptor = os.open(self.path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError:
             return True
+        try:
+            return not _try_lock(descriptor, fcntl.LOCK_SH)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def run(self, command: str, arguments: dict[str, Any], *, dry: bool = False) -> Iterator[Run]:
@@ -321,20 +400,66 @@ class Archive:
         return self.catalog.list_keys([self.find_project(project)] if project is not None else [])
 
     def revoke_key(self, name: str) -> KeyInfo:
-        """Revoke the key that has this id or prefix; it stops working with the next request.
+        """Revoke a key; it stops working with the next request.
+
+        Args:
+            name: Its id, the key itself, or its public beginning, which more of the key may follow.
+
+        Returns:
+            The key, and in `matched` by what it was found: `id`, `hash` or `prefix`.
 
         Raises:
-            RequestError: None has it, or several share the prefix.
+            RequestError: None is like that, or several begin so; the text says what was compared.
         """
-        keys = self.catalog.list_keys([])
-        found = [key for key in keys if key.id == name] or [key for key in keys if key.prefix == name]
+        found, matched = self._find_keys(name.strip())
         if len(found) != 1:
-            problem = "Several keys have" if found else "No key has"
-            raise RequestError(f"{problem} the id or prefix {name[:12]!r}: find its id with `keys list`.")
+            raise RequestError(_no_such_key(name.strip(), found))
         with self.run("keys revoke", {"key": found[0].id}) as run:
             revoked_at = self.catalog.revoke_key(found[0].id, self.now())
             run.counts["revoked"] = 1
-        return msgspec.structs.replace(found[0], revoked_at=revoked_at)
+        return msgspec.structs.replace(found[0], revoked_at=revoked_at, matched=matched)
+
+    def _find_keys(self, name: str) -> tuple[list[KeyInfo], str]:
+        keys = self.catalog.list_keys([])
+        hashed = self.catalog.find_key(hash_key(name))
+        by_id = [key for key in keys if key.id == name]
+        by_hash = [key for key in keys if hashed is not None and key.id == hashed.key_id]
+        by_prefix = [key for key in keys if key.prefix and (name == key.prefix or _begins(name, key.prefix))]
+        for found, matched in ((by_id, "id"), (by_hash, "hash"), (by_prefix, "prefix")):
+            if found:
+                return found, matched
+        return [], ""
+
+
+def _begins(name: str, prefix: str) -> bool:
+    """Say whether a key begins like this; a prefix that has none of its secret part would fit them all."""
+    return len(prefix) >= PREFIX_BYTES and name.startswith(prefix)
+
+
+def _no_such_key(name: str, alike: list[KeyInfo]) -> str:
+    """Say what was compared; of what was given only as much as is public anyway."""
+    if alike:
+        ids = ", ".join(key.id for key in alike[:10])
+        return (
+            f"Several keys begin with {alike[0].prefix!r}, and none has the hash of what was given: say which, {ids}."
+        )
+    return (
+        f"No key has the id {hide(name)!r}, the SHA-256 of it as its hash, or its beginning as its prefix: find its id"
+        " with `keys list`."
+    )
+
+
+def _open_own_store(path: Path, address: str) -> Store:
+    try:
+        address.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"The store {mask_address(address)!r} is not UTF-8, and the catalog cannot keep that: use another name."
+        ) from error
+    store = open_store(address, path)
+    if not address or (isinstance(store, FolderStore) and _contains(store.address, path)):
+        raise RequestError(f"The store {address!r} would hold the archive itself: name another folder.")
+    return store
 
 
 def _identity(path: str | None) -> tuple[int, int] | None:
@@ -355,11 +480,14 @@ def _left_over(new: Path, store_address: str) -> str | None:
     """Return the id of an archive whose making was interrupted."""
     try:
         catalog = Catalog(new)
-        found = catalog.setting("archive_id") if catalog.setting("store") == store_address else None
-        catalog.close()
     except ArchiveError:
         return None
-    return found
+    try:
+        return catalog.setting("archive_id") if catalog.setting("store") == store_address else None
+    except ArchiveError:
+        return None
+    finally:
+        catalog.close()
 
 
 def _read_ids(file: Path) -> tuple[str, ...]:
@@ -390,8 +518,8 @@ def _time(text: str | None, *, days: int = 0) -> str | None:
 
 
 @contextmanager
-def hold_lock(path: Path, command: str, clock: Clock, *, shared: bool = False) -> Iterator[None]:
-    """Hold an archive's lock, which dies with its holder and says who that is; shared, it only keeps others out.
+def hold_lock(path: Path, command: str, clock: Clock) -> Iterator[None]:
+    """Hold an archive's lock, which dies with its holder and says who that is.
 
     Raises:
         LockedError: Another command holds it.
@@ -402,23 +530,44 @@ def hold_lock(path: Path, command: str, clock: Clock, *, shared: bool = False) -
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LockedError(f"{_holder(descriptor)} is writing to {path}: wait for its end, or stop it.") from error
+            taken = _take_lock(descriptor)
         except OSError as error:
             raise NotWritableError(
                 f"{file} cannot be locked ({error.strerror}): use a file system with locks."
             ) from error
-        if shared:
-            yield
-            return
+        if not taken:
+            raise LockedError(f"{_holder(descriptor)} is writing to {path}: wait for its end, or stop it.")
         holder = Holder(command=command, pid=os.getpid(), host=socket.gethostname(), since=format_time(clock()))
         with disk_errors(file):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, msgspec.json.encode(holder), 0)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # that nobody takes us for the next one's rival
+                os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _take_lock(descriptor: int) -> bool:
+    """Take the writer's lock, and say whether it was free; one that only looks at it is waited for."""
+    deadline = time.monotonic() + LOOK_SECONDS
+    while not _try_lock(descriptor, fcntl.LOCK_EX):
+        # A writer keeps us from sharing it. Those who look hold it shared themselves, for a moment.
+        if not _try_lock(descriptor, fcntl.LOCK_SH) or time.monotonic() > deadline:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - so that two writers do not keep step
+    return True
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holder(descriptor: int) -> str:

@@ -5,7 +5,6 @@ of other services than AWS: refusals that heal and that obstore takes for final,
 regions that only a refusal names.
 """
 
-import builtins
 import io
 import re
 import time
@@ -39,6 +38,7 @@ from craftkit_archive.aws import (
 )
 from craftkit_archive.errors import (
     ArchiveError,
+    AssetError,
     AssetExistsError,
     AssetKeyError,
     AssetMissingError,
@@ -494,9 +494,9 @@ class BucketStore(Store):
             if self.measure(key) != (rest.size_bytes, rest.hashed.hexdigest()):
                 raise _taken(key)
 
-    def place(self, _pieces: Sequence[Piece]) -> builtins.list[Piece]:
+    def place(self, _pieces: Sequence[Piece]) -> Mapping[Piece, AssetError]:
         """See `Store.place`; there is nothing left to do."""
-        return []
+        return {}
 
     def find(self, key: str) -> Entry:
         """See `Store.find`."""

@@ -5,6 +5,7 @@ table to make or to migrate.
 """
 
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -421,12 +422,13 @@ def m004_odd_on_arrival(db: "Database") -> None:
 
 
 _STEPS: list[Callable[["Database"], None]] = [m001_tables, m002_newest_first, m003_coverage, m004_odd_on_arrival]
+_OURS = "craftkit_archive"
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
     from sqlite_utils import Database, Migrations
 
-    migrations = Migrations("craftkit_archive")
+    migrations = Migrations(_OURS)
     for step in _STEPS:
         migrations(name=step.__name__)(step)
     migrations.apply(Database(connection, execute_plugins=False))
@@ -463,14 +465,26 @@ class Catalog:
                 f"{path} has a log beside it, which a sealed archive cannot: run `craftkit-archive verify` where it can"
                 " be written, or serve without --sealed."
             )
-        applied = {name for (name,) in self._query("SELECT name FROM _sqlite_migrations")}
+        try:
+            self._bring_up_to_date()
+        except BaseException:
+            self.close()
+            raise
+
+    def _bring_up_to_date(self) -> None:
+        # Other programs may keep their own migrations in the same table.
+        applied = {
+            name for (name,) in self._query("SELECT name FROM _sqlite_migrations WHERE migration_set = ?", (_OURS,))
+        }
         known = {step.__name__ for step in _STEPS}
         if applied - known:
-            raise CatalogNewerError(f"{path} was written by a newer craftkit-archive: install that version.")
+            raise CatalogNewerError(f"{self.path} was written by a newer craftkit-archive: install that version.")
+        if not applied:
+            raise CatalogDamagedError(f"{self.path} is not a catalog of this program: put back a backup of it.")
         if known - applied:
-            if read_only:
+            if self._read_only:
                 raise RequestError(
-                    f"{path} is from an older version: bring it up to date with `craftkit-archive verify`."
+                    f"{self.path} is from an older version: bring it up to date with `craftkit-archive verify`."
                 )
             with self._errors():
                 _migrate(self._connection)
@@ -514,7 +528,7 @@ class Catalog:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             how = "mode=ro&immutable=1" if self._sealed else "mode=ro" if self._read_only else "mode=rw"
-            connection = self._connect(how)
+            connection = self._local.connection = self._connect(how)
             if self._read_only:
                 try:
                     connection.execute("SELECT 1 FROM sqlite_master")
@@ -522,10 +536,10 @@ class Catalog:
                     # SQLite reads a log beside the file, and cannot make one on a full or read-only disk. Without
                     # one there is nothing to miss.
                     connection.close()
+                    del self._local.connection
                     if self._has_log():
                         raise
-                    connection = self._connect("mode=ro&immutable=1")
-            self._local.connection = connection
+                    connection = self._local.connection = self._connect("mode=ro&immutable=1")
         return connection
 
     def _has_log(self) -> bool:
@@ -533,7 +547,7 @@ class Catalog:
         return log.exists() and log.stat().st_size > 0
 
     def _connect(self, how: str) -> sqlite3.Connection:
-        address = f"file:{quote(str(self.path))}?{how}"
+        address = f"file:{quote(os.fsencode(self.path))}?{how}"
         return sqlite3.connect(address, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
 
     @contextmanager
@@ -981,6 +995,11 @@ class Catalog:
         found = {key: render_id for key, render_id in self._query(sql, (_json(named),)) if key in set(keys)}
         return found | self.claimed_by(keys)
 
+    def holds_below(self, key: str) -> bool:
+        """Say whether any asset is recorded whose key has this one as a folder."""
+        # 0 is the character after the slash.
+        return bool(self._query("SELECT 1 FROM assets WHERE key > ? AND key < ? LIMIT 1", (f"{key}/", f"{key}0")))
+
     def unclaimed(self, keys: Sequence[str]) -> list[str]:
         """Return those asset keys that no render has, whatever its status, in their order."""
         left = dict.fromkeys(keys)
@@ -1174,6 +1193,9 @@ def _json(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
+_NO_SUCH = re.compile("no such (?:table|column)")
+
+
 def _is_full(path: Path) -> bool:
     try:
         return os.statvfs(path.parent).f_bavail == 0
@@ -1195,7 +1217,7 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
             raise NoSpaceError(f"No space is left beside {path}: free some, then run the command again.") from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
             raise NotWritableError(f"{path} cannot be used ({error}): check its rights and the disk.") from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in str(error):
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _NO_SUCH.match(str(error)):
             raise CatalogDamagedError(
                 f"{path} is no catalog, or damaged ({error}): put back a backup of it."
             ) from error

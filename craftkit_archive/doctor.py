@@ -11,7 +11,7 @@ from pathlib import Path
 
 from craftkit_archive import __version__
 from craftkit_archive.archive import CATALOG, Archive, Run
-from craftkit_archive.errors import StoreError
+from craftkit_archive.errors import ArchiveError, StoreError
 from craftkit_archive.folder import FolderStore
 from craftkit_archive.pdf import has_jbig2_decoder
 from craftkit_archive.records import Diagnosis, Record
@@ -89,8 +89,9 @@ def _modes(archive: Archive) -> Iterator[Diagnosis]:
 def _store(archive: Archive) -> Iterator[Diagnosis]:
     try:
         archive.store.check(archive.id)
-    except StoreError as error:
-        yield Diagnosis("store", f"The store is not this archive's: {error}", "Mount it, or mend its address.")
+    except ArchiveError as error:
+        hint = "Mount the store there, or correct its address." if isinstance(error, StoreError) else "Try again later."
+        yield Diagnosis("store", f"The store cannot be used: {str(error).removesuffix('.')}", hint)
         return
     yield Diagnosis("store", f"{archive.store.address} is this archive's")
     if isinstance(archive.store, FolderStore) and not os.access(archive.store.address, os.W_OK):

@@ -11,14 +11,14 @@
     │   ├── StoreOfflineError     the store or source is not there
     │   └── StoreMismatchError    it belongs to another archive
     ├── AssetError
-    │   ├── AssetKeyError         a name that is no place in a store
+    │   ├── AssetKeyError         a name that is no place in a store, or that its file system refuses
     │   ├── AssetExistsError      bytes are stored under this key already
     │   ├── AssetMissingError     no bytes are stored under this key
     │   ├── AssetUnreadableError  the bytes are there, and reading them fails
     │   ├── AssetUnavailableError the bytes are at a remote end that does not give them now
     │   └── AssetDamagedError     the bytes are not the recorded ones
     ├── DiskError
-    │   ├── NoSpaceError          the disk is full
+    │   ├── NoSpaceError          the disk is full, or memory or open files run out
     │   └── NotWritableError      the disk or the file refuses writing
     ├── RemoteError               the remote end kept failing
     └── AccessError
@@ -82,7 +82,7 @@ class AssetError(ArchiveError):
 
 
 class AssetKeyError(AssetError):
-    """The name is no place in a store."""
+    """The name is no place in a store, or the store's file system refuses it."""
 
 
 class AssetExistsError(AssetError):
@@ -118,7 +118,7 @@ class DiskError(ArchiveError):
 
 
 class NoSpaceError(DiskError):
-    """The disk or the quota is full."""
+    """The disk or the quota is full, or the process may have no more memory or open files."""
 
 
 class NotWritableError(DiskError):
@@ -165,18 +165,66 @@ def leaves(root: type[ArchiveError] = ArchiveError) -> list[type[ArchiveError]]:
     return [leaf for child in children for leaf in leaves(child)] if children else [root]
 
 
+# What a file system says of a name, not of the disk: it concerns one asset, and the others go on.
+NAME_TROUBLE = frozenset(
+    {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL, errno.EILSEQ}
+    | {errno.ELOOP}
+)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_STARVED = {
+    errno.EMFILE: "Too many files are open: raise the limit (ulimit -n), or use fewer --jobs.",
+    errno.ENFILE: "The system has too many files open: end other programs, or use fewer --jobs.",
+    errno.ENOMEM: "Memory has run out: end other programs or raise the limit (ulimit -v), or use fewer --jobs.",
+    errno.EAGAIN: "No more processes or threads can be started: raise the limit (ulimit -u), or use fewer --jobs.",
+}
+
+
 @contextmanager
-def disk_errors(path: str | Path) -> Iterator[None]:
+def disk_errors(path: str | Path, *, key: str | None = None) -> Iterator[None]:
     """Turn what the operating system says while `path` is written into the tree's words.
 
+    Args:
+        path: What is written, for the text.
+        key: The asset whose place it is: trouble with its name is then this asset's, and does not stop the others.
+
     Raises:
-        NoSpaceError: The disk or the quota is full.
+        AssetKeyError: With a key: the file system refuses the name, or something else is in the way.
+        NoSpaceError: The disk or the quota is full, or the process may have no more memory or open files.
         NotWritableError: Anything else that keeps the path from being written.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        starved = starvation(error)
+        if starved is not None:
+            raise starved from error
+        if error.errno in _DISK_FULL:
             raise NoSpaceError(f"No space is left to write {path}: free some, then run the command again.") from error
         reason = error.strerror or str(error)
-        raise NotWritableError(f"{path} cannot be written ({reason}): mend that, then run it again.") from error
+        if key is not None and error.errno in NAME_TROUBLE:
+            raise name_refused(key, error) from error
+        raise NotWritableError(f"Cannot write {path} ({reason}). Fix that, then run the command again.") from error
+
+
+def name_refused(key: str, error: OSError) -> AssetKeyError:
+    """Say that a file system cannot hold a name, or that something else is in its place."""
+    why = (error.strerror or str(error)).lower()
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP):
+        hint = "Another file, folder or link is in its way: move that away, then run the command again."
+    else:
+        hint = "The file system cannot hold this name: shorten or change it at the source, then run the command again."
+    return AssetKeyError(f"Cannot write {key}: {why}. {hint}")
+
+
+def starvation(error: BaseException) -> NoSpaceError | None:
+    """Return what an error says if it is that memory, open files or processes have run out; None otherwise."""
+    if isinstance(error, MemoryError):
+        return NoSpaceError(_STARVED[errno.ENOMEM])
+    if isinstance(error, OSError) and error.errno in _STARVED:
+        return NoSpaceError(_STARVED[error.errno])
+    # An extension that could not be mapped, and a thread that could not be started, carry no number.
+    if isinstance(error, ImportError) and "llocate memory" in str(error):
+        return NoSpaceError(_STARVED[errno.ENOMEM])
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return NoSpaceError(_STARVED[errno.EAGAIN])
+    return None

@@ -361,10 +361,13 @@ def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
     arrivals = [arrival for arrival in arrivals if arrival.stopped is None]
     try:
         store.sync([arrival.asset.key for arrival in arrivals if arrival.adopted])
-        taken = set(store.place([a.piece for a in arrivals if a.piece is not None]))
+        refused = store.place([a.piece for a in arrivals if a.piece is not None])
     except ArchiveError as failure:
         return [arrival for arrival in arrivals if arrival.stored is None], failure
-    return [_late(store, a) if a.piece in taken else a._replace(piece=None) for a in arrivals], error
+    return [
+        a._replace(piece=None) if a.piece is None or a.piece not in refused else _late(store, a, refused[a.piece])
+        for a in arrivals
+    ], error
 
 
 def _open(source: Source, stopping: Event, asset: Expectation) -> OpenAsset:
@@ -523,8 +526,10 @@ def _adopt(store: Store, asset: Expectation, checked: Iterator[bytes]) -> _Arriv
     return _taken(_Arrival(asset))
 
 
-def _late(store: Store, arrival: _Arrival) -> _Arrival:
-    """Say what becomes of an asset whose name was taken while it was on its way."""
+def _late(store: Store, arrival: _Arrival, refused: AssetError) -> _Arrival:
+    """Say what becomes of an asset that got no name: it was taken while the asset was on its way, or it cannot be."""
+    if not isinstance(refused, AssetExistsError):
+        return _Arrival(arrival.asset, verdict="unreadable", detail=str(refused))
     with suppress(AssetError):
         if store.measure(arrival.asset.key) == arrival.stored:
             return arrival._replace(adopted=True, piece=None)

@@ -7,13 +7,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
-from craftkit_archive.errors import AssetError, AssetMissingError, AssetUnavailableError, RemoteError
+from craftkit_archive.errors import (
+    AssetDamagedError,
+    AssetError,
+    AssetKeyError,
+    AssetMissingError,
+    AssetUnavailableError,
+    RemoteError,
+    disk_errors,
+)
 from craftkit_archive.pdf import READERS, Ends, Structure, combine
 from craftkit_archive.places import open_store
 from craftkit_archive.store import Store, Stored, digest
-from craftkit_archive.work import Apart, in_lanes
+from craftkit_archive.work import Apart, in_lanes, task_stop
 
 if TYPE_CHECKING:
     from craftkit_archive.records import Verdict  # what reads records takes long to import, and workers need none
@@ -58,10 +66,14 @@ class Check(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What came of a task: the bytes read, and the checks that say more than `ok`; all others are `ok`."""
+    """What came of a task: the bytes read, and the checks that say more than `ok`; all others are `ok`.
+
+    `looked_at` is how many of its assets, from the first on, it is about: fewer if the work was stopped.
+    """
 
     bytes_read: int
     checks: list[Check]
+    looked_at: int
 
 
 class _Look(NamedTuple):
@@ -125,11 +137,12 @@ def check_assets(task: Task) -> Seen:
     store = open_store(task.store)
     bytes_read, checks = 0, []
     check = partial(_check, store, task.level)
-    for position, (read, seen) in enumerate(in_lanes(check, task.assets, store.lanes)):
+    looks = in_lanes(check, task.assets, store.lanes, stop=task_stop())
+    for position, (read, seen) in enumerate(looks):
         bytes_read += read
         if seen is not None and (seen.verdict != "ok" or seen.note):
             checks.append(Check(position, seen.verdict, *seen[2:]))
-    return Seen(bytes_read, checks)
+    return Seen(bytes_read, checks, len(looks))
 
 
 def _check(store: Store, level: Level, fields: tuple[str, int | None, str | None]) -> tuple[int, _Look | None]:
@@ -202,8 +215,11 @@ def _look(store: Store, level: Level, asset: Recorded, *, again: bool = False) -
 
 def _failed(error: AssetError, key: str) -> _Look:
     verdict: Verdict = "unreadable"
-    if isinstance(error, AssetMissingError):
+    # A key that the store cannot hold, or that a link leads out of it, has no bytes there.
+    if isinstance(error, (AssetMissingError, AssetKeyError)):
         verdict = "missing"
+    elif isinstance(error, AssetDamagedError):
+        verdict = "not-a-file"
     elif isinstance(error, AssetUnavailableError):
         verdict = "unavailable"
     return _Look(verdict, detail=str(error).removeprefix(f"{key} "))
@@ -261,17 +277,23 @@ def _kept(chunks: Iterable[bytes]) -> Iterator[tuple[Stored, bytes | str]]:
         for chunk in chunks:
             hashed.update(chunk)
             size += len(chunk)
-            if file is None and size > IN_MEMORY_BYTES:
-                file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".pdf"))
-                file.write(held)
-                held.clear()
-            if file is None:
+            if file is None and size <= IN_MEMORY_BYTES:
                 held += chunk
-            else:
-                file.write(chunk)
-        if file is not None:
-            file.flush()
+                continue
+            with disk_errors("a temporary file (TMPDIR names its folder)"):
+                if file is None:
+                    file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".pdf", buffering=0))
+                    _write_all(file, held)
+                    held.clear()
+                _write_all(file, chunk)
         yield Stored(size, hashed.hexdigest()), bytes(held) if file is None else file.name
+
+
+def _write_all(file: IO[bytes], data: bytes | bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+    view.release()
 
 
 def _inspected(body: bytes | str) -> Structure:

@@ -1,10 +1,12 @@
 """The folder store: a folder whose files' relative paths are the asset keys, the same tree as the bucket."""
 
 import ctypes
+import errno
 import os
 import re
+import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from io import FileIO
@@ -12,13 +14,17 @@ from pathlib import Path
 from secrets import token_hex
 
 from craftkit_archive.errors import (
+    NAME_TROUBLE,
+    AssetDamagedError,
+    AssetError,
     AssetExistsError,
     AssetKeyError,
     AssetMissingError,
-    AssetUnreadableError,
     StoreMismatchError,
     StoreOfflineError,
     disk_errors,
+    name_refused,
+    starvation,
 )
 from craftkit_archive.store import (
     BUFFER_BYTES,
@@ -31,10 +37,10 @@ from craftkit_archive.store import (
     thread_buffer,
     unreadable,
 )
-from craftkit_archive.values import check_asset_key
+from craftkit_archive.values import check_asset_key, escape_name
 
 INCOMING = ".incoming"
-_OWN_NAMES = (MARKER, f"{INCOMING}/")
+_OWN_NAMES = (MARKER.encode(), f"{INCOMING}/".encode())
 _PIECE = re.compile(r"[0-9a-f]{32}")
 # With fewer files than this, flushing each is quicker than flushing the file system.
 _FEW = 4
@@ -95,12 +101,13 @@ class FolderStore(Store):
     def receive(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Piece:
         """See `Store.receive`."""
         target = self._locate(key)
-        if not replace and os.path.lexists(target):
-            raise AssetExistsError(f"{key} is stored already, and nothing is overwritten: look at both copies.")
-        with disk_errors(target):
+        with disk_errors(target, key=key):
+            if _is_taken(target, replace=replace):
+                raise AssetExistsError(f"{key} is stored already, and nothing is overwritten: look at both copies.")
             folder = target.rpartition("/")[0]
             if folder not in self._inside:
                 self._make_folder(folder)
+        with disk_errors(target):
             path, stored = self._receive_file(chunks)
         return Piece(key, stored, path, replace)
 
@@ -127,26 +134,25 @@ class FolderStore(Store):
             raise
         return path, Stored(size, hashed.hexdigest())
 
-    def place(self, pieces: Sequence[Piece]) -> list[Piece]:
+    def place(self, pieces: Sequence[Piece]) -> Mapping[Piece, AssetError]:
         """See `Store.place`."""
         waiting = [(piece, piece.path, f"{self._root}/{piece.key}") for piece in pieces if piece.path]
-        taken = []
+        refused: dict[Piece, AssetError] = {}
         with disk_errors(waiting[0][2] if len(waiting) == 1 else self.address):
             try:
                 if self._durable:
                     self._sync([path for _, path, _ in waiting])
                 for piece, path, target in waiting:
-                    if piece.replace:
-                        os.rename(path, target)
-                    elif not _rename_new(path, target):
-                        taken.append(piece)
+                    error = _name(piece, path, target)
+                    if error is not None:
+                        refused[piece] = error
                 if self._durable:
-                    for folder in {os.path.dirname(target) for _, _, target in waiting}:
+                    for folder in {os.path.dirname(target) for piece, _, target in waiting if piece not in refused}:
                         _sync(folder)
             finally:
                 for _, path, _ in waiting:
                     _discard(path)
-        return taken
+        return refused
 
     def _make_folder(self, folder: str) -> None:
         missing = []
@@ -190,27 +196,89 @@ class FolderStore(Store):
         """Open an asset's file, and return its descriptor and its size in bytes."""
         path = self._locate(key)
         try:
-            try:
-                descriptor = os.open(path, _READ | os.O_NOFOLLOW)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise AssetMissingError(f"{key} is not in {self.address}.") from error
-            except OSError:
-                # A link is followed only to a place inside the store.
-                if not Path(path).is_symlink():
-                    raise
-                self._check_inside(os.path.realpath(path), key)
-                descriptor = os.open(path, _READ)
-            status = os.fstat(descriptor)
+            descriptor = os.open(path, _READ | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise AssetMissingError(f"{key} is not in {self.address}.") from error
         except OSError as error:
-            raise unreadable(key, error) from error
+            descriptor = self._open_odd(key, path, error)
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
-            raise AssetUnreadableError(f"{key} is not a file: look what is in its place in {self.address}.")
+            raise _not_a_file(key, status.st_mode)
         return descriptor, status.st_size
+
+    def _open_odd(self, key: str, path: str, error: OSError) -> int:
+        """Open what a link stands for, if that lies in the store; say of everything else what it is."""
+        if starvation(error) is not None:
+            raise unreadable(key, error) from error
+        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
+            raise AssetKeyError(f"{key} cannot be in {self.address}: {(error.strerror or '').lower()}.") from error
+        try:
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                real = os.path.realpath(path)
+                if self._holds(real):
+                    return os.open(path, _READ)
+                raise AssetDamagedError(f"{key} is not a file: a link is in its place that leads out of the store.")
+        except FileNotFoundError as dangling:
+            raise _not_a_file(key, stat.S_IFLNK) from dangling
+        except OSError as other:
+            if other.errno == errno.ELOOP:
+                raise _not_a_file(key, stat.S_IFLNK) from other
+            raise unreadable(key, other) from other
+        if not stat.S_ISREG(mode):
+            raise _not_a_file(key, mode) from error
+        raise unreadable(key, error) from error
+
+    def describe(self, key: str) -> str | None:
+        """Say what is in an asset's place if it is neither a file nor nothing, such as `a folder`; None otherwise.
+
+        A link counts where it does not stand for a file in the store.
+
+        Raises:
+            AssetKeyError: The key is no place in this store.
+        """
+        path = self._locate(key)
+        try:
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode) and self._holds(os.path.realpath(path)) and os.path.isfile(path):
+                return None
+        except OSError:
+            return None
+        return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
+
+    def move_aside(self, key: str, to: Path) -> None:
+        """Take away what is in an asset's place and is not a file (see `describe`), and keep it if it holds anything.
+
+        Args:
+            key: Asset key.
+            to: A free path. A pipe, a socket or a device holds nothing, and is not kept on another file system.
+
+        Raises:
+            NotWritableError, NoSpaceError: The disk refused.
+        """
+        path = self._locate(key)
+        with disk_errors(path):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.rename(path, to)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                if os.path.islink(path):
+                    to.symlink_to(os.readlink(path))
+                    os.unlink(path)
+                elif os.path.isdir(path):
+                    shutil.copytree(path, to, symlinks=True, dirs_exist_ok=True, ignore=_not_to_be_copied)
+                    shutil.rmtree(path)
+                else:
+                    os.unlink(path)
 
     def list(self) -> Iterator[Entry]:
         """See `Store.list`; names that are no asset keys are left out, linked folders are not entered."""
         for key in self.keys():
+            if not _is_key(key):
+                continue
             with suppress(OSError):
                 status = os.stat(f"{self._root}/{key}")
                 if stat.S_ISREG(status.st_mode):
@@ -218,33 +286,36 @@ class FolderStore(Store):
 
     def keys(self) -> Iterator[str]:
         """See `Store.keys`; what is no file, such as a linked folder, may be among them."""
-        open_folders = [self._names("")]
+        # Bytes all the way: a name need not be text.
+        open_folders = [self._names(b"")]
         while open_folders:
-            key = next(open_folders[-1], None)
-            if key is None:
+            name = next(open_folders[-1], None)
+            if name is None:
                 open_folders.pop()
-            elif key.endswith("/"):
-                open_folders.append(self._names(key))
+            elif not name.endswith(b"/"):
+                yield escape_name(name)
             else:
-                yield key
+                try:
+                    open_folders.append(self._names(name))
+                except FileNotFoundError:
+                    continue  # removed since
+                except OSError as error:
+                    starved = starvation(error)
+                    if starved is not None:
+                        raise starved from error
+                    yield escape_name(name)
 
-    def _names(self, folder: str) -> Iterator[str]:
-        """Yield the keys of what a folder holds, folders with a slash, in order."""
+    def _names(self, folder: bytes) -> Iterator[bytes]:
+        """Return the keys of what a folder holds, folders with a slash, in order."""
         try:
-            # Bytes, and nothing but the names: a folder may hold a million files.
-            with os.scandir(os.fsencode(f"{self._root}/{folder}")) as found:
+            # Nothing but the names: a folder may hold a million files.
+            with os.scandir(os.fsencode(self._root) + b"/" + folder) as found:
                 names = sorted(e.name + b"/" if e.is_dir(follow_symlinks=False) else e.name for e in found)
         except OSError as error:
-            raise StoreOfflineError(f"{self.address}/{folder} cannot be listed ({error.strerror}).") from error
-        for name in names:
-            key = folder + os.fsdecode(name)
-            if key in _OWN_NAMES:
-                continue
-            try:
-                check_asset_key(key.removesuffix("/"))
-            except AssetKeyError:
-                continue
-            yield key
+            if folder:
+                raise
+            raise StoreOfflineError(f"{self.address} cannot be listed ({error.strerror}).") from error
+        return (key for name in names if (key := folder + name) not in _OWN_NAMES)
 
     def quirks(self) -> tuple[str, ...] | None:
         """Say how the file system changes names, if it does; None if that cannot be tried."""
@@ -304,8 +375,11 @@ class FolderStore(Store):
         return path
 
     def _check_inside(self, real_path: str, key: str) -> None:
-        if os.path.commonpath([self._root, real_path]) != self._root:
+        if not self._holds(real_path):
             raise AssetKeyError(f"The asset key {key!r} leads out of {self.address} through a link.")
+
+    def _holds(self, real_path: str) -> bool:
+        return os.path.commonpath([self._root, real_path]) == self._root
 
 
 # Not blocking: a pipe in a file's place must not hang the reader.
@@ -313,9 +387,67 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link that leads to no file in the store",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _not_a_file(key: str, mode: int) -> AssetDamagedError:
+    kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+    return AssetDamagedError(f"{key} is not a file: {kind} is in its place.")
+
+
+def _not_to_be_copied(folder: str, names: list[str]) -> set[str]:
+    """Name what holds no bytes; to copy a pipe would wait for somebody to write into it."""
+    modes = {name: os.lstat(f"{folder}/{name}").st_mode for name in names}
+    return {
+        name for name, mode in modes.items() if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+    }
+
+
+def _is_key(name: str) -> bool:
+    try:
+        check_asset_key(name)
+    except AssetKeyError:
+        return False
+    return True
+
+
+def _is_taken(target: str, *, replace: bool) -> bool:
+    """Say whether something has this name, and is not to be replaced.
+
+    Raises:
+        OSError: Nothing can have this name.
+    """
+    try:
+        os.lstat(target)
+    except FileNotFoundError:
+        return False
+    return not replace
+
+
 def _discard(path: str) -> None:
     with suppress(OSError):
         os.unlink(path)
+
+
+def _name(piece: Piece, temporary: str, target: str) -> AssetError | None:
+    """Give a piece its name, and return why it cannot have it, if that is a matter of the name alone."""
+    try:
+        if piece.replace:
+            os.rename(temporary, target)
+        elif not _rename_new(temporary, target):
+            return AssetExistsError(f"{piece.key} has just been stored by another: look at both copies.")
+    except OSError as error:
+        if error.errno not in NAME_TROUBLE:
+            raise
+        return name_refused(piece.key, error)
+    return None
 
 
 def _rename_new(temporary: str, target: str) -> bool:
@@ -334,6 +466,10 @@ def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems, such as CIFS, cannot flush a folder, and write it through instead.
+        if error.errno != errno.EINVAL or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
     finally:
         os.close(descriptor)
 
@@ -350,7 +486,11 @@ def _sync_file_system(folder: str) -> bool:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if syncfs(descriptor):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            number = ctypes.get_errno()
+            # A library may know a call that the kernel does not have, or that a sandbox forbids.
+            if number in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
+                return False
+            raise OSError(number, os.strerror(number))
     finally:
         os.close(descriptor)
     return True

@@ -1,19 +1,23 @@
 """The quarantine: damaged copies that a repair took out of the store, each beside what was found of it."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
-from craftkit_archive.errors import AssetError, RequestError, disk_errors
+from craftkit_archive.errors import AssetError, AssetKeyError, AssetUnreadableError, RequestError, disk_errors
 from craftkit_archive.folder import FolderStore
 from craftkit_archive.records import Finding, Held
-from craftkit_archive.store import OpenAsset, Store
+from craftkit_archive.store import OpenAsset, Piece, Store
 
 FOLDER = "quarantine"
 _NOTE = ".finding.json"
+# How much of a name that is too long is kept, for people.
+SHORT_BYTES = 80
 
 
 class Quarantine:
@@ -32,6 +36,8 @@ class Quarantine:
     def keep(self, store: Store, finding: Finding) -> Held:
         """Copy what lies in a store under a finding's key; if it cannot be read, keep the finding alone.
 
+        What is not a file, such as a folder or a link, is moved here instead, so that a file can take its place.
+
         Args:
             store: Where the damaged copy is.
             finding: What is wrong with it; its run names the folder.
@@ -40,22 +46,44 @@ class Quarantine:
             NoSpaceError, NotWritableError: The disk refused.
         """
         name = f"{finding.run_id}/{finding.key}"
-        size, digest = None, None
-        with suppress(AssetError), store.open(finding.key) as found:
-            size, digest = self._store.write(name, found.chunks(), replace=True)
+        try:
+            return self._keep(store, finding, name)
+        except AssetKeyError:  # with what is added to it, the name is too long, or another copy is in its way
+            return self._keep(store, finding, f"{finding.run_id}/{_short(finding.key)}")
+
+    def _keep(self, store: Store, finding: Finding, name: str) -> Held:
+        odd = store.describe(finding.key) if isinstance(store, FolderStore) else None
+        copy: Piece | None = None
+        if odd is None:
+            copy = self._copy(store, finding.key, name)
         held = Held(
             name=name,
             key=finding.key,
             render_id=finding.render_id or "",
             verdict=finding.verdict,
             expected=finding.expected,
-            detail=finding.detail,
-            size_bytes=size,
-            sha256=digest,
+            detail=finding.detail if odd is None else f"{odd} was in its place",
+            size_bytes=copy.stored.size_bytes if copy else None,
+            sha256=copy.stored.sha256 if copy else None,
             kept_at=finding.found_at,
         )
-        self._store.write(f"{name}{_NOTE}", [msgspec.json.encode(held)], replace=True)
+        note = self._store.receive(f"{name}{_NOTE}", [msgspec.json.encode(held)], replace=True)
+        # The note first: whatever interrupts this, no copy lies here that nobody knows of.
+        for error in self._store.place([note, *([copy] if copy else [])]).values():
+            raise error
+        if odd is not None and isinstance(store, FolderStore):
+            store.move_aside(finding.key, self._folder / name)
         return held
+
+    def _copy(self, store: Store, key: str, name: str) -> Piece | None:
+        """Copy an asset here, and return it without its name yet; None if it cannot be read."""
+        try:
+            found = store.open(key)
+        except AssetError:
+            return None
+        with found, suppress(AssetUnreadableError):
+            return self._store.receive(name, found.chunks(), replace=True)
+        return None
 
     def list(self) -> Iterator[Held]:
         """Yield what is held, in the order of names.
@@ -114,5 +142,14 @@ class Quarantine:
             NotWritableError: The disk refused.
         """
         with disk_errors(self._folder):
-            for name in (held.name, f"{held.name}{_NOTE}"):
-                (self._folder / name).unlink(missing_ok=True)
+            for path in (self._folder / held.name, self._folder / f"{held.name}{_NOTE}"):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _short(key: str) -> str:
+    """Return a name for a key whose own is too long here: the same each time, and no two keys share one."""
+    begin = key.rpartition("/")[2].encode()[:SHORT_BYTES].decode("utf-8", "ignore")
+    return f"{begin}~{sha256(key.encode()).hexdigest()[:32]}"

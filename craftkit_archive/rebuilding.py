@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from craftkit_archive.archive import CATALOG, DEFAULT_STORE, Archive, Clock, Run, utc_now
-from craftkit_archive.errors import CatalogDamagedError, NoArchiveError, RequestError, disk_errors
+from craftkit_archive.errors import CatalogDamagedError, NoArchiveError, RequestError
 from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.importing import import_records
 from craftkit_archive.records import KINDS, Kind, Record, Summary
@@ -31,8 +31,9 @@ def rebuild_archive(
 ) -> Iterator[Record]:
     """Make the catalog of an archive again.
 
-    A catalog that cannot be read is kept beside the new one. Digests that the files declare are what assets are held
-    against; all others are read from the store, and recorded as `first-read`.
+    The new catalog lies beside the lost one until it is whole: what interrupts this leaves nothing that looks like a
+    catalog, and the next call begins anew. One that cannot be read is kept. Digests that the files declare are what
+    assets are held against; all others are read from the store, and recorded as `first-read`.
 
     Args:
         path: The archive's directory.
@@ -50,10 +51,11 @@ def rebuild_archive(
         RequestError: The catalog is there and good, or the store is no archive's.
         StoreOfflineError, LockedError, NoSpaceError, NotWritableError: As `Archive.create`.
     """
-    _set_aside(path)
+    _refuse_good(path)
     total = Run(None, "rebuild")
     worst: list[str] = []
-    with Archive.create(path, store_address=store_address, again=True, clock=clock) as archive:
+    with Archive.recreate(path, store_address=store_address, clock=clock) as archive:
+        _refuse_good(path)  # now that nobody else can be making one
         # What vouched for an odd PDF may be lost with the catalog; that it is in the store says that something did.
         steps = [import_records(archive, kind, files[kind], stop=stop) for kind in KINDS if files.get(kind)]
         for records in (*steps, fetch_assets(archive, jobs=jobs, accept_odd=True, stop=stop)):
@@ -65,24 +67,16 @@ def rebuild_archive(
                     total.bytes_read += record.bytes_read
             if stop():
                 break
+        if not stop():
+            archive.put_in_place()
     total.settle(problems="problems" in worst, incomplete="incomplete" in worst, stopped=stop())
     yield total.summary(lost=LOST)
 
 
-def _set_aside(path: Path) -> None:
-    """Move a catalog that cannot be read out of the way, with its log; refuse one that can.
-
-    A log without its catalog goes too: SQLite would play it into the new one.
-    """
+def _refuse_good(path: Path) -> None:
     try:
         Archive(path, read_only=True).catalog.close()
     except (CatalogDamagedError, NoArchiveError):
-        with disk_errors(path):
-            number = 1 + sum(1 for _ in path.glob(f"{CATALOG}.damaged-*[0-9]"))
-            for suffix in ("", "-wal", "-shm"):
-                old = path / f"{CATALOG}{suffix}"
-                if old.exists():
-                    old.rename(path / f"{CATALOG}.damaged-{number}{suffix}")
         return
     raise RequestError(
         f"{path / CATALOG} is there and can be read, and only a lost catalog is made again: go on with `import` and"

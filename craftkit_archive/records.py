@@ -36,6 +36,7 @@ Verdict = Literal[
     "truncated",
     "not-a-pdf",
     "odd",
+    "not-a-file",
     "malformed",
     "unreadable",
     "unavailable",
@@ -298,7 +299,11 @@ class Held(Record, frozen=True):
 
 
 class KeyInfo(Record, frozen=True, tag="key"):
-    """An API key as people see it; `key` is set once, by the command that makes it."""
+    """An API key as people see it.
+
+    `key` is set once, by the command that makes it; `matched` by the one that revokes it: by its `id`, by the `hash` of
+    the whole key, or by its `prefix`.
+    """
 
     id: str
     project_id: str
@@ -307,6 +312,7 @@ class KeyInfo(Record, frozen=True, tag="key"):
     created_at: str | None
     revoked_at: str | None
     key: str | None = None
+    matched: str | None = None
 
 
 class RunInfo(Record, frozen=True, tag="run"):

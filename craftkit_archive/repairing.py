@@ -9,18 +9,20 @@ from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import DamagedAsset, Selection
 from craftkit_archive.errors import (
     AssetError,
+    AssetKeyError,
     AssetMissingError,
     RemoteError,
     RenderConflictError,
     RenderNotFoundError,
     RequestError,
 )
+from craftkit_archive.folder import FolderStore
 from craftkit_archive.quarantine import Quarantine
 from craftkit_archive.records import Finding, Held, Plan, Planned, Progress, Record, Skipped, Verdict
 from craftkit_archive.sources import ExportSource, Source, open_source
 from craftkit_archive.store import OpenAsset, Store, mask_address
 from craftkit_archive.store import digest as read_digest
-from craftkit_archive.work import Stop, in_batches, in_lanes, never
+from craftkit_archive.work import Stop, in_batches, in_lanes, never, task_stop, until
 
 # How many assets an export is searched for at a time.
 PAGE = 10_000
@@ -86,6 +88,9 @@ def repair_assets(
     with archive.lock("repair"), archive.run("repair", {"source": shown}, dry=dry_run) as run:
         yield Plan(count=archive.catalog.count_damaged(selection))
         run.counts.update({"damaged": 0, "repaired": 0, "healed": 0, "absent": 0, "refused": 0})
+        if not dry_run:
+            archive.store.sweep()
+            Quarantine(archive.path).tidy()
         mend = partial(_mend, archive, source, run, dry_run)
         for page in in_batches(archive.catalog.damaged_assets(selection), PAGE):
             if isinstance(source, ExportSource):
@@ -93,9 +98,11 @@ def repair_assets(
             for batch in in_batches(page, BATCH):
                 if stop():
                     break
-                attempts = in_lanes(mend, batch, max(source.lanes, archive.store.lanes))
+                attempts = in_lanes(mend, batch, max(source.lanes, archive.store.lanes), stop=stop)
                 yield from _record(archive, attempts, run, dry_run=dry_run)
-        Quarantine(archive.path).tidy()
+        if not dry_run:
+            archive.store.sweep()
+            Quarantine(archive.path).tidy()
         run.settle(problems=run.counts["absent"] + run.counts["refused"] > 0, stopped=stop())
     yield run.summary(dry_run=True) if dry_run else run.summary()
 
@@ -137,7 +144,7 @@ def _finding(asset: DamagedAsset, run: Run, verdict: Verdict, detail: str | None
 
 def _mend(archive: Archive, source: Source, run: Run, dry_run: bool, asset: DamagedAsset) -> _Attempt:
     """Try to repair one asset."""
-    if _is_good(archive.store, asset):
+    if _is_good(archive.store, asset, task_stop()):
         return _Attempt(asset, "healed", "ok", size_bytes=asset.size_bytes)
     try:
         with _opened(source, asset) as found:
@@ -165,28 +172,38 @@ def _opened(source: Source, asset: DamagedAsset) -> OpenAsset:
 
 
 def _replace(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[bytes]) -> _Attempt:
-    quarantine = Quarantine(archive.path)
+    store, quarantine = archive.store, Quarantine(archive.path)
+    # Even where the last check found nothing: somebody may have put something there since.
+    verdict = "wrong-digest" if asset.verdict == "missing" else asset.verdict
+    finding = _finding(asset, run, verdict, None, archive.now())
     held: Held | None = None
-    if _is_there(archive.store, asset):
-        # Even where the last check found nothing: somebody may have put something there since.
-        verdict = "wrong-digest" if asset.verdict == "missing" else asset.verdict
-        held = quarantine.keep(archive.store, _finding(asset, run, verdict, None, archive.now()))
-    try:
-        piece = archive.store.receive(asset.key, proved, replace=True)
-    except BaseException:
-        if held is not None:
-            quarantine.drop(held)
-        raise
-    archive.store.place([piece])
-    if not _is_good(archive.store, asset):
+    if isinstance(store, FolderStore) and store.describe(asset.key) is not None:
+        if archive.catalog.holds_below(asset.key):
+            raise AssetKeyError(f"{asset.key} is a folder that holds other assets: rename one of them at the source.")
+        # It is moved, not copied: not before there is something to take its place.
+        piece = store.receive(asset.key, proved, replace=True)
+        quarantine.keep(store, finding)
+    else:
+        if _is_there(store, asset):
+            held = quarantine.keep(store, finding)
+        try:
+            piece = store.receive(asset.key, proved, replace=True)
+        except BaseException:
+            if held is not None:
+                quarantine.drop(held)
+            raise
+    for error in store.place([piece]).values():
+        raise error
+    # Whatever was put in place is recorded: from here on, no stop is looked at.
+    if not _is_good(store, asset, never):
         return _Attempt(asset, "refused", "wrong-digest", "the copy was good, and reads back as something else")
     return _Attempt(asset, "repaired", "ok", size_bytes=asset.size_bytes)
 
 
-def _is_good(store: Store, asset: DamagedAsset) -> bool:
+def _is_good(store: Store, asset: DamagedAsset, stop: Stop) -> bool:
     try:
         with store.open(asset.key) as found:
-            return read_digest(found.chunks()) == (asset.size_bytes, asset.sha256)
+            return read_digest(until(stop, found.chunks())) == (asset.size_bytes, asset.sha256)
     except AssetError:
         return False
 
@@ -195,7 +212,7 @@ def _proved(found: OpenAsset, asset: DamagedAsset) -> Iterator[bytes]:
     """Pass bytes on, and refuse them at their end if they are not what is recorded."""
     hashed, size = sha256(), 0
     try:
-        for chunk in found.chunks():
+        for chunk in until(task_stop(), found.chunks()):
             hashed.update(chunk)
             size += len(chunk)
             yield chunk
@@ -241,12 +258,14 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
                 )
             right = held.sha256 == asset.sha256
             there = _is_there(archive.store, asset)
-            if _is_good(archive.store, asset) or (there and not right):
+            if _is_good(archive.store, asset, never) or (there and not right):
                 raise RequestError(f"What lies under {held.key} is no worse than {held.name}: it stays.")
             with quarantine.open(held) as copy:
                 if read_digest(copy.chunks()).sha256 != held.sha256:
                     raise RequestError(f"{held.name} has changed since it was kept: it stays where it is.")
             if there:
+                if archive.catalog.holds_below(asset.key):
+                    raise RequestError(f"{asset.key} is a folder that holds other assets: {held.name} stays.")
                 quarantine.keep(archive.store, _finding(asset, run, "wrong-digest", None, archive.now()))
             with quarantine.open(held) as copy:
                 archive.store.write(held.key, copy.chunks(), replace=True)
@@ -273,7 +292,7 @@ def drop_quarantined(archive: Archive, names: Iterable[str], *, force: bool = Fa
         chosen = [quarantine.find(name) for name in names]
         for held in chosen:
             asset = _recorded(archive, held)
-            if not force and (asset is None or not _is_good(archive.store, asset)):
+            if not force and (asset is None or not _is_good(archive.store, asset, never)):
                 raise RequestError(f"The asset {held.key} is not good: repair it first, or drop its copy with --force.")
         for held in chosen:
             quarantine.drop(held)
@@ -293,7 +312,7 @@ def _recorded(archive: Archive, held: Held) -> DamagedAsset | None:
 def _is_there(store: Store, asset: DamagedAsset) -> bool:
     try:
         store.find(asset.key)
-    except AssetMissingError:
+    except (AssetMissingError, AssetKeyError):
         return False
     except AssetError:
         return True

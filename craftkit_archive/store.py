@@ -1,15 +1,15 @@
 """What a store is: a place that holds assets by key, and what goes into it and comes out of it."""
 
-import builtins
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from threading import local
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Protocol, Self
 
-from craftkit_archive.errors import AssetExistsError, AssetUnreadableError
+from craftkit_archive.errors import ArchiveError, AssetError, AssetUnreadableError, starvation
+from craftkit_archive.values import valid_text
 
 CHUNK_BYTES = 1 << 20
 # What fits into the processor's cache is hashed and written in half the time.
@@ -180,10 +180,11 @@ class Store(Protocol):
             NoSpaceError, NotWritableError, RemoteError: The store refused.
         """
 
-    def place(self, pieces: Sequence[Piece]) -> builtins.list[Piece]:
-        """Give pieces their names, once they are sure to outlive a power cut, and return those whose name was taken.
+    def place(self, pieces: Sequence[Piece]) -> Mapping[Piece, AssetError]:
+        """Give pieces their names, once they are sure to outlive a power cut, and return those that got none, and why.
 
-        A reader sees all bytes of a piece or none. Several at once cost much less than one by one.
+        It is `AssetExistsError` where the name was taken, and `AssetKeyError` where the store cannot hold it. A reader
+        sees all bytes of a piece or none. Several at once cost much less than one by one.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
@@ -196,8 +197,8 @@ class Store(Protocol):
             AssetExistsError, AssetKeyError, NoSpaceError, NotWritableError, RemoteError: As they do.
         """
         piece = self.receive(key, chunks, replace=replace)
-        if self.place([piece]):
-            raise AssetExistsError(f"{key} has just been stored by another: look at both copies.")
+        for error in self.place([piece]).values():
+            raise error
         return piece.stored
 
     def find(self, key: str) -> Entry:
@@ -230,7 +231,11 @@ class Store(Protocol):
         """List what is stored, in the order of the keys' bytes; lazily."""
 
     def keys(self) -> Iterator[str]:
-        """List no more than the keys, in the same order: what it costs to look at each object is saved."""
+        """List no more than the keys, in the same order: what it costs to look at each object is saved.
+
+        What no asset key can name is among them, in a form that is none either: odd characters escaped with a
+        backslash, and a folder that cannot be listed with a slash at its end.
+        """
         return (entry.key for entry in self.list())
 
     def sync(self, keys: Sequence[str]) -> None:
@@ -265,9 +270,10 @@ def digest(chunks: Iterable[bytes | memoryview]) -> Stored:
 
 
 def mask_address(address: str) -> str:
-    """Show an address without the password that a URL can carry."""
+    """Show an address without the password that a URL can carry, and with bytes that are not UTF-8 escaped."""
     scheme, separator, rest = address.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else address
+    shown = f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else address
+    return valid_text(shown)
 
 
 @contextmanager
@@ -276,6 +282,7 @@ def reading(key: str) -> Iterator[None]:
 
     Raises:
         AssetUnreadableError: Anything that keeps it from being read.
+        NoSpaceError: Memory or open files have run out, which says nothing of the asset.
     """
     try:
         yield
@@ -283,6 +290,8 @@ def reading(key: str) -> Iterator[None]:
         raise unreadable(key, error) from error
 
 
-def unreadable(key: str, error: OSError) -> AssetUnreadableError:
+def unreadable(key: str, error: OSError) -> ArchiveError:
     """Say in the tree's words why an asset cannot be read."""
-    return AssetUnreadableError(f"{key} cannot be read ({error.strerror}): check the disk and its rights.")
+    return starvation(error) or AssetUnreadableError(
+        f"{key} cannot be read ({error.strerror}): check the disk and its rights."
+    )

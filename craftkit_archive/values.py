@@ -197,6 +197,32 @@ def without_password(address: str) -> str:
 _PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4}+)(?:[^\s\"'\\,;]|\\{1,2}u[0-9a-fA-F]{4})+")
 
 
+def valid_text(text: str) -> str:
+    r"""Escape what is not Unicode, such as the bytes of a file name that is not UTF-8: it becomes `\xff`."""
+    return text if text.isascii() else _SURROGATE.sub(_escape_surrogate, text)
+
+
+def _escape_surrogate(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    # Python keeps a byte that is not UTF-8 as 0xDC00 and the byte (PEP 383).
+    return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"
+
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def escape_name(name: bytes) -> str:
+    r"""Write any file name as one line of text that two names never share: a newline is `\n`, a backslash `\\`.
+
+    A name that is valid text without control characters stays as it is.
+    """
+    text = name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def harmless(text: str) -> str:
     """Keep foreign text from steering the terminal or forging lines."""
     if text.isprintable():

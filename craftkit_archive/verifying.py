@@ -201,7 +201,7 @@ def _checks(
     with processes(jobs, worker_setup(archive.store.address)) as executor:
         for seen in spread(executor, check_assets, tasks(), jobs=jobs, stop=stop):
             # Results come in the order of the tasks.
-            batch = sent.popleft()
+            batch = sent.popleft()[: seen.looked_at]
             if any(check.verdict == "missing" for check in seen.checks):
                 # A store that went away in the meantime is not a thousand deleted files.
                 archive.store.check(archive.id)

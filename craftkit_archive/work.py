@@ -14,15 +14,19 @@ from functools import lru_cache, partial
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from threading import Event, Lock, Thread
+from multiprocessing.util import Finalize
+from threading import Event, Lock, Thread, local
 from typing import Any, Generic, Literal, TextIO, TypeVar
 
-from craftkit_archive.errors import ArchiveError, NoSpaceError
+from craftkit_archive.errors import ArchiveError, NoSpaceError, starvation
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 AHEAD = 4
+# How often a stop is asked for while something is waited for, and how long what is under way then may take.
+ASK_SECONDS = 0.2
+GRACE_SECONDS = 5.0
 PLAIN_SECONDS = 30
 PLAIN_SHARE = 0.1
 
@@ -38,6 +42,43 @@ def never() -> bool:
 def default_jobs() -> int:
     """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class StoppedError(Exception):
+    """The work is to end now: what it was busy with is not recorded."""
+
+
+_own = local()
+# What the tasks of a worker process ask; a thread may have something of its own.
+_worker_stop: Stop = never
+
+
+def task_stop() -> Stop:
+    """Return what says whether the task of this thread is to end: long ones ask it between their items."""
+    stop: Stop | None = getattr(_own, "stop", None)
+    return stop or _worker_stop
+
+
+def until(stop: Stop, items: Iterable[T]) -> Iterator[T]:
+    """Pass items on until the work is to end.
+
+    Raises:
+        StoppedError: It is to.
+    """
+    for item in items:
+        if stop():
+            raise StoppedError
+        yield item
+
+
+@contextmanager
+def _stopped_by(stop: Stop) -> Iterator[None]:
+    before: Stop | None = getattr(_own, "stop", None)
+    _own.stop = stop
+    try:
+        yield
+    finally:
+        _own.stop = before
 
 
 def workers_for(count: int, size_bytes: int, jobs: int) -> int:
@@ -57,25 +98,114 @@ def processes(jobs: int, prepare: Callable[[], object] = never) -> Iterator[Exec
         jobs: How many; they start at once, while the caller goes on.
         prepare: What each begins with, such as what takes long to import; what it raises is left to the tasks.
     """
-    executor: Executor
-    if jobs == 0:
-        executor = ThreadPoolExecutor(1)
-    else:
-        context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(prepare,))
+    executor = _Processes(jobs, prepare) if jobs else _OneThread()
+    try:
         for _ in range(jobs):
             executor.submit(never)
-    try:
         yield executor
     except KeyboardInterrupt:
+        executor.abandon()
+        raise
+    except BrokenExecutor as error:
+        raise _lost_worker() from error
+    finally:
+        executor.end()
+
+
+class _Stoppable(Executor):
+    """An executor whose tasks can be asked to end (see `task_stop`), and given up if they do not."""
+
+    abandoned = False
+
+    def stop_tasks(self) -> None:
+        """Ask the tasks that are under way to end."""
+
+    def abandon(self) -> None:
+        """Wait for no task any more."""
+        self.abandoned = True
+
+    def end(self) -> None:
+        """Let go of the workers; wait for those that still work, unless they were given up."""
+        self.stop_tasks()
+        self.shutdown(wait=not self.abandoned, cancel_futures=True)
+
+
+class _OneThread(ThreadPoolExecutor, _Stoppable):
+    """A thread of this process. What it is busy with when it is given up goes on until the process ends."""
+
+    def __init__(self) -> None:
+        self._bell = Event()
+        super().__init__(1, initializer=setattr, initargs=(_own, "stop", self._bell.is_set))
+
+    def stop_tasks(self) -> None:
+        self._bell.set()
+
+    def abandon(self) -> None:
+        super().abandon()
+        _given_up.append(self)
+
+
+class _Processes(ProcessPoolExecutor, _Stoppable):
+    """Processes of our own. They look at a pipe that nobody reads: as soon as there is something in it, they end."""
+
+    def __init__(self, jobs: int, prepare: Callable[[], object]) -> None:
+        context = multiprocessing.get_context("spawn")
+        with _starting():
+            self._theirs, self._bell = context.Pipe(duplex=False)
+        super().__init__(jobs, mp_context=context, initializer=_begin_worker, initargs=(prepare, self._theirs))
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **names: Any) -> Future[Any]:
+        with _starting():
+            return super().submit(function, *arguments, **names)
+
+    def stop_tasks(self) -> None:
+        with suppress(OSError):
+            self._bell.send_bytes(b"!")
+
+    def abandon(self) -> None:
+        super().abandon()
         for worker in multiprocessing.active_children():
             worker.kill()
-        executor.shutdown(wait=False, cancel_futures=True)
-        raise
-    except BaseException:
-        executor.shutdown()
-        raise
-    executor.shutdown()
+
+    def end(self) -> None:
+        super().end()
+        self._theirs.close()
+        self._bell.close()
+
+
+# Threads that were given up: Python would wait for them at its end.
+_given_up: list[Executor] = []
+
+
+def has_given_up() -> bool:
+    """Say whether a thread of this process is still busy with what nobody waits for."""
+    return bool(_given_up)
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Start processes that no signal ends before they can ignore it; what keeps them from starting is told.
+
+    A signal to the whole process group, as `timeout` and systemd send it, would come before the first line of Python
+    runs there. A blocked one is kept back, in the children too.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        starved = starvation(error)
+        if starved is None:
+            raise
+        raise starved from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _lost_worker() -> NoSpaceError:
+    return NoSpaceError(
+        "A worker process was killed or could not start, most likely for want of memory or open files: run it again"
+        " with fewer --jobs, or raise the limits (ulimit -v, ulimit -n)."
+    )
 
 
 def spawn(target: Callable[..., object], *arguments: object) -> multiprocessing.process.BaseProcess:
@@ -90,9 +220,13 @@ def _run_spawned(target: Callable[..., object], arguments: tuple[object, ...]) -
     target(*arguments)
 
 
-def _begin_worker(prepare: Callable[[], object] = never) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _begin_worker(prepare: Callable[[], object] = never, bell: Connection | None = None) -> None:
+    global _worker_stop
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    if bell is not None:
+        _worker_stop = partial(bell.poll, 0)
     # Tasks make many small objects and hardly a cycle: looking for them after each 700 would take a tenth of the time.
     gc.freeze()
     gc.set_threshold(100_000)
@@ -133,15 +267,16 @@ def spread(
 ) -> Iterator[R]:
     """Apply a function to tasks in parallel and yield the results in the tasks' order.
 
-    At most `AHEAD` tasks a worker are drawn and held at a time. When `stop` answers true no further task is drawn,
-    and only those under way are finished and yielded.
+    At most `AHEAD` tasks a worker are drawn and held at a time. When `stop` answers true no further task is drawn, and
+    those under way are asked to end (see `task_stop`). What is not finished some seconds later is given up: its result
+    never comes.
 
     Args:
         executor: Any executor; with processes, function and tasks must be picklable.
         function: Called with one task.
         tasks: Drawn as room comes free, from the calling thread.
         jobs: How many workers the executor has; 0 counts as 1.
-        stop: Asked before each task is drawn.
+        stop: Asked before each task is drawn, and while one is waited for.
 
     Raises:
         NoSpaceError: A worker was killed from outside, which the system does when memory runs out.
@@ -149,6 +284,7 @@ def spread(
     running: deque[Future[R]] = deque()
     source = iter(tasks)
     more = True
+    ending = _Ending(executor, stop)
     try:
         while True:
             while more and len(running) < AHEAD * max(jobs, 1) and not stop():
@@ -160,16 +296,37 @@ def spread(
                 # From the back, so that what is left is in order.
                 while running and running[-1].cancel():
                     running.pop()
-            if not running:
+            if not running or not ending.wait_for(running[0]):
                 return
             yield running.popleft().result()
     except BrokenExecutor as error:
-        raise NoSpaceError(
-            "A worker process was killed, most likely for want of memory: run it again with fewer --jobs."
-        ) from error
+        raise _lost_worker() from error
     finally:
         for future in running:
             future.cancel()
+
+
+class _Ending:
+    """Waits for results, and not for ever once the work is to stop."""
+
+    def __init__(self, executor: Executor, stop: Stop) -> None:
+        self._executor = executor
+        self._stop = stop
+        self._deadline: float | None = None
+
+    def wait_for(self, future: Future[Any]) -> bool:
+        """Wait until a task is done, and say whether it is."""
+        while not future.done():
+            if self._deadline is None and self._stop():
+                self._deadline = time.monotonic() + GRACE_SECONDS
+                if isinstance(self._executor, _Stoppable):
+                    self._executor.stop_tasks()
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                if isinstance(self._executor, _Stoppable):
+                    self._executor.abandon()
+                return False
+            wait([future], ASK_SECONDS)
+        return True
 
 
 def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[tuple[T, Callable[[], R]]]:
@@ -190,12 +347,20 @@ def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iter
     yield from begun
 
 
-def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int) -> list[R]:
+def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int, *, stop: Stop | None = None) -> list[R]:
     """Apply a function to items, so many at a time, in threads of this process; return the results in order.
 
     It is for work that waits for a network; with one lane, everything is done in the calling thread. What the function
     raises ends it, when the calls under way have ended.
+
+    Args:
+        function: Called with one item. It may ask `task_stop`, and raise `StoppedError`.
+        items: Drawn one by one.
+        lanes: How many at a time.
+        stop: Asked before each item: once it answers true, the results are those of the first items only.
     """
+    if stop is not None:
+        return _stoppable_lanes(function, items, lanes, stop)
     if lanes == 1:
         return list(map(function, items))
     waiting = deque(enumerate(items))
@@ -219,6 +384,24 @@ def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int) -> list
     for lane in running:
         lane.result()
     return [done[number] for number in range(len(done))]
+
+
+def _stoppable_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int, stop: Stop) -> list[R]:
+    def one(item: T) -> R | StoppedError:
+        if stop():
+            return StoppedError()
+        try:
+            with _stopped_by(stop):
+                return function(item)
+        except StoppedError as stopped:
+            return stopped
+
+    results: list[R] = []
+    for result in in_lanes(one, items, lanes):
+        if isinstance(result, StoppedError):
+            break
+        results.append(result)
+    return results
 
 
 @lru_cache(maxsize=4)
@@ -274,15 +457,23 @@ class Apart(Generic[T, R]):
         Raises:
             TimeoutError: It took too long.
             ChildProcessError: Its process died, or the function raised; the text says which.
+            StoppedError: The work is to stop (see `task_stop`); the process is ended.
         """
+        stop = task_stop()
         with self._lock:
             process, connection = self._running = self._running or self._start()
             try:
                 connection.send(given)
+                while not connection.poll(ASK_SECONDS):
+                    if stop():
+                        process.kill()
                 came, value = connection.recv()
             except (EOFError, OSError) as error:
                 process.join()
+                connection.close()
                 self._running = None
+                if stop():
+                    raise StoppedError from error
                 if process.exitcode == -signal.SIGALRM:
                     raise TimeoutError(f"it took longer than {self._seconds:g} s") from error
                 raise ChildProcessError(f"the process that looked at it died ({process.exitcode})") from error
@@ -295,8 +486,11 @@ class Apart(Generic[T, R]):
         ours, theirs = context.Pipe()
         given = (theirs, self._function, self._seconds, self._memory_bytes)
         process = context.Process(target=_serve_calls, args=given, daemon=True)
-        process.start()
+        with _starting():
+            process.start()
         theirs.close()
+        # It ignores SIGTERM, with which Python would end it, and would wait for it then.
+        Finalize(None, process.kill, exitpriority=10)
         return process, ours
 
 
@@ -307,8 +501,7 @@ def _serve_calls(connection: Connection, function: Callable[[Any], Any], seconds
     with suppress(ValueError, OSError):  # not every system can
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for number in (signal.SIGALRM, signal.SIGTERM):  # the second is how its parent ends it
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with suppress(EOFError):
         while True:
             given = connection.recv()

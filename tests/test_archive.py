@@ -1,5 +1,6 @@
 """An archive: made whole or not at all, one writer, keys that are shown once, and a ledger of runs."""
 
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from craftkit_archive import catalog
 from craftkit_archive.archive import CATALOG, Archive
+from craftkit_archive.doctor import examine_archive
 from craftkit_archive.errors import (
     CatalogDamagedError,
     CatalogNewerError,
@@ -24,6 +27,7 @@ from craftkit_archive.errors import (
     RequestError,
     StoreMismatchError,
 )
+from craftkit_archive.records import Summary
 from craftkit_archive.values import hash_key
 from tests.worlds import NORTHWIND, ROOT, World, load, projects
 
@@ -187,6 +191,64 @@ def test_the_lock_names_its_holder_and_dies_with_it(archive: Archive) -> None:
         pass
 
 
+def test_to_look_at_the_lock_makes_no_other_command_fail(archive: Archive) -> None:
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            archive.is_being_written()
+
+    lookers = [threading.Thread(target=look) for _ in range(3)]
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(200):
+            with archive.lock("import"):
+                assert archive.is_being_written()
+    finally:
+        over.set()
+        for looker in lookers:
+            looker.join()
+    assert not archive.is_being_written()
+    assert (archive.path / "archive.lock").read_bytes() == b"", "a holder that has finished is not named"
+
+
+def test_an_archive_that_cannot_be_written_can_be_looked_at(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def read_only(path: Any, flags: int, *rest: Any, **names: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, *rest, **names)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert archive.is_being_written() is False
+    assert isinstance(list(examine_archive(archive))[-1], Summary)
+
+
+def test_migrations_of_other_programs_are_left_alone(archive: Archive) -> None:
+    archive.catalog.close()
+    with sqlite3.connect(archive.path / CATALOG) as connection:
+        connection.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('notes', 'm001_tables2', 'now')"
+        )
+    connection.close()
+    with Archive(archive.path), Archive(archive.path, read_only=True):
+        pass
+
+
+def test_a_catalog_that_is_refused_leaks_no_connection(archive: Archive) -> None:
+    archive.catalog.close()
+    with sqlite3.connect(archive.path / CATALOG) as connection:
+        connection.execute("DELETE FROM settings")
+    connection.close()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for read_only in (False, True):
+        with pytest.raises(CatalogDamagedError):
+            Archive(archive.path, read_only=read_only)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_lock_file_with_nonsense_in_it_does_no_harm(archive: Archive) -> None:
     (archive.path / "archive.lock").write_bytes(b"\xff\xff nonsense" * 10)
     with archive.lock("import"):
@@ -218,6 +280,27 @@ def test_a_key_is_revoked_by_id_or_prefix_and_keeps_its_date(world: World) -> No
     assert first.revoked_at is not None
     assert world.archive.revoke_key(made.id).revoked_at == first.revoked_at
     assert [key.revoked_at for key in world.archive.list_keys("southwind")] == [None, first.revoked_at]
+
+
+@pytest.mark.parametrize(
+    "given", [lambda key: key, lambda key: f" {key}\n", lambda key: key[:13], lambda key: key[:30]]
+)
+def test_a_leaked_key_is_revoked_as_it_was_pasted(world: World, given: Callable[[str], str]) -> None:
+    made = world.archive.create_key("northwind")
+    world.archive.create_key("northwind")
+    assert made.key is not None
+    revoked = world.archive.revoke_key(given(made.key))
+    assert (revoked.id, revoked.matched) == (made.id, "hash" if given(made.key).strip() == made.key else "prefix")
+    found = world.archive.catalog.find_key(hash_key(made.key))
+    assert found is not None
+    assert found.revoked
+
+
+def test_what_was_pasted_is_not_shown_again(world: World) -> None:
+    with pytest.raises(RequestError) as caught:
+        world.archive.revoke_key("ck_live_UNKNOWNandsecret12345678")
+    assert "secret" not in str(caught.value)
+    assert "SHA-256" in str(caught.value)
 
 
 def test_an_ambiguous_or_unknown_key_revokes_nothing(world: World) -> None:

@@ -81,6 +81,21 @@ def test_what_the_store_has_and_the_files_do_not_is_told(world: World, files: di
     assert (summary.counts["adopted"], summary.counts["absent"], summary.counts["unclaimed"]) == (3, 1, 1)
 
 
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_a_rebuild_that_is_interrupted_can_be_run_again(world: World, files: dict[Kind, list[str]], after: int) -> None:
+    path = world.archive.path
+    world.archive.catalog.close()
+    (path / CATALOG).write_bytes(b"this was a catalog")
+    records = rebuild_archive(path, files)
+    for _ in range(after):
+        next(records)
+    records.close()  # type: ignore[attr-defined]
+    assert (path / CATALOG).read_bytes() == b"this was a catalog", "nothing is moved before the new one is whole"
+    assert summary_of(rebuild_archive(path, files)).counts["adopted"] == 5
+    assert not list(path.glob("*.rebuilt*"))
+    assert summary_of(verify_assets(Archive(path))).counts == {"checked": 5, "ok": 5}
+
+
 def test_a_store_that_is_nobodys_is_refused(tmp_path: Path) -> None:
     (tmp_path / "archive/assets").mkdir(parents=True)
     with pytest.raises(RequestError, match="init --store"):

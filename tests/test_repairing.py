@@ -18,6 +18,7 @@ from craftkit_archive.repairing import drop_quarantined, list_quarantine, repair
 from craftkit_archive.verifying import verify_assets
 from craftkit_archive.work import in_lanes
 from tests.services import BUCKET, Fault, FaultyProxy
+from tests.test_store import NOT_FILES
 from tests.worlds import LIVE_KEY, World, command, fill, live, pdf, put, render, render_id, summary_of
 
 
@@ -172,10 +173,75 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
 
 def test_an_unreadable_file_is_replaced_and_its_finding_kept(world: World) -> None:
     world.asset(1).unlink()
-    world.asset(1).symlink_to(world.asset(1).name)  # a loop, which fails as a broken disk would
+    world.asset(1).symlink_to(world.asset(1).name)
     summary_of(verify_assets(world.archive))
     assert repair(world, world.bucket)[0].counts["repaired"] == 1
-    assert [(copy.verdict, copy.sha256) for copy in held(world).values()] == [("unreadable", None)]
+    assert [(copy.verdict, copy.sha256) for copy in held(world).values()] == [("not-a-file", None)]
+    all_is_well(world)
+
+
+@pytest.mark.parametrize("make", NOT_FILES.values(), ids=list(NOT_FILES))
+def test_what_is_not_a_file_goes_to_the_quarantine_and_heals(world: World, make: Callable[[Path], object]) -> None:
+    world.asset(1).unlink()
+    make(world.asset(1))
+    world.asset(3).unlink()
+    assert summary_of(verify_assets(world.archive)).counts["not-a-file"] == 1
+    assert repair(world, world.bucket)[0].counts["repaired"] == 2
+    [copy] = held(world).values()
+    assert "was in its place" in (copy.detail or "")
+    all_is_well(world)
+    list(drop_quarantined(world.archive, [copy.name]))
+    assert list((world.archive.path / "quarantine").iterdir()) == []
+
+
+def test_a_folder_that_holds_another_asset_is_left_where_it_is(world: World) -> None:
+    below = f"{render(1)['asset_key']}/below.pdf"
+    body = world.asset(2).read_bytes()
+    world.asset(1).unlink()
+    put(Path(world.archive.store.address), below, body)
+    world.archive.catalog._query("UPDATE assets SET key = ? WHERE render_id = ?", (below, render_id(2)))
+    world.asset(3).unlink()
+    summary_of(verify_assets(world.archive))
+    summary, _ = repair(world, world.bucket)
+    assert (summary.counts["repaired"], summary.counts["refused"]) == (1, 1)
+    assert Path(world.archive.store.address, below).read_bytes() == body
+
+
+@pytest.mark.parametrize("length", [245, 250, 251])
+def test_a_name_that_is_too_long_for_its_note_stops_nothing(world: World, length: int) -> None:
+    key = f"renders/{'n' * (length - 2)}\u00e9.pdf"
+    source = put(world.bucket, key, world.asset(1).read_bytes())
+    world.asset(1).unlink()
+    put(Path(world.archive.store.address), key, b"damaged")
+    world.archive.catalog._query("UPDATE assets SET key = ? WHERE render_id = ?", (key, render_id(1)))
+    world.asset(2).write_bytes(b"damaged too")
+    summary_of(verify_assets(world.archive))
+    assert repair(world, world.bucket)[0].counts["repaired"] == 2
+    copy = held(world)[key]
+    assert (world.archive.path / "quarantine" / copy.name).read_bytes() == b"damaged"
+    assert Path(world.archive.store.address, key).read_bytes() == source.read_bytes()
+
+
+def test_what_a_killed_repair_left_is_removed_by_the_next(world: World) -> None:
+    damage(world)
+    for folder in (Path(world.archive.store.address), world.archive.path / "quarantine"):
+        put(folder, f".incoming/{'0123' * 8}", b"half a PDF")
+    repair(world, world.bucket)
+    assert not list(world.archive.path.rglob(".incoming"))
+
+
+@pytest.mark.parametrize("asked", range(14))
+def test_a_stop_in_the_middle_of_an_asset_leaves_it_as_it_was_or_repaired(world: World, asked: int) -> None:
+    damage(world)
+    assets = [world.asset(number) for number in (1, 2, 3)]
+    before = [path.exists() and path.read_bytes() for path in assets]
+    answers = iter([False] * asked)
+    summary, _ = repair(world, world.bucket, stop=lambda: next(answers, True))
+    changed = [path for path, body in zip(assets, before, strict=True) if (path.exists() and path.read_bytes()) != body]
+    assert summary.counts["repaired"] == len(changed) == 3 - world.archive.catalog.count_damaged(world.archive.select())
+    assert not list(world.archive.path.rglob(".incoming"))
+    repair(world, world.bucket)
+    assert len(held(world)) == sum(body is not False for body in before)
     all_is_well(world)
 
 

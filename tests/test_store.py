@@ -1,7 +1,9 @@
 """What every store does, and what the folder store does besides."""
 
+import ctypes
 import errno
 import os
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from craftkit_archive.bucket import BucketStore
 from craftkit_archive.errors import (
+    AssetDamagedError,
     AssetError,
     AssetExistsError,
     AssetKeyError,
@@ -30,7 +33,7 @@ from craftkit_archive.errors import (
 from craftkit_archive.folder import INCOMING, FolderStore
 from craftkit_archive.places import open_store
 from craftkit_archive.store import BUFFER_BYTES, MARKER, Entry, Store, digest
-from craftkit_archive.values import check_asset_key
+from craftkit_archive.values import check_asset_key, escape_name
 from tests.services import BUCKET
 
 MakeStore = Callable[[str], Store]
@@ -299,7 +302,7 @@ def test_a_link_that_leads_out_is_not_followed(folder: FolderStore, tmp_path: Pa
         (root / "in/x.pdf").symlink_to(tmp_path / "secret/x.pdf")
     else:
         (root / "in").symlink_to(tmp_path / "secret")
-    with pytest.raises(AssetKeyError):
+    with pytest.raises((AssetKeyError, AssetDamagedError)):
         folder.open("in/x.pdf")
     if kind == "folder":
         with pytest.raises(AssetKeyError):
@@ -319,11 +322,35 @@ def test_the_store_keeps_its_own_names_to_itself(folder: FolderStore) -> None:
             folder.write(key, [b"x"], replace=True)
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_what_is_no_file_is_unreadable(folder: FolderStore, make: Callable[[Path], None]) -> None:
+def bind_socket(path: Path) -> None:
+    # Through the folder's descriptor: the address of a socket has room for no more than 107 bytes.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"/proc/self/fd/{folder}/{path.name[-40:]}")
+        path.with_name(path.name[-40:]).rename(path)
+    finally:
+        os.close(folder)
+
+
+NOT_FILES: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a socket": bind_socket,
+    "a dangling link": lambda path: path.symlink_to("nowhere"),
+    "a link out": lambda path: path.symlink_to("/etc/hosts"),
+    "a dangling link out": lambda path: path.symlink_to("/nowhere"),
+    "a loop": lambda path: path.symlink_to(path.name),
+    "a link to a folder": lambda path: path.symlink_to("."),
+}
+
+
+@pytest.mark.parametrize("make", NOT_FILES.values(), ids=list(NOT_FILES))
+def test_what_is_not_a_file_is_damage(folder: FolderStore, make: Callable[[Path], None]) -> None:
     make(Path(folder.address, "x.pdf"))
-    with pytest.raises(AssetUnreadableError):
-        folder.open("x.pdf")
+    for read in (folder.open, folder.measure, folder.find):
+        with pytest.raises(AssetDamagedError, match="not a file"):
+            read("x.pdf")
 
 
 def test_a_fault_while_reading_is_unreadable(folder: FolderStore) -> None:
@@ -371,8 +398,73 @@ def test_a_disk_that_refuses_is_a_clear_error(
 
 
 def test_a_name_too_long_for_the_disk_is_a_clear_error(folder: FolderStore) -> None:
-    with pytest.raises(NotWritableError):
-        folder.write("x" * 300, [b"x"])
+    for key in ("x" * 300, "y" * 256 + "/x.pdf"):
+        with pytest.raises(AssetKeyError, match="too long"):
+            folder.write(key, [b"x"])
+        with pytest.raises((AssetKeyError, AssetMissingError)):
+            folder.open(key)
+
+
+def test_trouble_with_one_name_leaves_the_others_alone(folder: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file system says only when the name is given, such as ZFS of names that are not UTF-8."""
+    pieces = [folder.receive(f"{name}.pdf", [name.encode()]) for name in "abc"]
+    for call in ("link", "rename"):
+        real = getattr(os, call)
+
+        def refuse(path: str, target: str, real: Callable[[str, str], None] = real) -> None:
+            if target.endswith("b.pdf"):
+                raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ))
+            real(path, target)
+
+        monkeypatch.setattr(os, call, refuse)
+    refused = folder.place(pieces)
+    assert [(piece.key, type(error)) for piece, error in refused.items()] == [("b.pdf", AssetKeyError)]
+    assert list(folder.keys()) == ["a.pdf", "c.pdf"]
+
+
+def test_a_key_below_another_key_is_refused_by_itself(folder: FolderStore) -> None:
+    folder.write("a.pdf", [b"x"])
+    with pytest.raises(AssetKeyError, match="in its way"):
+        folder.write("a.pdf/b.pdf", [b"x"])
+
+
+def test_too_few_open_files_say_nothing_of_an_asset(folder: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write("a.pdf", [b"x"])
+    monkeypatch.setattr(os, "open", _FullDisk(errno.EMFILE))
+    with pytest.raises(NoSpaceError, match="ulimit -n"):
+        folder.open("a.pdf")
+
+
+def test_names_that_are_no_keys_are_told_escaped(folder: FolderStore) -> None:
+    root = os.fsencode(folder.address)
+    (Path(folder.address) / "dir").mkdir()
+    names = [b"\xff.pdf", b"new\nline", b"back\\slash", b"dir/\xfe\xfd", b"caf\xc3\xa9.pdf"]
+    for name in names:
+        Path(os.fsdecode(root + b"/" + name)).touch()
+    told = list(folder.keys())
+    assert sorted(told) == sorted([r"\xff.pdf", r"new\nline", r"back\\slash", r"dir/\xfe\xfd", "caf\u00e9.pdf"])
+    assert [entry.key for entry in folder.list()] == ["caf\u00e9.pdf"]
+
+
+@given(names=st.sets(st.binary(min_size=1, max_size=6), min_size=2))
+def test_no_two_names_look_the_same(names: set[bytes]) -> None:
+    told = {escape_name(name) for name in names}
+    assert len(told) == len(names)
+    assert all(text.encode().decode() == text and "\n" not in text for text in told)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_without_syncfs_each_file_is_flushed(folder: FolderStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    class Kernel:
+        def syncfs(self, _descriptor: int) -> int:
+            ctypes.set_errno(number)
+            return -1
+
+    synced: list[int] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_given, **_names: Kernel())
+    monkeypatch.setattr(os, "fsync", synced.append)
+    assert folder.place([folder.receive(f"{name}.pdf", [b"x"]) for name in range(10)]) == {}
+    assert len(synced) >= 10
 
 
 def test_strangers_files_among_the_pieces_are_left_alone(folder: FolderStore) -> None:
@@ -429,14 +521,6 @@ def test_a_file_system_that_gives_fewer_bytes_at_once_is_read_to_the_end(
     store.write("a.pdf", [body])
     monkeypatch.setattr(os, "readv", lambda file, buffers: real(file, [memoryview(buffers[0])[:4096]]))
     assert store.measure("a.pdf") == (len(body), sha256(body).hexdigest())
-
-
-def test_a_folder_or_pipe_in_the_place_of_a_file_cannot_be_measured(tmp_path: Path) -> None:
-    (tmp_path / "a.pdf").mkdir()
-    os.mkfifo(tmp_path / "b.pdf")
-    for key in ("a.pdf", "b.pdf"):
-        with pytest.raises(AssetUnreadableError):
-            FolderStore(tmp_path).measure(key)
 
 
 def test_what_a_file_system_does_to_names_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

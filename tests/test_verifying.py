@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,16 @@ def _become_folder(path: Path) -> None:
     path.mkdir()
 
 
+def _become_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _become_link(path: Path, to: str) -> None:
+    path.unlink()
+    path.symlink_to(to)
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], Verdict]] = {
     "a flipped bit": (_flip, "wrong-digest"),
     "a flipped bit in the header": (lambda path: _flip(path, 1), "wrong-digest"),
@@ -88,7 +99,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], Verdict]] = {
     "an HTML page of the same size": (lambda path: path.write_bytes(HTML.ljust(path.stat().st_size)), "not-a-pdf"),
     "another whole PDF": (lambda path: path.write_bytes(pdf("another one, longer")), "wrong-size"),
     "deleted": (Path.unlink, "missing"),
-    "unreadable": (_become_folder, "unreadable"),
+    "a folder": (_become_folder, "not-a-file"),
+    "a pipe": (_become_pipe, "not-a-file"),
+    "a dangling link": (partial(_become_link, to="nowhere"), "not-a-file"),
+    "a link out": (partial(_become_link, to="/etc/hosts"), "not-a-file"),
 }
 
 
