@@ -84,8 +84,9 @@ SHOWN = 20
 LISTEN = "127.0.0.1:8080"
 
 
-# `timeout` sends its signal to the command, and then to the command's whole group: that is one request, not two.
-MERGE_SECONDS = 1.0
+# `timeout` sends its signal to the command, and then to the command's whole group: that is one request, not two. People
+# send SIGINT, and may press the keys twice in a second.
+MERGE_SECONDS = {signal.SIGTERM: 1.0, signal.SIGINT: 0.1}
 # How long after the first signal work may still end by itself, and how long after the second.
 END_SECONDS = 8.0
 LAST_SECONDS = 1.5
@@ -118,7 +119,7 @@ class Signals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.first:
-            if time.monotonic() - self._noted_at >= MERGE_SECONDS:
+            if time.monotonic() - self._noted_at >= MERGE_SECONDS.get(signal.Signals(number), 0.0):
                 raise KeyboardInterrupt
             return
         self.first = number

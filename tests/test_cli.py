@@ -526,14 +526,15 @@ def test_a_second_signal_ends_it_at_once_with_a_summary(world: World) -> None:
     assert (last["outcome"], last["command"]) == ("interrupted", "status")
 
 
-def test_two_signals_at_once_are_one_request() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_signals_at_once_are_one_request(number: signal.Signals) -> None:
     with cli.Signals() as signals:
         for _ in range(3):
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert (signals(), signals.exit_code) == (True, 143)
-        signals._noted_at -= cli.MERGE_SECONDS
+            os.kill(os.getpid(), number)
+        assert (signals(), signals.exit_code) == (True, 128 + number)
+        signals._noted_at -= cli.MERGE_SECONDS[number]
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize("busy", ["time.sleep(60)", "[sum(range(10**6)) for _ in range(10**6)]"])

@@ -538,9 +538,11 @@ def test_a_second_signal_waits_for_nothing(tmp_path: Path, jobs: int) -> None:
     with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) as running:
         while not list(store.glob(f"{INCOMING}/*")):
             time.sleep(0.02)
-        for _ in range(2):
+        began = time.monotonic()
+        # However late the program comes to see the first one, and whichever the system merges: one is a second.
+        while running.poll() is None:
             running.send_signal(signal.SIGINT)
             time.sleep(0.2)
-        assert running.wait(timeout=5) == 130
+        assert (running.returncode, time.monotonic() - began < 5) == (130, True)
     fetch(world)
     assert len(stored(world)) == 200
