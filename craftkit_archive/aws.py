@@ -278,9 +278,34 @@ class S3Service:
                 time.sleep(pause)
         raise AssertionError  # the last pause is None
 
-    def upload(self, key: str, *, replace: bool) -> "Upload":
-        """Begin an upload in parts."""
-        return Upload(self, self._client, self._bucket, key, {} if replace else {"IfNoneMatch": "*"})
+    def upload(self, key: str, source: Any, part_bytes: int, *, replace: bool) -> bool:
+        """Write an object in parts, which are given back if it fails; return False if its name is taken.
+
+        Args:
+            key: The object's.
+            source: Has `read(size)`.
+            part_bytes: How much each part has.
+            replace: Whether it may take the place of another one.
+
+        Raises:
+            RemoteError: The service refused.
+        """
+        from boto3.s3.transfer import TransferConfig, create_transfer_manager
+        from botocore.exceptions import ClientError
+
+        config = TransferConfig(multipart_threshold=part_bytes, multipart_chunksize=part_bytes, use_threads=False)
+        # A bucket with Object Lock takes no part without a checksum.
+        given = {"ContentType": "application/pdf", "ChecksumAlgorithm": "SHA256"}
+        if not replace:
+            given["IfNoneMatch"] = "*"
+        with self._errors(), create_transfer_manager(self._client, config) as manager:
+            try:
+                manager.upload(source, self._bucket, key, extra_args=given).result()
+            except ClientError as error:
+                if status_of(error) in (409, 412):
+                    return False
+                raise
+        return True
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -328,82 +353,6 @@ class S3Service:
             ) from error
         except (BotoCoreError, ValueError) as error:
             raise RequestError(f"Cannot use {self.name} ({error}). Check its options and the AWS files.") from error
-
-
-class Upload:
-    """An object on its way into a bucket, in parts.
-
-    Args:
-        service: Maps what goes wrong.
-        client: botocore's.
-        bucket: Its name.
-        key: The object's key.
-        condition: What must hold for the object to get its name.
-    """
-
-    def __init__(self, service: S3Service, client: Any, bucket: str, key: str, condition: dict[str, str]) -> None:
-        self._errors = service._errors
-        self._client = client
-        self._place = {"Bucket": bucket, "Key": key}
-        self._condition = condition
-        self._parts: list[dict[str, Any]] = []
-        self._checksum = {"ChecksumAlgorithm": "SHA256"}
-        with self._errors():
-            self._id = self._begin()
-
-    def _begin(self) -> str:
-        from botocore.exceptions import ClientError
-
-        given = {**self._place, "ContentType": "application/pdf"}
-        try:
-            # A bucket with Object Lock takes no part without a checksum.
-            return self._client.create_multipart_upload(**given, **self._checksum)["UploadId"]  # type: ignore[no-any-return]
-        except ClientError as error:
-            if status_of(error) not in _OPTIONAL_REFUSED:
-                raise
-            self._checksum = {}
-        return self._client.create_multipart_upload(**given)["UploadId"]  # type: ignore[no-any-return]
-
-    def add(self, part: bytes) -> None:
-        """Send one part: at least 5 MiB, except the last."""
-        number = len(self._parts) + 1
-        with self._errors():
-            sent = self._client.upload_part(
-                **self._place, **self._checksum, UploadId=self._id, PartNumber=number, Body=part
-            )
-        checksum = {"ChecksumSHA256": sent["ChecksumSHA256"]} if "ChecksumSHA256" in sent else {}
-        self._parts.append({"ETag": sent["ETag"], "PartNumber": number, **checksum})
-
-    def complete(self) -> bool:
-        """Give the object its name; return False if the name is taken.
-
-        Raises:
-            RemoteError: The service refused.
-        """
-        from botocore.exceptions import ClientError
-
-        with self._errors():
-            try:
-                self._finish(self._condition)
-            except ClientError as error:
-                code = error.response["Error"]["Code"]
-                if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
-                    return False
-                if not self._condition or code not in ("NotImplemented", "501", "InvalidArgument"):
-                    raise
-                self._finish({})  # a service without conditional writes
-        return True
-
-    def _finish(self, condition: dict[str, str]) -> None:
-        given = {"UploadId": self._id, "MultipartUpload": {"Parts": self._parts}}
-        self._client.complete_multipart_upload(**self._place, **condition, **given)
-
-    def abort(self) -> None:
-        """Give the parts back that were sent."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        with suppress(BotoCoreError, ClientError):
-            self._client.abort_multipart_upload(**self._place, UploadId=self._id)
 
 
 def status_of(error: Any) -> int:

@@ -13,10 +13,9 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import obstore
@@ -52,7 +51,7 @@ from craftkit_archive.store import MARKER, Claims, Entry, OpenAsset, Piece, Stor
 from craftkit_archive.values import check_asset_key
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, GetResult
+    from obstore import GetOptions
     from obstore.store import ObjectStore, RetryConfig
 
 T = TypeVar("T")
@@ -62,11 +61,9 @@ SCHEMES = ("s3://", "gs://", "az://")
 READ_SECONDS = 30.0
 WRITE_SECONDS = 600.0
 STALL_SECONDS = 60.0
-# What is smaller is read whole when it is opened, so that eight of them are on their way at a time.
+# What is smaller is read whole when it is opened, so that eight of them are on their way at a time; what is larger, in
+# pieces of this size.
 WHOLE_BYTES = 4 << 20
-# A body must come on by this between two interruptions, or it counts as one that does not come.
-HEADWAY_BYTES = 1 << 20
-STREAM_BYTES = 1 << 20
 # Parts of an upload; S3 takes at most 10,000 of them, none but the last under 5 MiB.
 PART_BYTES = 16 << 20
 MAX_SAID = 300
@@ -335,7 +332,7 @@ class BucketStore(Store):
                 "Restore it first, such as with `aws s3api restore-object`, then run the command again."
             )
         if refusal.status == 412:
-            return AssetUnavailableError(f"{key} changed in {self._name} while it was read. Run the command again.")
+            return _changed(key, self._name)
         if "Content-Length" in refusal.code:
             return AssetUnavailableError(
                 f"{self._name} does not say how long {key} is, so no copy can be proved whole."
@@ -412,13 +409,13 @@ class BucketStore(Store):
             with suppress(AssetMissingError):
                 self.find(key)
                 raise _taken(key)
-        counted = _Counted(chunks)
-        first = b"".join(counted.until(PART_BYTES))
+        source = _Source(chunks)
+        first = source.read(PART_BYTES)
         if len(first) < PART_BYTES:
             self._put(key, first, replace=replace)
         else:
-            self._put_parts(key, first, counted, replace=replace)
-        return Piece(key, Stored(counted.size_bytes, counted.hashed.hexdigest()))
+            self._put_parts(key, source.unread(first), replace=replace)
+        return Piece(key, source.stored())
 
     def _put(self, key: str, body: bytes, *, replace: bool) -> None:
         """Write a small object in one request.
@@ -468,30 +465,13 @@ class BucketStore(Store):
                 self._stores.pop(True, None)
         return True
 
-    def _put_parts(self, key: str, first: bytes, rest: "_Counted", *, replace: bool) -> None:
+    def _put_parts(self, key: str, source: "_Source", *, replace: bool) -> None:
         """Write a large object in parts."""
         if self._aws is None:
-
-            def send(store: "ObjectStore") -> object:
-                return obstore.put(
-                    store, self._path(key), chain([first], rest), use_multipart=True, chunk_size=PART_BYTES
-                )
-
-            self._call(key, send, writing=True)
-            return
-        upload = self._aws.upload(self._prefix + key, replace=replace)
-        try:
-            part = first
-            while part:
-                upload.add(part)
-                part = b"".join(rest.until(PART_BYTES))
-            named = upload.complete()
-        except BaseException:
-            upload.abort()
-            raise
-        if not named:
-            upload.abort()
-            if self.measure(key) != (rest.size_bytes, rest.hashed.hexdigest()):
+            options: dict[str, Any] = {"use_multipart": True, "chunk_size": PART_BYTES}
+            self._call(key, lambda store: obstore.put(store, self._path(key), source, **options), writing=True)
+        elif not self._aws.upload(self._prefix + key, source, PART_BYTES, replace=replace):
+            if self.measure(key) != source.stored():
                 raise _taken(key)
 
     def place(self, _pieces: Sequence[Piece]) -> Mapping[Piece, AssetError]:
@@ -513,7 +493,10 @@ class BucketStore(Store):
     def _open(self, key: str, store: "ObjectStore") -> OpenAsset:
         result = obstore.get(store, self._path(key))
         size, tag = result.meta["size"], result.meta["e_tag"]
-        file: io.IOBase = _Body(self, key, result) if size > WHOLE_BYTES else io.BytesIO(result.bytes())
+        if size > WHOLE_BYTES:
+            file: io.IOBase = _Body(partial(self._read_piece, key, size, tag), size)
+        else:
+            file = io.BytesIO(result.bytes())
         claims, closer = Claims(), None
         if self._aws is not None:
             claims, closer = Claims(md5_of(tag)), partial(self._aws.claims, self._prefix + key)
@@ -522,20 +505,19 @@ class BucketStore(Store):
                     claims, closer = closer(), None
         return OpenAsset(key, file, size, claims, closer)  # type: ignore[arg-type]
 
-    def reopen(self, key: str, offset: int, tag: str | None) -> "GetResult":
-        """Ask for an object's bytes from an offset on, if it is still the one with that ETag.
-
-        Raises:
-            AssetUnavailableError: It is another one.
-            AssetMissingError, RemoteError, StoreOfflineError: As `open`.
-        """
-        options: GetOptions = {"range": {"offset": offset}} if offset else {}
+    def _read_piece(self, key: str, size_bytes: int, tag: str | None, start: int) -> bytes:
+        """Read one piece of an object, if it is still the one with that ETag."""
+        options: GetOptions = {"range": (start, min(start + WHOLE_BYTES, size_bytes))}
         if tag is not None:
             options["if_match"] = tag
-        result = self._call(key, lambda store: obstore.get(store, self._path(key), options=options))
-        if tag is None or result.meta["e_tag"] != tag:  # a service that does not know If-Match
-            raise AssetUnavailableError(f"{key} changed in {self._name} while it was read. Run the command again.")
-        return result
+
+        def read(store: "ObjectStore") -> bytes:
+            result = obstore.get(store, self._path(key), options=options)
+            if tag is None or result.meta["e_tag"] != tag:  # a service that does not know If-Match
+                raise _changed(key, self._name)
+            return bytes(result.bytes())
+
+        return self._call(key, read)
 
     def list(self) -> Iterator[Entry]:
         """See `Store.list`; names that cannot be asset keys are left out."""
@@ -589,28 +571,36 @@ class _OptionalHeaders(NamedTuple):
         }.get((self.condition, self.checksum))
 
 
-class _Counted:
-    """A stream of chunks whose size and digest are known when it is through."""
+class _Source:
+    """A stream of chunks as a file, whose size and digest are known when it is through."""
 
     def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
         self._chunks = iter(chunks)
-        self.size_bytes = 0
-        self.hashed = sha256()
+        self._rest = bytearray()
+        self._size_bytes = 0
+        self._hashed = sha256()
+
+    def read(self, size: int) -> bytes:
+        """Return so many bytes; fewer only at the end."""
+        while len(self._rest) < size and (chunk := next(self._chunks, None)) is not None:
+            self._rest += chunk
+            self._size_bytes += len(chunk)
+            self._hashed.update(chunk)
+        found = bytes(self._rest[:size])
+        del self._rest[:size]
+        return found
+
+    def unread(self, begin: bytes) -> Self:
+        """Put back what was read last."""
+        self._rest[:0] = begin
+        return self
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._chunks:
-            self.size_bytes += len(chunk)
-            self.hashed.update(chunk)
-            yield bytes(chunk)
+        return iter(lambda: self.read(PART_BYTES), b"")
 
-    def until(self, size_bytes: int) -> Iterator[bytes]:
-        """Yield chunks until there are so many bytes, or no more."""
-        taken = 0
-        for chunk in self:
-            taken += len(chunk)
-            yield chunk
-            if taken >= size_bytes:
-                return
+    def stored(self) -> Stored:
+        """Say what has been read."""
+        return Stored(self._size_bytes, self._hashed.hexdigest())
 
 
 class _Provider:
@@ -629,25 +619,21 @@ class _Provider:
 
 
 class _Body(io.RawIOBase):
-    """The bytes of a large object as a file: read as they arrive, and asked for again from where they broke off.
+    """The bytes of a large object as a file, asked for piece by piece: each is tried again as a small object is.
 
-    obstore goes on by itself, four times an object. This goes on as long as each of its efforts brings some headway: so
-    an object of many gigabytes arrives over a bad line, and one that drips is given up.
+    So an object of many gigabytes arrives over a bad line, and one that drips is given up.
 
     Raises:
         AssetUnavailableError: From any method that reads: it changed in between, or kept breaking off.
         RemoteError, StoreOfflineError: From any method that reads: the service could not be asked for the rest.
     """
 
-    def __init__(self, store: BucketStore, key: str, first: "GetResult") -> None:
+    def __init__(self, read: Callable[[int], bytes], size_bytes: int) -> None:
         super().__init__()
-        self._store = store
-        self._key = key
-        self._size: int = first.meta["size"]
-        self._tag = first.meta["e_tag"]
-        self._stream: Iterator[bytes] | None = first.stream(STREAM_BYTES)
-        self._chunk = memoryview(b"")
-        self._at = self._begun_at = 0
+        self._read = read
+        self._size = size_bytes
+        self._piece = memoryview(b"")
+        self._at = 0
 
     def readable(self) -> bool:
         """Say yes."""
@@ -665,45 +651,18 @@ class _Body(io.RawIOBase):
         """Go to a position."""
         at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if at != self._at:
-            self._stream, self._chunk, self._at = None, memoryview(b""), at
+            self._piece, self._at = memoryview(b""), at
         return at
 
     def readinto(self, buffer: Any) -> int:
         """Read into a buffer: some bytes, none only at the end."""
-        while not self._chunk:
-            if self._at >= self._size:
-                return 0
-            self._chunk = self._next_chunk()
-        count = min(len(buffer), len(self._chunk))
-        buffer[:count] = self._chunk[:count]
-        self._chunk = self._chunk[count:]
+        if not self._piece and self._at < self._size:
+            self._piece = memoryview(self._read(self._at))
+        count = min(len(buffer), len(self._piece))
+        buffer[:count] = self._piece[:count]
+        self._piece = self._piece[count:]
         self._at += count
         return count
-
-    def _next_chunk(self) -> memoryview:
-        while True:
-            if self._stream is None:
-                self._stream, self._begun_at = (
-                    self._store.reopen(self._key, self._at, self._tag).stream(STREAM_BYTES),
-                    self._at,
-                )
-            try:
-                return memoryview(next(self._stream, b"")) or self._stop("it ended too early")
-            except BaseError as error:
-                self._stream = None
-                if self._at - self._begun_at < HEADWAY_BYTES:
-                    said = Refusal.of(error).code
-                    raise AssetUnavailableError(
-                        f"{self._key} kept breaking off at byte {self._at:,} ({said}). Run the command again later."
-                    ) from error
-
-    def _stop(self, reason: str) -> memoryview:
-        raise AssetUnavailableError(f"{self._key} broke off at byte {self._at:,}: {reason}. Run the command again.")
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._stream = None
-        super().close()
 
 
 def _check_endpoint(url: str | None) -> None:
@@ -719,6 +678,10 @@ def _check_endpoint(url: str | None) -> None:
         raise RequestError(f"{mask_address(url)} is not a URL. Write --endpoint-url https://host or https://host:port.")
     if "@" in parts.netloc:
         raise RequestError("Credentials do not belong in an address. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
+
+
+def _changed(key: str, name: str) -> AssetUnavailableError:
+    return AssetUnavailableError(f"{key} changed in {name} while it was read. Run the command again.")
 
 
 def _taken(key: str) -> AssetExistsError:
