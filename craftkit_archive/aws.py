@@ -16,14 +16,14 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from threading import Lock
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from craftkit_archive.errors import RemoteError, RequestError, StoreOfflineError
+from craftkit_archive.errors import ArchiveError, RemoteError, RequestError, StoreOfflineError
 from craftkit_archive.store import Claims
 
 OPTIONS = ("endpoint_url", "region", "profile", "no_sign_request")
@@ -34,6 +34,7 @@ TIMEOUT_SECONDS = 60.0
 # botocore renews credentials that expire within 10 minutes before it gives them away: they last longer than this.
 RENEWAL_SECONDS = 300
 LANES = 8
+CONTENT_TYPE = "application/pdf"
 _ENCRYPTED = ("SSECustomerAlgorithm", "SSEKMSKeyId")
 _OPTIONAL_REFUSED = frozenset({400, 405, 501})
 # What botocore's standard mode has tried again already.
@@ -278,34 +279,56 @@ class S3Service:
                 time.sleep(pause)
         raise AssertionError  # the last pause is None
 
-    def upload(self, key: str, source: Any, part_bytes: int, *, replace: bool) -> bool:
+    def upload(self, key: str, parts: Iterable[bytes], *, replace: bool) -> bool:
         """Write an object in parts, which are given back if it fails; return False if its name is taken.
+
+        boto3's own uploads in parts do not take `IfNoneMatch`.
 
         Args:
             key: The object's.
-            source: Has `read(size)`.
-            part_bytes: How much each part has.
+            parts: At least 5 MiB each, but for the last.
             replace: Whether it may take the place of another one.
 
         Raises:
             RemoteError: The service refused.
         """
-        from boto3.s3.transfer import TransferConfig, create_transfer_manager
-        from botocore.exceptions import ClientError
-
-        config = TransferConfig(multipart_threshold=part_bytes, multipart_chunksize=part_bytes, use_threads=False)
-        # A bucket with Object Lock takes no part without a checksum.
-        given = {"ContentType": "application/pdf", "ChecksumAlgorithm": "SHA256"}
-        if not replace:
-            given["IfNoneMatch"] = "*"
-        with self._errors(), create_transfer_manager(self._client, config) as manager:
-            try:
-                manager.upload(source, self._bucket, key, extra_args=given).result()
-            except ClientError as error:
-                if status_of(error) in (409, 412):
-                    return False
-                raise
+        begun, checksum = self._begin(key)
+        place = {"Key": key, "UploadId": begun}
+        done = []
+        try:
+            for number, part in enumerate(parts, 1):
+                sent = self._ask("upload_part", **place, **checksum, PartNumber=number, Body=part)
+                kept = {name: sent[name] for name in ("ETag", "ChecksumSHA256") if name in sent}
+                done.append({"PartNumber": number, **kept})
+            self._finish({**place, "MultipartUpload": {"Parts": done}}, {} if replace else {"IfNoneMatch": "*"})
+        except BaseException as error:
+            with suppress(ArchiveError):
+                self._ask("abort_multipart_upload", **place)
+            if isinstance(error, RemoteError) and error.status in (409, 412):
+                return False
+            raise
         return True
+
+    def _begin(self, key: str) -> tuple[str, dict[str, str]]:
+        # A bucket with Object Lock takes no part without a checksum; other services know none.
+        checksums: tuple[dict[str, str], ...] = ({"ChecksumAlgorithm": "SHA256"}, {})
+        for checksum in checksums:
+            try:
+                return self._ask("create_multipart_upload", Key=key, ContentType=CONTENT_TYPE, **checksum)[
+                    "UploadId"
+                ], checksum
+            except RemoteError as error:
+                if not checksum or error.status not in _OPTIONAL_REFUSED:
+                    raise
+        raise AssertionError  # the second either returns or raises
+
+    def _finish(self, upload: dict[str, Any], condition: dict[str, str]) -> None:
+        try:
+            self._ask("complete_multipart_upload", **upload, **condition)
+        except RemoteError as error:
+            if not condition or error.status not in _OPTIONAL_REFUSED:
+                raise
+            self._ask("complete_multipart_upload", **upload)  # a service without conditional writes
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

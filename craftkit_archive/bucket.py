@@ -24,6 +24,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, UnauthenticatedErr
 from craftkit_archive import aws
 from craftkit_archive.aws import (
     ATTEMPTS,
+    CONTENT_TYPE,
     OPTIONS,
     RENEWAL_SECONDS,
     Access,
@@ -51,7 +52,7 @@ from craftkit_archive.store import MARKER, Claims, Entry, OpenAsset, Piece, Stor
 from craftkit_archive.values import check_asset_key
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import GetOptions, ObjectMeta
     from obstore.store import ObjectStore, RetryConfig
 
 T = TypeVar("T")
@@ -67,7 +68,6 @@ WHOLE_BYTES = 4 << 20
 # Parts of an upload; S3 takes at most 10,000 of them, none but the last under 5 MiB.
 PART_BYTES = 16 << 20
 MAX_SAID = 300
-CONTENT_TYPE = "application/pdf"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}")
 _MOVED = frozenset(
     {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"}
@@ -470,9 +470,8 @@ class BucketStore(Store):
         if self._aws is None:
             options: dict[str, Any] = {"use_multipart": True, "chunk_size": PART_BYTES}
             self._call(key, lambda store: obstore.put(store, self._path(key), source, **options), writing=True)
-        elif not self._aws.upload(self._prefix + key, source, PART_BYTES, replace=replace):
-            if self.measure(key) != source.stored():
-                raise _taken(key)
+        elif not self._aws.upload(self._prefix + key, source, replace=replace) and self.measure(key) != source.stored():
+            raise _taken(key)
 
     def place(self, _pieces: Sequence[Piece]) -> Mapping[Piece, AssetError]:
         """See `Store.place`; there is nothing left to do."""
@@ -494,7 +493,7 @@ class BucketStore(Store):
         result = obstore.get(store, self._path(key))
         size, tag = result.meta["size"], result.meta["e_tag"]
         if size > WHOLE_BYTES:
-            file: io.IOBase = _Body(partial(self._read_piece, key, size, tag), size)
+            file: io.IOBase = _Body(partial(self._read_piece, key, result.meta), size)
         else:
             file = io.BytesIO(result.bytes())
         claims, closer = Claims(), None
@@ -505,15 +504,15 @@ class BucketStore(Store):
                     claims, closer = closer(), None
         return OpenAsset(key, file, size, claims, closer)  # type: ignore[arg-type]
 
-    def _read_piece(self, key: str, size_bytes: int, tag: str | None, start: int) -> bytes:
-        """Read one piece of an object, if it is still the one with that ETag."""
-        options: GetOptions = {"range": (start, min(start + WHOLE_BYTES, size_bytes))}
-        if tag is not None:
-            options["if_match"] = tag
+    def _read_piece(self, key: str, meta: "ObjectMeta", start: int) -> bytes:
+        """Read one piece of an object, if it is still the same one."""
+        options: GetOptions = {"range": (start, min(start + WHOLE_BYTES, meta["size"]))}
+        if meta["e_tag"] is not None:
+            options["if_match"] = meta["e_tag"]
 
         def read(store: "ObjectStore") -> bytes:
             result = obstore.get(store, self._path(key), options=options)
-            if tag is None or result.meta["e_tag"] != tag:  # a service that does not know If-Match
+            if result.meta != meta:  # a service that does not know If-Match
                 raise _changed(key, self._name)
             return bytes(result.bytes())
 

@@ -202,6 +202,13 @@ class Handler(BaseHTTPRequestHandler):
             return self.drip(body, headers)
         if self.has("gzips"):
             headers["Content_Encoding"] = "gzip"
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if self.headers.get("If-Match", headers.get("ETag")) != headers.get("ETag") and not self.has("no-if-match"):
+            return self.refuse(412, "PreconditionFailed")
+        if wanted:
+            begin, end = int(wanted[1]), min(int(wanted[2] or len(body)), len(body) - 1)
+            headers["Content_Range"] = f"bytes {begin}-{end}/{len(body)}"
+            return self.answer(206, body[begin : end + 1], **headers)
         return self.answer(200, body, **headers)
 
     def drip(self, body: bytes, headers: dict[str, str]) -> None:

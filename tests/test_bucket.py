@@ -1,5 +1,6 @@
 """Buckets at services other than AWS: all that is there arrives, and what does not is explained."""
 
+import os
 import stat
 import sys
 import time
@@ -18,6 +19,7 @@ from craftkit_archive.catalog import Selection
 from craftkit_archive.errors import (
     ArchiveError,
     AssetExistsError,
+    AssetUnavailableError,
     RemoteError,
     RequestError,
     StoreOfflineError,
@@ -288,6 +290,29 @@ def test_any_key_is_asked_for_as_it_is(name: str) -> None:
         with store.open(key) as found:
             assert b"".join(found.chunks()) == BODY
         assert [entry.key for entry in store.list()] == [key]
+
+
+@pytest.mark.parametrize("quirks", [(), ("no-if-match",), ("no-etag",), ("in-parts",)], ids="+".join)
+def test_a_large_object_is_read_from_anywhere_and_never_spliced(quirks: tuple[str, ...]) -> None:
+    size = 2 * bucket.WHOLE_BYTES + 7
+    body = os.urandom(size)
+    with quirky_s3(*quirks) as service:
+        service.objects["a.pdf"] = body
+        store = BucketStore(address(service))
+        with store.open("a.pdf") as found:
+            assert digest(found.views()) == digest([body])
+            assert (found.file.seek(-5, os.SEEK_END), found.file.read(9)) == (size - 5, body[-5:])
+            assert found.file.tell() == size
+            found.file.seek(bucket.WHOLE_BYTES - 3)
+            assert b"".join(found.chunks()) == body[bucket.WHOLE_BYTES - 3 :]
+        if {"in-parts", "no-etag"} & set(quirks):
+            return  # this service says nothing that would tell two of its objects from each other
+        with store.open("a.pdf") as found:
+            assert found.file.read(5) == body[:5]
+            service.objects["a.pdf"] = body[::-1]
+            found.file.seek(bucket.WHOLE_BYTES)
+            with pytest.raises(AssetUnavailableError, match="changed"):
+                found.file.read(1)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ from craftkit_archive.craftkit_api import CraftkitApi
 from craftkit_archive.destination import Options
 from craftkit_archive.errors import (
     ArchiveError,
-    AssetUnavailableError,
     ForbiddenError,
     RemoteError,
     RequestError,
@@ -239,22 +238,6 @@ def test_an_object_that_changes_in_mid_copy_is_noticed(world: World, bucket: Buc
     summary, _ = fetch(world, bucket.address)
     assert summary.counts["copied"] == COUNT
     assert world.asset(2).read_bytes() == new
-
-
-def test_a_service_that_ignores_conditions_is_not_spliced(moto: str) -> None:
-    head = b'HTTP/1.1 %s\r\nETag: "%s-2"\r\nContent-Length: %d\r\n%s\r\n'
-    size = 5 << 20
-    ranged = b"Content-Range: bytes 9-%d/%d\r\n" % (size - 1, size)
-    old = head % (b"200 OK", b"old", size, b"") + bytes(size)
-    new = head % (b"206 Partial Content", b"new", size - 9, ranged) + bytes(size - 9)
-    with answering(old) as first, answering(new) as then:
-        store = BucketStore(bucket_address(f"s3://{BUCKET}", endpoint_url=first))
-        with store.open("a.pdf") as found:
-            assert found.file.read(5) == bytes(5)
-            store.__dict__.update(BucketStore(bucket_address(f"s3://{BUCKET}", endpoint_url=then)).__dict__)
-            found.file.seek(9)
-            with pytest.raises(AssetUnavailableError, match="changed"):
-                found.file.read()
 
 
 def test_a_body_goes_on_where_it_broke_off(bucket: BucketStore, proxy: FaultyProxy) -> None:
