@@ -294,12 +294,12 @@ class S3Service:
         """
         begun, checksum = self._begin(key)
         place = {"Key": key, "UploadId": begun}
-        done = []
+        done: list[dict[str, Any]] = []
         try:
             for number, part in enumerate(parts, 1):
                 sent = self._ask("upload_part", **place, **checksum, PartNumber=number, Body=part)
                 kept = {name: sent[name] for name in ("ETag", "ChecksumSHA256") if name in sent}
-                done.append({"PartNumber": number, **kept})
+                done.append({"PartNumber": number} | kept)
             self._finish({**place, "MultipartUpload": {"Parts": done}}, {} if replace else {"IfNoneMatch": "*"})
         except BaseException as error:
             with suppress(ArchiveError):

@@ -155,7 +155,7 @@ class Refusal(NamedTuple):
             region=_found(r"<Region>([A-Za-z0-9-]{1,64})</Region>", text),
             exhausted=re.search(r"after [1-9]\d* retries", text) is not None,
             unreachable="kind: Connect," in debug,
-            untrusted="invalid peer certificate" in debug,
+            untrusted="InvalidCertificate" in debug,
         )
 
     @property

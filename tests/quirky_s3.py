@@ -3,12 +3,14 @@
 import base64
 import hashlib
 import re
+import ssl
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Lock, Thread
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -41,14 +43,18 @@ class QuirkyS3:
 
 
 @contextmanager
-def quirky_s3(*quirks: str, where: str = ".pdf") -> Iterator[QuirkyS3]:
-    """Run the service on the loopback."""
+def quirky_s3(*quirks: str, where: str = ".pdf", certificate: Path | None = None) -> Iterator[QuirkyS3]:
+    """Run the service on the loopback, with TLS if there is a certificate with its key."""
     service = QuirkyS3(set(quirks), where)
     handler = type("QuirkyHandler", (Handler,), {"service": service})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         server.block_on_close = False
-        service.url = f"http://127.0.0.1:{server.server_port}"
+        service.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
+        if certificate is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate)
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         try:
             yield service
