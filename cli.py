@@ -546,7 +546,7 @@ def _source(address: str, **service: str | None) -> str:
     "--store",
     default="assets",
     show_default=True,
-    help="Where the assets are: a folder, relative to the archive, or s3://bucket/prefix.",
+    help="Where the assets are: a folder, relative to the archive, or a bucket (s3://, gs:// or az://bucket/prefix).",
 )
 @_service_options
 @click.pass_obj
@@ -709,9 +709,9 @@ def fetch(
 ) -> int:
     """Copy what is missing from SOURCE, and check it on arrival.
 
-    SOURCE is a folder that mirrors the bucket, the bucket itself (s3://bucket/prefix), or a live API (https://host),
-    which is asked with the key in CRAFTKIT_API_KEY, and with --ids also for renders that the catalog does not have.
-    Without SOURCE, what lies in the archive's own store already is checked and recorded where it lies.
+    SOURCE is a folder that mirrors the bucket, the bucket itself (s3://, gs:// or az://bucket/prefix), or a live API
+    (https://host), which is asked with the key in CRAFTKIT_API_KEY, and with --ids also for renders that the catalog
+    does not have. Without SOURCE, what lies in the archive's own store already is checked and recorded where it lies.
 
     What does not look like a whole PDF is stored if something vouches for it: a digest in the metadata, an ETag or a
     checksum of the service. A note then says what is odd. If nothing does, it is refused unless --accept-odd is given.

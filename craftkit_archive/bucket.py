@@ -322,7 +322,7 @@ class BucketStore(Store):
             return RemoteError(untrusted(where))
         if refusal.unreachable:
             return StoreOfflineError(f"Cannot reach {where} for {self._name}. Check the network and --endpoint-url.")
-        if refusal.code == "NoSuchBucket":
+        if refusal.code in ("NoSuchBucket", "ContainerNotFound"):
             return StoreOfflineError(f"There is no bucket {self._bucket}. Check the bucket name and --endpoint-url.")
         if isinstance(error, FileNotFoundError):
             return AssetMissingError(f"{key} is not in {self._name}.")

@@ -242,7 +242,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def write(self, key: str, query: dict[str, list[str]], body: bytes, count: int) -> None:
         """Take an object, or a part of one, in."""
-        condition = self.headers.get("If-None-Match")
+        condition = self.headers.get("If-None-Match") or self.headers.get("x-goog-if-generation-match")
         checksum = any(name.lower().startswith("x-amz-checksum") for name in self.headers)
         if self.has("no-conditions-501") and condition:
             return self.refuse(501, "NotImplemented")

@@ -1,5 +1,6 @@
 """Buckets at services other than AWS: all that is there arrives, and what does not is explained."""
 
+import json
 import os
 import stat
 import sys
@@ -363,6 +364,43 @@ def test_a_name_that_is_taken_by_other_bytes_while_we_write_is_left_alone() -> N
         with pytest.raises(AssetExistsError):
             store.write("a.pdf", slow())
         assert service.objects["a.pdf"] == b"first"
+
+
+def test_a_bucket_at_google_is_an_address_like_any_other(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with offering(world, "last-modified", where="") as service:
+        account = tmp_path / "account.json"
+        account.write_text(
+            json.dumps(
+                {
+                    "gcs_base_url": service.url,
+                    "disable_oauth": True,
+                    "client_email": "",
+                    "private_key": "",
+                    "private_key_id": "",
+                }
+            )
+        )
+        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(account))
+        summary, records = fetch(world, "gs://bucket")
+        assert (summary.counts["copied"], findings(records)) == (COUNT, [])
+        assert vouched(world) == {"first-read"}
+        store = BucketStore("gs://bucket/prefix")
+        store.mark("an-archive")
+        store.check("an-archive")
+        assert store.write("a.pdf", [BODY]) == digest([BODY])
+        with pytest.raises(AssetExistsError):
+            store.write("a.pdf", [BODY[::-1]])
+        assert [entry.key for entry in store.list()] == ["a.pdf"]
+        with pytest.raises(StoreOfflineError, match="nothing below"):
+            BucketStore("gs://bucket/nowhere").check()
+
+
+@pytest.mark.parametrize("place", ["gs://", "az://x?region=y", "gs://b?endpoint_url=http://h", "s3://b?what=x"])
+def test_an_address_that_is_wrong_is_a_usage_error(place: str) -> None:
+    with pytest.raises(RequestError):
+        BucketStore(place)
 
 
 # --- credentials -----------------------------------------------------------------------------------------------------
