@@ -7,6 +7,7 @@ import msgspec
 from craftkit_archive.work import format_size
 
 COVERAGE_DAYS = 30
+NOTHING = "nothing is stored"
 
 
 class Coverage(msgspec.Struct, frozen=True):
@@ -25,10 +26,10 @@ class Coverage(msgspec.Struct, frozen=True):
 
     @property
     def share(self) -> float:
-        """The covered part of the bytes; 1 where nothing is stored. Where all files are empty, of the files."""
+        """The covered part of the bytes; 0 where nothing is stored. Where all files are empty, of the files."""
         if self.stored_bytes:
             return self.covered_bytes / self.stored_bytes
-        return self.covered_assets / self.assets if self.assets else 1.0
+        return self.covered_assets / self.assets if self.assets else 0.0
 
     def details(self, night_bytes: int = 0) -> dict[str, Any]:
         """Describe it as a summary does.
@@ -37,7 +38,7 @@ class Coverage(msgspec.Struct, frozen=True):
             night_bytes: What a run that was cut short read; from it the nights are reckoned that the rest will take.
         """
         details: dict[str, Any] = {**msgspec.structs.asdict(self), "share": round(self.share, 5)}
-        text = f"{percent(self.share)} of {format_size(self.stored_bytes)} read and good within {self.days} days"
+        text = describe(self.share, self.stored_bytes, self.days) if self.assets else NOTHING
         if self.due_bytes and night_bytes:
             details["nights"] = nights = -(-self.due_bytes // night_bytes)
             if night_bytes * self.days < self.stored_bytes:
@@ -46,6 +47,11 @@ class Coverage(msgspec.Struct, frozen=True):
             else:
                 text += f"; at this rate whole in {nights:,} {'night' if nights == 1 else 'nights'}"
         return {**details, "text": text}
+
+
+def describe(share: float, stored_bytes: int, days: int) -> str:
+    """Say how much of what is stored is covered."""
+    return f"{percent(share)} of {format_size(stored_bytes)} read and good within {days} days"
 
 
 def percent(share: float) -> str:

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from threading import Event, Lock
+from threading import Lock
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,8 +20,10 @@ from craftkit_archive.craftkit_api import CraftkitApi
 from craftkit_archive.decoding import read_record
 from craftkit_archive.errors import (
     ArchiveError,
+    AssetDamagedError,
     AssetError,
     AssetExistsError,
+    AssetKeyError,
     AssetMissingError,
     AssetUnavailableError,
     RemoteError,
@@ -36,7 +38,21 @@ from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Rec
 from craftkit_archive.sources import Source, StoreSource, open_source
 from craftkit_archive.store import OpenAsset, Piece, Store, Stored, digest, mask_address
 from craftkit_archive.values import hash_key
-from craftkit_archive.work import Stop, aside, in_batches, in_lanes, never, prefetch, processes, spread, workers_for
+from craftkit_archive.work import (
+    ASK_SECONDS,
+    Stop,
+    StoppedError,
+    aside,
+    in_batches,
+    in_lanes,
+    never,
+    prefetch,
+    processes,
+    spread,
+    task_stop,
+    until,
+    workers_for,
+)
 
 BATCH = 256
 # Nothing of a batch is recorded before all of it has arrived.
@@ -67,7 +83,7 @@ class _Arrival(NamedTuple):
         vouched: What vouched for its digest.
         odd: What is odd about it as a PDF, though it is stored.
         piece: What the store is still to give its name.
-        stopped: Why nothing became of it.
+        stopped: Whether nothing became of it because the batch was to end.
     """
 
     asset: Expectation
@@ -77,7 +93,7 @@ class _Arrival(NamedTuple):
     verdict: Verdict | None = None
     detail: str | None = None
     piece: Piece | None = None
-    stopped: ArchiveError | None = None
+    stopped: bool = False
     odd: str | None = None
 
 
@@ -349,7 +365,7 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
 def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
     """Copy a batch of assets; with what stopped it half-way comes what was copied until then."""
     source, store = open_source(task.source), open_store(task.store)
-    stopping = Event()
+    stopping = _Stopping(task_stop())
     receive = partial(_receive, source, store, task, stopping)
     read = partial(_open, source, stopping)
     arrivals: list[_Arrival]
@@ -357,8 +373,8 @@ def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
         arrivals = list(map(receive, prefetch(read, task.assets, source.lanes)))
     else:  # a store that makes one wait for what is written takes threads
         arrivals = in_lanes(receive, ((asset, partial(read, asset)) for asset in task.assets), store.lanes)
-    error = next((arrival.stopped for arrival in arrivals if arrival.stopped is not None), None)
-    arrivals = [arrival for arrival in arrivals if arrival.stopped is None]
+    error = stopping.error
+    arrivals = [arrival for arrival in arrivals if not arrival.stopped]
     try:
         store.sync([arrival.asset.key for arrival in arrivals if arrival.adopted])
         refused = store.place([a.piece for a in arrivals if a.piece is not None])
@@ -370,10 +386,26 @@ def _copy(task: _Task) -> tuple[list[_Arrival], ArchiveError | None]:
     ], error
 
 
-def _open(source: Source, stopping: Event, asset: Expectation) -> OpenAsset:
+class _Stopping:
+    """Whether a batch is to end: one of its assets met what stops them all, or the command is to end."""
+
+    def __init__(self, asked: Stop) -> None:
+        self.error: ArchiveError | None = None
+        self._asked = asked
+
+    def __call__(self) -> bool:
+        return self.error is not None or self._asked()
+
+    def stop_all(self, asset: Expectation, error: ArchiveError) -> _Arrival:
+        """End the batch because of what one of its assets met."""
+        self.error = self.error or error
+        return _Arrival(asset, stopped=True)
+
+
+def _open(source: Source, stopping: _Stopping, asset: Expectation) -> OpenAsset:
     try:
-        if stopping.is_set():
-            raise RemoteError("Another asset has stopped this.")
+        if stopping():
+            raise StoppedError
         return source.open(asset.render_id, asset.key)
     except RemoteError as error:
         raise _SourceFailedError(error) from error
@@ -405,31 +437,42 @@ def _receive(
     source: Source,
     store: Store,
     task: _Task,
-    stopping: Event,
+    stopping: _Stopping,
     opening: tuple[Expectation, Callable[[], OpenAsset]],
 ) -> _Arrival:
-    """Bring one asset into the store, and say what is not a matter of this asset alone as `stopped`."""
+    """Bring one asset into the store; what is not a matter of this asset alone stops the batch."""
     asset, opened = opening
-    if stopping.is_set():
-        with suppress(ArchiveError, _SourceFailedError), opened():  # what was asked for already
+    if stopping():
+        with suppress(ArchiveError, StoppedError, _SourceFailedError), opened():  # what was asked for already
             pass
-        return _Arrival(asset, stopped=RemoteError("Another asset has stopped this."))
+        return _Arrival(asset, stopped=True)
     try:
-        arrival = _receive_one(store, task, asset, opened)
+        arrival = _receive_one(store, task, stopping, asset, opened)
+    except StoppedError:
+        return _Arrival(asset, stopped=True)
     except AssetUnavailableError as error:
         return _unavailable(source, task, stopping, _Arrival(asset, detail=str(error)), error.reason)
     except AssetError as error:
-        return _Arrival(asset, verdict="unreadable", detail=str(error))
+        return _failed(asset, error)
     except _SourceFailedError as failed:
         return _unavailable(source, task, stopping, _Arrival(asset, detail=str(failed.error)), failed.error.reason)
     except ArchiveError as error:
-        stopping.set()
-        return _Arrival(asset, stopped=error)
+        return stopping.stop_all(asset, error)
     _refusals(task.run).succeed()
     return arrival
 
 
-def _unavailable(source: Source, task: _Task, stopping: Event, arrival: _Arrival, reason: str) -> _Arrival:
+def _failed(asset: Expectation, error: AssetError) -> _Arrival:
+    """Say of one asset what the source holds in its place, or that its name cannot be."""
+    verdict: Verdict = "unreadable"
+    if isinstance(error, AssetKeyError):
+        verdict = "missing"
+    elif isinstance(error, AssetDamagedError):
+        verdict = "not-a-file"
+    return _Arrival(asset, verdict=verdict, detail=str(error).removeprefix(f"{asset.key} "))
+
+
+def _unavailable(source: Source, task: _Task, stopping: _Stopping, arrival: _Arrival, reason: str) -> _Arrival:
     """Say whether the source does not give this asset alone, or is down, or refuses everything."""
     try:
         source.check()
@@ -441,17 +484,18 @@ def _unavailable(source: Source, task: _Task, stopping: Event, arrival: _Arrival
         )
     except ArchiveError as failure:
         error = failure
-    stopping.set()
-    return _Arrival(arrival.asset, stopped=error)
+    return stopping.stop_all(arrival.asset, error)
 
 
-def _receive_one(store: Store, task: _Task, asset: Expectation, opened: Callable[[], OpenAsset]) -> _Arrival:
+def _receive_one(
+    store: Store, task: _Task, stop: Stop, asset: Expectation, opened: Callable[[], OpenAsset]
+) -> _Arrival:
     try:
         with opened() as found:
             if task.ignore_etag:
                 found.claims, found.ask_closer = found.claims._replace(md5=None), None
             ends = Ends()
-            checked = _checked(found, asset, task, ends)
+            checked = _checked(found, asset, task, ends, stop)
             if task.source == task.store:
                 arrival = _Arrival(asset, digest(checked), adopted=True)
             else:
@@ -478,7 +522,7 @@ def _vouched(asset: Expectation, found: OpenAsset) -> str:
     return "etag" if found.claims.md5 is not None else "first-read"
 
 
-def _checked(found: OpenAsset, asset: Expectation, task: _Task, ends: Ends) -> Iterator[bytes]:
+def _checked(found: OpenAsset, asset: Expectation, task: _Task, ends: Ends, stop: Stop) -> Iterator[bytes]:
     """Pass the bytes of a source on, and refuse them at their end if `judge_arrival` does.
 
     What vouches for them stands in `found.claims` when they are through.
@@ -487,11 +531,11 @@ def _checked(found: OpenAsset, asset: Expectation, task: _Task, ends: Ends) -> I
     sha256 = hashlib.sha256() if found.claims.sha256 is not None or asset.sha256 is not None else None
     hashes = [hashed for hashed in (md5, sha256) if hashed is not None]
     try:
-        for chunk in ends.watch(found.chunks()):
+        for chunk in until(stop, ends.watch(found.chunks())):
             for hashed in hashes:
                 hashed.update(chunk)
             if task.bytes_per_second is not None:
-                _throttle(task.bytes_per_second).take(len(chunk))
+                _throttle(task.bytes_per_second).take(len(chunk), stop)
             yield chunk
     except RemoteError as error:
         raise _SourceFailedError(error) from error
@@ -529,7 +573,7 @@ def _adopt(store: Store, asset: Expectation, checked: Iterator[bytes]) -> _Arriv
 def _late(store: Store, arrival: _Arrival, refused: AssetError) -> _Arrival:
     """Say what becomes of an asset that got no name: it was taken while the asset was on its way, or it cannot be."""
     if not isinstance(refused, AssetExistsError):
-        return _Arrival(arrival.asset, verdict="unreadable", detail=str(refused))
+        return _failed(arrival.asset, refused)
     with suppress(AssetError):
         if store.measure(arrival.asset.key) == arrival.stored:
             return arrival._replace(adopted=True, piece=None)
@@ -549,13 +593,20 @@ class _Throttle:
         self._free_at = time.monotonic()
         self._lock = Lock()
 
-    def take(self, size_bytes: int) -> None:
-        """Wait until these bytes may have passed."""
+    def take(self, size_bytes: int, stop: Stop) -> None:
+        """Wait until these bytes may have passed.
+
+        Raises:
+            StoppedError: The work is to end.
+        """
         with self._lock:
             self._free_at = max(self._free_at, time.monotonic()) + size_bytes / self._rate
-            wait = self._free_at - time.monotonic()
-        if wait > 0:
-            time.sleep(wait)
+            left = self._free_at - time.monotonic()
+        while left > 0:
+            if stop():
+                raise StoppedError
+            time.sleep(min(left, ASK_SECONDS))
+            left -= ASK_SECONDS
 
 
 @lru_cache(maxsize=1)

@@ -27,7 +27,7 @@ SUFFIXES: dict[str, Form] = {
     ".htm": "html",
 }
 # Counts of a run that are no verdicts.
-NO_VERDICTS = ("checked", "unknown", "notes")
+NO_VERDICTS = ("checked", "same_size", "unknown", "notes")
 # Verdicts that say that something could not be compared, and one that is a warning.
 UNCERTAIN: tuple[Verdict, ...] = ("unreadable", "unavailable", "unverified", "unrecorded")
 _COLUMNS = ("run_id", "verdict", "render_id", "key", "expected", "found", "detail", "found_at")
@@ -99,8 +99,14 @@ class Report(NamedTuple):
             return f"{self.bad:,} of {checked:,} PDFs {'is' if self.bad == 1 else 'are'} not what was stored"
         if self.uncertain:
             return f"{self.uncertain:,} of {checked:,} PDFs could not be read or compared"
+        orphans = self.run.counts.get("orphan", 0)
+        if not checked and orphans:
+            return f"No PDF was checked: none is recorded, and the store holds {orphans:,} files that no render claims"
         if not checked:
             return "Nothing was due: no PDF was checked"
+        same_size = self.run.counts.get("same_size", 0)
+        if same_size:
+            return f"{same_size:,} of {checked:,} PDFs have the recorded size; their bytes were not read"
         whole = "" if self.run.outcome == "ok" else ", as far as this run came"
         return f"All {checked:,} PDFs are what was stored{whole}" if checked > 1 else f"The one PDF is as stored{whole}"
 
@@ -152,6 +158,8 @@ def write_junit(report: Report, out: TextIO) -> None:
     """
     counts = report.run.counts
     passed = [f"{counts.get('ok', 0)} assets are what was stored"] if counts.get("ok") else []
+    if counts.get("same_size"):
+        passed.append(f"{counts['same_size']} assets have the recorded size")
     skipped = counts.get("orphan", 0) + counts.get("notes", 0)
     total = len(passed) + report.bad + report.uncertain - counts.get("unknown", 0) + skipped
     attributes = (

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from craftkit_archive import records
 from craftkit_archive.archive import Archive, Run
-from craftkit_archive.coverage import COVERAGE_DAYS, percent
+from craftkit_archive.coverage import COVERAGE_DAYS, NOTHING, describe
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.records import ProjectInfo, Record, Summary
 from craftkit_archive.report_forms import (
@@ -67,8 +67,7 @@ def describe_archive(archive: Archive) -> Iterator[Record]:
         )
         yield project
     yield from archive.catalog.last_runs(LAST_RUNS)
-    share = covered / stored if stored else 1.0
-    text = f"{percent(share)} of {format_size(stored)} read and good within {days} days"
+    text = describe(covered / stored if stored else 1.0, stored, days) if counts["stored"] else NOTHING
     coverage = {"days": days, "stored_bytes": stored, "covered_bytes": covered, "due_bytes": due, "text": text}
     details = {"archive": str(archive.path), "store": archive.store.address, "stored_bytes": stored}
     yield Summary(command="status", outcome="ok", counts=dict(counts), details={**details, "coverage": coverage})
@@ -92,13 +91,16 @@ def nagios_status(archive: Archive) -> tuple[int, str]:
     warnings = []
     if uncertain:
         warnings.append(f"{uncertain:,} could not be read or compared")
-    if coverage.share < ENOUGH_COVERAGE:
+    if coverage.share < ENOUGH_COVERAGE and coverage.assets:
         warnings.append("not enough was read")
     if last is None or ended is None or last.outcome == "failed":
         warnings.append("the last verification did not come to its end" if last else "never verified")
     elif archive.clock() - datetime.fromisoformat(ended) > timedelta(hours=SILENT_HOURS):
         warnings.append(f"last verified {ended[:16]}Z")
     code, word = (2, "CRITICAL") if bad else (1, "WARNING") if warnings else (0, "OK")
+    # An archive into which nothing was ever fetched is not one that is well.
+    if not coverage.assets and not bad:
+        code, word = 1, "WARNING"
     said = [f"{bad:,} of {coverage.assets:,} PDFs are bad", *warnings, coverage.details()["text"]]
     measured = f"bad={bad};;0 coverage={coverage.share * 100:.1f}%;{ENOUGH_COVERAGE * 100:g}: due={coverage.due_bytes}B"
     return code, f"CRAFTKIT-ARCHIVE {word} - {', '.join(said)} | {measured} assets={coverage.assets}"

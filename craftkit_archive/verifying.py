@@ -25,7 +25,7 @@ COMMIT_SECONDS = 2.0
 DAY_SECONDS = 86_400
 
 _INCOMPLETE = {"unreadable", "unavailable", "unverified", "unrecorded"}
-_NO_VERDICTS = {"checked", "ok", "unknown", "orphan", "notes"}
+_NO_VERDICTS = {"checked", "ok", "same_size", "unknown", "orphan", "notes"}
 # What file managers leave behind, and what begins with a dot, is nobody's asset.
 _NOT_OURS = re.compile(r"(?:^|/)(?:\.[^/]*|thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
 
@@ -124,7 +124,9 @@ def verify_assets(
         finally:
             ledger.commit()
         bad = {verdict for verdict in run.counts if run.counts[verdict]} - _NO_VERDICTS
-        incomplete = bool(bad) or run.counts["unknown"] > 0
+        # Files that nobody expects, and none that anybody does: that is no good archive, whatever it is.
+        nothing = not run.counts["checked"] and run.counts["orphan"] > 0
+        incomplete = bool(bad) or nothing or run.counts["unknown"] > 0
         cut_short = budget.spent and run.counts["checked"] < count
         run.settle(problems=bool(bad - _INCOMPLETE), incomplete=incomplete, stopped=stop(), limited=cut_short)
         run.coverage = archive.coverage(_days(scope.due_seconds))
@@ -232,7 +234,7 @@ class _Ledger:
         checks = self._recall(batch, told) if self._any_odd else seen.checks
         run.bytes_read += seen.bytes_read
         run.counts["checked"] += len(batch)
-        run.counts["ok"] += len(batch) - len(checks)
+        run.counts["ok" if self._proves else "same_size"] += len(batch) - len(checks)
         for check in checks:
             run.counts[check.verdict] += 1
             if check.note:

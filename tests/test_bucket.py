@@ -30,6 +30,7 @@ from craftkit_archive.pdf import Ends
 from craftkit_archive.records import Finding, Record, Summary
 from craftkit_archive.store import digest
 from craftkit_archive.verifying import verify_assets
+from craftkit_archive.work import never
 from tests.quirky_s3 import REGION, QuirkyS3, quirky_s3
 from tests.services import CREDENTIALS
 from tests.worlds import World, command, fill, load, pdf, render, render_id, summary_of
@@ -166,7 +167,7 @@ def test_bytes_that_contradict_an_etag_are_refused_whatever_encryption_there_is_
             found.claims, found.ask_closer = claims, lambda: claims
             task = fetching._Task("", "", [], None, False, False, "")
             asset = next(iter(world.archive.catalog.expected_assets(Selection())))
-            checked = fetching._checked(found, asset, task, Ends())
+            checked = fetching._checked(found, asset, task, Ends(), never)
             with pytest.raises(fetching._RefusedError, match="ETag") as caught:
                 list(checked)
     assert caught.value.verdict == "wrong-digest"

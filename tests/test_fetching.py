@@ -1,6 +1,7 @@
 """Fetch: everything that is missing, checked on arrival, however often it is interrupted."""
 
 import csv
+import errno
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -19,7 +21,7 @@ import pytest
 
 from craftkit_archive.archive import CATALOG
 from craftkit_archive.checking import check_export
-from craftkit_archive.errors import NoSpaceError, StoreMismatchError, StoreOfflineError
+from craftkit_archive.errors import AssetKeyError, NoSpaceError, StoreMismatchError, StoreOfflineError
 from craftkit_archive.exporting import export_assets
 from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.folder import INCOMING, FolderStore
@@ -29,9 +31,10 @@ from craftkit_archive.records import Finding, Note, Planned, Record, Skipped, Su
 from craftkit_archive.repairing import repair_assets
 from craftkit_archive.report_forms import write_csv
 from craftkit_archive.reporting import gather_report
-from craftkit_archive.store import OpenAsset, digest
+from craftkit_archive.store import OpenAsset, Piece, digest
 from craftkit_archive.verifying import verify_assets
 from tests.services import BUCKET
+from tests.test_store import NOT_FILES
 from tests.worlds import (
     LIVE_KEY,
     ROOT,
@@ -309,10 +312,16 @@ def test_an_etag_that_is_to_be_ignored_vouches_for_nothing(empty: World, moto: s
     assert summary_of(fetch_assets(empty.archive, address, ignore_etag=True)).counts["refused"] == 1
 
 
-def test_an_object_that_cannot_be_read_is_a_finding(empty: World) -> None:
-    path = empty.bucket / render(3)["asset_key"]
-    path.unlink()
-    path.mkdir()
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_an_object_that_cannot_be_read_is_a_finding(empty: World, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    path, real = str(empty.bucket / render(3)["asset_key"]), os.open
+
+    def refuse(name: str, *given: Any, **names: Any) -> int:
+        if name == path:
+            raise OSError(number, os.strerror(number))
+        return real(name, *given, **names)
+
+    monkeypatch.setattr(os, "open", refuse)
     summary, records = fetch(empty)
     assert summary.counts["refused"] == 1
     assert [record.verdict for record in records if isinstance(record, Finding)] == ["unreadable"]
@@ -389,6 +398,55 @@ def test_a_dry_run_changes_nothing(empty: World) -> None:
     assert len(empty.archive.catalog.last_runs(100)) == runs
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_stop_in_the_middle_of_a_batch_keeps_what_has_arrived(tmp_path: Path, jobs: int) -> None:
+    world = fill(tmp_path, count=0)
+    rows = [render(number) for number in range(200)]
+    for row in rows:
+        put(world.bucket, row["asset_key"], pdf(row["id"], size_bytes=20_000))
+    load(world.archive, tmp_path, "renders", rows)
+    store = Path(world.archive.store.address)
+    words = program(
+        "--json", "fetch", world.bucket, "--bwlimit", "100k", "--jobs", str(jobs), archive=world.archive.path
+    )
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as running:
+        while len(list(store.glob(f"{INCOMING}/*"))) < 4:
+            time.sleep(0.02)
+        began = time.monotonic()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=30) == 143
+        assert time.monotonic() - began < 10
+    assert 2 <= len(stored(world)) < 200
+    assert not (store / INCOMING).exists()
+    assert fetch(world)[0].outcome == "ok"
+    assert len(stored(world)) == 200
+
+
+@pytest.mark.parametrize("make", NOT_FILES.values(), ids=list(NOT_FILES))
+def test_what_is_not_a_file_at_the_source_is_told_and_stops_nothing(
+    empty: World, make: Callable[[Path], object]
+) -> None:
+    in_place = empty.bucket / render(3)["asset_key"]
+    in_place.unlink()
+    make(in_place)
+    summary, records = fetch(empty)
+    assert [record.verdict for record in records if isinstance(record, Finding)] == ["not-a-file"]
+    assert (summary.counts["copied"], summary.counts["refused"]) == (9, 1)
+
+
+def test_names_that_the_store_refuses_are_told_and_stop_nothing(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = FolderStore.receive
+
+    def refuse(store: FolderStore, key: str, *given: Any, **names: Any) -> Piece:
+        if key == render(3)["asset_key"]:
+            raise AssetKeyError("Cannot write it: file name too long.")
+        return real(store, key, *given, **names)
+
+    monkeypatch.setattr(FolderStore, "receive", refuse)
+    summary, _ = fetch(empty)
+    assert (summary.outcome, summary.counts["copied"], summary.counts["absent"]) == ("incomplete", 9, 1)
+
+
 def fetch_dry(world: World) -> tuple[Summary, list[Record]]:
     records = list(fetch_assets(world.archive, str(world.bucket), dry_run=True))
     assert isinstance(records[-1], Summary)
@@ -434,13 +492,7 @@ def test_a_full_disk_stops_it_and_keeps_what_was_good(empty: World, monkeypatch:
 def test_a_stop_ends_it_after_what_is_under_way(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("craftkit_archive.fetching.BATCH", 1)
     monkeypatch.setattr("craftkit_archive.work.AHEAD", 1)
-    asked: list[int] = []
-
-    def stop() -> bool:
-        asked.append(1)
-        return len(asked) > 3
-
-    summary, _ = fetch(empty, stop=stop)
+    summary, _ = fetch(empty, stop=lambda: bool(stored(empty)))
     assert summary.outcome == "interrupted"
     assert 0 < summary.counts["copied"] < 10
     assert fetch(empty)[0].outcome == "ok"

@@ -31,7 +31,21 @@ from craftkit_archive.reporting import (
 )
 from craftkit_archive.verifying import Limits, verify_assets
 from tests.browser import Browser
-from tests.worlds import ROOT, Done, World, command, load, needs, program, put, render, render_id, summary_of
+from tests.worlds import (
+    ROOT,
+    Done,
+    World,
+    command,
+    fill,
+    load,
+    needs,
+    pdf,
+    program,
+    put,
+    render,
+    render_id,
+    summary_of,
+)
 
 HOSTILE = '=cmd|"/c calc"!A1<script>document.title="taken"</script>\u202egnp.exe'
 
@@ -252,6 +266,24 @@ def later(world: World, **much: float) -> Archive:
     """Open the archive at a later time."""
     clock = world.archive.clock
     return Archive(world.archive.path, clock=lambda: clock() + timedelta(**much))
+
+
+def test_an_archive_of_nothing_is_not_well(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=0)
+    put(Path(world.archive.store.address), "renders/a.pdf", pdf("anybody's"))
+    for level in ("digest", "size"):
+        summary_of(verify_assets(world.archive, level=level))
+        code, line = nagios_status(world.archive)
+        assert (code, "%" in line.partition("|")[0]) == (1, False)
+        headline = gather_report(world.archive).headline
+        assert "No PDF was checked" in headline
+    assert "%" not in summary_of(describe_archive(world.archive)).details["coverage"]["text"]
+
+
+def test_the_report_of_sizes_calls_nothing_good(world: World) -> None:
+    summary_of(verify_assets(world.archive, level="size"))
+    report = gather_report(world.archive)
+    assert (report.bad, report.headline) == (0, "5 of 5 PDFs have the recorded size; their bytes were not read")
 
 
 def test_nagios_hears_ok_warning_and_critical(world: World) -> None:

@@ -135,7 +135,8 @@ def test_swapped_files_are_both_found(world: World) -> None:
 
 def test_the_size_level_misses_the_flip_and_never_calls_an_asset_good(world: World) -> None:
     _flip(world.asset(2))
-    assert verify(world, level="size")[0].outcome == "ok"
+    summary, _ = verify(world, level="size")
+    assert (summary.outcome, summary.counts) == ("ok", {"checked": 5, "ok": 0, "same_size": 5})
     assert set(ledger(world).values()) == {(None, None)}, "only a digest proves an asset good"
     assert verify(world)[0].outcome == "problems"
 
@@ -438,6 +439,18 @@ def test_a_limit_of_time_ends_it_cleanly(tmp_path: Path, monkeypatch: pytest.Mon
     assert summary.outcome == "limited"
     assert 0 < summary.counts["checked"] < 60
     assert sum(verdict == "ok" for _, verdict in ledger(world).values()) == summary.counts["checked"]
+
+
+def test_nothing_beside_files_of_nobody_is_not_good(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=0)
+    summary, _ = verify(world)
+    assert (summary.outcome, summary.details["coverage"]["text"]) == ("ok", "nothing is stored")
+    for number in range(3):
+        put(Path(world.archive.store.address), f"renders/{number}.pdf", pdf("anybody's"))
+    for level in ("size", "digest"):
+        summary, _ = verify(world, level=level)
+        assert (summary.outcome, summary.counts["orphan"]) == ("incomplete", 3)
+        assert "%" not in summary.details["coverage"]["text"]
 
 
 def test_problems_outrank_a_limit(world: World) -> None:
