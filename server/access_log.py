@@ -24,35 +24,11 @@ MAX_PATH, MAX_AGENT = 1000, 250  # characters: a line then fits into a pipe's at
 RETRY_SECONDS = 1.0
 
 
-class AccessLine(msgspec.Struct):
-    """A line of the access log. No key, hash or other header is ever in it."""
-
-    time: str
-    request_id: str
-    address: str
-    method: str
-    path: str
-    status: int
-    bytes_sent: int
-    complete: bool
-    milliseconds: float
-    user_agent: str = ""
-    key_id: str | None = None
-    project_id: str | None = None
-    render_id: str | None = None
-    range: str | None = None
-    sha256: str | None = None
-
-
 class AccessLog:
-    """A file, pipe or standard output that takes a line for each answer; several processes may write to the same one.
+    """A file, pipe or standard output (`-`) that takes a line for each answer, also from several processes.
 
-    A line lands whole or not at all. Nothing that goes wrong keeps an answer from being sent: it is reported once,
-    until a line can be written again.
-
-    Args:
-        path: The file; `-` is standard output. A pipe that nobody reads yet is opened when somebody does.
-        form: The format.
+    A line lands whole or not at all, and has no key, hash or other header. Nothing that goes wrong keeps an answer from
+    being sent: it is reported once, until a line can be written again. A pipe is opened when it has a reader.
 
     Raises:
         NoSpaceError, NotWritableError: The file cannot be opened.
@@ -86,20 +62,14 @@ class AccessLog:
         with disk_errors(self._path):
             try:
                 return os.open(self._path, flags | os.O_CREAT, 0o640)
-            except OSError:
-                if not _is_pipe(self._path):
+            except OSError as error:
+                if error.errno != errno.ENXIO:
                     raise
                 self._report(NotWritableError(f"Nobody reads the pipe {self._path}. Start its reader."))
                 return -1
 
     def write(self, context: RequestContext, bytes_sent: int, *, complete: bool) -> None:
-        """Append the line of an answer; never waits, and never raises because the disk or the reader refuses.
-
-        Args:
-            context: The request and its answer.
-            bytes_sent: Bytes of the body that left.
-            complete: Whether that was all of it.
-        """
+        """Append the line of an answer; never waits, and never raises because the disk or the reader refuses."""
         line = _json(context, bytes_sent, complete) if self._form == "json" else _combined(context, bytes_sent)
         try:
             if self._descriptor < 0:
@@ -141,31 +111,20 @@ class AccessLog:
             os.close(self._descriptor)
 
 
-def _is_pipe(path: str) -> bool:
-    try:
-        return stat.S_ISFIFO(os.stat(path).st_mode)  # noqa: PTH116 - the path of an option, as it is
-    except OSError:
-        return False
-
-
 def _json(context: RequestContext, bytes_sent: int, complete: bool) -> bytes:
-    line = AccessLine(
-        time=format_time(datetime.now(UTC)),
-        request_id=context.request_id,
-        address=context.address,
-        method=context.method[:MAX_AGENT],
-        path=mask(context.path[:MAX_PATH]),
-        status=context.status,
-        bytes_sent=bytes_sent,
-        complete=complete,
-        milliseconds=round((time.monotonic() - context.began) * 1000, 1),
-        user_agent=mask(context.user_agent[:MAX_AGENT]),
-        key_id=context.key_id,
-        project_id=context.project_id,
-        render_id=context.render_id,
-        range=context.range,
-        sha256=context.sha256,
-    )
+    line = {
+        "time": format_time(datetime.now(UTC)),
+        "request_id": context.request_id,
+        "address": context.address,
+        "method": context.method[:MAX_AGENT],
+        "path": mask(context.path[:MAX_PATH]),
+        "status": context.status,
+        "bytes_sent": bytes_sent,
+        "complete": complete,
+        "milliseconds": round((time.monotonic() - context.began) * 1000, 1),
+        "user_agent": mask(context.user_agent[:MAX_AGENT]),
+        **{name: getattr(context, name) for name in ("key_id", "project_id", "render_id", "range", "sha256")},
+    }
     return msgspec.json.encode(line) + b"\n"
 
 

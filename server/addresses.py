@@ -33,11 +33,7 @@ def plain_address(text: str) -> str:
 
 
 def parse_network(text: str) -> IPv4Network | IPv6Network:
-    """Read a network (`10.0.0.0/8`) or a single address.
-
-    Raises:
-        ValueError: It is neither.
-    """
+    """Read a network (`10.0.0.0/8`) or a single address; raises ValueError if it is neither."""
     network = ip_network(text, strict=False)
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
@@ -45,14 +41,7 @@ def parse_network(text: str) -> IPv4Network | IPv6Network:
 
 
 class TrustedProxies:
-    """The proxies whose word about a client is taken.
-
-    Args:
-        names: Addresses, networks, and `unix` for whoever is connected through a Unix socket.
-
-    Raises:
-        ValueError: One is none of these.
-    """
+    """The proxies whose word about a client is taken: addresses, networks, and `unix` for Unix sockets."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         given = set(names)
@@ -67,13 +56,7 @@ class TrustedProxies:
 
 
 def client_address(environ: Mapping[str, str], peer: str, proxies: TrustedProxies) -> str:
-    """Return the client's address: the last one in the chain of proxies that is not itself a trusted proxy's.
-
-    Args:
-        environ: The headers, by their WSGI names.
-        peer: The address that is connected.
-        proxies: The proxies that are trusted.
-    """
+    """Return the client's address: the last one in the chain of proxies that is not itself a trusted proxy's."""
     if peer not in proxies:
         return peer
     address = peer
@@ -128,13 +111,8 @@ def base_url(
 ) -> str:
     """Return the URL under which a client reaches this API, without a trailing slash.
 
-    Args:
-        environ: The request.
-        fixed: The public URL, if the operator gave one.
-        allowed_hosts: Hosts, in lower case, that a request may name besides; if none are given and no URL is fixed,
-            any valid one.
-        fallback: What to answer when the request's host is not allowed.
-        trusted: Whether the peer is a trusted proxy, whose word about scheme and host is taken.
+    It is the operator's (`fixed`), or one of `allowed_hosts` (in lower case) that the request names; without either,
+    any valid host that it names. Of a `trusted` proxy, scheme and host are taken from what it forwards.
     """
     scheme, host = environ["wsgi.url_scheme"], environ.get("HTTP_HOST", "")
     if trusted:

@@ -72,29 +72,17 @@ CORS_PREFLIGHT = [
 
 
 class Settings(NamedTuple):
-    """How the server presents itself and how careful it is.
+    """How the server presents itself and how careful it is."""
 
-    Attributes:
-        public_url: The URL under which clients reach it; by default the one that each request names.
-        allowed_hosts: Hosts that a request may name as the server's own, in lower case.
-        s3_public_url: The URL under which clients reach the bucket, if they do.
-        listen_url: The URL of the listening socket, for requests that name no host.
-        verify_reads: What is compared with the record before a PDF is sent.
-        max_buffer_bytes: Memory for PDFs on their way; larger ones are sent from their open files.
-        trusted_proxies: Proxies whose word about a client is taken: addresses, networks, `unix`.
-        cors_origins: Origins whose scripts may read; `*` for all.
-        log_folder: The folder of the access log, if there is one: `/ready` asks for its room.
-    """
-
-    public_url: str | None = None
-    allowed_hosts: frozenset[str] = frozenset()
-    s3_public_url: str | None = None
-    listen_url: str = "http://localhost"
+    public_url: str | None = None  # under which clients reach it; by default as each request says
+    allowed_hosts: frozenset[str] = frozenset()  # that a request may name as the server's own, in lower case
+    s3_public_url: str | None = None  # under which clients reach the bucket, if they do
+    listen_url: str = "http://localhost"  # for requests that name no host
     verify_reads: VerifyReads = "always"
     max_buffer_bytes: int = MAX_BUFFER_BYTES
     trusted_proxies: frozenset[str] = frozenset()
-    cors_origins: frozenset[str] = frozenset()
-    log_folder: Path | None = None
+    cors_origins: frozenset[str] = frozenset()  # whose scripts may read; `*` for all
+    log_folder: Path | None = None  # of the access log: `/ready` asks for its room
 
 
 class _Style(NamedTuple):
@@ -124,12 +112,7 @@ def create_app(archive: Archive, settings: Settings | None = None) -> Bottle:
 
 
 class Service:
-    """What the routes do.
-
-    Args:
-        archive: Open, read-only or not; opened again when its catalog or its store is replaced.
-        settings: The settings.
-    """
+    """What the routes do; the archive is opened again when its catalog or its store is replaced."""
 
     def __init__(self, archive: Archive, settings: Settings) -> None:
         self._settings = settings
@@ -165,11 +148,7 @@ class Service:
         return _Opened(archive, bodies, problem)
 
     def reopen(self) -> None:
-        """Open the archive again, as after SIGHUP.
-
-        Raises:
-            ArchiveError: It cannot be opened.
-        """
+        """Open the archive again, as after SIGHUP."""
         archive, problem = self._opened.archive.reopened(), None
         try:
             archive.store.check(archive.id)
@@ -241,14 +220,9 @@ class Service:
 
     def _addresses(self) -> dict[str, Any]:
         """Return where clients reach this API and the bucket."""
-        settings = self._settings
-        api_url = base_url(
-            request.environ,
-            fixed=settings.public_url,
-            allowed_hosts=settings.allowed_hosts,
-            fallback=settings.listen_url,
-            trusted=_context().peer in self._proxies,
-        )
+        settings, trusted = self._settings, _context().peer in self._proxies
+        given = {"fixed": settings.public_url, "allowed_hosts": settings.allowed_hosts, "fallback": settings.listen_url}
+        api_url = base_url(request.environ, trusted=trusted, **given)  # type: ignore[arg-type]
         return {"api_url": api_url, "s3_public_url": (settings.s3_public_url or "").rstrip("/") or None}
 
     # --- the routes

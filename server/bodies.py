@@ -20,13 +20,7 @@ MAX_BUFFER_BYTES = 64 << 20
 
 
 def describe_render(render: ServedRender, *, api_url: str, s3_public_url: str | None) -> dict[str, object]:
-    """Describe a render as `GET /v1/renders/:id` answers it.
-
-    Args:
-        render: The render.
-        api_url: Base URL of this API, without a trailing slash.
-        s3_public_url: Public base URL of the bucket, if it has one: the objects' URLs begin with it.
-    """
+    """Describe a render as `GET /v1/renders/:id` answers it; the URLs have no slash at their ends."""
     own_url = f"{api_url}/v1/renders/{quote(render.id, safe='')}"
     download_url = None
     if render.status == "succeeded":
@@ -52,17 +46,11 @@ class VerifiedBody(NamedTuple):
 
 
 class Bodies:
-    """Opens PDFs for sending.
+    """Opens PDFs for sending, compared with their records: every byte, the size, or nothing.
 
-    Args:
-        store: The store that holds them.
-        verify: What is compared with the record before the first byte is sent: every byte, the size, or nothing.
-        max_buffer_bytes: How much memory PDFs above 256 KiB may take, all together, while they are sent. One for which
-            there is no room is read a second time, from the file that was opened for the first; one from a network is
-            kept in a temporary file.
-
-    Attributes:
-        remote: Whether opening a PDF waits for a network.
+    Those above 256 KiB take `max_buffer_bytes` of memory, all together, while they are sent. One for which there is no
+    room is read a second time, from the file that was opened for the first; one from a network (`remote`) is kept in a
+    temporary file.
     """
 
     def __init__(
@@ -76,11 +64,6 @@ class Bodies:
 
     def open(self, key: str, size_bytes: int | None, digest: str | None) -> VerifiedBody:
         """Open a PDF and compare it with its record.
-
-        Args:
-            key: Asset key.
-            size_bytes: Recorded size.
-            digest: Recorded digest.
 
         Raises:
             AssetDamagedError: It differs from its record, or there is no record to compare it with.
@@ -99,14 +82,10 @@ class Bodies:
         return body
 
     def _read_small(self, found: OpenAsset, digest: str | None) -> VerifiedBody:
-        pieces, missing = [], found.size_bytes
-        for piece in found.chunks():
-            pieces.append(piece)
-            missing -= len(piece)
-            if missing <= 0:
-                break  # a further read, only to see the end, costs as much as the digest
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if missing or (self._verify == "always" and sha256(body).hexdigest() != digest):
+        body, pieces = b"", found.chunks()
+        while len(body) < found.size_bytes and (piece := next(pieces, b"")):
+            body = body + piece if body else piece  # a read only to see the end would cost as much as the digest
+        if len(body) != found.size_bytes or (self._verify == "always" and sha256(body).hexdigest() != digest):
             raise _damaged(found.key)
         return VerifiedBody(BytesIO(body), len(body))
 

@@ -18,43 +18,26 @@ class OffloadToThread(BaseException):
 
 @dataclass(slots=True)
 class RequestContext:
-    """What the application and the server tell each other about a request.
+    """What the application and the server tell each other about a request."""
 
-    Attributes:
-        peer: The address that is connected; "unix" for a Unix socket.
-        request_id: The client's `X-Request-Id`, or one of ours.
-        address: The client's address: the peer, unless that is a trusted proxy.
-        on_event_loop: Whether every other connection waits for this answer; slow work then raises `OffloadToThread`.
-        began: When the request was complete, in monotonic seconds.
-        route: The route that answers, as a template; empty if there is none.
-        key_id: The id of the valid API key that was sent.
-        project_id: That key's project.
-        render_id: The render that was asked for and found.
-        sha256: The digest of the PDF that is sent.
-        range: The range that is sent, as in `Content-Range`.
-        damaged: Whether a PDF was refused because its bytes are not the recorded ones.
-        status: The answer's status; 0 before there is one.
-        body_bytes: The length of the answer's body as it goes over the wire.
-    """
-
-    peer: str
+    peer: str  # the address that is connected; "unix" for a Unix socket
     request_id: str
     method: str = ""
     path: str = ""
     user_agent: str = ""
     version: str = ""
-    on_event_loop: bool = False
-    began: float = field(default_factory=time.monotonic)
-    address: str = ""
-    route: str = ""
-    key_id: str | None = None
+    on_event_loop: bool = False  # every other connection waits for this answer: slow work raises OffloadToThread
+    began: float = field(default_factory=time.monotonic)  # when the request was complete
+    address: str = ""  # the client's: the peer's, unless that is a trusted proxy
+    route: str = ""  # the template of the route that answers
+    key_id: str | None = None  # of the valid API key that was sent
     project_id: str | None = None
-    render_id: str | None = None
-    sha256: str | None = None
-    range: str | None = None
-    damaged: bool = False
-    status: int = 0
-    body_bytes: int = 0
+    render_id: str | None = None  # of the render that was asked for and found
+    sha256: str | None = None  # of the PDF that is sent
+    range: str | None = None  # as in Content-Range
+    damaged: bool = False  # a PDF was refused because its bytes are not the recorded ones
+    status: int = 0  # 0 before there is an answer
+    body_bytes: int = 0  # of the answer, as they go over the wire
 
     def __post_init__(self) -> None:
         self.address = self.address or self.peer

@@ -33,11 +33,7 @@ FRAMEWORK = {404: Answer(404, "not_found"), 405: Answer(405, "method_not_allowed
 
 
 class QueryError(Exception):
-    """Query parameters are invalid.
-
-    Attributes:
-        fields: Each invalid parameter, with what is expected of it.
-    """
+    """Query parameters are invalid; `fields` has each of them, with what is expected of it."""
 
     def __init__(self, fields: dict[str, str], message: str = "Invalid query parameters: see issues.") -> None:
         super().__init__(message)

@@ -24,7 +24,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -76,10 +76,12 @@ class _VersionNotSupported(Error):
 
 
 class _Refused(Exception):
-    """A request is refused before the application sees it."""
+    """A request is refused, with an error of waitress, before the application sees it."""
 
-    def __init__(self, error: Error) -> None:
-        self.error = error
+
+def _refuse_if(condition: bool, kind: Callable[[str], Error], reason: str) -> None:
+    if condition:
+        raise _Refused(kind(reason))
 
 
 class _Chunks(ChunkedReceiver):
@@ -142,16 +144,15 @@ class _Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         try:
-            if header_plus.count(b"\n") > MAX_HEADER_LINES + 1:
-                raise _Refused(RequestHeaderFieldsTooLarge(f"a request may have {MAX_HEADER_LINES} header lines"))
-            if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
-                raise _Refused(BadRequest("a header line is folded"))
+            many = header_plus.count(b"\n") > MAX_HEADER_LINES + 1
+            _refuse_if(many, RequestHeaderFieldsTooLarge, f"a request may have {MAX_HEADER_LINES} header lines")
+            _refuse_if(b"\r\n " in header_plus or b"\r\n\t" in header_plus, BadRequest, "a header line is folded")
             super().parse_header(header_plus)
             self._check_start()
             self._check_length(header_plus.lower())
             self._check_host()
         except _Refused as refused:
-            self._refuse(refused.error)
+            self._refuse(refused.args[0])
         except TransferEncodingNotImplemented:
             self._refuse(ServerNotImplemented("the only transfer coding is chunked"))
         except (ParsingError, ValueError):  # its text may repeat a header, and with it a key
@@ -162,14 +163,10 @@ class _Parser(HTTPRequestParser):
         self.error, self.body_rcv, self.content_length, self.chunked = error, None, 0, False
 
     def _check_start(self) -> None:
-        if not self.version:
-            raise _Refused(BadRequest("the request line names no HTTP version"))
-        if self.version not in ("1.0", "1.1"):
-            raise _Refused(_VersionNotSupported("the server speaks HTTP/1.1 and HTTP/1.0"))
-        if self.command == "CONNECT":
-            raise _Refused(ServerNotImplemented("the server is not a proxy"))
-        if not _TARGET.fullmatch(self.request_uri):
-            raise _Refused(BadRequest("the request target is not valid"))
+        _refuse_if(not self.version, BadRequest, "the request line names no HTTP version")
+        _refuse_if(self.version not in ("1.0", "1.1"), _VersionNotSupported, "the server speaks HTTP/1.1 and HTTP/1.0")
+        _refuse_if(self.command == "CONNECT", ServerNotImplemented, "the server is not a proxy")
+        _refuse_if(not _TARGET.fullmatch(self.request_uri), BadRequest, "the request target is not valid")
         # A list, of which waitress knows only the first two forms; everything else in it is for proxies.
         options = {option.strip().lower() for option in self.headers.get("CONNECTION", "").split(",")}
         self.headers["CONNECTION"] = "close" if "close" in options else "keep-alive" if "keep-alive" in options else ""
@@ -177,20 +174,17 @@ class _Parser(HTTPRequestParser):
     def _check_length(self, header_plus: bytes) -> None:
         """Refuse a body whose end a proxy might see elsewhere, and with it requests smuggled past it."""
         codings = [coding.strip() for coding in _CODING.findall(header_plus)]
-        if not codings:
-            return
-        if "CONTENT_LENGTH" in self.headers or self.version == "1.0" or codings != [b"chunked"]:
-            raise _Refused(BadRequest("the length of the body is ambiguous"))
-        self.body_rcv = _Chunks(self.body_rcv.getbuf())
+        if codings:
+            unsure = "CONTENT_LENGTH" in self.headers or self.version == "1.0" or codings != [b"chunked"]
+            _refuse_if(unsure, BadRequest, "the length of the body is ambiguous")
+            self.body_rcv = _Chunks(self.body_rcv.getbuf())
 
     def _check_host(self) -> None:
         given = self.headers.get("HOST")
-        if given is None and self.version == "1.1":
-            raise _Refused(BadRequest("the Host header is missing"))
+        _refuse_if(given is None and self.version == "1.1", BadRequest, "the Host header is missing")
         # Of two headers waitress makes a list, which is not a host.
         for host in (given, self.proxy_netloc or None):
-            if host is not None and not is_host(host):
-                raise _Refused(BadRequest("the Host header does not name one host"))
+            _refuse_if(host is not None and not is_host(host), BadRequest, "the Host header does not name one host")
         if self.proxy_netloc:
             self.headers["HOST"] = self.proxy_netloc
 
@@ -247,13 +241,7 @@ class _ErrorTask(_Head, ErrorTask):
 
 
 class _Channel(HTTPChannel):
-    """One connection: answers one request at a time, in the order in which they come.
-
-    Attributes:
-        context: The request that is being answered, until the answer is out.
-        has_key: Whether its last request had a valid key.
-        since: Since when it has waited for what it waits for, in monotonic seconds.
-    """
+    """One connection: answers one request at a time, in the order in which they come."""
 
     parser_class = _Parser
     task_class = _Task
@@ -261,21 +249,17 @@ class _Channel(HTTPChannel):
     request: Any = None
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        self.context: RequestContext | None = None
-        self.has_key = False
-        self.since = time.monotonic()
+        self.context: RequestContext | None = None  # of the request that is being answered, until the answer is out
+        self.has_key = False  # its last request had a valid one
+        self.since = time.monotonic()  # since when it has waited for what it waits for
         self._unsent_bytes = 0  # when it was closed
         self._unread = b""  # what came after the request that is being answered
         super().__init__(*given, **named)
 
-    @property
-    def last_activity(self) -> float:
-        """When a byte last went in either direction, in monotonic seconds."""
-        return self._last_activity
-
-    @last_activity.setter
-    def last_activity(self, _on_the_wall: float) -> None:
-        self._last_activity = time.monotonic()
+    # When a byte last went in either direction, in monotonic seconds, whatever time waitress sets.
+    last_activity = property(
+        lambda self: self._last_activity, lambda self, _: setattr(self, "_last_activity", time.monotonic())
+    )
 
     @property
     def protected(self) -> bool:
@@ -368,9 +352,8 @@ class _Channel(HTTPChannel):
     def service(self) -> None:
         """Answer a request; if the client has gone while a thread was at work, report that."""
         super().service()
-        context = self.context
-        if context is not None and not self.connected and not self.requests:
-            self._report(self._unsent_bytes or context.body_bytes)
+        if self.context is not None and not self.connected and not self.requests:
+            self._report(self._unsent_bytes or self.context.body_bytes)
 
     def handle_close(self) -> None:
         """Close the connection; an answer that was not sent to its end is reported as such."""
@@ -453,15 +436,8 @@ class _Listener(BaseWSGIServer):
 class Server:
     """The connections of one process, on one or more listening sockets, answered by a WSGI application.
 
-    Args:
-        app: The application.
-        listeners: Bound sockets; other processes may listen on them as well.
-        threads: How many requests that take long are worked on at a time.
-        on_answer: Called with the context, the bytes sent and `complete` when an answer has left or is broken off.
-        max_connections: At this limit, connections without a valid key are closed, those that wait longest first.
-
-    Attributes:
-        ending: Whether the server finishes what is under way and accepts nothing new.
+    `on_answer` is called with the context, the bytes sent and `complete` when an answer has left or is broken off. At
+    `max_connections`, those without a valid key are closed, those that wait longest first.
     """
 
     def __init__(
@@ -504,11 +480,7 @@ class Server:
         return [found for found in self.map.values() if isinstance(found, _Channel)]
 
     def run(self, at_each_turn: Callable[[], None] = lambda: None) -> None:
-        """Serve until `end` is called, then finish what is under way.
-
-        Args:
-            at_each_turn: Called at least every quarter of a second, by the thread that runs the loop.
-        """
+        """Serve until `end` is called, then finish; `at_each_turn` is called at least every quarter of a second."""
         self.thread = threading.get_ident()
         looked = time.monotonic()
         while not self.ending:
@@ -529,9 +501,11 @@ class Server:
         self._listeners[0].trigger.pull_trigger()
 
     def _finish(self) -> None:
-        for listener in self._listeners:
-            for _ in self._new_connections(listener):
-                pass  # who has connected already is answered
+        for listener in self._listeners:  # who has connected already is answered
+            count = -1
+            while count < len(self.map) < self._max_connections:
+                count = len(self.map)
+                listener.handle_accept()
         self._turn(0)
         for listener in self._listeners:
             listener.stop()
@@ -542,13 +516,6 @@ class Server:
             channel.handle_close()
         for listener in self._listeners:
             listener.trigger.close()
-
-    def _new_connections(self, listener: _Listener) -> Iterator[None]:
-        count = -1
-        while count < len(self.map) < self._max_connections:
-            count = len(self.map)
-            listener.handle_accept()
-            yield
 
     def _close_late(self, now: float) -> None:
         """Close what has been silent or incomplete for too long."""
@@ -566,18 +533,14 @@ class Server:
             self.pause("each has a download under way")
             return False
         # Closed in the next turn: in this one its descriptor must not become another's.
-        min(
-            idle, key=lambda channel: (channel.has_key, bool(channel.total_outbufs_len), channel.since)
-        ).will_close = True
+        first = min(idle, key=lambda channel: (channel.has_key, bool(channel.total_outbufs_len), channel.since))
+        first.will_close = True
         return True
 
     def pause(self, reason: str) -> None:
         """Accept nobody for a moment; reported once, until there is room again."""
         self.paused_until = time.monotonic() + PAUSE_SECONDS
         if not self.short_of_room:
-            log.error(
-                "no room for another connection beside %s (%s): raise the limit of open files (LimitNOFILE, ulimit -n)",
-                len(self.connections()),
-                reason,
-            )
+            advice = "raise the limit of open files (LimitNOFILE, ulimit -n)"
+            log.error("no room for another connection beside %s (%s): %s", len(self.connections()), reason, advice)
         self.short_of_room = True

@@ -18,8 +18,6 @@ STATUSES: tuple[str, ...] = get_args(Status)
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 50
 MAX_SEARCH = 200
-
-
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?", re.IGNORECASE | re.ASCII)
 
 
@@ -56,26 +54,22 @@ def read_query(query: Mapping[str, str]) -> Listing:
 
 
 def _time(text: str | None, days: int) -> str | None:
-    """Read a time; to a date without a time of day, `days` are added. One beyond the calendar is no limit.
-
-    Raises:
-        ValueError: It is neither a date nor a time.
-    """
+    """Read a time; to a date without a time of day, `days` are added. One beyond the calendar is no limit."""
     if not text:
         return None
     moment = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) if len(text) == 10 else None
     if moment is None and not _TIME.fullmatch(text):
         raise ValueError(text)
     try:
-        return format_time(moment + timedelta(days=days)) if moment else _in_utc(text)
+        if moment is None:
+            moment = datetime.fromisoformat(text.upper())
+            moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        else:
+            moment += timedelta(days=days)
+        return format_time(moment)
     except OverflowError:
         beyond = text.startswith("9")
         return None if beyond == (days > 0) else "9999" if beyond else "0000"
-
-
-def _in_utc(text: str) -> str:
-    moment = datetime.fromisoformat(text.upper())
-    return format_time(moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC))
 
 
 def list_renders(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, start_http_server
 from prometheus_client.core import GaugeMetricFamily
@@ -30,17 +31,17 @@ class RequestMetrics:
     """What one process counts."""
 
     def __init__(self) -> None:
-        def counter(name: str, words: str, *labels: str) -> Counter:
-            return Counter(f"{PREFIX}{name}", words, labels, registry=None)
+        def made(kind: Any, name: str, words: str, labels: tuple[str, ...] = (), **more: Any) -> Any:
+            return kind(f"{PREFIX}{name}", words, labels, registry=None, **more)
 
-        self._requests = counter("http_requests", "Answered requests.", "route", "status")
-        self._bytes = counter("http_sent_bytes", "Bytes of bodies that were sent.", "route")
-        self._damaged = counter("refused_damaged", "Downloads refused because the PDF differs from its record.")
-        self._logins = counter("failed_logins", "Requests without a valid API key.")
+        self._requests = made(Counter, "http_requests", "Answered requests.", ("route", "status"))
+        self._bytes = made(Counter, "http_sent_bytes", "Bytes of bodies that were sent.", ("route",))
+        self._damaged = made(Counter, "refused_damaged", "Downloads refused because the PDF differs from its record.")
+        self._logins = made(Counter, "failed_logins", "Requests without a valid API key.")
         words = "Time from the complete request to the last byte of its answer."
-        self._seconds = Histogram(f"{PREFIX}http_request_seconds", words, ["route"], buckets=BUCKETS, registry=None)
-        words = "Open connections."
-        self._connections = Gauge(f"{PREFIX}connections", words, multiprocess_mode="livesum", registry=None)
+        self._seconds = made(Histogram, "http_request_seconds", words, ("route",), buckets=BUCKETS)
+        self._connections = made(Gauge, "connections", "Open connections.", multiprocess_mode="livesum")
+        self.set_connections = self._connections.set
 
     def observe(self, context: RequestContext, bytes_sent: int, seconds: float) -> None:
         """Count an answer."""
@@ -48,14 +49,8 @@ class RequestMetrics:
         self._requests.labels(route, str(context.status)).inc()
         self._bytes.labels(route).inc(bytes_sent)
         self._seconds.labels(route).observe(seconds)
-        if context.damaged:
-            self._damaged.inc()
-        if context.status == 401:
-            self._logins.inc()
-
-    def set_connections(self, count: int) -> None:
-        """Note how many connections are open."""
-        self._connections.set(count)
+        self._damaged.inc(context.damaged)
+        self._logins.inc(context.status == 401)
 
 
 class _ArchiveCollector(Collector):
@@ -91,16 +86,7 @@ class _ArchiveCollector(Collector):
 
 @contextmanager
 def expose(host: str, port: int, archive: Path, *, sealed: bool) -> Iterator[str]:
-    """Answer Prometheus on an address of its own while the block runs, without a key.
-
-    Args:
-        host: Where to listen.
-        port: The port; 0 takes a free one.
-        archive: The archive's directory.
-        sealed: Whether the archive never changes.
-
-    Yields:
-        The URL of the metrics.
+    """Answer Prometheus on an address of its own while the block runs, without a key, and give the URL.
 
     Raises:
         RequestError: The address cannot be listened on.

@@ -36,10 +36,7 @@ class RangeNotSatisfiable(Exception):
 def evaluate_preconditions(environ: Mapping[str, str], etag: str | None, modified: datetime | None) -> Verdict:
     """Evaluate the preconditions of a GET or HEAD in the order that RFC 9110, section 13.2.2, gives.
 
-    Args:
-        environ: The headers, by their WSGI names.
-        etag: The strong, quoted entity tag of the representation.
-        modified: Its modification time, in UTC.
+    The headers come by their WSGI names; `etag` is strong and quoted, `modified` in UTC.
     """
     second = modified.replace(microsecond=0) if modified else None
     if (wanted := environ.get("HTTP_IF_MATCH")) is not None:
@@ -68,20 +65,17 @@ def select_range(
     asked = _RANGE.fullmatch(environ.get("HTTP_RANGE", ""))
     if asked is None or not _still_same(environ.get("HTTP_IF_RANGE"), etag, modified):
         return None
-    first, last = asked.groups()
-    if not first and not last:
+    first, last = (int(digits) if digits else None for digits in asked.groups())
+    if first is None:
+        if last is None:
+            return None
+        first, last = size_bytes - min(last, size_bytes), None
+    elif last is not None and last < first:
         return None
-    if not first:
-        length = min(int(last), size_bytes)
-        if length == 0:
-            raise RangeNotSatisfiable
-        return ByteRange(size_bytes - length, length)
-    start, end = int(first), min(int(last) if last else size_bytes - 1, size_bytes - 1)
-    if last and int(last) < start:
-        return None
-    if start >= size_bytes:
+    if first >= size_bytes:
         raise RangeNotSatisfiable
-    return ByteRange(start, end - start + 1)
+    end = size_bytes if last is None else min(last + 1, size_bytes)
+    return ByteRange(first, end - first)
 
 
 def _still_same(condition: str | None, etag: str | None, modified: datetime | None) -> bool:

@@ -39,6 +39,7 @@ GRACE_SECONDS = 5.0
 PATIENCE_SECONDS = 2.0  # beyond the grace time, before a process is killed
 RESTART_SECONDS = 1.0  # between the starts of a process that keeps dying
 MAX_OPEN_FILES = 8192
+BACKLOG = 1024
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -57,35 +58,26 @@ def listen(address: str) -> socket.socket:
             return _listen_unix(rest)
         if kind == "fd":
             listener = socket.socket(fileno=int(rest))
-            listener.listen(1024)
+            listener.listen(BACKLOG)
             return listener
         host, _, port = address.rpartition(":")
         return bind(host.strip("[]"), int(port))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not HOST:PORT, unix:/path or fd:NUMBER"
         raise RequestError(f"Cannot listen on {address} ({reason}). Choose another address with --listen.") from error
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Listen on an address; port 0 takes a free one.
-
-    Raises:
-        RequestError: The address is taken, or is not this machine's.
-    """
-    listener = None
+    """Listen on an address; port 0 takes a free one."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(1024)
-    except (OSError, UnicodeError, OverflowError) as error:
-        if listener is not None:
-            listener.close()
-        reason = error.strerror if isinstance(error, OSError) else "not a host name and port"
-        raise RequestError(
-            f"Cannot listen on {host}:{port} ({reason}). Choose another address with --listen."
-        ) from error
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
@@ -100,7 +92,7 @@ def _listen_unix(path: str) -> socket.socket:
                 Path(path).unlink()  # what a server left that was killed
         listener.bind(path)
         Path(path).chmod(0o660)  # for the proxy, by its group
-        listener.listen(1024)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
@@ -116,10 +108,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def _notify(state: str) -> None:
-    """Tell systemd, if it wants to know.
-
-    Source: sd_notify(3).
-    """
+    """Tell systemd, if it wants to know (sd_notify(3))."""
     if address := os.environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
             channel.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
@@ -129,37 +118,20 @@ def _notify(state: str) -> None:
 
 
 class Plan(NamedTuple):
-    """What each process does.
-
-    Attributes:
-        archive: The archive's directory.
-        settings: The application's settings.
-        threads: How many requests that take long each process works on at a time.
-        access_log: The file that takes a line for each answer; `-` is standard output.
-        log_format: Its format.
-        sealed: Whether the archive never changes.
-        quiet: Whether only errors are logged.
-        metrics: Where Prometheus asks, as host and port.
-    """
+    """What each process does."""
 
     archive: Path
     settings: Settings
-    threads: int
+    threads: int  # for requests that take long, in each process
     access_log: str | None = None
     log_format: LogFormat = "json"
     sealed: bool = False
     quiet: bool = False
-    metrics: tuple[str, int] | None = None
+    metrics: tuple[str, int] | None = None  # where Prometheus asks, as host and port
 
 
 class Supervisor:
-    """Starts the processes that serve, restarts those that die, and ends them.
-
-    Args:
-        plan: What each process does.
-        listeners: Bound sockets, shared by all processes.
-        count: How many processes.
-    """
+    """Starts the processes that serve on the same sockets, restarts those that die, and ends them."""
 
     def __init__(self, plan: Plan, listeners: Sequence[socket.socket], count: int) -> None:
         self._plan = plan
@@ -220,12 +192,7 @@ class Supervisor:
 
 @contextmanager
 def supervised(plan: Plan, listeners: Sequence[socket.socket], count: int) -> Iterator[tuple[Supervisor, str | None]]:
-    """Serve in several processes while the block runs, and end them at its end.
-
-    Args:
-        plan: What each process does.
-        listeners: Bound sockets; closed at the end.
-        count: How many processes.
+    """Serve in several processes while the block runs; end them and close their sockets at its end.
 
     Yields:
         The supervisor, whose `restart_dead` is to be called again and again, and the URL of the metrics.
@@ -261,9 +228,9 @@ def serve_alone(plan: Plan, listeners: Sequence[socket.socket], say_ready: socke
     log_to_stderr(quiet=plan.quiet)
     received: list[int] = []
     # A Ctrl-C in a terminal reaches every process; the parent decides what becomes of it.
-    handlers = {number: lambda number, _: received.append(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    note = {number: lambda number, _: received.append(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     with (
-        _signals({signal.SIGINT: lambda *_: None, **handlers}),
+        _signals({signal.SIGINT: lambda *_: None, **note}),
         Archive(plan.archive, read_only=True, sealed=plan.sealed) as archive,
     ):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -298,20 +265,9 @@ def serve_alone(plan: Plan, listeners: Sequence[socket.socket], say_ready: socke
 
 @contextmanager
 def running(
-    app: Bottle,
-    listener: socket.socket,
-    *,
-    threads: int = DEFAULT_THREADS,
-    access_log: AccessLog | None = None,
+    app: Bottle, listener: socket.socket, *, threads: int = DEFAULT_THREADS, access_log: AccessLog | None = None
 ) -> Iterator[Server]:
-    """Serve in a thread of this process while the block runs; at its end, requests under way are finished.
-
-    Args:
-        app: The application.
-        listener: Bound; closed at the end.
-        threads: How many requests that take long are worked on at a time.
-        access_log: Takes a line for each answer.
-    """
+    """Serve in a thread of this process while the block runs; at its end, requests under way are finished."""
     server = Server(app, [listener], threads=threads, on_answer=_observe(access_log, None))
     loop = Thread(target=server.run, name="connections")
     loop.start()
@@ -333,14 +289,12 @@ def _observe(access_log: AccessLog | None, metrics: "RequestMetrics | None") -> 
 
 
 def max_connections(threads: int) -> int:
-    """Return how many connections a process can have with the file descriptors that it may open.
-
-    Each may need a second one, for its PDF; and a few are for the catalog, in each thread, and the process itself.
-    """
+    """Return how many connections a process can have with the file descriptors that it may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    # Each may need a second one, for its PDF; and a few are for the catalog, in each thread, and the process itself.
     return max(4, min(MAX_CONNECTIONS, (max(soft, wanted) - 24 - 3 * threads) // 2))
 
 
