@@ -1187,11 +1187,11 @@ def serve(
 @contextmanager
 def _serving(console: Console, address: tuple[str, int]) -> Iterator[socket.socket]:
     from server.app import Settings, create_app
-    from server.serve import listen, running, url_of
+    from server.serve import bind, running, url_of
 
     with _open(console, read_only=True) as archive:
         archive.store.check(archive.id)
-        listener = listen(f"{address[0]}:{address[1]}")
+        listener = bind(*address)
         with running(create_app(archive, Settings(listen_url=url_of(listener))), listener):
             yield listener
 

@@ -261,10 +261,8 @@ class Service:
         modified = datetime.fromisoformat(render.completed_at) if render.completed_at else None
         etag = f'"{render.sha256}"' if render.sha256 else None
         headers = {"Cache-Control": style.cache_control, "X-Content-Type-Options": "nosniff"}
-        if etag:
-            headers["ETag"] = etag
-        if modified:
-            headers["Last-Modified"] = format_datetime(modified, usegmt=True)
+        headers |= {"ETag": etag} if etag else {}
+        headers |= {"Last-Modified": format_datetime(modified, usegmt=True)} if modified else {}
         verdict = evaluate_preconditions(request.environ, etag, modified)
         if verdict is Verdict.NOT_MODIFIED:
             return _answer(b"", 304, headers)
@@ -286,12 +284,9 @@ class Service:
                 file.seek(part.start)
                 headers["Content-Range"] = f"bytes {part.start}-{part.start + part.length - 1}/{size}"
                 _context().range = headers["Content-Range"]
-        headers["Content-Type"] = "application/pdf"
-        headers["Content-Length"] = str(length)
-        headers["Content-Disposition"] = content_disposition(render.id, style.disposition)
-        headers["Accept-Ranges"] = "bytes"
-        if render.sha256:
-            headers["Repr-Digest"] = repr_digest(render.sha256)
+        headers |= {"Content-Type": "application/pdf", "Content-Length": str(length), "Accept-Ranges": "bytes"}
+        headers |= {"Content-Disposition": content_disposition(render.id, style.disposition)}
+        headers |= {"Repr-Digest": repr_digest(render.sha256)} if render.sha256 else {}
         return _answer(b"" if request.method == "HEAD" else file, status, headers)
 
     def _verified(self, render: ServedRender) -> tuple[BinaryIO, int]:
@@ -366,9 +361,9 @@ def _framework_error(error: HTTPError) -> HTTPResponse:
     if answer is INTERNAL:
         log.error("internal error (request %s)", _context().request_id, exc_info=error.exception)
         return _error(INTERNAL, "The server has an internal error. Its log says more.")
-    headers = {"Allow": "GET, HEAD"} if answer.status == 405 else None
-    words = {404: "There is nothing at this address.", 405: "This address takes only GET and HEAD."}
-    return _error(answer, words[answer.status], headers)
+    if answer.status == 405:
+        return _error(answer, "This address takes only GET and HEAD.", {"Allow": "GET, HEAD"})
+    return _error(answer, "There is nothing at this address.")
 
 
 def _with_cors(app: Callable[..., Any], origins: frozenset[str]) -> Callable[..., Any]:

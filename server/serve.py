@@ -53,37 +53,45 @@ def listen(address: str) -> socket.socket:
         RequestError: The address is malformed, is taken, or is not this machine's.
     """
     kind, _, rest = address.partition(":")
-    try:
+    host, _, port = address.rpartition(":")
+    with _refused(address):
         if kind == "unix":
             return _listen_unix(rest)
-        if kind == "fd":
-            listener = socket.socket(fileno=int(rest))
-            listener.listen(BACKLOG)
-            return listener
-        host, _, port = address.rpartition(":")
-        return bind(host.strip("[]"), int(port))
+        if kind != "fd":
+            return bind(host.strip("[]"), int(port))
+        listener = socket.socket(fileno=int(rest))
+        listener.listen(BACKLOG)
+        return listener
+
+
+@contextmanager
+def _refused(address: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not HOST:PORT, unix:/path or fd:NUMBER"
         raise RequestError(f"Cannot listen on {address} ({reason}). Choose another address with --listen.") from error
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Listen on an address; port 0 takes a free one."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
+    """Listen on an address; port 0 takes a free one.
+
+    Raises:
+        RequestError: The address is taken, or is not this machine's.
+    """
+    with _refused(f"{host}:{port}"), ExitStack() as on_failure:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = on_failure.enter_context(socket.socket(family, kind, protocol))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+        on_failure.pop_all()
+        return listener
 
 
 def _listen_unix(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX)
-    try:
+    with ExitStack() as on_failure:
+        listener = on_failure.enter_context(socket.socket(socket.AF_UNIX))
         with suppress(FileNotFoundError):
             if stat.S_ISSOCK(Path(path).stat().st_mode):
                 with socket.socket(socket.AF_UNIX) as probe, suppress(ConnectionRefusedError):
@@ -93,10 +101,8 @@ def _listen_unix(path: str) -> socket.socket:
         listener.bind(path)
         Path(path).chmod(0o660)  # for the proxy, by its group
         listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+        on_failure.pop_all()
+        return listener
 
 
 def url_of(listener: socket.socket) -> str:
