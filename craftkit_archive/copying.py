@@ -12,7 +12,9 @@ from craftkit_archive.errors import (
     AssetDamagedError,
     AssetError,
     AssetMissingError,
+    AssetUnavailableError,
     NotWritableError,
+    RemoteError,
     RequestError,
     disk_errors,
 )
@@ -22,7 +24,7 @@ from craftkit_archive.places import open_store
 from craftkit_archive.store import CHUNK_BYTES, OpenAsset
 from craftkit_archive.work import in_lanes
 
-Outcome = Literal["written", "unchanged", "damaged", "gone", "unreadable"]
+Outcome = Literal["written", "unchanged", "damaged", "gone", "unreadable", "unavailable"]
 
 
 class Item(NamedTuple):
@@ -47,7 +49,19 @@ class Done(NamedTuple):
 def _failed(error: AssetError) -> Done:
     if isinstance(error, AssetMissingError):
         return Done("gone", "recorded, but gone from the store")
+    if isinstance(error, AssetUnavailableError):
+        return Done("unavailable", str(error))
     return Done("damaged" if isinstance(error, AssetDamagedError) else "unreadable", str(error))
+
+
+def _open(address: str, item: Item) -> OpenAsset:
+    """Open an asset of the archive's store; a service that keeps failing for it alone does not stop the export."""
+    store = open_store(address)
+    try:
+        return store.open(item.key)
+    except RemoteError as error:
+        store.check()
+        raise AssetUnavailableError(str(error), reason=error.reason) from error
 
 
 def checked(found: OpenAsset, item: Item) -> Iterator[memoryview]:
@@ -110,7 +124,7 @@ class FilesTask(NamedTuple):
         if present and is_file_of(target, item.size_bytes, item.sha256):
             return Done("unchanged")
         try:
-            with open_store(self.store).open(item.key) as found, disk_errors(target):
+            with _open(self.store, item) as found, disk_errors(target):
                 if self.link:
                     self._link(found, item, target)
                 else:
@@ -215,7 +229,7 @@ class StoreTask(NamedTuple):
         except AssetError:
             pass  # it is not there, or not the right one
         try:
-            with open_store(self.store).open(item.key) as found:
+            with _open(self.store, item) as found:
                 target.write(item.path, checked(found, item), replace=True)
         except AssetError as error:
             return _failed(error)
@@ -253,7 +267,7 @@ class PackTask(NamedTuple):
     def _one(self, item: Item, descriptor: int, at: int) -> Done:
         form = FORMS[self.form]
         try:
-            with open_store(self.store).open(item.key) as found:
+            with _open(self.store, item) as found:
                 if found.size_bytes != item.size_bytes:
                     raise AssetDamagedError(f"{item.key} is damaged, its size is not the recorded one: run `verify`.")
                 length, tail = form.measure(item.path, item.size_bytes), form.tail(item.size_bytes)

@@ -309,7 +309,8 @@ class _Export:
                 counts["excluded"] += 1
             else:
                 lack = (one.outcome, one.detail or "")
-                counts["failed"] += 1
+                # What the store does not give now is not damage: the export is incomplete.
+                counts["excluded" if one.outcome == "unavailable" else "failed"] += 1
                 if one.outcome == "gone":  # alone, or with the whole store?
                     self._archive.store.check(self._archive.id)
             cells = entry.cells

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import Asset, Choice, Selection
 from craftkit_archive.coverage import COVERAGE_DAYS
+from craftkit_archive.errors import RemoteError
 from craftkit_archive.fixity import Check, Level, Seen, Task, check_assets
 from craftkit_archive.pdf import odd_on_arrival
 from craftkit_archive.places import worker_setup
@@ -286,7 +287,17 @@ class _Ledger:
 def _strays(archive: Archive, run: Run) -> Iterator[list[Finding | Note]]:
     """Look, some thousand files at a time, for those that no render claims."""
     listing = archive.store.keys()
-    while listed := list(islice(listing, LISTED)):
+    while True:
+        try:
+            listed = list(islice(listing, LISTED))
+        except RemoteError as error:  # it only counts what nobody asked for, and undoes nothing that was checked
+            run.counts["notes"] += 1
+            yield [
+                Note(run.id or 0, None, "", f"files that no render claims were not looked for: {error}", archive.now())
+            ]
+            return
+        if not listed:
+            return
         found = [key for key in archive.catalog.unrecorded(listed) if not _NOT_OURS.search(key)]
         if found:
             # A command that is writing stores bytes first and records them second; once none is, every row is there.

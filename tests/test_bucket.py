@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive import aws, bucket, fetching
+from craftkit_archive.archive import Archive
 from craftkit_archive.bucket import BucketStore, Refusal, bucket_address
 from craftkit_archive.catalog import Selection
 from craftkit_archive.errors import (
@@ -25,9 +26,10 @@ from craftkit_archive.errors import (
     RequestError,
     StoreOfflineError,
 )
+from craftkit_archive.exporting import export_assets
 from craftkit_archive.fetching import fetch_assets
 from craftkit_archive.pdf import Ends
-from craftkit_archive.records import Finding, Record, Summary
+from craftkit_archive.records import Finding, Note, Record, Summary
 from craftkit_archive.store import digest
 from craftkit_archive.verifying import verify_assets
 from craftkit_archive.work import never
@@ -315,6 +317,44 @@ def test_a_large_object_is_read_from_anywhere_and_never_spliced(quirks: tuple[st
             found.file.seek(bucket.WHOLE_BYTES)
             with pytest.raises(AssetUnavailableError, match="changed"):
                 found.file.read(1)
+
+
+# --- a store at such a service ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stored(folder: Path) -> Iterator[tuple[Archive, QuirkyS3]]:
+    """Return an archive whose store is in a bucket, and the service, still without quirks."""
+    with quirky_s3(where=render_id(2)) as service:
+        place = address(service)
+        with Archive.create(folder / "in-a-bucket", store_address=place) as archive:
+            load(archive, folder, "renders", [render(number) for number in range(COUNT)])
+            for number in range(COUNT):
+                archive.store.write(render(number)["asset_key"], [pdf(f"render {number}")])
+            assert summary_of(fetch_assets(archive)).counts["adopted"] == COUNT
+            yield archive, service
+
+
+@pytest.mark.parametrize("quirk", ["archived", "always-503-SlowDown", "always-400-Whatever", "always-403-AccessDenied"])
+def test_one_asset_that_the_store_does_not_give_is_no_damage(tmp_path: Path, quirk: str) -> None:
+    with stored(tmp_path) as (archive, service):
+        service.quirks = {quirk}
+        summary = summary_of(verify_assets(archive))
+        assert (summary.outcome, summary.counts["ok"], summary.counts["unavailable"]) == ("incomplete", COUNT - 1, 1)
+        summary = summary_of(export_assets(archive, tmp_path / "export"))
+        assert (summary.outcome, summary.counts["written"], summary.counts["excluded"]) == ("incomplete", COUNT - 1, 1)
+        assert "unavailable" in (tmp_path / "export/missing.csv").read_text()
+        service.quirks = set()
+        assert summary_of(verify_assets(archive)).outcome == "ok"
+        assert summary_of(export_assets(archive, tmp_path / "export")).outcome == "ok"
+
+
+def test_a_list_that_breaks_off_undoes_no_verification(tmp_path: Path) -> None:
+    with stored(tmp_path) as (archive, service):
+        service.quirks = {"list-goes-on-nowhere"}
+        records = list(verify_assets(archive))
+    assert summary_of(iter(records)).counts["ok"] == COUNT
+    assert any(isinstance(record, Note) and "were not looked for" in record.detail for record in records)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
