@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -11,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from craftkit_archive.errors import (
     AssetDamagedError,
     AssetError,
+    AssetKeyError,
     AssetMissingError,
     AssetUnavailableError,
     NotWritableError,
@@ -24,7 +26,7 @@ from craftkit_archive.places import open_store
 from craftkit_archive.store import CHUNK_BYTES, OpenAsset
 from craftkit_archive.work import in_lanes
 
-Outcome = Literal["written", "unchanged", "damaged", "gone", "unreadable", "unavailable"]
+Outcome = Literal["written", "unchanged", "damaged", "gone", "unreadable", "unavailable", "unwritable"]
 
 
 class Item(NamedTuple):
@@ -117,24 +119,40 @@ class FilesTask(NamedTuple):
         return in_lanes(self._one, self.items, open_store(self.store).lanes)
 
     def _one(self, item: Item) -> Done:
-        target = f"{self.root}/{item.path}"
-        with disk_errors(target):
+        try:
+            return self._put(item, f"{self.root}/{item.path}")
+        except AssetKeyError as error:  # the folder's file system does not take the name, or something is in its way
+            return Done("unwritable", str(error))
+
+    def _put(self, item: Item, target: str) -> Done:
+        with disk_errors(target, key=item.path):
             _make_folder(self.root, target.rpartition("/")[0], self.export)
         present = not self.is_new and os.path.lexists(target)
         if present and is_file_of(target, item.size_bytes, item.sha256):
             return Done("unchanged")
         try:
-            with _open(self.store, item) as found, disk_errors(target):
-                if self.link:
-                    self._link(found, item, target)
-                else:
-                    self._write(found, item, target)
+            found = _open(self.store, item)
         except AssetError as error:
-            if present:
-                with disk_errors(target):
-                    os.unlink(target)
-            return _failed(error)
+            return self._without(error, target, present=present)
+        with found:
+            try:
+                with disk_errors(target, key=item.path):
+                    if self.link:
+                        self._link(found, item, target)
+                    else:
+                        self._write(found, item, target)
+            except AssetKeyError:
+                raise
+            except AssetError as error:
+                return self._without(error, target, present=present)
         return Done("written")
+
+    def _without(self, error: AssetError, target: str, *, present: bool) -> Done:
+        """Take away what an earlier export put there of an asset that is not good any more."""
+        if present and (os.path.islink(target) or not os.path.isdir(target)):
+            with disk_errors(target):
+                os.unlink(target)
+        return _failed(error)
 
     def _write(self, found: OpenAsset, item: Item, target: str) -> None:
         temporary = f"{_own_folder(self.root, self.export)}/{next(_numbers):032x}"
@@ -175,6 +193,9 @@ def is_file_of(path: str, size_bytes: int | None, digest: str) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
+        return False
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # Python makes no file of a folder, and a pipe has no end
+        os.close(descriptor)
         return False
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if size_bytes is not None and os.fstat(descriptor).st_size != size_bytes:

@@ -203,7 +203,7 @@ class FolderTarget:
         with disk_errors(file):
             try:
                 file.unlink()
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return False
             with suppress(OSError):
                 for folder in islice(file.parents, path.count("/")):

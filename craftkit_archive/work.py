@@ -12,6 +12,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from itertools import chain, islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -127,7 +128,8 @@ class _Stoppable(Executor):
     def end(self) -> None:
         """Let go of the workers; wait for those that still work, unless they were given up."""
         self.stop_tasks()
-        self.shutdown(wait=not self.abandoned, cancel_futures=True)
+        # Where workers were killed, the executor ends each task itself, and fails at one that was cancelled.
+        self.shutdown(wait=not self.abandoned, cancel_futures=not self.abandoned)
 
 
 class _OneThread(ThreadPoolExecutor, _Stoppable):
@@ -189,8 +191,11 @@ def _starting() -> Iterator[None]:
     A signal to the whole process group, as `timeout` and systemd send it, would come before the first line of Python
     runs there. A blocked one is kept back, in the children too.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # With the first process Python starts one of its own, and lets signals through again after that.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         yield
     except (OSError, MemoryError, RuntimeError) as error:
         starved = starvation(error)
@@ -296,11 +301,17 @@ def spread(
                 # From the back, so that what is left is in order.
                 while running and running[-1].cancel():
                     running.pop()
-            if not running or not ending.wait_for(running[0]):
+            if not running:
+                return
+            if not ending.wait_for(running[0]):
+                running.clear()
                 return
             yield running.popleft().result()
     except BrokenExecutor as error:
         raise _lost_worker() from error
+    except KeyboardInterrupt:
+        running.clear()  # its workers are about to be killed
+        raise
     finally:
         for future in running:
             future.cancel()

@@ -1,6 +1,8 @@
 """Export, in every form: complete, or it says exactly what it lacks; and anyone can check it without this program."""
 
 import csv
+import errno
+import os
 import subprocess
 import tarfile
 import zipfile
@@ -868,3 +870,48 @@ def test_the_command_and_its_check_speak_with_exit_codes(world: World, tmp_path:
     assert command("export-check", tmp_path / "nothing").code == 2
     assert command("export", tmp_path / "x", "--name", "{id.__class__}", archive=place).code == 2
     assert command("export", tmp_path / "x", "--split-size", "many", archive=place).code == 2
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_name_that_cannot_be_written_stops_no_other(world: World, tmp_path: Path, again: bool) -> None:
+    """Folders, files and links in the way of files and folders, as people and other programs leave them."""
+    target = tmp_path / "out"
+    options = Options(name="{id}/{id}.pdf")
+    summary_of(export_assets(world.archive, target, options=options))
+    if not again:
+        for name in ("index.csv", "manifest-sha256.txt"):
+            (target / name).unlink()
+    for number, block in ((0, Path.mkdir), (1, lambda path: path.symlink_to(path.name)), (2, None)):
+        file = target / render_id(number) / f"{render_id(number)}.pdf"
+        file.unlink()
+        if block is None:
+            file.parent.rmdir()
+            file.parent.write_text("a file where a folder should be")
+        else:
+            block(file)
+    world.asset(3).write_bytes(b"damaged")
+    (target / render_id(3) / f"{render_id(3)}.pdf").write_bytes(b"damaged too")
+    records = list(export_assets(world.archive, target, options=options))
+    reasons = {record.render_id: record.reason for record in records if isinstance(record, Skipped)}
+    assert set(reasons) == {render_id(0), render_id(2), render_id(3)}
+    assert "in its way" in reasons[render_id(0)]
+    assert (target / render_id(1) / f"{render_id(1)}.pdf").read_bytes() == world.asset(1).read_bytes()
+    assert (target / render_id(4) / f"{render_id(4)}.pdf").exists()
+    assert not (target / render_id(3) / f"{render_id(3)}.pdf").exists()
+    assert "unwritable" in (target / "missing.csv").read_text()
+
+
+def test_a_name_too_long_for_the_folder_is_that_pdfs_matter(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.rename
+
+    def rename(path: str, target: str) -> None:
+        if target.endswith(f"{render_id(2)}.pdf"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        real(path, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    summary = summary_of(export_assets(world.archive, tmp_path / "out"))
+    assert (summary.outcome, summary.counts["written"], summary.counts["failed"]) == ("problems", 4, 1)
+    assert not list((tmp_path / "out").rglob(".incoming/*/*"))

@@ -4,10 +4,12 @@ import io
 import itertools
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from multiprocessing import resource_tracker
 
 import pytest
 from hypothesis import given
@@ -46,6 +48,30 @@ def test_results_come_in_the_order_of_the_tasks(make: object) -> None:
     assert callable(make)
     with make() as executor:
         assert list(spread(executor, double, range(50), jobs=2)) == [2 * number for number in range(50)]
+
+
+@pytest.mark.parametrize("waiting", [0, 6])
+def test_workers_that_are_given_up_say_nothing(monkeypatch: pytest.MonkeyPatch, waiting: int) -> None:
+    """An exception in a thread of the executor's would fail this test."""
+    monkeypatch.setattr(work, "GRACE_SECONDS", 0.2)
+    with processes(1) as executor:
+        executor.submit(double, 1).result()  # its worker is up
+        stop_at = time.monotonic() + 0.5
+        tasks = [60.0] * (1 + waiting)
+        assert list(spread(executor, time.sleep, tasks, jobs=1, stop=lambda: time.monotonic() > stop_at)) == []
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join(1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_no_signal_comes_through_while_processes_start(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Python's own helper process, started with the first of ours, unblocks signals when it is up."""
+    monkeypatch.setattr(resource_tracker._resource_tracker, "_fd", None)
+    with work._starting():
+        resource_tracker.ensure_running()
+        assert number in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_several_processes_are_other_processes() -> None:
