@@ -65,6 +65,7 @@ STALL_SECONDS = 60.0
 # What is smaller is read whole when it is opened, so that eight of them are on their way at a time; what is larger, in
 # pieces of this size.
 WHOLE_BYTES = 4 << 20
+STREAM_BYTES = 1 << 20
 # Parts of an upload; S3 takes at most 10,000 of them, none but the last under 5 MiB.
 PART_BYTES = 16 << 20
 MAX_SAID = 300
@@ -493,7 +494,9 @@ class BucketStore(Store):
         result = obstore.get(store, self._path(key))
         size, tag = result.meta["size"], result.meta["e_tag"]
         if size > WHOLE_BYTES:
-            file: io.IOBase = _Body(partial(self._read_piece, key, result.meta), size)
+            file: io.IOBase = _Body(
+                iter(result.stream(STREAM_BYTES)), partial(self._read_piece, key, result.meta), size
+            )
         else:
             file = io.BytesIO(result.bytes())
         claims, closer = Claims(), None
@@ -618,17 +621,19 @@ class _Provider:
 
 
 class _Body(io.RawIOBase):
-    """The bytes of a large object as a file, asked for piece by piece: each is tried again as a small object is.
+    """The bytes of a large object as a file: as they arrive, and piece by piece once that broke off.
 
-    So an object of many gigabytes arrives over a bad line, and one that drips is given up.
+    Each piece is tried again as a small object is. So an object of many gigabytes arrives over a bad line, and one that
+    drips is given up. It does not begin with pieces, because a service may hash the whole object for each request.
 
     Raises:
         AssetUnavailableError: From any method that reads: it changed in between, or kept breaking off.
         RemoteError, StoreOfflineError: From any method that reads: the service could not be asked for the rest.
     """
 
-    def __init__(self, read: Callable[[int], bytes], size_bytes: int) -> None:
+    def __init__(self, stream: Iterator[bytes], read: Callable[[int], bytes], size_bytes: int) -> None:
         super().__init__()
+        self._stream: Iterator[bytes] | None = stream
         self._read = read
         self._size = size_bytes
         self._piece = memoryview(b"")
@@ -650,18 +655,25 @@ class _Body(io.RawIOBase):
         """Go to a position."""
         at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if at != self._at:
-            self._piece, self._at = memoryview(b""), at
+            self._stream, self._piece, self._at = None, memoryview(b""), at
         return at
 
     def readinto(self, buffer: Any) -> int:
         """Read into a buffer: some bytes, none only at the end."""
         if not self._piece and self._at < self._size:
-            self._piece = memoryview(self._read(self._at))
+            self._piece = memoryview(self._next())
         count = min(len(buffer), len(self._piece))
         buffer[:count] = self._piece[:count]
         self._piece = self._piece[count:]
         self._at += count
         return count
+
+    def _next(self) -> bytes:
+        if self._stream is not None:
+            with suppress(BaseError, StopIteration):
+                return next(self._stream)
+            self._stream = None
+        return self._read(self._at)
 
 
 def _check_endpoint(url: str | None) -> None:
