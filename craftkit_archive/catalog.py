@@ -606,6 +606,7 @@ class Catalog:
         if file.exists():
             raise RequestError(f"{file} is there already, and nothing is overwritten: name another file.")
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        _remove_stale(file)
         try:
             with disk_errors(file):
                 os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -1201,6 +1202,25 @@ def _is_full(path: Path) -> bool:
         return os.statvfs(path.parent).f_bavail == 0
     except OSError:
         return False
+
+
+def _remove_stale(file: Path) -> None:
+    """Remove what backups to this file that were killed have left: their copies and SQLite's journals of them."""
+    own = re.compile(rf"\.{re.escape(file.name)}\.([0-9]+)(-journal)?")
+    for left in file.parent.glob(".*"):
+        found = own.fullmatch(left.name)
+        if found and not _is_running(int(found[1])):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

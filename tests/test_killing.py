@@ -184,6 +184,7 @@ def _kill_and_run_again(folder: Path, name: str, *, number: int, seconds: float,
     deed.check(world)
     left = [file for file in folder.rglob("*") if ".incoming" in file.parts]
     left += [file for end in (".part", ".new", ".rebuilt", "-journal") for file in folder.rglob(f"*{end}")]
+    left += list(folder.glob(".out.*"))
     assert left == []
     world.archive.catalog.close()
 
