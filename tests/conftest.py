@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from craftkit_archive.archive import Archive
+from craftkit_archive.catalog import Catalog
 from tests.browser import Browser
 from tests.services import CREDENTIALS, Database, RealService, moto_server, postgres_server, rclone_server
 from tests.worlds import World, fill, needs
@@ -41,6 +43,29 @@ def postgres() -> Iterator[Database]:
     """Return a real PostgreSQL."""
     with postgres_server() as database:
         yield database
+
+
+@pytest.fixture(autouse=True)
+def _catalogs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the catalogs that a test leaves open: from Python 3.13 on, SQLite complains of each.
+
+    A constructor that raises has to clean up by itself, and does not get here.
+    """
+    opened: list[Catalog] = []
+    real = Catalog.__init__
+
+    def note(self: Catalog, *given: Any, **options: Any) -> None:
+        real(self, *given, **options)
+        opened.append(self)
+
+    monkeypatch.setattr(Catalog, "__init__", note)
+    yield
+    for catalog in opened:
+        # Not `close`, which also brings the log into a file that may be gone or damaged by now.
+        connection = getattr(catalog._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            del catalog._local.connection
 
 
 @pytest.fixture
