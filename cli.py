@@ -105,13 +105,21 @@ class Signals:
         self._over = threading.Event()
 
     def __enter__(self) -> Signals:
+        # Python runs a handler only when the main thread comes back from a library, which may wait for a network there.
+        # The number of a signal is written to this pipe at once, and another thread reads it.
+        numbers, self._bell = os.pipe()
+        os.set_blocking(self._bell, False)
+        self._bell_before = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(numbers,), daemon=True).start()
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._over.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._bell_before)
+        self._over.set()
+        os.close(self._bell)  # which ends the thread that reads the other end
 
     def __call__(self) -> bool:
         """Say whether the work is to end."""
@@ -124,14 +132,25 @@ class Signals:
             return
         self.first = number
         self._noted_at = time.monotonic()
-        threading.Thread(target=self._watch, daemon=True).start()
         if os.isatty(2):
             os.write(2, b"\nStopping when what is under way is done; once more stops at once.\n")
 
-    def _watch(self) -> None:
+    def _watch(self, numbers: int) -> None:
+        """Read the numbers of signals from a pipe, and end what does not end by itself after the first one."""
+        try:
+            while came := os.read(numbers, 1):
+                if came[0] in (signal.SIGINT, signal.SIGTERM):
+                    self._end(came[0])
+                    return
+        finally:
+            os.close(numbers)
+
+    def _end(self, number: int) -> None:
         """End what does not look whether it is to end, such as one long statement of SQLite."""
         if self._over.wait(END_SECONDS):
             return
+        if not self.first:  # the main thread has not seen it yet: to end at once is all that is left
+            self.first, self._noted_at = number, float("-inf")
         # A real signal: it also ends what the main thread waits for.
         signal.pthread_kill(threading.main_thread().ident or 0, self.first)
         if not self._over.wait(LAST_SECONDS):

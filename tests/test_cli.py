@@ -7,6 +7,7 @@ import pty
 import re
 import shlex
 import signal
+import socket
 import sqlite3
 import stat
 import struct
@@ -551,6 +552,33 @@ def test_what_never_looks_at_the_signal_is_ended_all_the_same(world: World, busy
         status.send_signal(signal.SIGTERM)
         last = json.loads(status.stdout.read().splitlines()[-1])
     assert status.returncode == 143 == last["exit_code"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+@pytest.mark.parametrize("count", [0, 5, 220])
+def test_what_is_stuck_in_the_network_is_ended_all_the_same(tmp_path: Path, scheme: str, count: int) -> None:
+    """It may be the first question to the source, in the main thread, or a worker's: a thread or a process."""
+    world = fill(tmp_path, count=max(count, 1))
+    world.archive.catalog._query("DELETE FROM assets")
+    before = "from craftkit_archive import work\ncli.END_SECONDS, work.GRACE_SECONDS = 3.0, 1.0\n"
+    if count:
+        before += "from craftkit_archive import craftkit_api, sources\n"
+        before += "sources.StoreSource.check = craftkit_api.CraftkitApi.check = lambda *_: None"
+    secret = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "CRAFTKIT_API_KEY": LIVE_KEY}
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        source = [url] if scheme == "http" else ["s3://bucket", "--endpoint-url", url]
+        words = program("fetch", *source, "--jobs", "2", archive=world.archive.path, before=before)
+        with subprocess.Popen(words, cwd=ROOT, env={**os.environ, **secret}, stderr=subprocess.PIPE) as process:
+            silent.settimeout(30)
+            kept, _ = silent.accept()
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+            took = time.monotonic() - began
+            kept.close()
+    assert (process.returncode, took < 8) == (143, True), (took, said)
+    assert b"Traceback" not in said
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

@@ -198,7 +198,7 @@ def test_a_command_that_was_killed_is_run_again(tmp_path: Path, name: str, numbe
 @pytest.mark.long
 @pytest.mark.parametrize("name", DEEDS)
 def test_killed_before_any_change_it_makes(tmp_path: Path, name: str) -> None:
-    for number in range(1, 60, 2):
+    for number in range(1, 60, 4):
         _kill_and_run_again(tmp_path / str(number), name, number=number, seconds=60, count=9)
 
 
@@ -209,6 +209,6 @@ def test_killed_at_any_moment(tmp_path: Path, name: str) -> None:
     began = time.monotonic()
     _kill_and_run_again(tmp_path / "whole", name, number=0, seconds=60, count=250)
     usual = time.monotonic() - began
-    for number in range(20):
+    for number in range(8):
         seconds = chance.uniform(0.2, usual)
         _kill_and_run_again(tmp_path / str(number), name, number=0, seconds=seconds, count=250)

@@ -1,5 +1,6 @@
 """Verify: all damage found and named, no good asset accused, nothing called good that was not compared."""
 
+import errno
 import os
 import random
 import re
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from craftkit_archive.archive import CATALOG
 from craftkit_archive.catalog import Choice, Selection
 from craftkit_archive.coverage import Coverage
-from craftkit_archive.errors import StoreMismatchError, StoreOfflineError
+from craftkit_archive.errors import NoSpaceError, NotWritableError, StoreMismatchError, StoreOfflineError
 from craftkit_archive.folder import FolderStore
 from craftkit_archive.pdf import READERS, Structure
 from craftkit_archive.records import Finding, Note, Record, Skipped, Summary, Verdict
@@ -439,6 +440,20 @@ def test_a_limit_of_time_ends_it_cleanly(tmp_path: Path, monkeypatch: pytest.Mon
     assert summary.outcome == "limited"
     assert 0 < summary.counts["checked"] < 60
     assert sum(verdict == "ok" for _, verdict in ledger(world).values()) == summary.counts["checked"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_without_room_for_a_temporary_file_nothing_is_said_of_the_pdf(
+    world: World, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_given: Any, **_names: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("craftkit_archive.fixity.IN_MEMORY_BYTES", 10)
+    monkeypatch.setattr("craftkit_archive.fixity.tempfile.NamedTemporaryFile", refuse)
+    with pytest.raises((NoSpaceError, NotWritableError), match="TMPDIR"):
+        verify(world, level="pdf")
+    assert {verdict for _, verdict in ledger(world).values()} <= {None}
 
 
 def test_nothing_beside_files_of_nobody_is_not_good(tmp_path: Path) -> None:

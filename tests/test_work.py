@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import resource_tracker
 
 import pytest
@@ -21,6 +22,7 @@ from craftkit_archive.records import Plan, Progress, Record
 from craftkit_archive.work import (
     AHEAD,
     Stop,
+    StoppedError,
     aside,
     format_duration,
     format_size,
@@ -30,6 +32,8 @@ from craftkit_archive.work import (
     processes,
     show_progress,
     spread,
+    task_stop,
+    until,
 )
 
 
@@ -72,6 +76,24 @@ def test_no_signal_comes_through_while_processes_start(monkeypatch: pytest.Monke
         resource_tracker.ensure_running()
         assert number in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_task_that_asks_ends_early_and_is_counted() -> None:
+    """What has come of a task until it was stopped is its result; what waits is not begun, or ends at once."""
+    with processes(1) as executor:
+        executor.submit(double, 1).result()  # its worker is up
+        stop_at = time.monotonic() + 0.5
+        done = list(spread(executor, _count_until_stopped, [60.0] * 9, jobs=1, stop=lambda: time.monotonic() > stop_at))
+    assert 1 <= len(done) <= work.AHEAD
+    assert sum(done) < 10
+
+
+def _count_until_stopped(most: float) -> float:
+    began = time.monotonic()
+    with suppress(StoppedError):
+        for _ in until(task_stop(), iter(lambda: time.sleep(0.01), 0)):
+            assert time.monotonic() - began < most
+    return time.monotonic() - began
 
 
 def test_several_processes_are_other_processes() -> None:
