@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import signal
 import subprocess
 import time
@@ -22,7 +21,7 @@ from craftkit_archive.records import Kind, Reject, Summary
 from craftkit_archive.values import default_asset_key, format_time, without_password
 from tests.services import Database
 from tests.test_importing import rows
-from tests.worlds import NORTHWIND, ROOT, SOUTHWIND, command, program
+from tests.worlds import NORTHWIND, ROOT, SOUTHWIND, command, peak_kib, program
 
 # What has gone wrong on the way between programs.
 ODD_TEXTS = [
@@ -709,10 +708,5 @@ def test_memory_stays_flat_whatever_the_table_holds(scratch: Database, tmp_path:
             f" FROM generate_series(1, {count}) n"
         )
         Archive.create(tmp_path / str(count)).catalog.close()
-        words = program("-q", "import", "renders", scratch.url, archive=tmp_path / str(count))
-        with subprocess.Popen(words, cwd=ROOT, env={**os.environ, "PYTHONWARNINGS": "default"}) as importing:
-            _, status, usage = os.wait4(importing.pid, 0)
-            importing.returncode = os.waitstatus_to_exitcode(status)
-        assert importing.returncode == 0
-        peaks.append(usage.ru_maxrss)
+        peaks.append(peak_kib("-q", "import", "renders", scratch.url, archive=tmp_path / str(count)))
     assert peaks[1] < peaks[0] + (120 << 10), "KiB: 300 MB went through"

@@ -194,6 +194,23 @@ def program(*words: str | Path, archive: Path | None = None, before: str = "") -
     return [sys.executable, "-c", f"import cli\n{before}\ncli.main()", *where, *map(str, words)]
 
 
+def peak_kib(*words: str | Path, archive: Path) -> int:
+    """Run craftkit-archive and return the most memory that it or a worker of it had, in KiB.
+
+    The process reports it itself: Linux counts into `ru_maxrss` what the process that started it had in memory.
+    """
+    report = (
+        "import atexit, pathlib, resource, sys\n"
+        "def report():\n"
+        "    own = int(pathlib.Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])\n"
+        "    print(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), file=sys.stderr)\n"
+        "atexit.register(report)"
+    )
+    line = program(*words, archive=archive, before=report)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    return int(done.stderr.split()[-1])
+
+
 def command(
     *words: str | Path, archive: Path | None = None, stdin: bytes = b"", env: dict[str, str] | None = None
 ) -> Done:
