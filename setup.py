@@ -17,7 +17,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     py_modules=["cli"],
-    packages=["craftkit_archive", "server"],
+    packages=["craftkit_archive", "craftkit_archive.commands", "server"],
     package_data={"craftkit_archive": ["page.html", "py.typed", "report.html", "report.js"], "server": ["static/*"]},
     entry_points={"console_scripts": ["craftkit-archive = cli:main"]},
     install_requires=[

@@ -24,6 +24,7 @@ from click.testing import CliRunner
 
 import cli
 from craftkit_archive import __version__
+from craftkit_archive.commands import signals as signals_module
 from tests.worlds import (
     LIVE_KEY,
     NORTHWIND,
@@ -510,7 +511,7 @@ def test_a_signal_ends_it_cleanly_with_a_summary(world: World, number: int, code
 
 def test_a_second_signal_ends_it_at_once_with_a_summary(world: World) -> None:
     before = (
-        "import time; from craftkit_archive import reporting\n"
+        "import time; from craftkit_archive import reporting; from craftkit_archive.commands import signals\n"
         "def slow(*given): print('busy', flush=True); time.sleep(30)\n"
         "reporting.describe_archive = slow"
     )
@@ -529,11 +530,11 @@ def test_a_second_signal_ends_it_at_once_with_a_summary(world: World) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_two_signals_at_once_are_one_request(number: signal.Signals) -> None:
-    with cli.Signals() as signals:
+    with signals_module.Signals() as signals:
         for _ in range(3):
             os.kill(os.getpid(), number)
         assert (signals(), signals.exit_code) == (True, 128 + number)
-        signals._noted_at -= cli.MERGE_SECONDS[number]
+        signals._noted_at -= signals_module.MERGE_SECONDS[number]
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
 
@@ -541,9 +542,9 @@ def test_two_signals_at_once_are_one_request(number: signal.Signals) -> None:
 @pytest.mark.parametrize("busy", ["time.sleep(60)", "[sum(range(10**6)) for _ in range(10**6)]"])
 def test_what_never_looks_at_the_signal_is_ended_all_the_same(world: World, busy: str) -> None:
     before = (
-        "import time; from craftkit_archive import reporting\n"
+        "import time; from craftkit_archive import reporting; from craftkit_archive.commands import signals\n"
         f"def slow(*given): print('busy', flush=True); {busy}\n"
-        "reporting.describe_archive = slow; cli.END_SECONDS = 1.2"
+        "reporting.describe_archive = slow; signals.END_SECONDS = 1.2"
     )
     words = program("--json", "status", archive=world.archive.path, before=before)
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as status:
@@ -560,7 +561,10 @@ def test_what_is_stuck_in_the_network_is_ended_all_the_same(tmp_path: Path, sche
     """It may be the first question to the source, in the main thread, or a worker's: a thread or a process."""
     world = fill(tmp_path, count=max(count, 1))
     world.archive.catalog._query("DELETE FROM assets")
-    before = "from craftkit_archive import work\ncli.END_SECONDS, work.GRACE_SECONDS = 3.0, 1.0\n"
+    before = (
+        "from craftkit_archive import work\nfrom craftkit_archive.commands import signals\n"
+        "signals.END_SECONDS, work.GRACE_SECONDS = 3.0, 1.0\n"
+    )
     if count:
         before += "from craftkit_archive import craftkit_api, sources\n"
         before += "sources.StoreSource.check = craftkit_api.CraftkitApi.check = lambda *_: None"

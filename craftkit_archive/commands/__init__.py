@@ -1,0 +1,1 @@
+"""The commands, by family: words to calls, records to lines."""

@@ -1,0 +1,216 @@
+"""Commands for stored PDFs: fetch, verify, repair, quarantine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from craftkit_archive.commands.console import Console, open_archive
+from craftkit_archive.commands.options import (
+    DURATION,
+    SHARE,
+    SIZE,
+    dry_run_option,
+    ids_option,
+    jobs_option,
+    resolve_source,
+    selection_options,
+    service_options,
+)
+
+
+@click.command()
+@click.argument("source", required=False)
+@selection_options(until=False)
+@ids_option
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many assets.")
+@click.option("--bwlimit", type=SIZE, help="Read at most so many bytes a second, such as 5M.")
+@click.option("--ignore-etag", is_flag=True, help="For a bucket whose ETags look like MD5s and are something else.")
+@click.option("--accept-odd", is_flag=True, help="Store odd bytes too, though nothing vouches for them.")
+@service_options
+@jobs_option
+@dry_run_option
+@click.pass_obj
+def fetch(
+    console: Console,
+    /,
+    source: str | None,
+    projects: tuple[str, ...],
+    since: str | None,
+    ids: Path | None,
+    limit: int | None,
+    bwlimit: int | None,
+    ignore_etag: bool,
+    accept_odd: bool,
+    jobs: int,
+    dry_run: bool,
+    **service: str | None,
+) -> int:
+    """Copy what is missing from SOURCE, and check it on arrival.
+
+    SOURCE is a folder that mirrors the bucket, the bucket itself (s3://, gs:// or az://bucket/prefix), or a live API
+    (https://host), which is asked with the key in CRAFTKIT_API_KEY, and with --ids also for renders that the catalog
+    does not have. Without SOURCE, what lies in the archive's own store already is checked and recorded where it lies.
+
+    What does not look like a whole PDF is stored if something vouches for it: a digest in the metadata, an ETag or a
+    checksum of the service. A note then says what is odd. If nothing does, it is refused unless --accept-odd is given.
+
+    Whatever interrupts it, the next fetch does the rest.
+    """
+    from craftkit_archive.fetching import fetch_assets
+
+    if source is not None:
+        source = resolve_source(source, **service)
+    with open_archive(console) as archive:
+        selection = archive.select(projects=projects, since=since, ids=ids)
+        return console.finish(
+            fetch_assets(
+                archive,
+                source,
+                selection=selection,
+                limit=limit,
+                jobs=jobs,
+                bytes_per_second=bwlimit,
+                ignore_etag=ignore_etag,
+                accept_odd=accept_odd,
+                dry_run=dry_run,
+                stop=console.stop,
+            )
+        )
+
+
+@click.command()
+@click.option(
+    "--level",
+    type=click.Choice(["size", "digest", "pdf"]),
+    default="digest",
+    show_default=True,
+    help="size: lengths alone; digest: every byte; pdf: every byte, and whether it opens, its pages and its streams.",
+)
+@click.option("--due", metavar="AGE", type=DURATION, help="What was not checked for AGE (30d), or never, or was bad.")
+@click.option("--new", is_flag=True, help="What was never checked.")
+@click.option("--failed", is_flag=True, help="What was bad when it was last checked.")
+@click.option("--project", "projects", multiple=True, help="Only this project (id or slug); repeatable.")
+@ids_option
+@click.option("--sample", metavar="SHARE", type=SHARE, help="Only a part, such as 5%, drawn anew for each run.")
+@click.option("--time-limit", metavar="DURATION", type=DURATION, help="Stop after 2h, say; the next --due goes on.")
+@click.option("--max-bytes", metavar="SIZE", type=SIZE, help="Stop after reading 50GiB, say.")
+@jobs_option
+@click.option(
+    "--report",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a report too: .html, .csv, .xml (JUnit), .prom (Prometheus), .ndjson or .txt.",
+)
+@click.pass_obj
+def verify(
+    console: Console,
+    level: Any,
+    due: int | None,
+    new: bool,
+    failed: bool,
+    projects: tuple[str, ...],
+    ids: Path | None,
+    sample: float | None,
+    time_limit: int | None,
+    max_bytes: int | None,
+    jobs: int,
+    report: Path | None,
+) -> int:
+    """Check stored assets against what is recorded of them, and write down what was seen.
+
+    With --due, --new and --failed together: what any of them names. Never checked ones come first, then what was bad,
+    then the oldest. What was read counts, whatever stops the rest. Files in the store that no render claims are told
+    when everything is checked, and change no exit code.
+    """
+    from craftkit_archive.verifying import Limits, Scope, verify_assets
+
+    if report:
+        from craftkit_archive.reporting import form_of, gather_report, write_report
+
+    form = form_of(report) if report else None
+    with open_archive(console) as archive:
+        records = verify_assets(
+            archive,
+            level=level,
+            selection=archive.select(projects=projects, ids=ids),
+            scope=Scope(new, failed, due, sample),
+            limits=Limits(time_limit, max_bytes),
+            jobs=jobs,
+            stop=console.stop,
+        )
+        summary, code = console.show(records)
+        if report and form:
+            write_report(gather_report(archive, summary.run_id), form, report)
+        console.close(summary)
+        return code
+
+
+@click.command()
+@click.argument("source")
+@selection_options(until=False)
+@ids_option
+@service_options
+@dry_run_option
+@click.pass_obj
+def repair(
+    console: Console,
+    /,
+    source: str,
+    projects: tuple[str, ...],
+    since: str | None,
+    ids: Path | None,
+    dry_run: bool,
+    **service: str | None,
+) -> int:
+    """Replace what the last verify found damaged or missing by right copies from SOURCE.
+
+    SOURCE is what it is for fetch, or an export: a folder, zip, tar or bag. A copy is taken only if its digest is the
+    recorded one; what it replaces is kept in quarantine/.
+    """
+    from craftkit_archive.repairing import repair_assets
+
+    source = resolve_source(source, **service)
+    with open_archive(console) as archive:
+        selection = archive.select(projects=projects, since=since, ids=ids)
+        return console.finish(repair_assets(archive, source, selection=selection, dry_run=dry_run, stop=console.stop))
+
+
+@click.group()
+def quarantine() -> None:
+    """Look at damaged copies that repairs took out of the store."""
+
+
+@quarantine.command("list")
+@click.pass_obj
+def quarantine_list(console: Console) -> int:
+    """List what is held: name, verdict, size, time."""
+    from craftkit_archive.repairing import list_quarantine
+
+    with open_archive(console, read_only=True) as archive:
+        return console.finish(list_quarantine(archive))
+
+
+@quarantine.command("restore")
+@click.argument("names", metavar="NAME…", nargs=-1, required=True)
+@click.pass_obj
+def quarantine_restore(console: Console, names: tuple[str, ...]) -> int:
+    """Put copies back: one that is right after all in place of what is wrong, any where there is nothing."""
+    from craftkit_archive.repairing import restore_quarantined
+
+    with open_archive(console) as archive:
+        return console.finish(restore_quarantined(archive, names))
+
+
+@quarantine.command("drop")
+@click.argument("names", metavar="NAME…", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Even if the asset in the store is not good.")
+@click.pass_obj
+def quarantine_drop(console: Console, names: tuple[str, ...], force: bool) -> int:
+    """Delete copies whose assets are good again."""
+    from craftkit_archive.repairing import drop_quarantined
+
+    with open_archive(console) as archive:
+        return console.finish(drop_quarantined(archive, names, force=force))

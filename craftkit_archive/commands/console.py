@@ -1,0 +1,162 @@
+"""Where the output of a command goes: results, words for people, JSON."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from craftkit_archive.commands.signals import Signals
+from craftkit_archive.values import harmless, valid_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from craftkit_archive.archive import Archive
+    from craftkit_archive.records import Record, Summary
+    from craftkit_archive.work import ProgressMode
+
+
+OK = 0
+# The exit code of a command that came to its end.
+OUTCOMES = {"ok": OK, "problems": 1, "incomplete": 3, "limited": 101}
+
+SHOWN = 20
+
+
+class OutputError(Exception):
+    """Standard output cannot be written: its reader has gone, or its disk is full."""
+
+
+class Console:
+    """Where a command's output goes: results to stdout, words to stderr; with `--json` everything to stdout."""
+
+    def __init__(
+        self, archive: Path, stop: Signals, *, as_json: bool, progress: ProgressMode, quiet: bool, verbose: bool
+    ) -> None:
+        self.archive = archive
+        self.stop = stop
+        self.json = as_json
+        self.progress = progress
+        self.quiet = quiet
+        self.verbose = verbose
+
+    def say(self, text: str) -> None:
+        """Tell a person something."""
+        if not self.quiet and not self.json:
+            click.echo(harmless(text), err=True)
+
+    def put(self, result: str) -> None:
+        """Write a line of the result."""
+        write_line(harmless(result))
+
+    def line(self, record: Record) -> None:
+        """Write a record as a line of JSON."""
+        write_line(as_json(record))
+
+    def show(self, records: Iterator[Record]) -> tuple[Summary, int]:
+        """Write what an operation yields, and return its summary and the exit code."""
+        from contextlib import closing
+
+        import msgspec
+
+        from craftkit_archive.records import Plan, Progress, Summary
+        from craftkit_archive.work import show_progress
+
+        summary, told = None, 0
+        with closing(records):  # type: ignore[type-var]
+            for record in show_progress(records, mode="none" if self.quiet else self.progress):
+                match record:
+                    case Summary():
+                        summary = record
+                    case Plan() | Progress():
+                        pass
+                    case _:
+                        told += self._show_one(record, told)
+        if told > SHOWN and not self.verbose:
+            self.say(f"  … and {told - SHOWN} more: -v shows them all, --json too.")
+        if summary is None:
+            raise RuntimeError("An operation ended without a summary.")
+        code = self.stop.exit_code if summary.outcome == "interrupted" else OUTCOMES[summary.outcome]
+        return msgspec.structs.replace(summary, exit_code=code), code
+
+    def _show_one(self, record: Record, told: int) -> int:
+        """Write one record; problems are told to people up to a number. Return how many were told."""
+        from craftkit_archive.records import Finding, Note, Reject, Skipped
+        from craftkit_archive.reporting import as_text
+
+        problem = isinstance(record, (Finding, Note, Reject, Skipped))
+        if self.json:
+            self.line(record)
+        elif not problem:
+            self.put(as_text(record))
+        elif told < SHOWN or self.verbose:
+            self.say(as_text(record))
+        return problem
+
+    def finish(self, records: Iterator[Record]) -> int:
+        """Write what an operation yields and how it ended, and return the exit code."""
+        summary, code = self.show(records)
+        self.close(summary)
+        return code
+
+    def close(self, summary: Summary) -> None:
+        """Write the last line."""
+        from craftkit_archive.reporting import as_text
+
+        if self.json:
+            self.line(summary)
+        else:
+            self.say(as_text(summary))
+
+
+def as_json(record: object) -> str:
+    """Write a record as JSON; what is not Unicode in it, such as the name of a file, is escaped."""
+    import msgspec
+
+    try:
+        return msgspec.json.encode(record).decode()
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_valid(msgspec.to_builtins(record))).decode()
+
+
+def _valid(value: Any) -> Any:
+    if isinstance(value, str):
+        return valid_text(value)
+    if isinstance(value, list):
+        return [_valid(part) for part in value]
+    return {_valid(name): _valid(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def write_line(text: str) -> None:
+    """Write a line to standard output.
+
+    Raises:
+        OutputError: Its reader has gone, or its disk is full.
+    """
+    with standard_output() as out:
+        click.echo(text, out)
+
+
+@contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Lend standard output, and flush it.
+
+    Raises:
+        OutputError: Its reader has gone, or its disk is full.
+    """
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputError(f"Standard output cannot be written ({error.strerror}).") from error
+
+
+def open_archive(console: Console, *, read_only: bool = False, sealed: bool = False) -> Archive:
+    """Open the archive that the command line names."""
+    from craftkit_archive.archive import Archive
+
+    return Archive(console.archive, read_only=read_only, sealed=sealed)

@@ -1,0 +1,135 @@
+"""Commands for exports: export, export-check."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from craftkit_archive import errors
+from craftkit_archive.commands.console import Console, open_archive
+from craftkit_archive.commands.options import (
+    SIZE,
+    dry_run_option,
+    ids_option,
+    jobs_option,
+    resolve_address,
+    selection_options,
+    service_options,
+)
+
+if TYPE_CHECKING:
+    from craftkit_archive.destination import Form as ExportForm
+
+
+@click.command()
+@click.argument("target", metavar="DEST")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["dir", "zip", "tar", "bagit"]),
+    help="What to make; bagit is packed if DEST ends in .zip or .tar.  [default: as the end of DEST says, or dir]",
+)
+@selection_options()
+@click.option("--template", metavar="ID", help="Only renders of this template.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(["queued", "rendering", "succeeded", "failed", "cancelled"]),
+    help="Only renders of this status; repeatable.  [default: succeeded; with --ids, any]",
+)
+@ids_option
+@click.option(
+    "--name",
+    metavar="TEMPLATE",
+    default="{project_slug}/{created:%Y}/{created:%m}/{id}.pdf",
+    show_default=True,
+    help="How PDFs are named. Fields: id, template_id, status, created, completed, project_id, project_slug,"
+    " project_name; times take a format of %Y %m %d %H %M %S.",
+)
+@click.option("--link", is_flag=True, help="Make hard links to the store's files; only sizes are compared.")
+@click.option("--verify-links", is_flag=True, help="With --link: read and compare every byte all the same.")
+@click.option("--prune", is_flag=True, help="Remove what earlier exports wrote and the selection no longer has.")
+@click.option("--split-size", type=SIZE, help="Make numbered volumes of at most this size, each complete in itself.")
+@click.option(
+    "--bag-info", multiple=True, metavar="KEY=VALUE", help="A line for bag-info.txt, such as Contact-Name; repeatable."
+)
+@click.option("--sync", is_flag=True, help="Bring everything from memory to the disk before the end.")
+@service_options
+@jobs_option
+@dry_run_option
+@click.pass_obj
+def export(
+    console: Console,
+    /,
+    target: str,
+    form: ExportForm | None,
+    projects: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    template: str | None,
+    statuses: tuple[str, ...],
+    ids: Path | None,
+    name: str,
+    link: bool,
+    verify_links: bool,
+    prune: bool,
+    split_size: int | None,
+    bag_info: tuple[str, ...],
+    sync: bool,
+    jobs: int,
+    dry_run: bool,
+    **service: str | None,
+) -> int:
+    """Copy PDFs to DEST, each compared with its digest on its way: a folder, a zip, a tar or a bag that proves itself.
+
+    DEST is a folder, a file that ends in .zip or .tar, - for standard output, or s3://bucket/prefix. It gets a
+    manifest for `sha256sum -c`, index.csv, index.html to browse it, and seal.txt; what is lacking stands in
+    missing.csv. A repeated export into a folder leaves unchanged files untouched and does the rest; what earlier
+    exports wrote there stays in the lists, unless it is pruned.
+    """
+    from craftkit_archive.bag import parse_info
+    from craftkit_archive.destination import Options
+    from craftkit_archive.exporting import export_assets
+
+    if target == "-" and not dry_run and (console.json or os.isatty(1)):
+        taken = "--json writes there" if console.json else "it is a terminal"
+        raise errors.RequestError(f"Standard output cannot take the export: {taken}. Name a file, or pipe it.")
+    target = resolve_address(target, **service)
+    options = Options(
+        form=form,
+        name=name,
+        link=link,
+        verify_links=verify_links,
+        prune=prune,
+        split_bytes=split_size,
+        bag_info=tuple(map(parse_info, bag_info)),
+        sync=sync,
+    )
+    with open_archive(console, read_only=True) as archive:
+        selection = archive.select(
+            projects=projects, since=since, until=until, template_id=template, ids=ids, statuses=statuses
+        )
+        return console.finish(
+            export_assets(
+                archive, target, selection=selection, options=options, jobs=jobs, dry_run=dry_run, stop=console.stop
+            )
+        )
+
+
+@click.command("export-check")
+@click.argument("path", type=click.Path(path_type=Path))
+@jobs_option
+@click.pass_obj
+def export_check(console: Console, path: Path, jobs: int) -> int:
+    """Check an export without an archive: every file, every digest, nothing besides, and the seal.
+
+    PATH is a folder, a .zip or a .tar (also .tar.gz, .tar.bz2, .tar.xz), whoever made it: a BagIt bag, or files with a
+    manifest such as manifest-sha256.txt or SHA256SUMS. Files that a bag leaves to be fetched are reported, not fetched.
+    """
+    from craftkit_archive.checking import check_export
+
+    return console.finish(check_export(path, jobs=jobs, stop=console.stop))

@@ -1,0 +1,77 @@
+"""Commands for API keys: keys list, create, revoke."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from craftkit_archive.commands.console import OK, Console, OutputError, open_archive
+
+if TYPE_CHECKING:
+    from craftkit_archive.records import KeyInfo
+
+
+@click.group()
+def keys() -> None:
+    """Manage the API keys that this archive accepts."""
+
+
+def _show_keys(console: Console, command: str, shown: list[KeyInfo]) -> int:
+    from craftkit_archive.records import Summary
+    from craftkit_archive.reporting import as_text
+
+    for key in shown:
+        if console.json:
+            console.line(key)
+        else:
+            console.put(key.key or as_text(key))
+    console.close(Summary(command=command, outcome="ok", counts={"keys": len(shown)}))
+    return OK
+
+
+@keys.command("list")
+@click.option("--project", help="Only this project's (id or slug).")
+@click.pass_obj
+def list_keys(console: Console, project: str | None) -> int:
+    """List keys: id, project, prefix, state, name. The keys themselves are known to nobody."""
+    with open_archive(console, read_only=True) as archive:
+        return _show_keys(console, "keys list", archive.list_keys(project))
+
+
+@keys.command("create")
+@click.option("--project", required=True, help="Id or slug.")
+@click.option("--name", help="What people call it.")
+@click.option("--test", is_flag=True, help="Make a ck_test_ key.")
+@click.pass_obj
+def create_key(console: Console, project: str, name: str | None, test: bool) -> int:
+    """Make a key and print it, this once."""
+    with open_archive(console) as archive:
+        key = archive.create_key(project, name=name, test=test)
+        console.say(f"This is the only time that key {key.id} is shown: keep it now.")
+        try:
+            return _show_keys(console, "keys create", [key])
+        except OutputError as error:
+            archive.revoke_key(key.id)
+            raise OutputError(f"{error} Nobody saw the new key, so it was revoked.") from error
+
+
+@keys.command("revoke")
+@click.argument("key", metavar="KEY")
+@click.pass_obj
+def revoke_key(console: Console, key: str) -> int:
+    """Revoke a key; it stops working with the next request.
+
+    KEY is its id, the key itself, as it was leaked, or its beginning: 12 characters or more.
+    """
+    with open_archive(console) as archive:
+        revoked = archive.revoke_key(key)
+        console.say(f"Revoked key {revoked.id}: {_MATCHED[revoked.matched or 'id']}.")
+        return _show_keys(console, "keys revoke", [revoked])
+
+
+_MATCHED = {
+    "id": "it has this id",
+    "hash": "its hash is the SHA-256 of the key that was given",
+    "prefix": "it begins as what was given does, and nothing more of it is known to compare",
+}

@@ -1,0 +1,94 @@
+"""Commands that look things up: status, report, seal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from craftkit_archive import errors
+from craftkit_archive.commands.console import OK, Console, open_archive, standard_output
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.option(
+    "--nagios", is_flag=True, help="One line for a monitor; exits with 0 OK, 1 warning, 2 critical or 3 unknown."
+)
+@click.pass_obj
+def status(console: Console, nagios: bool) -> int:
+    """Say what the archive holds, how much of it was read of late, and what was last done to it.
+
+    For a monitor, bad PDFs are critical; a warning is what could not be compared, less than 95 % read within the days
+    of the last verification's --due (30 if it had none), or no verification for 48 hours.
+    """
+    from craftkit_archive.reporting import describe_archive, nagios_status
+
+    if nagios:
+        try:
+            with open_archive(console, read_only=True) as archive:
+                code, line = nagios_status(archive)
+        except errors.ArchiveError as error:
+            code, line = 3, f"CRAFTKIT-ARCHIVE UNKNOWN - {error}"
+        console.put(line)
+        return code
+    with open_archive(console, read_only=True) as archive:
+        return console.finish(describe_archive(archive))
+
+
+@click.command()
+@click.argument("run", type=click.IntRange(1), required=False)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "ndjson", "csv", "junit", "prometheus", "html"]),
+    help="What to write.  [default: as FILE's suffix says, or text]",
+)
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write here, not to stdout."
+)
+@click.pass_obj
+def report(console: Console, run: int | None, form: Any, output: Path | None) -> int:
+    """Write the report of a verification again, the last one or that of number RUN. Nothing is read but the catalog.
+
+    A file is replaced when the new one is whole, as Prometheus' textfile collector needs it. Its suffix says the form:
+    .txt, .ndjson, .csv, .xml (JUnit), .prom (Prometheus), .html.
+    """
+    from craftkit_archive.records import Summary
+    from craftkit_archive.reporting import WRITERS, form_of, gather_report, write_report
+
+    with open_archive(console, read_only=True) as archive:
+        gathered = gather_report(archive, run)
+        if output:
+            write_report(gathered, form or form_of(output), output)
+        else:
+            with standard_output() as out:
+                WRITERS[form or ("ndjson" if console.json else "text")](gathered, out)
+    details = {"run": gathered.run.id, "file": str(output) if output else None}
+    summary = Summary(command="report", outcome="ok", details=details)
+    if console.json:
+        console.close(summary)
+    return OK
+
+
+@click.command()
+@click.option("--project", help="Only this project's (id or slug).")
+@click.option("--check", metavar="HEX", help="Compare it with one that was written down; 1 if it is another.")
+@click.pass_obj
+def seal(console: Console, project: str | None, check: str | None) -> int:
+    """Print the seal: one SHA-256 over the digests and keys of all stored PDFs.
+
+    It is what `sha256sum` of the assets, sorted by LC_ALL=C sort, has as its own sha256sum. Nothing is read but the
+    catalog: after a verify it stands for the files too.
+    """
+    from craftkit_archive.reporting import seal_archive
+
+    with open_archive(console, read_only=True) as archive:
+        summary, code = console.show(seal_archive(archive, project=project, expected=check))
+        if not console.json:
+            console.put(summary.details["seal"])
+        console.close(summary)
+        return code

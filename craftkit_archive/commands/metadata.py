@@ -1,0 +1,123 @@
+"""The command that brings metadata in: import."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from craftkit_archive import errors
+from craftkit_archive.commands.console import Console, open_archive
+from craftkit_archive.commands.options import dry_run_option
+from craftkit_archive.values import DATABASE_SCHEME
+
+if TYPE_CHECKING:
+    from craftkit_archive.merging import OnDuplicate
+    from craftkit_archive.reading import Form
+    from craftkit_archive.records import Kind
+
+
+class Metadata(click.Path):
+    """A file of records, or the address of a database."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Leave an address as it is, and look whether a file is there."""
+        return value if DATABASE_SCHEME.match(value) else super().convert(value, param, ctx)
+
+
+@click.command("import")
+@click.argument("kind", type=click.Choice(["projects", "keys", "renders"]))
+@click.argument(
+    "sources",
+    metavar="SOURCE...",
+    nargs=-1,
+    required=True,
+    type=Metadata(exists=True, dir_okay=False, allow_dash=True),
+)
+@click.option(
+    "--table", metavar="NAME", help="The table to read of a database or dump.  [default: projects, api_keys or renders]"
+)
+@click.option(
+    "--where", metavar="SQL", help="Read only the rows for which this is true: \"created_at >= '2026-01-01'\"."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "ndjson", "csv", "tsv", "text", "dump"]),
+    help="What the files are; text: of Postgres's COPY; dump: of pg_dump.  [default: as their content says]",
+)
+@click.option(
+    "--null",
+    metavar="TEXT",
+    help="What stands for null in a table where it is not quoted.  [default: an empty cell]",
+)
+@click.option("--project", metavar="ID", help="The project of records that name none, as in a log of webhooks.")
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(["update", "skip", "fail"]),
+    default="update",
+    show_default=True,
+    help="What becomes of a record whose id is there already. update: the fields that it gives replace the old ones,"
+    " but a render's status never goes back, an older record only adds what is missing, and a revoked key never comes"
+    " back to life, whatever the file says; skip: the old one stays as it is; fail: the new one is refused.",
+)
+@click.option("--all-or-nothing", is_flag=True, help="One refused record keeps all of them out.")
+@click.option(
+    "--rejects", type=click.Path(path_type=Path, dir_okay=False), help="Write refused records here, as NDJSON."
+)
+@dry_run_option
+@click.pass_obj
+def import_(
+    console: Console,
+    kind: Kind,
+    sources: tuple[str, ...],
+    table: str | None,
+    where: str | None,
+    form: Form | None,
+    null: str | None,
+    project: str | None,
+    on_duplicate: OnDuplicate,
+    all_or_nothing: bool,
+    rejects: Path | None,
+    dry_run: bool,
+) -> int:
+    """Bring metadata into the catalog, from Craftkit's database or from files.
+
+    SOURCE is a database (postgresql://user@host:5432/database), a file, or - for standard input.
+
+    A database is read in a read-only transaction. What the address leaves out comes from the environment and
+    ~/.pgpass, as for psql. Give the password as PGPASSWORD or in ~/.pgpass: other users of the machine can see a
+    command's arguments. It is never printed or recorded. Needs pip install 'craftkit-archive[postgres]'.
+
+    A file is JSON (an array, objects, objects that wrap a list), NDJSON, CSV or TSV with a header, Postgres's text
+    format with a header, or a dump of pg_dump (plain, without --inserts), each also gzipped; its content says which.
+    What could be read in two ways is refused as a whole, with the option that says which.
+
+    In CSV, "" is the empty text and an empty cell is null, as Postgres writes them. camelCase and snake_case names mean
+    the same. Importing twice changes nothing. Plain keys are hashed while they are read and never stored. The file of
+    rejects, once corrected, can be imported as it is.
+    """
+    from craftkit_archive.importing import import_records, keep_rejects
+
+    if rejects is not None:
+        inputs = {os.path.realpath(source) for source in sources if source != "-"}
+        if os.path.realpath(rejects) in inputs or rejects.resolve().parent == console.archive.resolve():
+            raise errors.RequestError(f"{rejects} is an input or part of the archive: name another file for rejects.")
+    with open_archive(console) as archive:
+        records = import_records(
+            archive,
+            kind,
+            sources,
+            form=form,
+            null=null,
+            table=table,
+            where=where,
+            project=project,
+            on_duplicate=on_duplicate,
+            all_or_nothing=all_or_nothing,
+            dry_run=dry_run,
+            stop=console.stop,
+        )
+        return console.finish(keep_rejects(records, rejects) if rejects else records)

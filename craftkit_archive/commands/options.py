@@ -1,0 +1,102 @@
+"""Options that several commands share, and the readers of their values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from craftkit_archive import errors
+from craftkit_archive.values import parse_duration, parse_share, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Parsed(click.ParamType[Any]):
+    """An option's value that one of the library's own readers understands."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read it; what is none is a usage error."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = Parsed("SIZE", parse_size)
+DURATION = Parsed("DURATION", parse_duration)
+SHARE = Parsed("SHARE", parse_share)
+
+
+def count_processes(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:
+    """Return the number of processes: as given, or one for each processor."""
+    from craftkit_archive.work import default_jobs
+
+    return value or default_jobs()
+
+
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1, 64), callback=count_processes, help="Worker processes.  [default: one a processor]"
+)
+ids_option = click.option(
+    "--ids",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Only the renders whose ids stand in FILE, one a line.",
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; print what would be done.")
+
+
+def selection_options(*, until: bool = True) -> Callable[[Any], Any]:
+    """Add the options that select renders."""
+
+    def add(command: Any) -> Any:
+        if until:
+            command = click.option("--until", metavar="TIME", help="Only renders made before; a date: up to its end.")(
+                command
+            )
+        command = click.option(
+            "--since", metavar="TIME", help="Only renders made at or after 2026-01-31 or a full time."
+        )(command)
+        return click.option("--project", "projects", multiple=True, help="Only this project (id or slug); repeatable.")(
+            command
+        )
+
+    return add
+
+
+def service_options(command: Any) -> Any:
+    """Add the options that say which S3 service a bucket is at."""
+    for name, metavar, words in (
+        ("--profile", "NAME", "For a bucket: the profile of the AWS files to take."),
+        ("--region", "NAME", "For a bucket: its region."),
+        ("--endpoint-url", "URL", "For a bucket: the service, if it is not AWS."),
+    ):
+        command = click.option(name, metavar=metavar, help=words)(command)
+    words = "For a public bucket: ask without credentials."
+    return click.option("--no-sign-request", flag_value="true", default=None, help=words)(command)
+
+
+def resolve_address(address: str, **service: str | None) -> str:
+    """Join an address and the service that it is at."""
+    given = {name: value for name, value in service.items() if value is not None}
+    if not given:
+        return address
+    from craftkit_archive.bucket import bucket_address
+
+    return bucket_address(address, **given)
+
+
+def resolve_source(address: str, **service: str | None) -> str:
+    """Join the address of a source and the service that it is at."""
+    if not address:  # a path would take it for the current directory
+        raise errors.RequestError("SOURCE is empty: name a folder, s3://bucket/prefix, or https://host.")
+    return resolve_address(address, **service)

@@ -1,0 +1,106 @@
+"""SIGINT and SIGTERM: the first asks the work to end, a later one ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+
+# `timeout` sends its signal to the command, and then to the command's whole group: that is one request, not two. People
+# send SIGINT, and may press the keys twice in a second.
+MERGE_SECONDS = {signal.SIGTERM: 1.0, signal.SIGINT: 0.1}
+
+
+# How long after the first signal work may still end by itself, and how long after the second.
+END_SECONDS = 8.0
+
+
+LAST_SECONDS = 1.5
+
+
+class Signals:
+    """The first SIGINT or SIGTERM asks the work to end cleanly, a later one ends it at once.
+
+    What has not ended some seconds after the first is ended as by a second one.
+    """
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.at_last: Callable[[], object] = lambda: None
+        self._noted_at = 0.0
+        self._over = threading.Event()
+
+    def __enter__(self) -> Signals:
+        # Python runs a handler only when the main thread comes back from a library, which may wait for a network there.
+        # The number of a signal is written to this pipe at once, and another thread reads it.
+        numbers, self._bell = os.pipe()
+        os.set_blocking(self._bell, False)
+        self._bell_before = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(numbers,), daemon=True).start()
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._bell_before)
+        self._over.set()
+        os.close(self._bell)  # which ends the thread that reads the other end
+
+    def __call__(self) -> bool:
+        """Say whether the work is to end."""
+        return self.first != 0
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.first:
+            if time.monotonic() - self._noted_at >= MERGE_SECONDS.get(signal.Signals(number), 0.0):
+                raise KeyboardInterrupt
+            return
+        self.first = number
+        self._noted_at = time.monotonic()
+        if os.isatty(2):
+            os.write(2, b"\nStopping when what is under way is done; once more stops at once.\n")
+
+    def _watch(self, numbers: int) -> None:
+        """Read the numbers of signals from a pipe, and end what does not end by itself after the first one."""
+        try:
+            while came := os.read(numbers, 1):
+                if came[0] in (signal.SIGINT, signal.SIGTERM):
+                    self._end(came[0])
+                    return
+        finally:
+            os.close(numbers)
+
+    def _end(self, number: int) -> None:
+        """End what does not look whether it is to end, such as one long statement of SQLite."""
+        if self._over.wait(END_SECONDS):
+            return
+        if not self.first:  # the main thread has not seen it yet: to end at once is all that is left
+            self.first, self._noted_at = number, float("-inf")
+        # A real signal: it also ends what the main thread waits for.
+        signal.pthread_kill(threading.main_thread().ident or 0, self.first)
+        if not self._over.wait(LAST_SECONDS):
+            self.at_last()
+            leave(self.exit_code)
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of work that they ended."""
+        return 128 + (self.first or signal.SIGINT)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now: Python would wait for every thread that is still at work."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

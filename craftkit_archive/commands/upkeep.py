@@ -1,0 +1,101 @@
+"""Commands for the archive as a whole: init, backup, rebuild, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from craftkit_archive.commands.console import OK, Console, open_archive
+from craftkit_archive.commands.options import jobs_option, resolve_address, service_options
+
+if TYPE_CHECKING:
+    from craftkit_archive.records import Kind
+
+
+@click.command()
+@click.option(
+    "--store",
+    default="assets",
+    show_default=True,
+    help="Where the assets are: a folder, relative to the archive, or a bucket (s3://, gs:// or az://bucket/prefix).",
+)
+@service_options
+@click.pass_obj
+def init(
+    console: Console,
+    /,
+    store: str,
+    **service: str | None,
+) -> int:
+    """Make an empty archive.
+
+    A store that holds PDFs already, such as a mirror of the bucket, is taken over as it is: after the import of their
+    metadata, `fetch` without a source checks and records them without copying a byte.
+    """
+    from craftkit_archive.archive import Archive
+    from craftkit_archive.records import Summary
+
+    store = resolve_address(store, **service)
+    with Archive.create(console.archive, store_address=store) as archive:
+        details = {"archive": str(archive.path), "archive_id": archive.id, "store": archive.store.address}
+    console.say(f"Made an archive in {console.archive}, with its assets in {details['store']}.")
+    console.close(Summary(command="init", outcome="ok", details=details))
+    return OK
+
+
+@click.command()
+@click.option("--projects", multiple=True, type=click.Path(exists=True, dir_okay=False), help="A file; repeatable.")
+@click.option("--keys", "key_files", multiple=True, type=click.Path(exists=True, dir_okay=False), help="The same.")
+@click.option("--renders", multiple=True, type=click.Path(exists=True, dir_okay=False), help="The same.")
+@click.option("--store", default="assets", show_default=True, help="Where the assets are, as `init` was told.")
+@service_options
+@jobs_option
+@click.pass_obj
+def rebuild(
+    console: Console,
+    /,
+    projects: tuple[str, ...],
+    key_files: tuple[str, ...],
+    renders: tuple[str, ...],
+    store: str,
+    jobs: int,
+    **service: str | None,
+) -> int:
+    """Make a lost catalog again, from the store and the files of metadata, and say what cannot be known any more."""
+    from craftkit_archive.rebuilding import LOST, rebuild_archive
+
+    store = resolve_address(store, **service)
+    files: dict[Kind, tuple[str, ...]] = {"projects": projects, "keys": key_files, "renders": renders}
+    code = console.finish(rebuild_archive(console.archive, files, store_address=store, jobs=jobs, stop=console.stop))
+    console.say("What cannot be known any more: " + "; ".join(LOST) + ".")
+    return code
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(console: Console, file: Path) -> int:
+    """Write a consistent copy of the catalog to FILE, whatever other commands do meanwhile.
+
+    To restore it, put it in the place of archive.db while no command runs, and remove archive.db-wal and -shm.
+    """
+    from craftkit_archive.records import Summary
+
+    with open_archive(console, read_only=True) as archive:
+        size = archive.catalog.back_up(file)
+    details = {"file": str(file), "size_bytes": size}
+    console.say(f"Wrote {file}: {size:,} bytes.")
+    console.close(Summary(command="backup", outcome="ok", details=details))
+    return OK
+
+
+@click.command()
+@click.pass_obj
+def doctor(console: Console) -> int:
+    """Look whether this set-up is sound: each line is good, or says how to mend it. Changes nothing."""
+    from craftkit_archive.doctor import examine_archive
+
+    with open_archive(console, read_only=True) as archive:
+        return console.finish(examine_archive(archive))
