@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 UNIX = "unix"  # the address of whoever is connected through a Unix socket
 _HOST = re.compile(r"([a-z0-9](?:[a-z0-9._-]*[a-z0-9.])?|\[[0-9a-f:.]+\])(?::(\d{0,5}))?", re.IGNORECASE | re.ASCII)
-_PARAMETER = re.compile(r'[ \t]*([\w-]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)[ \t]*([;,]|\Z)', re.ASCII)
+_PARAMETER = re.compile(r'(?:^|;)[ \t]*(\w+)=(?:"([^"\\]*)"|([^\s;"]*))[ \t]*(?=;|$)', re.ASCII)
 _WITH_PORT = re.compile(r"\[([^\]]*)\](?::\S*)?|([\d.]+):\S*")
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
@@ -72,27 +72,23 @@ def client_address(environ: Mapping[str, str], peer: str, proxies: TrustedProxie
 
 def _chain(environ: Mapping[str, str]) -> list[str]:
     # A proxy appends to one of the two headers and passes on a forged other one. Most proxies append to this one.
-    if told := environ.get("HTTP_X_FORWARDED_FOR"):
-        return [text.strip() for text in told.split(",")]
+    if given := environ.get("HTTP_X_FORWARDED_FOR"):
+        return [text.strip() for text in given.split(",")]
     return [element.get("for", "") for element in parse_forwarded(environ.get("HTTP_FORWARDED", ""))]
 
 
 def parse_forwarded(value: str) -> list[dict[str, str]]:
-    """Read a `Forwarded` header into its elements, nearest proxy last; nothing if it is malformed.
+    """Read a `Forwarded` header into its elements, nearest proxy last.
+
+    A comma ends an element even inside quotes, where no address or host has one: so nothing that a client sent swallows
+    what a proxy appended.
 
     Source: RFC 7239, section 4.
     """
-    elements: list[dict[str, str]] = [{}]
-    place = 0
-    while place < len(value):
-        if (found := _PARAMETER.match(value, place)) is None:
-            return []
-        text = found[2]
-        elements[-1][found[1].lower()] = re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
-        if found[3] == ",":
-            elements.append({})
-        place = found.end()
-    return elements if value else []
+    return [
+        {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(element)}
+        for element in value.split(",")
+    ]
 
 
 def is_host(text: str) -> bool:
@@ -116,9 +112,9 @@ def base_url(
     """
     scheme, host = environ["wsgi.url_scheme"], environ.get("HTTP_HOST", "")
     if trusted:
-        told = (parse_forwarded(environ.get("HTTP_FORWARDED", "")) or [{}])[-1]
-        scheme = _last(environ.get("HTTP_X_FORWARDED_PROTO")) or told.get("proto", "").lower() or scheme
-        host = _last(environ.get("HTTP_X_FORWARDED_HOST")) or told.get("host", "") or host
+        nearest = parse_forwarded(environ.get("HTTP_FORWARDED", ""))[-1]
+        scheme = _last(environ.get("HTTP_X_FORWARDED_PROTO")) or nearest.get("proto", "").lower() or scheme
+        host = _last(environ.get("HTTP_X_FORWARDED_HOST")) or nearest.get("host") or host
         scheme = scheme if scheme in ("http", "https") else environ["wsgi.url_scheme"]
     host = host.lower()
     named = host in allowed_hosts or host.rpartition(":")[0] in allowed_hosts

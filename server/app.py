@@ -3,38 +3,40 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from email.utils import format_datetime
+from functools import partial
 from hashlib import sha256
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
+from wsgiref.util import FileWrapper
 
 import msgspec
-from bottle import Bottle, HTTPError, HTTPResponse, request
+from bottle import Bottle, HTTPError
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.catalog import KeyRow, ServedRender
+from craftkit_archive.catalog import ServedRender
 from craftkit_archive.errors import (
     ArchiveError,
     AssetDamagedError,
     AssetError,
-    CatalogError,
-    NoArchiveError,
     RenderConflictError,
     RenderNotFoundError,
     StoreError,
 )
 from server.addresses import TrustedProxies, base_url, client_address
 from server.auth import find_caller
-from server.bodies import MAX_BUFFER_BYTES, Bodies, VerifyReads, content_disposition, describe_render, repr_digest
-from server.context import CONTEXT, OffloadToThread, RequestContext, choose_request_id
+from server.bodies import MAX_BUFFER_BYTES, VerifyReads, content_disposition, describe_render, open_pdf, repr_digest
+from server.context import CONTEXT, RequestContext, choose_request_id
 from server.errors import (
     ANSWERS,
     BAD_REQUEST,
-    FRAMEWORK,
     INTERNAL,
+    METHOD_NOT_ALLOWED,
     NOT_READY,
+    NOT_THERE,
     PRECONDITION_FAILED,
     RANGE_NOT_SATISFIABLE,
     Answer,
@@ -64,11 +66,13 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 CORS_EXPOSED = "Accept-Ranges, Content-Disposition, Content-Range, ETag, Repr-Digest, X-Request-Id"
-CORS_PREFLIGHT = [
-    ("Access-Control-Allow-Methods", "GET, HEAD"),
-    ("Access-Control-Allow-Headers", "Authorization, If-Match, If-None-Match, If-Range, Range, X-Request-Id"),
-    ("Access-Control-Max-Age", "3600"),
-]
+CORS_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "Authorization, If-Match, If-None-Match, If-Range, Range, X-Request-Id",
+    "Access-Control-Max-Age": "3600",
+}
+PREFLIGHT = "HTTP_ACCESS_CONTROL_REQUEST_METHOD"
+STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
 class Settings(NamedTuple):
@@ -79,10 +83,18 @@ class Settings(NamedTuple):
     s3_public_url: str | None = None  # under which clients reach the bucket, if they do
     listen_url: str = "http://localhost"  # for requests that name no host
     verify_reads: VerifyReads = "always"
-    max_buffer_bytes: int = MAX_BUFFER_BYTES
+    max_buffer_bytes: int = MAX_BUFFER_BYTES  # up to this size, a PDF is sent from memory
     trusted_proxies: frozenset[str] = frozenset()
     cors_origins: frozenset[str] = frozenset()  # whose scripts may read; `*` for all
     log_folder: Path | None = None  # of the access log: `/ready` asks for its room
+
+
+class Response(NamedTuple):
+    """What a route answers; a file is sent from where it stands."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes | BinaryIO = b""
 
 
 class _Style(NamedTuple):
@@ -98,17 +110,9 @@ HOSTED = _Style("attachment", "private, no-cache", "unauthorized", ANSWERS[Rende
 EMBEDDED = _Style("inline", "private, max-age=3600", "invalid_credentials", ANSWERS[RenderNotFoundError])
 
 
-class _Opened(NamedTuple):
-    """The archive as it was last found, and what is wrong with its store."""
-
-    archive: Archive
-    bodies: Bodies
-    problem: ArchiveError | None = None
-
-
 def create_app(archive: Archive, settings: Settings | None = None) -> Bottle:
     """Return the WSGI application that serves an archive, which may be open read-only."""
-    return Service(archive, settings or Settings()).app()
+    return Service(archive, settings or Settings()).app
 
 
 class Service:
@@ -118,142 +122,139 @@ class Service:
         self._settings = settings
         self._proxies = TrustedProxies(settings.trusted_proxies)
         self._lock = threading.Lock()
-        self._opened = self._open(archive)
-
-    def app(self) -> Bottle:
-        """Return the WSGI application."""
-        app = Bottle()
-        app.default_error_handler = _framework_error
-        app.add_hook("before_request", self._begin)
-        routes: dict[str, Callable[..., HTTPResponse]] = {
-            "/v1/renders/<render_id>/download": lambda render_id: self._send(render_id, HOSTED),
-            "/v1/embed/renders/<render_id>/download": lambda render_id: self._send(render_id, EMBEDDED),
+        self._opened: tuple[Archive, ArchiveError | None] = archive, None  # as last found; what is wrong with its store
+        self.app = Bottle()
+        routes: dict[str, Callable[..., Response]] = {
+            "/v1/renders/<render_id>/download": partial(self._send, HOSTED),
+            "/v1/embed/renders/<render_id>/download": partial(self._send, EMBEDDED),
             "/v1/renders/<render_id>": self._show,
             "/v1/renders": self._list,
-            "/health": lambda: _json(200, {"status": "ok"}),
+            "/health": lambda _: _json(200, {"status": "ok"}),
             "/ready": self._ready,
         }
         routes |= {path: _public((STATIC / name).read_bytes(), kind) for path, (name, kind) in PUBLIC.items()}
         for rule, callback in routes.items():
-            app.get(rule, callback=self._answering(rule, callback))
-        if self._settings.cors_origins:
-            app.wsgi = _with_cors(app.wsgi, self._settings.cors_origins)
-        return app
+            self.app.get(rule, callback=callback)
+        # Bottle finds the route. Its request and response objects are passed over: they cost as much as the download.
+        self.app.wsgi = self._answer
+
+    # --- around each answer
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        """Answer a WSGI request: find its route, and turn errors into answers."""
+        context: RequestContext | None = environ.get(CONTEXT)
+        if context is None:  # under another server than ours
+            request_id = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
+            context = RequestContext(environ.get("REMOTE_ADDR", ""), request_id)
+        context.environ, context.address = environ, client_address(environ, context.peer, self._proxies)
+        cors = self._cors(environ)
+        try:
+            if len(cors) > 1 and environ["REQUEST_METHOD"] == "OPTIONS" and PREFLIGHT in environ:
+                status, headers, body = Response(204, CORS_PREFLIGHT)
+            else:
+                status, headers, body = self._respond(context)
+        except ArchiveError as error:
+            status, headers, body = _refuse(error, context)
+        except QueryError as error:
+            status, headers, body = _error(BAD_REQUEST, str(error), fields=error.fields)
+        except Exception:
+            log.exception("internal error (request %s)", context.request_id)
+            status, headers, body = _error(INTERNAL, "The server has an internal error. Its log says more.")
+        start_response(STATUS_LINES[status], [*headers.items(), *cors])
+        if isinstance(body, bytes):
+            return [body] if body and environ["REQUEST_METHOD"] != "HEAD" else []
+        return environ.get("wsgi.file_wrapper", FileWrapper)(body)  # type: ignore[no-any-return]
+
+    def _respond(self, context: RequestContext) -> Response:
+        environ = context.environ
+        try:
+            # As UTF-8, and not what Bottle makes of it, which leaves other bytes out and finds what nobody asked for.
+            environ["PATH_INFO"] = environ["PATH_INFO"].encode("latin-1").decode()
+            route, names = self.app.match(environ)
+        except (HTTPError, UnicodeDecodeError) as error:
+            if getattr(error, "status_code", 404) == 405:
+                return _error(METHOD_NOT_ALLOWED, "This address takes only GET and HEAD.", {"Allow": "GET, HEAD"})
+            return _error(NOT_THERE, "There is nothing at this address.")
+        context.route = route.rule
+        return route.callback(context, **names)  # type: ignore[no-any-return]
+
+    def _cors(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
+        """Return the headers with which scripts of other origins may read an answer.
+
+        Source: WHATWG Fetch, section 3.3 (HTTP extensions of CORS).
+        """
+        if not (allowed := self._settings.cors_origins):
+            return []
+        origin, vary = environ.get("HTTP_ORIGIN"), ("Vary", "Origin")
+        if not origin or allowed.isdisjoint(("*", origin)):
+            return [vary]
+        shown = "*" if "*" in allowed else origin
+        return [vary, ("Access-Control-Allow-Origin", shown), ("Access-Control-Expose-Headers", CORS_EXPOSED)]
 
     # --- the archive, which may be replaced under the server
 
-    def _open(self, archive: Archive, problem: ArchiveError | None = None) -> _Opened:
-        settings = self._settings
-        bodies = Bodies(archive.store, verify=settings.verify_reads, max_buffer_bytes=settings.max_buffer_bytes)
-        return _Opened(archive, bodies, problem)
-
     def reopen(self) -> None:
         """Open the archive again, as after SIGHUP."""
-        archive, problem = self._opened.archive.reopened(), None
+        archive, problem = self._opened[0].reopened(), None
         try:
             archive.store.check(archive.id)
         except ArchiveError as error:
             problem = error  # downloads are refused; what the catalog knows is still answered
-        self._opened = self._open(archive, problem)
+        self._opened = archive, problem
 
-    def _current(self) -> _Opened:
+    def _archive(self, context: RequestContext) -> Archive:
         """Return the archive that is there now: a restored backup or a remounted disk counts from the next request."""
         opened = self._opened
-        if not opened.archive.is_current():
-            if _context().on_event_loop:
-                raise OffloadToThread
+        if not opened[0].is_current():
+            context.leave_event_loop()
             with self._lock:
                 if self._opened is opened:
                     self.reopen()
-        return self._opened
+        return self._opened[0]
 
-    # --- around each answer
-
-    def _begin(self) -> None:
-        environ, context = request.environ, _context()
-        context.address = client_address(environ, context.peer, self._proxies)
-        # Bottle leaves bytes that are not UTF-8 out of the path, and would find what was not asked for.
-        try:
-            environ["bottle.raw_path"].encode("latin-1").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise HTTPError(404) from error
-
-    def _answering(self, rule: str, callback: Callable[..., HTTPResponse]) -> Callable[..., HTTPResponse]:
-        """Turn the errors of a route into answers."""
-
-        def answer(**names: str) -> HTTPResponse:
-            _context().route = rule
-            try:
-                return callback(**names)
-            except ArchiveError as error:
-                return self._refuse(error, EMBEDDED if rule.startswith("/v1/embed/") else HOSTED)
-            except QueryError as error:
-                return _error(BAD_REQUEST, str(error), fields=error.fields)
-
-        return answer
-
-    def _refuse(self, error: ArchiveError, style: _Style) -> HTTPResponse:
-        answer, context = ANSWERS[type(error)], _context()
-        if answer is INTERNAL:
-            log.error("%s (request %s)", error, context.request_id)
-            context.damaged = isinstance(error, AssetDamagedError)
-            what = "The PDF could not be read from storage as it was stored."
-            return _error(INTERNAL, what if isinstance(error, AssetError) else _reason(error))
-        if answer.status == 401:
-            log.warning("failed login from %s (request %s)", context.address, context.request_id)
-            return _error(Answer(401, style.unauthorized), str(error), {"WWW-Authenticate": "Bearer"})
-        return _error(style.conflict if isinstance(error, RenderConflictError) else answer, str(error))
-
-    def _caller(self) -> KeyRow:
-        context = _context()
-        caller = find_caller(self._current().archive.catalog, request.environ.get("HTTP_AUTHORIZATION"))
-        context.key_id, context.project_id = caller.key_id, caller.project_id
-        return caller
-
-    def _find(self, render_id: str) -> ServedRender:
-        caller = self._caller()
-        render = self._opened.archive.catalog.find_render(caller.project_id, render_id)
+    def _find(self, context: RequestContext, render_id: str) -> ServedRender:
+        catalog = self._archive(context).catalog
+        render = catalog.find_render(find_caller(catalog, context).project_id, render_id)
         if render is None:
             raise RenderNotFoundError("There is no render with this id in the project of this API key.")
-        _context().render_id = render.id
+        context.render_id = render.id
         return render
 
-    def _addresses(self) -> dict[str, Any]:
+    def _addresses(self, context: RequestContext) -> dict[str, Any]:
         """Return where clients reach this API and the bucket."""
-        settings, trusted = self._settings, _context().peer in self._proxies
+        settings, trusted = self._settings, context.peer in self._proxies
         given = {"fixed": settings.public_url, "allowed_hosts": settings.allowed_hosts, "fallback": settings.listen_url}
-        api_url = base_url(request.environ, trusted=trusted, **given)  # type: ignore[arg-type]
+        api_url = base_url(context.environ, trusted=trusted, **given)  # type: ignore[arg-type]
         return {"api_url": api_url, "s3_public_url": (settings.s3_public_url or "").rstrip("/") or None}
 
     # --- the routes
 
-    def _ready(self) -> HTTPResponse:
-        if _context().on_event_loop:
-            raise OffloadToThread  # a network, or a disk that hangs
+    def _ready(self, context: RequestContext) -> Response:
+        context.leave_event_loop()  # a network, or a disk that hangs
         try:
-            archive = self._current().archive
+            archive = self._archive(context)
             archive.catalog.setting("archive_id")
             archive.store.check(archive.id)
-            if (folder := self._settings.log_folder) is not None:
-                room = os.statvfs(folder)
-                if room.f_bavail * room.f_frsize < LOG_ROOM_BYTES:
-                    return _error(NOT_READY, "There is no room for the access log.")
         except ArchiveError as error:
-            log.error("not ready: %s (request %s)", error, _context().request_id)
+            log.error("not ready: %s (request %s)", error, context.request_id)
             return _error(NOT_READY, _reason(error))
+        if (folder := self._settings.log_folder) is not None:
+            room = os.statvfs(folder)
+            if room.f_bavail * room.f_frsize < LOG_ROOM_BYTES:
+                return _error(NOT_READY, "There is no room for the access log.")
         return _json(200, {"status": "ready"})
 
-    def _show(self, render_id: str) -> HTTPResponse:
-        return _json(200, describe_render(self._find(render_id), **self._addresses()))
+    def _show(self, context: RequestContext, render_id: str) -> Response:
+        return _json(200, describe_render(self._find(context, render_id), **self._addresses(context)))
 
-    def _list(self) -> HTTPResponse:
-        caller, listing = self._caller(), read_query(_query())
-        if _context().on_event_loop:
-            raise OffloadToThread
-        return _json(200, list_renders(self._opened.archive.catalog, caller, listing, **self._addresses()))
+    def _list(self, context: RequestContext) -> Response:
+        catalog = self._archive(context).catalog
+        caller, listing = find_caller(catalog, context), read_query(context.environ.get("QUERY_STRING", ""))
+        context.leave_event_loop()
+        return _json(200, list_renders(catalog, caller, listing, **self._addresses(context)))
 
-    def _send(self, render_id: str, style: _Style) -> HTTPResponse:
-        render = self._find(render_id)
+    def _send(self, style: _Style, context: RequestContext, render_id: str) -> Response:
+        render, environ = self._find(context, render_id), context.environ
         if render.status != "succeeded":
             raise RenderConflictError(f"The render is not ready to download: its status is {render.status}.")
         if render.stored_key is None:
@@ -261,126 +262,88 @@ class Service:
         modified = datetime.fromisoformat(render.completed_at) if render.completed_at else None
         etag = f'"{render.sha256}"' if render.sha256 else None
         headers = {"Cache-Control": style.cache_control, "X-Content-Type-Options": "nosniff"}
-        headers |= {"ETag": etag} if etag else {}
-        headers |= {"Last-Modified": format_datetime(modified, usegmt=True)} if modified else {}
-        verdict = evaluate_preconditions(request.environ, etag, modified)
+        if etag:
+            headers["ETag"] = etag
+        if modified:
+            headers["Last-Modified"] = format_datetime(modified, usegmt=True)
+        verdict = evaluate_preconditions(environ, etag, modified)
         if verdict is Verdict.NOT_MODIFIED:
-            return _answer(b"", 304, headers)
+            return Response(304, headers)
         if verdict is Verdict.FAILED:
             return _error(PRECONDITION_FAILED, "The PDF is not the version that was asked for.")
-        file, size = self._verified(render)
+        file, size = self._verified(context, render)
         status, length = 200, size
-        if request.method == "HEAD":
+        try:
+            part = select_range(environ, size, etag, modified) if environ["REQUEST_METHOD"] == "GET" else None
+        except RangeNotSatisfiable:
             file.close()
-        else:
-            try:
-                part = select_range(request.environ, size, etag, modified)
-            except RangeNotSatisfiable:
-                file.close()
-                message = f"The range begins behind the end: the PDF has {size} bytes."
-                return _error(RANGE_NOT_SATISFIABLE, message, {"Content-Range": f"bytes */{size}"})
-            if part is not None:
-                status, length = 206, part.length
-                file.seek(part.start)
-                headers["Content-Range"] = f"bytes {part.start}-{part.start + part.length - 1}/{size}"
-                _context().range = headers["Content-Range"]
+            message = f"The range begins behind the end: the PDF has {size} bytes."
+            return _error(RANGE_NOT_SATISFIABLE, message, {"Content-Range": f"bytes */{size}"})
+        if part is not None:
+            status, length = 206, part.length
+            file.seek(part.start)
+            context.range = headers["Content-Range"] = f"bytes {part.start}-{part.start + part.length - 1}/{size}"
         headers |= {"Content-Type": "application/pdf", "Content-Length": str(length), "Accept-Ranges": "bytes"}
-        headers |= {"Content-Disposition": content_disposition(render.id, style.disposition)}
-        headers |= {"Repr-Digest": repr_digest(render.sha256)} if render.sha256 else {}
-        return _answer(b"" if request.method == "HEAD" else file, status, headers)
+        headers["Content-Disposition"] = content_disposition(render.id, style.disposition)
+        if render.sha256:
+            headers["Repr-Digest"] = repr_digest(render.sha256)
+        if environ["REQUEST_METHOD"] == "HEAD":
+            file.close()
+            return Response(status, headers)
+        return Response(status, headers, file)
 
-    def _verified(self, render: ServedRender) -> tuple[BinaryIO, int]:
+    def _verified(self, context: RequestContext, render: ServedRender) -> tuple[BinaryIO, int]:
         """Open a render's PDF, compared with its record; what takes long is left to a thread."""
-        opened, context = self._opened, _context()
-        if context.on_event_loop and (opened.bodies.remote or (render.size_bytes or 0) > QUICK_BYTES):
-            raise OffloadToThread
-        if opened.problem is not None:
-            raise opened.problem
-        assert render.stored_key is not None  # noqa: S101 - for the type checker
-        body = opened.bodies.open(render.stored_key, render.size_bytes, render.sha256)
+        (archive, problem), settings = self._opened, self._settings
+        if archive.store.lanes > 1 or (render.size_bytes or 0) > QUICK_BYTES:
+            context.leave_event_loop()
+        if problem is not None:
+            raise problem
+        found = open_pdf(archive.store, render, settings.verify_reads, settings.max_buffer_bytes)
         context.sha256 = render.sha256
-        return body
+        return found
 
 
-def _context() -> RequestContext:
-    found: RequestContext | None = request.environ.get(CONTEXT)
-    if found is None:  # under another server than ours
-        request_id = choose_request_id(request.environ.get("HTTP_X_REQUEST_ID"))
-        found = request.environ[CONTEXT] = RequestContext(request.environ.get("REMOTE_ADDR", ""), request_id)
-    return found
-
-
-def _reason(error: ArchiveError) -> str:
-    """Say in public what the log says with paths and addresses."""
-    if isinstance(error, StoreError):
-        return "The store of the archive is offline, or belongs to another archive."
-    if isinstance(error, (CatalogError, NoArchiveError)):
-        return "The catalog of the archive is missing or cannot be read."
-    return "The catalog or the store could not be read."
-
-
-def _query() -> Mapping[str, str]:
-    try:
-        return request.query.decode()  # type: ignore[no-any-return]
-    except UnicodeDecodeError as error:
-        raise QueryError({}, "The query parameters are not UTF-8.") from error
-
-
-def _public(body: bytes, kind: str) -> Callable[[], HTTPResponse]:
+def _public(body: bytes, kind: str) -> Callable[[RequestContext], Response]:
     etag = f'"{sha256(body).hexdigest()[:32]}"'
     headers = {"Content-Type": kind, "Content-Length": str(len(body)), "ETag": etag, **PAGE_HEADERS}
 
-    def answer() -> HTTPResponse:
-        known = evaluate_preconditions(request.environ, etag, None) is Verdict.NOT_MODIFIED
-        return _answer(b"", 304, {"ETag": etag, **PAGE_HEADERS}) if known else _answer(body, 200, headers)
+    def answer(context: RequestContext) -> Response:
+        known = evaluate_preconditions(context.environ, etag, None) is Verdict.NOT_MODIFIED
+        return Response(304, {"ETag": etag, **PAGE_HEADERS}) if known else Response(200, headers, body)
 
     return answer
 
 
-def _answer(body: bytes | BinaryIO, status: int, headers: dict[str, str]) -> HTTPResponse:
-    """Return an answer whose headers are handed over as they are: Bottle would look at each by itself."""
-    answer = HTTPResponse(body, status)
-    answer._headers = {name: [value] for name, value in headers.items()}
-    return answer
-
-
-def _json(status: int, value: object, headers: dict[str, str] | None = None) -> HTTPResponse:
+def _json(status: int, value: object, headers: dict[str, str] | None = None) -> Response:
     body = value if isinstance(value, bytes) else msgspec.json.encode(value)
     general = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Cache-Control": "no-store"}
-    return _answer(body, status, {**general, "X-Content-Type-Options": "nosniff", **(headers or {})})
+    return Response(status, {**general, "X-Content-Type-Options": "nosniff", **(headers or {})}, body)
 
 
 def _error(
     answer: Answer, message: str, headers: dict[str, str] | None = None, *, fields: dict[str, str] | None = None
-) -> HTTPResponse:
+) -> Response:
     return _json(answer.status, envelope(answer.code, message, fields), headers)
 
 
-def _framework_error(error: HTTPError) -> HTTPResponse:
-    answer = FRAMEWORK.get(error.status_code, INTERNAL)
+def _refuse(error: ArchiveError, context: RequestContext) -> Response:
+    answer, embedded = ANSWERS[type(error)], context.route.startswith("/v1/embed/")
+    style = EMBEDDED if embedded else HOSTED
     if answer is INTERNAL:
-        log.error("internal error (request %s)", _context().request_id, exc_info=error.exception)
-        return _error(INTERNAL, "The server has an internal error. Its log says more.")
-    if answer.status == 405:
-        return _error(answer, "This address takes only GET and HEAD.", {"Allow": "GET, HEAD"})
-    return _error(answer, "There is nothing at this address.")
+        log.error("%s (request %s)", error, context.request_id)
+        context.damaged = isinstance(error, AssetDamagedError)
+        return _error(INTERNAL, _reason(error))
+    if answer.status == 401:
+        log.warning("failed login from %s (request %s)", context.address, context.request_id)
+        return _error(Answer(401, style.unauthorized), str(error), {"WWW-Authenticate": "Bearer"})
+    return _error(style.conflict if isinstance(error, RenderConflictError) else answer, str(error))
 
 
-def _with_cors(app: Callable[..., Any], origins: frozenset[str]) -> Callable[..., Any]:
-    """Let scripts of other origins read what this application answers, and nothing more.
-
-    Source: WHATWG Fetch, section 3.3 (HTTP extensions of CORS).
-    """
-
-    def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        origin = environ.get("HTTP_ORIGIN", "")
-        allowed = "*" if "*" in origins else origin if origin in origins else None
-        added = [("Vary", "Origin")]
-        if origin and allowed:
-            added += [("Access-Control-Allow-Origin", allowed), ("Access-Control-Expose-Headers", CORS_EXPOSED)]
-            if environ["REQUEST_METHOD"] == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
-                start_response("204 No Content", added + CORS_PREFLIGHT)
-                return [b""]
-        return app(environ, lambda status, headers, *more: start_response(status, headers + added, *more))
-
-    return wrapped
+def _reason(error: ArchiveError) -> str:
+    """Say in public what the log says with paths and addresses."""
+    if isinstance(error, AssetError):
+        return "The PDF could not be read from storage as it was stored."
+    if isinstance(error, StoreError):
+        return "The store of the archive is offline, or belongs to another archive."
+    return "The catalog of the archive is missing or cannot be read."

@@ -3,10 +3,11 @@
 from craftkit_archive.catalog import Catalog, KeyRow
 from craftkit_archive.errors import ForbiddenError, UnauthorizedError
 from craftkit_archive.values import hash_key
+from server.context import RequestContext
 
 
-def find_caller(catalog: Catalog, authorization: str | None) -> KeyRow:
-    """Return the API key that a request carries, with its project.
+def find_caller(catalog: Catalog, context: RequestContext) -> KeyRow:
+    """Return the API key that a request carries, with its project, and note them in its context.
 
     Keys are long and random, so a wrong one is answered at once: guessing is hopeless, and a delay only looks like a
     fault of the server. The log names the address, for fail2ban.
@@ -16,7 +17,7 @@ def find_caller(catalog: Catalog, authorization: str | None) -> KeyRow:
         UnauthorizedError: The key is missing, invalid or revoked.
         ForbiddenError: The key's project no longer exists.
     """
-    scheme, _, key = (authorization or "").strip().partition(" ")
+    scheme, _, key = context.environ.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
     key = key.strip()
     if scheme.lower() != "bearer" or not key.startswith(("ck_live_", "ck_test_")):
         raise UnauthorizedError("Send a project API key as `Authorization: Bearer ck_live_…`.")
@@ -25,4 +26,5 @@ def find_caller(catalog: Catalog, authorization: str | None) -> KeyRow:
         raise UnauthorizedError("The API key is invalid or revoked.")
     if found.project_gone:
         raise ForbiddenError("The project of this API key no longer exists.")
+    context.key_id, context.project_id = found.key_id, found.project_id
     return found

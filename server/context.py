@@ -4,6 +4,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from secrets import token_hex
+from typing import Any
 
 CONTEXT = "craftkit_archive.context"  # its name in the WSGI environment
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -35,12 +36,18 @@ class RequestContext:
     render_id: str | None = None  # of the render that was asked for and found
     sha256: str | None = None  # of the PDF that is sent
     range: str | None = None  # as in Content-Range
+    environ: dict[str, Any] = field(default_factory=dict)  # as WSGI has it
     damaged: bool = False  # a PDF was refused because its bytes are not the recorded ones
     status: int = 0  # 0 before there is an answer
     body_bytes: int = 0  # of the answer, as they go over the wire
 
     def __post_init__(self) -> None:
         self.address = self.address or self.peer
+
+    def leave_event_loop(self) -> None:
+        """Begin again in a thread if this is the event loop: what follows takes long."""
+        if self.on_event_loop:
+            raise OffloadToThread
 
 
 def choose_request_id(given: str | None) -> str:

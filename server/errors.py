@@ -16,6 +16,8 @@ class Answer(NamedTuple):
 
 INTERNAL = Answer(500, "internal")
 BAD_REQUEST = Answer(400, "bad_request")
+NOT_THERE = Answer(404, "not_found")
+METHOD_NOT_ALLOWED = Answer(405, "method_not_allowed")
 PRECONDITION_FAILED = Answer(412, "precondition_failed")
 RANGE_NOT_SATISFIABLE = Answer(416, "range_not_satisfiable")
 NOT_READY = Answer(503, "not_ready")
@@ -24,12 +26,10 @@ NOT_READY = Answer(503, "not_ready")
 _REFUSALS: dict[type[errors.ArchiveError], Answer] = {
     errors.UnauthorizedError: Answer(401, "unauthorized"),
     errors.ForbiddenError: Answer(403, "forbidden"),
-    errors.RenderNotFoundError: Answer(404, "not_found"),
+    errors.RenderNotFoundError: NOT_THERE,
     errors.RenderConflictError: Answer(409, "conflict"),
 }
 ANSWERS = {leaf: _REFUSALS.get(leaf, INTERNAL) for leaf in errors.leaves()}
-# What Bottle itself refuses.
-FRAMEWORK = {404: Answer(404, "not_found"), 405: Answer(405, "method_not_allowed")}
 
 
 class QueryError(Exception):

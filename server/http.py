@@ -25,11 +25,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
+from waitress.buffers import ReadOnlyFileBasedBuffer
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
 from waitress.receiver import ChunkedReceiver
@@ -59,7 +61,7 @@ REQUEST_SECONDS = 20.0  # for a request to come in whole
 IDLE_SECONDS = 120.0  # without a byte in either direction
 TICK_SECONDS = 0.25
 PAUSE_SECONDS = 0.5  # before the next connection is accepted, when there is no room for it
-OnAnswer = Callable[..., None]
+Observer = Callable[..., None]
 
 _TARGET = re.compile(r"(?:/|\*\Z|https?://[^/?@]+(?:/|\Z|(?=\?)))[!-\"$-~]*", re.IGNORECASE)
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)(.*)", re.DOTALL)
@@ -75,15 +77,6 @@ class _VersionNotSupported(Error):
     reason = "HTTP Version Not Supported"
 
 
-class _Refused(Exception):
-    """A request is refused, with an error of waitress, before the application sees it."""
-
-
-def _refuse_if(condition: bool, kind: Callable[[str], Error], reason: str) -> None:
-    if condition:
-        raise _Refused(kind(reason))
-
-
 class _Chunks(ChunkedReceiver):
     """A body in chunks, read to its end and thrown away, because no route takes one.
 
@@ -92,45 +85,35 @@ class _Chunks(ChunkedReceiver):
     Source: RFC 9112, section 7.1; RFC 9110, section 6.5.1.
     """
 
-    error: Any = None
+    error: Error | None = None
     chunk_remainder: int = 0
     all_chunks_received: bool = False
-
-    def __init__(self, buf: Any) -> None:
-        super().__init__(buf)
-        self._held = bytearray()
+    _held = b""  # what came and is no whole line or chunk yet
 
     def received(self, data: bytes) -> int:
-        self._held += data
-        while not (self.completed or self.error) and (length := self._take()):
-            del self._held[:length]
+        held, place = self._held + data, 0
+        while not (self.completed or self.error) and (end := held.find(b"\r\n", place + self.chunk_remainder)) >= 0:
+            self.error = self._take(held[place:end])
+            place = end + 2
+        self._held = held[place:]
         return len(data) - (len(self._held) if self.completed else 0)
 
-    def _take(self) -> int:
-        """Take in what comes next, and return its length; 0 if it is not there to its end."""
+    def _take(self, line: bytes) -> Error | None:
+        """Take in a chunk or a line, without its end, and return what is wrong with it."""
         if self.chunk_remainder:
-            end = self.chunk_remainder
-            if len(self._held) < end + 2:
-                return 0
-            self.chunk_remainder = 0
-            if self._held[end : end + 2] != b"\r\n":
-                self.error = BadRequest("a chunk has another length than its size says")
-        elif (end := self._held.find(b"\r\n")) >= 0:
-            self._take_line(bytes(self._held[:end]))
-        return end + 2 if end >= 0 else 0
-
-    def _take_line(self, line: bytes) -> None:
+            whole, self.chunk_remainder = len(line) == self.chunk_remainder, 0
+            return None if whole else BadRequest("a chunk has another length than its size says")
         if self.all_chunks_received:
-            self.completed = not line
-            if line and (not (found := HEADER_FIELD_RE.fullmatch(line)) or found["name"].lower() in _NOT_IN_TRAILERS):
-                self.error = BadRequest("a trailer is not valid")
-        elif (found := _CHUNK_SIZE.fullmatch(line)) and CHUNK_EXT_RE.fullmatch(found[2]):
-            self.chunk_remainder = int(found[1], 16)
-            self.all_chunks_received = not self.chunk_remainder
-            if self.chunk_remainder > MAX_BODY_BYTES:
-                self.error = RequestEntityTooLarge(f"a body may have {MAX_BODY_BYTES} bytes")
-        else:
-            self.error = BadRequest("the size of a chunk is not valid")
+            self.completed, found = not line, HEADER_FIELD_RE.fullmatch(line)
+            good = self.completed or (found and found["name"].lower() not in _NOT_IN_TRAILERS)
+            return None if good else BadRequest("a trailer is not valid")
+        found = _CHUNK_SIZE.fullmatch(line)
+        if found is None or not CHUNK_EXT_RE.fullmatch(found[2]):
+            return BadRequest("the size of a chunk is not valid")
+        self.chunk_remainder = int(found[1], 16)
+        self.all_chunks_received = not self.chunk_remainder
+        large = self.chunk_remainder > MAX_BODY_BYTES
+        return RequestEntityTooLarge(f"a body may have {MAX_BODY_BYTES} bytes") if large else None
 
 
 class _Parser(HTTPRequestParser):
@@ -140,53 +123,49 @@ class _Parser(HTTPRequestParser):
     """
 
     body_rcv: Any = None
-    error: Any = None
+    error: Error | None = None
+    command = path = ""  # of what cannot be read
 
     def parse_header(self, header_plus: bytes) -> None:
         try:
-            many = header_plus.count(b"\n") > MAX_HEADER_LINES + 1
-            _refuse_if(many, RequestHeaderFieldsTooLarge, f"a request may have {MAX_HEADER_LINES} header lines")
-            _refuse_if(b"\r\n " in header_plus or b"\r\n\t" in header_plus, BadRequest, "a header line is folded")
-            super().parse_header(header_plus)
-            self._check_start()
-            self._check_length(header_plus.lower())
-            self._check_host()
-        except _Refused as refused:
-            self._refuse(refused.args[0])
+            if header_plus.count(b"\n") > MAX_HEADER_LINES + 1:
+                self.error = RequestHeaderFieldsTooLarge(f"a request may have {MAX_HEADER_LINES} header lines")
+            else:
+                super().parse_header(header_plus)
+                self.error = self._find_fault(header_plus)
         except TransferEncodingNotImplemented:
-            self._refuse(ServerNotImplemented("the only transfer coding is chunked"))
+            self.error = ServerNotImplemented("the only transfer coding is chunked")
         except (ParsingError, ValueError):  # its text may repeat a header, and with it a key
-            self._refuse(BadRequest("it is not valid HTTP"))
-
-    def _refuse(self, error: Error) -> None:
-        # What follows it on the connection is not read: where it ends is uncertain.
-        self.error, self.body_rcv, self.content_length, self.chunked = error, None, 0, False
-
-    def _check_start(self) -> None:
-        _refuse_if(not self.version, BadRequest, "the request line names no HTTP version")
-        _refuse_if(self.version not in ("1.0", "1.1"), _VersionNotSupported, "the server speaks HTTP/1.1 and HTTP/1.0")
-        _refuse_if(self.command == "CONNECT", ServerNotImplemented, "the server is not a proxy")
-        _refuse_if(not _TARGET.fullmatch(self.request_uri), BadRequest, "the request target is not valid")
+            self.error = BadRequest("it is not valid HTTP")
+        if self.error:  # what follows it on the connection is not read: where it ends is uncertain
+            self.body_rcv, self.content_length, self.chunked = None, 0, False
+            return
         # A list, of which waitress knows only the first two forms; everything else in it is for proxies.
         options = {option.strip().lower() for option in self.headers.get("CONNECTION", "").split(",")}
         self.headers["CONNECTION"] = "close" if "close" in options else "keep-alive" if "keep-alive" in options else ""
-
-    def _check_length(self, header_plus: bytes) -> None:
-        """Refuse a body whose end a proxy might see elsewhere, and with it requests smuggled past it."""
-        codings = [coding.strip() for coding in _CODING.findall(header_plus)]
-        if codings:
-            unsure = "CONTENT_LENGTH" in self.headers or self.version == "1.0" or codings != [b"chunked"]
-            _refuse_if(unsure, BadRequest, "the length of the body is ambiguous")
-            self.body_rcv = _Chunks(self.body_rcv.getbuf())
-
-    def _check_host(self) -> None:
-        given = self.headers.get("HOST")
-        _refuse_if(given is None and self.version == "1.1", BadRequest, "the Host header is missing")
-        # Of two headers waitress makes a list, which is not a host.
-        for host in (given, self.proxy_netloc or None):
-            _refuse_if(host is not None and not is_host(host), BadRequest, "the Host header does not name one host")
         if self.proxy_netloc:
             self.headers["HOST"] = self.proxy_netloc
+        if self.chunked:
+            self.body_rcv = _Chunks(self.body_rcv.getbuf())
+
+    def _find_fault(self, header_plus: bytes) -> Error | None:
+        version, host = self.version, self.headers.get("HOST")
+        hosts = [name for name in (host, self.proxy_netloc or None) if name is not None]
+        # A body whose end a proxy might see elsewhere is a way to smuggle requests past it.
+        codings = [coding.strip() for coding in _CODING.findall(header_plus.lower())]
+        unsure = codings and (version == "1.0" or "CONTENT_LENGTH" in self.headers or codings != [b"chunked"])
+        faults: list[tuple[object, type[Error], str]] = [
+            (b"\r\n " in header_plus or b"\r\n\t" in header_plus, BadRequest, "a header line is folded"),
+            (not version, BadRequest, "the request line names no HTTP version"),
+            (version not in ("1.0", "1.1"), _VersionNotSupported, "the server speaks HTTP/1.1 and HTTP/1.0"),
+            (self.command == "CONNECT", ServerNotImplemented, "the server is not a proxy"),
+            (not _TARGET.fullmatch(self.request_uri), BadRequest, "the request target is not valid"),
+            (unsure, BadRequest, "the length of the body is ambiguous"),
+            (version == "1.1" and host is None, BadRequest, "the Host header is missing"),
+            # Of two headers waitress makes a list, which is not a host.
+            (not all(map(is_host, hosts)), BadRequest, "the Host header does not name one host"),
+        ]
+        return next((kind(reason) for wrong, kind, reason in faults if wrong), None)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -201,8 +180,9 @@ class _Head:
     """The head of an answer, with its headers in the names that they were given."""
 
     def build_response_header(self: Any) -> bytes:
-        context, server = self.channel.context, self.channel.server.owner
-        sends_body = self.has_body and self.request.command != "HEAD" if hasattr(self.request, "command") else True
+        # A connection that was closed meanwhile has none.
+        context, server = self.channel.context or RequestContext("", ""), self.channel.server.owner
+        sends_body = self.has_body and self.request.command != "HEAD"
         context.status, context.body_bytes = int(self.status[:3]), (self.content_length or 0) if sends_body else 0
         connection = self.request.headers.get("CONNECTION", "")
         lasting = connection != "close" if self.version == "1.1" else connection == "keep-alive"
@@ -218,8 +198,7 @@ class _Head:
 class _Task(_Head, WSGITask):
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
-        environ[CONTEXT] = self.channel.context
-        return environ
+        return environ | {CONTEXT: self.channel.context, "wsgi.file_wrapper": _File}
 
 
 class _ErrorTask(_Head, ErrorTask):
@@ -240,6 +219,16 @@ class _ErrorTask(_Head, ErrorTask):
 # --- connections -----------------------------------------------------------------------------------------------------
 
 
+class _File(ReadOnlyFileBasedBuffer):
+    """A file that is sent; its early end is an error, because waitress would wait for the missing bytes forever."""
+
+    def get(self, numbytes: int = -1, skip: bool = False) -> bytes:
+        piece: bytes = super().get(numbytes, skip)
+        if not piece and self.remain:
+            raise OSError(errno.EIO, "the file was cut off while it was sent")
+        return piece
+
+
 class _Channel(HTTPChannel):
     """One connection: answers one request at a time, in the order in which they come."""
 
@@ -247,13 +236,12 @@ class _Channel(HTTPChannel):
     task_class = _Task
     error_task_class = _ErrorTask
     request: Any = None
+    context: RequestContext | None = None  # of the request that is being answered, until the answer is out
+    has_key = False  # its last request had a valid one
+    _unread = b""  # what came after the request that is being answered
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        self.context: RequestContext | None = None  # of the request that is being answered, until the answer is out
-        self.has_key = False  # its last request had a valid one
         self.since = time.monotonic()  # since when it has waited for what it waits for
-        self._unsent_bytes = 0  # when it was closed
-        self._unread = b""  # what came after the request that is being answered
         super().__init__(*given, **named)
 
     # When a byte last went in either direction, in monotonic seconds, whatever time waitress sets.
@@ -306,8 +294,8 @@ class _Channel(HTTPChannel):
         self.context = RequestContext(
             self.addr[0],
             choose_request_id(headers.get("X_REQUEST_ID")),
-            getattr(request, "command", ""),
-            getattr(request, "path", "").encode("latin-1").decode("utf-8", "replace"),
+            request.command,
+            request.path.encode("latin-1").decode("utf-8", "replace"),
             headers.get("USER_AGENT", ""),
             request.version,
             on_event_loop=True,
@@ -317,19 +305,15 @@ class _Channel(HTTPChannel):
         self.server.add_task(self)
         self._settle()
 
-    def _settle(self) -> None:
-        """Report an answer once it is out."""
-        if self.context is not None and not self.requests and not self.total_outbufs_len:
-            self._report(0)
-
-    def _report(self, unsent_bytes: int) -> None:
-        with self.outbuf_lock:  # a thread that has just answered may be at the same
-            context, self.context = self.context, None
-        if context is not None:
-            self.has_key, self.since = context.key_id is not None, time.monotonic()
+    def _settle(self, *, closing: bool = False) -> None:
+        """Report an answer once it is out, or broken off by the end of the connection."""
+        context, unsent_bytes = self.context, self.total_outbufs_len
+        if context is not None and (closing or not (self.requests or unsent_bytes)):
+            self.context, self.has_key, self.since = None, context.key_id is not None, time.monotonic()
             if context.status:
                 sent = max(context.body_bytes - unsent_bytes, 0)
-                self.server.owner.on_answer(context, sent, complete=unsent_bytes == 0)
+                for observe in self.server.owner.observers:
+                    observe(context, sent, complete=unsent_bytes == 0)
 
     def readable(self) -> bool:
         """Say whether there is room for more."""
@@ -337,10 +321,7 @@ class _Channel(HTTPChannel):
 
     def writable(self) -> bool:
         """Say whether there is something to send, to report, or to go on with."""
-        if self.context is None and not self._unread:
-            return bool(super().writable())  # asked of every connection in every turn
-        going_on = not self.requests and (self.context is not None or self._may_read())
-        return going_on or bool(super().writable())
+        return bool(super().writable() or ((self.context or self._unread) and not self.requests))
 
     def handle_write(self) -> None:
         """Send what the client takes, then go on with what it asked for meanwhile."""
@@ -349,17 +330,14 @@ class _Channel(HTTPChannel):
         if self._unread and self.connected:
             self.received(b"")
 
-    def service(self) -> None:
-        """Answer a request; if the client has gone while a thread was at work, report that."""
-        super().service()
-        if self.context is not None and not self.connected and not self.requests:
-            self._report(self._unsent_bytes or self.context.body_bytes)
-
     def handle_close(self) -> None:
         """Close the connection; an answer that was not sent to its end is reported as such."""
-        self._unsent_bytes = self.total_outbufs_len
-        if self.context is not None and not self.requests:
-            self._report(self._unsent_bytes)
+        self._settle(closing=True)
+        with suppress(OSError, AttributeError):  # it may be closed already
+            # Bytes that nobody has read would make the system take the answer back (RFC 9112, section 9.6).
+            self.socket.shutdown(socket.SHUT_WR)
+            while len(self.socket.recv(1 << 18)) == 1 << 18:
+                pass
         super().handle_close()
 
 
@@ -436,7 +414,7 @@ class _Listener(BaseWSGIServer):
 class Server:
     """The connections of one process, on one or more listening sockets, answered by a WSGI application.
 
-    `on_answer` is called with the context, the bytes sent and `complete` when an answer has left or is broken off. At
+    Observers are called with the context, the bytes sent and `complete` when an answer has left or is broken off. At
     `max_connections`, those without a valid key are closed, those that wait longest first.
     """
 
@@ -446,7 +424,7 @@ class Server:
         listeners: Sequence[socket.socket],
         *,
         threads: int,
-        on_answer: OnAnswer = lambda *_, **__: None,
+        observers: Sequence[Observer] = (),
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         # Nothing is spooled to temporary files, and nobody waits for a client that asks for much and reads nothing: a
@@ -461,7 +439,7 @@ class Server:
             outbuf_high_watermark=sys.maxsize,
         )
         self.app = app
-        self.on_answer = on_answer
+        self.observers = observers
         self.map: dict[int, Any] = {}
         self.dispatcher = _Dispatcher()
         self.dispatcher.set_thread_count(threads)

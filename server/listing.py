@@ -2,9 +2,9 @@
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import get_args
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -21,12 +21,16 @@ MAX_SEARCH = 200
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?", re.IGNORECASE | re.ASCII)
 
 
-def read_query(query: Mapping[str, str]) -> Listing:
-    """Read the parameters of `GET /v1/renders`; others are ignored, and an empty one counts as not given.
+def read_query(text: str) -> Listing:
+    """Read the query of `GET /v1/renders`; unknown parameters are ignored, and an empty one counts as not given.
 
     Raises:
         QueryError: Some are invalid; it names each.
     """
+    try:
+        query = dict(parse_qsl(text, keep_blank_values=True, errors="strict"))
+    except UnicodeDecodeError as error:
+        raise QueryError({}, "The query parameters are not UTF-8.") from error
     problems: dict[str, str] = {}
     limit, status, search = query.get("limit", str(DEFAULT_LIMIT)), query.get("status"), query.get("search")
     if not re.fullmatch(r"[1-9][0-9]?|100", limit):

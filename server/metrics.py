@@ -6,6 +6,7 @@ processes share their numbers through that folder.
 
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -43,12 +44,12 @@ class RequestMetrics:
         self._connections = made(Gauge, "connections", "Open connections.", multiprocess_mode="livesum")
         self.set_connections = self._connections.set
 
-    def observe(self, context: RequestContext, bytes_sent: int, seconds: float) -> None:
+    def observe(self, context: RequestContext, bytes_sent: int, *, complete: bool) -> None:
         """Count an answer."""
         route = context.route or "none"
         self._requests.labels(route, str(context.status)).inc()
         self._bytes.labels(route).inc(bytes_sent)
-        self._seconds.labels(route).observe(seconds)
+        self._seconds.labels(route).observe(time.monotonic() - context.began)
         self._damaged.inc(context.damaged)
         self._logins.inc(context.status == 401)
 

@@ -6,8 +6,6 @@ import os
 import resource
 import signal
 import socket
-import stat
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +22,10 @@ from craftkit_archive.errors import ArchiveError, RequestError
 from craftkit_archive.work import spawn
 from server.access_log import AccessLog, LogFormat
 from server.app import Service, Settings
-from server.context import RequestContext
 from server.http import MAX_CONNECTIONS, Server
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
-
-    from server.metrics import RequestMetrics
 
 log = logging.getLogger("craftkit_archive.server")
 
@@ -64,45 +59,39 @@ def listen(address: str) -> socket.socket:
         return listener
 
 
-@contextmanager
-def _refused(address: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not HOST:PORT, unix:/path or fd:NUMBER"
-        raise RequestError(f"Cannot listen on {address} ({reason}). Choose another address with --listen.") from error
-
-
 def bind(host: str, port: int) -> socket.socket:
     """Listen on an address; port 0 takes a free one.
 
     Raises:
         RequestError: The address is taken, or is not this machine's.
     """
-    with _refused(f"{host}:{port}"), ExitStack() as on_failure:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = on_failure.enter_context(socket.socket(family, kind, protocol))
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        on_failure.pop_all()
-        return listener
+    six = ":" in host
+    with _refused(f"{host}:{port}"):
+        family = socket.AF_INET6 if six else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=six)
 
 
 def _listen_unix(path: str) -> socket.socket:
     with ExitStack() as on_failure:
         listener = on_failure.enter_context(socket.socket(socket.AF_UNIX))
-        with suppress(FileNotFoundError):
-            if stat.S_ISSOCK(Path(path).stat().st_mode):
-                with socket.socket(socket.AF_UNIX) as probe, suppress(ConnectionRefusedError):
-                    probe.connect(path)
-                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-                Path(path).unlink()  # what a server left that was killed
+        if Path(path).is_socket() and listener.connect_ex(path) == errno.ECONNREFUSED:
+            Path(path).unlink()  # what a server left that was killed
         listener.bind(path)
         Path(path).chmod(0o660)  # for the proxy, by its group
         listener.listen(BACKLOG)
         on_failure.pop_all()
         return listener
+
+
+@contextmanager
+def _refused(address: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, OverflowError) as error:
+        reason = "not HOST:PORT, unix:/path or fd:NUMBER"
+        if isinstance(error, OSError):
+            reason = (error.strerror or "").partition(" (while")[0]  # Python repeats the address
+        raise RequestError(f"Cannot listen on {address} ({reason}). Choose another address with --listen.") from error
 
 
 def url_of(listener: socket.socket) -> str:
@@ -240,15 +229,15 @@ def serve_alone(plan: Plan, listeners: Sequence[socket.socket], say_ready: socke
         Archive(plan.archive, read_only=True, sealed=plan.sealed) as archive,
     ):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        access_log = AccessLog(plan.access_log, plan.log_format) if plan.access_log else None
-        metrics = None
+        access_log, metrics = plan.access_log and AccessLog(plan.access_log, plan.log_format), None
         if plan.metrics:
             from server.metrics import RequestMetrics
 
             metrics = RequestMetrics()
         service = Service(archive, plan.settings)
-        on_answer, limit = _observe(access_log, metrics), max_connections(plan.threads)
-        server = Server(service.app(), listeners, threads=plan.threads, on_answer=on_answer, max_connections=limit)
+        observers = [observer.observe for observer in (access_log, metrics) if observer]
+        limit = max_connections(plan.threads)
+        server = Server(service.app, listeners, threads=plan.threads, observers=observers, max_connections=limit)
 
         def look_around() -> None:
             if metrics is not None:
@@ -259,7 +248,7 @@ def serve_alone(plan: Plan, listeners: Sequence[socket.socket], say_ready: socke
                 received.clear()
                 try:
                     service.reopen()
-                    if access_log is not None:
+                    if access_log:
                         access_log.reopen()
                 except ArchiveError as error:
                     log.error("%s", error)
@@ -274,7 +263,7 @@ def running(
     app: Bottle, listener: socket.socket, *, threads: int = DEFAULT_THREADS, access_log: AccessLog | None = None
 ) -> Iterator[Server]:
     """Serve in a thread of this process while the block runs; at its end, requests under way are finished."""
-    server = Server(app, [listener], threads=threads, on_answer=_observe(access_log, None))
+    server = Server(app, [listener], threads=threads, observers=[access_log.observe] if access_log else [])
     loop = Thread(target=server.run, name="connections")
     loop.start()
     try:
@@ -282,16 +271,6 @@ def running(
     finally:
         server.end(GRACE_SECONDS)
         loop.join()
-
-
-def _observe(access_log: AccessLog | None, metrics: "RequestMetrics | None") -> Callable[..., None]:
-    def observe(context: RequestContext, bytes_sent: int, *, complete: bool) -> None:
-        if access_log is not None:
-            access_log.write(context, bytes_sent, complete=complete)
-        if metrics is not None:
-            metrics.observe(context, bytes_sent, time.monotonic() - context.began)
-
-    return observe
 
 
 def max_connections(threads: int) -> int:
@@ -306,9 +285,9 @@ def max_connections(threads: int) -> int:
 
 def log_to_stderr(*, quiet: bool) -> None:
     """Log to stderr, a line for each event; with `quiet`, errors alone."""
-    handler = logging.StreamHandler(sys.stderr)
-    form = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-    form.converter = time.gmtime
-    handler.setFormatter(form)
-    logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(logging.ERROR if quiet else logging.WARNING)
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+        level=logging.ERROR if quiet else logging.WARNING,
+    )

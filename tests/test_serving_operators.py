@@ -203,12 +203,12 @@ def _read(descriptor: int) -> bytes:
 def test_a_line_that_a_full_disk_cuts_off_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AccessLog(str(tmp_path / "log"))
     context = RequestContext("192.0.2.1", "abc", "GET", "/health", status=200)
-    log.write(context, 1, complete=True)
+    log.observe(context, 1, complete=True)
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
-    log.write(context, 1, complete=True)
+    log.observe(context, 1, complete=True)
     monkeypatch.undo()
-    log.write(context, 1, complete=True)
+    log.observe(context, 1, complete=True)
     log.close()
     assert [line["request_id"] for line in lines(tmp_path / "log")] == ["abc", "abc"]
 

@@ -161,9 +161,9 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
 @click.option(
     "--max-buffer",
     type=SIZE,
-    default="64MiB",
+    default="256KiB",
     show_default=True,
-    help="In each process: memory for PDFs above 256 KiB while they are sent; for more, they are read twice.",
+    help="Send PDFs up to this size from memory. Larger ones are read a second time while they are sent.",
 )
 @click.option(
     "--access-log",
