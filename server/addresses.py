@@ -32,21 +32,23 @@ def plain_address(text: str) -> str:
     return str(parse_address(text) or text)
 
 
-def parse_network(text: str) -> IPv4Network | IPv6Network:
-    """Read a network (`10.0.0.0/8`) or a single address; raises ValueError if it is neither."""
-    network = ip_network(text, strict=False)
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
-    return network
-
-
 class TrustedProxies:
-    """The proxies whose word about a client is taken: addresses, networks, and `unix` for Unix sockets."""
+    """The proxies whose word about a client is taken: addresses, networks, and `unix` for Unix sockets.
+
+    Raises:
+        ValueError: A name is none of these.
+    """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         given = set(names)
         self._unix = UNIX in given
-        self._networks = [parse_network(name) for name in sorted(given - {UNIX})]
+        networks = [ip_network(name, strict=False) for name in sorted(given - {UNIX})]
+        self._networks = [
+            IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+            if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED)
+            else network
+            for network in networks
+        ]
 
     def __contains__(self, address: str) -> bool:
         if not self._networks or address == UNIX:
@@ -59,22 +61,15 @@ def client_address(environ: Mapping[str, str], peer: str, proxies: TrustedProxie
     """Return the client's address: the last one in the chain of proxies that is not itself a trusted proxy's."""
     if peer not in proxies:
         return peer
-    address = peer
-    for text in reversed(_chain(environ)):
-        known = parse_address(text)
-        if known is None:
-            break
-        address = str(known)
-        if address not in proxies:
-            break
-    return address
-
-
-def _chain(environ: Mapping[str, str]) -> list[str]:
     # A proxy appends to one of the two headers and passes on a forged other one. Most proxies append to this one.
     if given := environ.get("HTTP_X_FORWARDED_FOR"):
-        return [text.strip() for text in given.split(",")]
-    return [element.get("for", "") for element in parse_forwarded(environ.get("HTTP_FORWARDED", ""))]
+        chain = [text.strip() for text in given.split(",")]
+    else:
+        chain = [element.get("for", "") for element in parse_forwarded(environ.get("HTTP_FORWARDED", ""))]
+    address = peer
+    while chain and address in proxies and (known := parse_address(chain.pop())):
+        address = str(known)
+    return address
 
 
 def parse_forwarded(value: str) -> list[dict[str, str]]:
@@ -85,10 +80,8 @@ def parse_forwarded(value: str) -> list[dict[str, str]]:
 
     Source: RFC 7239, section 4.
     """
-    return [
-        {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(element)}
-        for element in value.split(",")
-    ]
+    elements = [_PARAMETER.findall(element) for element in value.split(",")]
+    return [{name.lower(): quoted or plain for name, quoted, plain in element} for element in elements]
 
 
 def is_host(text: str) -> bool:

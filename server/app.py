@@ -1,7 +1,7 @@
 """The routes: a WSGI application that serves an archive."""
 
 import logging
-import os
+import shutil
 import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -10,39 +10,21 @@ from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from wsgiref.util import FileWrapper
 
 import msgspec
 from bottle import Bottle, HTTPError
 
+from craftkit_archive import errors
 from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import ServedRender
-from craftkit_archive.errors import (
-    ArchiveError,
-    AssetDamagedError,
-    AssetError,
-    RenderConflictError,
-    RenderNotFoundError,
-    StoreError,
-)
+from craftkit_archive.errors import ArchiveError, RenderConflictError
 from server.addresses import TrustedProxies, base_url, client_address
 from server.auth import find_caller
 from server.bodies import MAX_BUFFER_BYTES, VerifyReads, content_disposition, describe_render, open_pdf, repr_digest
 from server.context import CONTEXT, RequestContext, choose_request_id
-from server.errors import (
-    ANSWERS,
-    BAD_REQUEST,
-    INTERNAL,
-    METHOD_NOT_ALLOWED,
-    NOT_READY,
-    NOT_THERE,
-    PRECONDITION_FAILED,
-    RANGE_NOT_SATISFIABLE,
-    Answer,
-    QueryError,
-    envelope,
-)
+from server.errors import ANSWERS, STATUSES, Refusal, envelope
 from server.listing import list_renders, read_query
 from server.ranges import RangeNotSatisfiable, Verdict, evaluate_preconditions, select_range
 
@@ -97,19 +79,6 @@ class Response(NamedTuple):
     body: bytes | BinaryIO = b""
 
 
-class _Style(NamedTuple):
-    """What differs between the two routes to the same bytes."""
-
-    disposition: Literal["attachment", "inline"]
-    cache_control: str
-    unauthorized: str
-    conflict: Answer
-
-
-HOSTED = _Style("attachment", "private, no-cache", "unauthorized", ANSWERS[RenderConflictError])
-EMBEDDED = _Style("inline", "private, max-age=3600", "invalid_credentials", ANSWERS[RenderNotFoundError])
-
-
 def create_app(archive: Archive, settings: Settings | None = None) -> Bottle:
     """Return the WSGI application that serves an archive, which may be open read-only."""
     return Service(archive, settings or Settings()).app
@@ -125,8 +94,8 @@ class Service:
         self._opened: tuple[Archive, ArchiveError | None] = archive, None  # as last found; what is wrong with its store
         self.app = Bottle()
         routes: dict[str, Callable[..., Response]] = {
-            "/v1/renders/<render_id>/download": partial(self._send, HOSTED),
-            "/v1/embed/renders/<render_id>/download": partial(self._send, EMBEDDED),
+            "/v1/renders/<render_id>/download": self._send,
+            "/v1/embed/renders/<render_id>/download": partial(self._send, embedded=True),
             "/v1/renders/<render_id>": self._show,
             "/v1/renders": self._list,
             "/health": lambda _: _json(200, {"status": "ok"}),
@@ -153,13 +122,12 @@ class Service:
                 status, headers, body = Response(204, CORS_PREFLIGHT)
             else:
                 status, headers, body = self._respond(context)
-        except ArchiveError as error:
+        except (ArchiveError, Refusal) as error:
             status, headers, body = _refuse(error, context)
-        except QueryError as error:
-            status, headers, body = _error(BAD_REQUEST, str(error), fields=error.fields)
         except Exception:
             log.exception("internal error (request %s)", context.request_id)
-            status, headers, body = _error(INTERNAL, "The server has an internal error. Its log says more.")
+            refusal = Refusal("internal", "The server has an internal error. Its log says more.")
+            status, headers, body = _refuse(refusal, context)
         start_response(STATUS_LINES[status], [*headers.items(), *cors])
         if isinstance(body, bytes):
             return [body] if body and environ["REQUEST_METHOD"] != "HEAD" else []
@@ -172,9 +140,10 @@ class Service:
             environ["PATH_INFO"] = environ["PATH_INFO"].encode("latin-1").decode()
             route, names = self.app.match(environ)
         except (HTTPError, UnicodeDecodeError) as error:
-            if getattr(error, "status_code", 404) == 405:
-                return _error(METHOD_NOT_ALLOWED, "This address takes only GET and HEAD.", {"Allow": "GET, HEAD"})
-            return _error(NOT_THERE, "There is nothing at this address.")
+            if getattr(error, "status_code", 404) == 404:
+                raise Refusal("not_found", "There is nothing at this address.") from error
+            allowed = {"Allow": "GET, HEAD"}
+            raise Refusal("method_not_allowed", "This address takes only GET and HEAD.", allowed) from error
         context.route = route.rule
         return route.callback(context, **names)  # type: ignore[no-any-return]
 
@@ -216,7 +185,7 @@ class Service:
         catalog = self._archive(context).catalog
         render = catalog.find_render(find_caller(catalog, context).project_id, render_id)
         if render is None:
-            raise RenderNotFoundError("There is no render with this id in the project of this API key.")
+            raise errors.RenderNotFoundError("There is no render with this id in the project of this API key.")
         context.render_id = render.id
         return render
 
@@ -237,11 +206,9 @@ class Service:
             archive.store.check(archive.id)
         except ArchiveError as error:
             log.error("not ready: %s (request %s)", error, context.request_id)
-            return _error(NOT_READY, _reason(error))
-        if (folder := self._settings.log_folder) is not None:
-            room = os.statvfs(folder)
-            if room.f_bavail * room.f_frsize < LOG_ROOM_BYTES:
-                return _error(NOT_READY, "There is no room for the access log.")
+            raise Refusal("not_ready", _reason(error)) from error
+        if (folder := self._settings.log_folder) and shutil.disk_usage(folder).free < LOG_ROOM_BYTES:
+            raise Refusal("not_ready", "There is no room for the access log.")
         return _json(200, {"status": "ready"})
 
     def _show(self, context: RequestContext, render_id: str) -> Response:
@@ -253,15 +220,16 @@ class Service:
         context.leave_event_loop()
         return _json(200, list_renders(catalog, caller, listing, **self._addresses(context)))
 
-    def _send(self, style: _Style, context: RequestContext, render_id: str) -> Response:
-        render, environ = self._find(context, render_id), context.environ
+    def _send(self, context: RequestContext, render_id: str, *, embedded: bool = False) -> Response:
+        render, environ, settings = self._find(context, render_id), context.environ, self._settings
         if render.status != "succeeded":
             raise RenderConflictError(f"The render is not ready to download: its status is {render.status}.")
         if render.stored_key is None:
             raise RenderConflictError(f"The render has the status {render.status}, but no stored PDF.")
         modified = datetime.fromisoformat(render.completed_at) if render.completed_at else None
         etag = f'"{render.sha256}"' if render.sha256 else None
-        headers = {"Cache-Control": style.cache_control, "X-Content-Type-Options": "nosniff"}
+        headers = {"Cache-Control": "private, max-age=3600" if embedded else "private, no-cache"}
+        headers |= {"X-Content-Type-Options": "nosniff"}
         if etag:
             headers["ETag"] = etag
         if modified:
@@ -270,38 +238,33 @@ class Service:
         if verdict is Verdict.NOT_MODIFIED:
             return Response(304, headers)
         if verdict is Verdict.FAILED:
-            return _error(PRECONDITION_FAILED, "The PDF is not the version that was asked for.")
-        file, size = self._verified(context, render)
-        status, length = 200, size
+            raise Refusal("precondition_failed", "The PDF is not the version that was asked for.")
+
+        archive, problem = self._opened
+        if archive.store.lanes > 1 or (render.size_bytes or 0) > QUICK_BYTES:
+            context.leave_event_loop()
+        if problem is not None:
+            raise problem
+        file, size = open_pdf(archive.store, render, settings.verify_reads, settings.max_buffer_bytes)
+        context.sha256, status, length = render.sha256, 200, size
         try:
             part = select_range(environ, size, etag, modified) if environ["REQUEST_METHOD"] == "GET" else None
-        except RangeNotSatisfiable:
+        except RangeNotSatisfiable as error:
             file.close()
-            message = f"The range begins behind the end: the PDF has {size} bytes."
-            return _error(RANGE_NOT_SATISFIABLE, message, {"Content-Range": f"bytes */{size}"})
+            message, whole = f"The range begins behind the end: the PDF has {size} bytes.", f"bytes */{size}"
+            raise Refusal("range_not_satisfiable", message, {"Content-Range": whole}) from error
         if part is not None:
             status, length = 206, part.length
             file.seek(part.start)
             context.range = headers["Content-Range"] = f"bytes {part.start}-{part.start + part.length - 1}/{size}"
         headers |= {"Content-Type": "application/pdf", "Content-Length": str(length), "Accept-Ranges": "bytes"}
-        headers["Content-Disposition"] = content_disposition(render.id, style.disposition)
+        headers["Content-Disposition"] = content_disposition(render.id, "inline" if embedded else "attachment")
         if render.sha256:
             headers["Repr-Digest"] = repr_digest(render.sha256)
         if environ["REQUEST_METHOD"] == "HEAD":
             file.close()
             return Response(status, headers)
         return Response(status, headers, file)
-
-    def _verified(self, context: RequestContext, render: ServedRender) -> tuple[BinaryIO, int]:
-        """Open a render's PDF, compared with its record; what takes long is left to a thread."""
-        (archive, problem), settings = self._opened, self._settings
-        if archive.store.lanes > 1 or (render.size_bytes or 0) > QUICK_BYTES:
-            context.leave_event_loop()
-        if problem is not None:
-            raise problem
-        found = open_pdf(archive.store, render, settings.verify_reads, settings.max_buffer_bytes)
-        context.sha256 = render.sha256
-        return found
 
 
 def _public(body: bytes, kind: str) -> Callable[[RequestContext], Response]:
@@ -321,29 +284,27 @@ def _json(status: int, value: object, headers: dict[str, str] | None = None) -> 
     return Response(status, {**general, "X-Content-Type-Options": "nosniff", **(headers or {})}, body)
 
 
-def _error(
-    answer: Answer, message: str, headers: dict[str, str] | None = None, *, fields: dict[str, str] | None = None
-) -> Response:
-    return _json(answer.status, envelope(answer.code, message, fields), headers)
-
-
-def _refuse(error: ArchiveError, context: RequestContext) -> Response:
-    answer, embedded = ANSWERS[type(error)], context.route.startswith("/v1/embed/")
-    style = EMBEDDED if embedded else HOSTED
-    if answer is INTERNAL:
+def _refuse(error: ArchiveError | Refusal, context: RequestContext) -> Response:
+    """Answer an error, and log what an operator should know of."""
+    if isinstance(error, Refusal):
+        return _json(STATUSES[error.code], envelope(error.code, str(error), error.fields), error.headers)
+    code, message, embedded = ANSWERS[type(error)], str(error), context.route.startswith("/v1/embed/")
+    if code == "internal":
         log.error("%s (request %s)", error, context.request_id)
-        context.damaged = isinstance(error, AssetDamagedError)
-        return _error(INTERNAL, _reason(error))
-    if answer.status == 401:
+        context.damaged, message = isinstance(error, errors.AssetDamagedError), _reason(error)
+    elif code == "unauthorized":
         log.warning("failed login from %s (request %s)", context.address, context.request_id)
-        return _error(Answer(401, style.unauthorized), str(error), {"WWW-Authenticate": "Bearer"})
-    return _error(style.conflict if isinstance(error, RenderConflictError) else answer, str(error))
+        code = "invalid_credentials" if embedded else code
+    elif code == "conflict" and embedded:
+        code = "not_found"
+    headers = {"WWW-Authenticate": "Bearer"} if STATUSES[code] == 401 else {}
+    return _refuse(Refusal(code, message, headers), context)
 
 
 def _reason(error: ArchiveError) -> str:
     """Say in public what the log says with paths and addresses."""
-    if isinstance(error, AssetError):
+    if isinstance(error, errors.AssetError):
         return "The PDF could not be read from storage as it was stored."
-    if isinstance(error, StoreError):
+    if isinstance(error, errors.StoreError):
         return "The store of the archive is offline, or belongs to another archive."
     return "The catalog of the archive is missing or cannot be read."

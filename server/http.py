@@ -6,11 +6,12 @@ something inside waitress that this file relies on is gone.
 - `_Dispatcher`: waitress hands every request to a thread, and on CPython two threads that both want the interpreter
   cost more than the answer. Here the thread that watches the connections answers, and only slow work goes to a thread.
 - `_Parser`, `_Chunks`: waitress accepts requests that RFC 9110 and 9112 refuse (Pylons/waitress#464, #465).
-- `_Channel.received`: waitress answers all requests that one read brought, so a client that pipelines and does not read
-  makes it hold many answers. It never answers a GET with `Expect: 100-continue` and no body (`send_continue` sets
+- `_Channel.handle_read`: waitress answers all requests that one read brought, so a client that pipelines and does not
+  read makes it hold many answers. It never answers a GET with `Expect: 100-continue` and no body (`send_continue` sets
   `completed` back), whose headers it adds to those of the next request.
-  Java's HttpClient waits for 100 even before a body of `Content-Length: 0` (see `_expects_continue`).
-- `_Channel.last_activity`, `Server._close_late`: waitress measures durations with the wall clock, which jumps.
+- `_Channel.since`, `Server._close_late`: waitress measures durations with the wall clock, which jumps.
+- `_Channel.handle_close`: it closes with bytes unread, for which the system takes back what was sent.
+- `_File`: it waits forever for the bytes of a file that was cut off.
 - `_Listener`: at its limit waitress accepts nobody, so idle clients lock everybody out (Pylons/waitress#301); out of
   file descriptors it spins, with a traceback each time.
 - `_Head`: waitress closes the connection after each 304 (Pylons/waitress#502) and changes the case of header names.
@@ -26,7 +27,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from email.utils import formatdate
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 
 from waitress import wasyncore
@@ -38,18 +41,11 @@ from waitress.receiver import ChunkedReceiver
 from waitress.rfc7230 import CHUNK_EXT_RE, HEADER_FIELD_RE
 from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
-from waitress.utilities import (
-    BadRequest,
-    Error,
-    RequestEntityTooLarge,
-    RequestHeaderFieldsTooLarge,
-    ServerNotImplemented,
-    build_http_date,
-)
+from waitress.utilities import Error
 
 from server.addresses import UNIX, is_host, plain_address
 from server.context import CONTEXT, OffloadToThread, RequestContext, choose_request_id
-from server.errors import BAD_REQUEST, INTERNAL, envelope
+from server.errors import envelope
 
 log = logging.getLogger("craftkit_archive.server")
 
@@ -58,7 +54,7 @@ MAX_HEADER_BYTES = 64 << 10
 MAX_HEADER_LINES = 100
 MAX_BODY_BYTES = 64 << 10  # of requests, which need none
 REQUEST_SECONDS = 20.0  # for a request to come in whole
-IDLE_SECONDS = 120.0  # without a byte in either direction
+IDLE_SECONDS = 120.0  # without a byte of an answer, or without a request
 TICK_SECONDS = 0.25
 PAUSE_SECONDS = 0.5  # before the next connection is accepted, when there is no room for it
 Observer = Callable[..., None]
@@ -72,9 +68,12 @@ _CODING = re.compile(rb"\r\ntransfer-encoding:([^\r]*)")
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-class _VersionNotSupported(Error):
-    code = 505
-    reason = "HTTP Version Not Supported"
+class _Fault(Error):
+    """Why a request is refused before the application sees it."""
+
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(body)
+        self.code, self.reason = status, HTTPStatus(status).phrase
 
 
 class _Chunks(ChunkedReceiver):
@@ -102,18 +101,17 @@ class _Chunks(ChunkedReceiver):
         """Take in a chunk or a line, without its end, and return what is wrong with it."""
         if self.chunk_remainder:
             whole, self.chunk_remainder = len(line) == self.chunk_remainder, 0
-            return None if whole else BadRequest("a chunk has another length than its size says")
+            return None if whole else _Fault(400, "a chunk has another length than its size says")
         if self.all_chunks_received:
             self.completed, found = not line, HEADER_FIELD_RE.fullmatch(line)
             good = self.completed or (found and found["name"].lower() not in _NOT_IN_TRAILERS)
-            return None if good else BadRequest("a trailer is not valid")
+            return None if good else _Fault(400, "a trailer is not valid")
         found = _CHUNK_SIZE.fullmatch(line)
         if found is None or not CHUNK_EXT_RE.fullmatch(found[2]):
-            return BadRequest("the size of a chunk is not valid")
+            return _Fault(400, "the size of a chunk is not valid")
         self.chunk_remainder = int(found[1], 16)
         self.all_chunks_received = not self.chunk_remainder
-        large = self.chunk_remainder > MAX_BODY_BYTES
-        return RequestEntityTooLarge(f"a body may have {MAX_BODY_BYTES} bytes") if large else None
+        return _Fault(413, "the body is too large") if self.chunk_remainder > MAX_BODY_BYTES else None
 
 
 class _Parser(HTTPRequestParser):
@@ -129,14 +127,14 @@ class _Parser(HTTPRequestParser):
     def parse_header(self, header_plus: bytes) -> None:
         try:
             if header_plus.count(b"\n") > MAX_HEADER_LINES + 1:
-                self.error = RequestHeaderFieldsTooLarge(f"a request may have {MAX_HEADER_LINES} header lines")
+                self.error = _Fault(431, f"a request may have {MAX_HEADER_LINES} header lines")
             else:
                 super().parse_header(header_plus)
                 self.error = self._find_fault(header_plus)
         except TransferEncodingNotImplemented:
-            self.error = ServerNotImplemented("the only transfer coding is chunked")
+            self.error = _Fault(501, "the only transfer coding is chunked")
         except (ParsingError, ValueError):  # its text may repeat a header, and with it a key
-            self.error = BadRequest("it is not valid HTTP")
+            self.error = _Fault(400, "it is not valid HTTP")
         if self.error:  # what follows it on the connection is not read: where it ends is uncertain
             self.body_rcv, self.content_length, self.chunked = None, 0, False
             return
@@ -154,18 +152,18 @@ class _Parser(HTTPRequestParser):
         # A body whose end a proxy might see elsewhere is a way to smuggle requests past it.
         codings = [coding.strip() for coding in _CODING.findall(header_plus.lower())]
         unsure = codings and (version == "1.0" or "CONTENT_LENGTH" in self.headers or codings != [b"chunked"])
-        faults: list[tuple[object, type[Error], str]] = [
-            (b"\r\n " in header_plus or b"\r\n\t" in header_plus, BadRequest, "a header line is folded"),
-            (not version, BadRequest, "the request line names no HTTP version"),
-            (version not in ("1.0", "1.1"), _VersionNotSupported, "the server speaks HTTP/1.1 and HTTP/1.0"),
-            (self.command == "CONNECT", ServerNotImplemented, "the server is not a proxy"),
-            (not _TARGET.fullmatch(self.request_uri), BadRequest, "the request target is not valid"),
-            (unsure, BadRequest, "the length of the body is ambiguous"),
-            (version == "1.1" and host is None, BadRequest, "the Host header is missing"),
+        faults: list[tuple[object, int, str]] = [
+            (b"\r\n " in header_plus or b"\r\n\t" in header_plus, 400, "a header line is folded"),
+            (not version, 400, "the request line names no HTTP version"),
+            (version not in ("1.0", "1.1"), 505, "the server speaks HTTP/1.1 and HTTP/1.0"),
+            (self.command == "CONNECT", 501, "the server is not a proxy"),
+            (not _TARGET.fullmatch(self.request_uri), 400, "the request target is not valid"),
+            (unsure, 400, "the length of the body is ambiguous"),
+            (version == "1.1" and host is None, 400, "the Host header is missing"),
             # Of two headers waitress makes a list, which is not a host.
-            (not all(map(is_host, hosts)), BadRequest, "the Host header does not name one host"),
+            (not all(map(is_host, hosts)), 400, "the Host header does not name one host"),
         ]
-        return next((kind(reason) for wrong, kind, reason in faults if wrong), None)
+        return next((_Fault(status, reason) for wrong, status, reason in faults if wrong), None)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -173,7 +171,7 @@ class _Parser(HTTPRequestParser):
 
 @lru_cache(maxsize=2)
 def _http_date(second: int) -> str:
-    return str(build_http_date(second))
+    return formatdate(second, usegmt=True)
 
 
 class _Head:
@@ -206,8 +204,7 @@ class _ErrorTask(_Head, ErrorTask):
 
     def execute(self) -> None:
         error = self.request.error
-        code = BAD_REQUEST.code if error.code < 500 else INTERNAL.code
-        body = envelope(code, f"{error.reason}: {error.body}.")
+        body = envelope("bad_request" if error.code < 500 else "internal", f"{error.reason}: {error.body}.")
         self.status = f"{error.code} {error.reason}"
         self.content_length = len(body)
         self.response_headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
@@ -238,43 +235,38 @@ class _Channel(HTTPChannel):
     request: Any = None
     context: RequestContext | None = None  # of the request that is being answered, until the answer is out
     has_key = False  # its last request had a valid one
-    _unread = b""  # what came after the request that is being answered
 
     def __init__(self, *given: Any, **named: Any) -> None:
         self.since = time.monotonic()  # since when it has waited for what it waits for
         super().__init__(*given, **named)
-
-    # When a byte last went in either direction, in monotonic seconds, whatever time waitress sets.
-    last_activity = property(
-        lambda self: self._last_activity, lambda self, _: setattr(self, "_last_activity", time.monotonic())
-    )
 
     @property
     def protected(self) -> bool:
         """Whether it may not be closed to make room: it is being sent what a valid key asked for, or a thread works."""
         return bool(self.requests or (self.context and self.context.key_id))
 
-    @property
-    def busy(self) -> bool:
-        """Whether there is something left to answer or to send."""
-        return bool(self.requests or self.total_outbufs_len or self._unread or self.context)
-
-    def received(self, data: bytes) -> bool:
-        """Take in what came, and answer the first request that is complete."""
-        self._unread += data
-        while self._unread and self._may_read():
-            if self.request is None:
-                self.request, self.since = self.parser_class(self.adj), time.monotonic()
-            self._unread = self._unread[self.request.received(self._unread) :]
-            completed = self.request.completed
-            if self._expects_continue(self.request):
-                self.send_continue()
-            if completed:
-                request, self.request, self.sent_continue = self.request, None, False
-                if not request.empty:
-                    self._answer(request)
-                    break  # the other connections have their turn before the next one
-        return True
+    def handle_read(self) -> None:
+        """Take in a request, or a part of one; what follows it stays with the system until the answer is out."""
+        try:
+            data = self.socket.recv(self.adj.recv_bytes, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:  # the client has gone
+            self.handle_close()
+            return
+        if self.request is None:
+            self.request, self.since = self.parser_class(self.adj), time.monotonic()
+        request, taken = self.request, self.request.received(data)
+        self.socket.recv(taken)
+        completed = request.completed
+        if self._expects_continue(request) and taken == len(data):
+            self.send_continue()
+        if completed:
+            self.request, self.sent_continue = None, False
+            if not request.empty:
+                self._answer(request)
 
     def _expects_continue(self, request: Any) -> bool:
         """Say whether a client waits for `100 Continue` before it sends its body, even one of `Content-Length: 0`.
@@ -282,21 +274,16 @@ class _Channel(HTTPChannel):
         Without a body a final answer alone would do, but Java's HttpClient sends that length with every GET, and up to
         JDK 18 waits forever for the body of a final answer that no 100 came before (JDK-8286171).
         """
-        begun = self.sent_continue or self._unread or request.body_bytes_received or request.error
+        begun = self.sent_continue or request.body_bytes_received or request.error
         return request.expect_continue and not begun and (request.chunked or "CONTENT_LENGTH" in request.headers)
 
-    def _may_read(self) -> bool:
-        closing = self.will_close or self.close_when_flushed or not self.connected
-        return not (self.requests or self.total_outbufs_len or closing)
-
     def _answer(self, request: Any) -> None:
-        headers = request.headers
         self.context = RequestContext(
             self.addr[0],
-            choose_request_id(headers.get("X_REQUEST_ID")),
+            choose_request_id(request.headers.get("X_REQUEST_ID")),
             request.command,
             request.path.encode("latin-1").decode("utf-8", "replace"),
-            headers.get("USER_AGENT", ""),
+            request.headers.get("USER_AGENT", ""),
             request.version,
             on_event_loop=True,
         )
@@ -315,20 +302,17 @@ class _Channel(HTTPChannel):
                 for observe in self.server.owner.observers:
                     observe(context, sent, complete=unsent_bytes == 0)
 
-    def readable(self) -> bool:
-        """Say whether there is room for more."""
-        return not self._unread and bool(super().readable())
-
     def writable(self) -> bool:
-        """Say whether there is something to send, to report, or to go on with."""
-        return bool(super().writable() or ((self.context or self._unread) and not self.requests))
+        """Say whether there is something to send or to report."""
+        return bool(super().writable() or (self.context and not self.requests))
 
     def handle_write(self) -> None:
-        """Send what the client takes, then go on with what it asked for meanwhile."""
+        """Send what the client takes."""
+        before = self.total_outbufs_len
         super().handle_write()
+        if self.total_outbufs_len < before:
+            self.since = time.monotonic()
         self._settle()
-        if self._unread and self.connected:
-            self.received(b"")
 
     def handle_close(self) -> None:
         """Close the connection; an answer that was not sent to its end is reported as such."""
@@ -374,38 +358,27 @@ class _Listener(BaseWSGIServer):
 
     def handle_accept(self) -> None:
         """Take one connection; one at a time, so that other processes get theirs."""
-        if self.owner.make_room():
-            super().handle_accept()
-
-    def accept(self) -> Any:
-        """Accept a connection, or pause if the system has no room for it."""
+        if not self.owner.make_room():
+            return
         try:
-            accepted = super().accept()
-            self.owner.short_of_room = False
-            return accepted
+            if not (accepted := self.accept()):
+                return
         except OSError as error:
-            self.owner.pause(f"{errno.errorcode.get(error.errno or 0, '')} {error.strerror}".strip())
-            return None
-
-    def set_socket_options(self, conn: socket.socket) -> None:
-        """Send small answers at once."""
-        if self.family != socket.AF_UNIX:
-            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def fix_addr(self, addr: Any) -> tuple[str, int]:
-        """Return the address of a peer; an IPv4 address in IPv6 form is an IPv4 address."""
-        return (UNIX, 0) if self.family == socket.AF_UNIX else (plain_address(addr[0]), addr[1])
+            self.owner.pause(error.strerror or str(error))
+            return
+        connection, address = accepted
+        self.owner.short_of_room = False
+        if self.family == socket.AF_UNIX:
+            peer = UNIX, 0
+        else:  # an IPv4 address in IPv6 form is an IPv4 address
+            peer = plain_address(address[0]), address[1]
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends small answers at once
+        self.channel_class(self, connection, peer, self.adj, map=self._map)
 
     def pull_trigger(self) -> None:
         """Wake the loop, unless it is the loop itself that asks."""
         if threading.get_ident() != self.owner.thread:
             super().pull_trigger()
-
-    def stop(self) -> None:
-        """Accept nobody any more."""
-        self.accepting = False
-        self.del_channel()
-        self.socket.close()
 
 
 # --- the server ------------------------------------------------------------------------------------------------------
@@ -449,6 +422,7 @@ class Server:
         self.short_of_room = False
         self._max_connections = max_connections
         self._deadline = 0.0
+        self._ending_lock = threading.Lock()
         self._listeners = [_Listener(self, listener) for listener in listeners]
         # It warns of every request that waits for a thread.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
@@ -474,32 +448,33 @@ class Server:
 
     def end(self, grace_s: float) -> None:
         """Ask the loop to end: it accepts nobody any more, and finishes what is under way within a time."""
-        self._deadline = time.monotonic() + grace_s
-        self.ending = True
-        self._listeners[0].trigger.pull_trigger()
+        with self._ending_lock:  # the loop closes the trigger at its end
+            self._deadline = time.monotonic() + grace_s
+            if not self.ending:
+                self.ending = True
+                self._listeners[0].trigger.pull_trigger()
 
     def _finish(self) -> None:
-        for listener in self._listeners:  # who has connected already is answered
-            count = -1
-            while count < len(self.map) < self._max_connections:
-                count = len(self.map)
+        for listener in self._listeners:
+            for _ in range(64):  # who has connected already is answered
                 listener.handle_accept()
         self._turn(0)
         for listener in self._listeners:
-            listener.stop()
-        while any(channel.busy for channel in self.connections()) and time.monotonic() < self._deadline:
+            wasyncore.dispatcher.close(listener)
+        while any(channel.context for channel in self.connections()) and time.monotonic() < self._deadline:
             self._turn(0.05)
         self.dispatcher.shutdown(timeout=max(self._deadline - time.monotonic(), 0.1))
         for channel in self.connections():
             channel.handle_close()
-        for listener in self._listeners:
-            listener.trigger.close()
+        with self._ending_lock:
+            for listener in self._listeners:
+                listener.trigger.close()
 
     def _close_late(self, now: float) -> None:
         """Close what has been silent or incomplete for too long."""
         for channel in self.connections():
-            late = channel.request is not None and now - channel.since > REQUEST_SECONDS
-            if late or (not channel.requests and now - channel.last_activity > IDLE_SECONDS):
+            limit = IDLE_SECONDS if channel.request is None else REQUEST_SECONDS
+            if not channel.requests and now - channel.since > limit:
                 channel.will_close = True
 
     def make_room(self) -> bool:

@@ -12,7 +12,7 @@ from craftkit_archive.catalog import Catalog, KeyRow, Listing
 from craftkit_archive.records import Status
 from craftkit_archive.values import format_time
 from server.bodies import describe_render
-from server.errors import QueryError
+from server.errors import Refusal
 
 STATUSES: tuple[str, ...] = get_args(Status)
 MAX_LIMIT = 100
@@ -25,12 +25,12 @@ def read_query(text: str) -> Listing:
     """Read the query of `GET /v1/renders`; unknown parameters are ignored, and an empty one counts as not given.
 
     Raises:
-        QueryError: Some are invalid; it names each.
+        Refusal: Some are invalid; it names each.
     """
     try:
         query = dict(parse_qsl(text, keep_blank_values=True, errors="strict"))
     except UnicodeDecodeError as error:
-        raise QueryError({}, "The query parameters are not UTF-8.") from error
+        raise Refusal("bad_request", "The query parameters are not UTF-8.", fields={}) from error
     problems: dict[str, str] = {}
     limit, status, search = query.get("limit", str(DEFAULT_LIMIT)), query.get("status"), query.get("search")
     if not re.fullmatch(r"[1-9][0-9]?|100", limit):
@@ -53,7 +53,7 @@ def read_query(text: str) -> Listing:
         except (ValueError, msgspec.MsgspecError):
             problems["cursor"] = "Use the nextCursor of the page before."
     if problems:
-        raise QueryError(problems)
+        raise Refusal("bad_request", "Invalid query parameters: see issues.", fields=problems)
     return Listing(int(limit), status, times["since"], times["until"], search or None, after)
 
 

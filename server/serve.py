@@ -8,11 +8,10 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
-from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 from bottle import Bottle
@@ -156,13 +155,13 @@ class Supervisor:
             for worker in dead:
                 log.error("process %s ended with %s; starting another", worker.pid, worker.exitcode)
                 self._workers.remove(worker)
-                if self._plan.metrics and worker.pid:
+                if self._plan.metrics:
                     from server.metrics import forget_process
 
                     forget_process(worker.pid)  # type: ignore[no-untyped-call]
             self.start()
 
-    def send(self, number: signal.Signals) -> None:
+    def send(self, number: int, _frame: object = None) -> None:
         """Send a signal to every process."""
         for worker in self._workers:
             if worker.is_alive() and worker.pid is not None:
@@ -176,9 +175,8 @@ class Supervisor:
         deadline = time.monotonic() + GRACE_SECONDS + PATIENCE_SECONDS
         for worker in self._workers:
             worker.join(max(deadline - time.monotonic(), 0))
-            if worker.is_alive():
-                worker.kill()
-                worker.join()
+            worker.kill()
+            worker.join()
         for listener in (*self._listeners, self._ready, self._say_ready):
             if listener.family == socket.AF_UNIX and (path := listener.getsockname()):
                 Path(path).unlink(missing_ok=True)
@@ -200,19 +198,9 @@ def supervised(plan: Plan, listeners: Sequence[socket.socket], count: int) -> It
             from server.metrics import expose
 
             url = ending.enter_context(expose(*plan.metrics, plan.archive, sealed=plan.sealed))
-        with _signals({signal.SIGHUP: lambda *_: supervisor.send(signal.SIGHUP)}):
-            supervisor.start()
-            yield supervisor, url
-
-
-@contextmanager
-def _signals(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        ending.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, supervisor.send))
+        supervisor.start()
+        yield supervisor, url
 
 
 # --- one process -----------------------------------------------------------------------------------------------------
@@ -220,21 +208,19 @@ def _signals(handlers: dict[signal.Signals, Callable[[int, FrameType | None], No
 
 def serve_alone(plan: Plan, listeners: Sequence[socket.socket], say_ready: socket.socket) -> None:
     """Serve in this process until SIGTERM; requests under way are finished. SIGHUP opens catalog and log again."""
-    log_to_stderr(quiet=plan.quiet)
     received: list[int] = []
-    # A Ctrl-C in a terminal reaches every process; the parent decides what becomes of it.
-    note = {number: lambda number, _: received.append(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    with (
-        _signals({signal.SIGINT: lambda *_: None, **note}),
-        Archive(plan.archive, read_only=True, sealed=plan.sealed) as archive,
-    ):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: received.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the parent decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    log_to_stderr(quiet=plan.quiet)
+    with Archive(plan.archive, read_only=True, sealed=plan.sealed) as archive:
+        service = Service(archive, plan.settings)
         access_log, metrics = plan.access_log and AccessLog(plan.access_log, plan.log_format), None
         if plan.metrics:
             from server.metrics import RequestMetrics
 
             metrics = RequestMetrics()
-        service = Service(archive, plan.settings)
         observers = [observer.observe for observer in (access_log, metrics) if observer]
         limit = max_connections(plan.threads)
         server = Server(service.app, listeners, threads=plan.threads, observers=observers, max_connections=limit)

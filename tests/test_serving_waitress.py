@@ -24,8 +24,7 @@ EXTENDED = ("_Chunks", "_Parser", "_Task", "_ErrorTask", "_File", "_Channel", "_
 OWN = {
     "_Chunks": {"_take"},
     "_Parser": {"_find_fault"},
-    "_Channel": {"protected", "busy", "_expects_continue", "_may_read", "_answer", "_settle"},
-    "_Listener": {"stop"},
+    "_Channel": {"protected", "_expects_continue", "_answer", "_settle"},
 }
 
 
@@ -56,8 +55,7 @@ def living() -> Iterator[dict[str, Any]]:
         client.close()
         found.dispatcher.shutdown()
         channel.handle_close()
-        server.stop()
-        server.trigger.close()
+        server.close()
 
 
 def _methods(name: str) -> set[str]:
@@ -90,14 +88,13 @@ def test_every_name_that_is_used_is_there(living: dict[str, Any]) -> None:
         (ThreadedTaskDispatcher.handler_thread, "task.service()"),
         (WSGITask.execute, "prepare(cl)"),
         (ErrorTask.execute, "self.write(body)"),
-        (BaseWSGIServer.handle_accept, "self.accept()"),
-        (BaseWSGIServer.handle_accept, "self.fix_addr(addr)"),
-        (BaseWSGIServer.handle_accept, "self.set_socket_options(conn)"),
+        (BaseWSGIServer.handle_accept, "self.channel_class(self, conn, addr, self.adj, map=self._map)"),
         (HTTPRequestParser.received, "br.received(data)"),
         (HTTPRequestParser.received, "br.error"),
         (HTTPRequestParser.received, "br.completed"),
         (HTTPChannel.service, "self.requests.pop(0)"),
-        (HTTPChannel.handle_read, "self.received(data)"),
+        (HTTPChannel.received, "self.server.add_task(self)"),
+        (HTTPChannel.handle_write, "self.handle_close()"),
         (HTTPChannel.send_continue, "self.request.completed = False"),
         (HTTPRequestParser.received, "self.parse_header(header_plus)"),
     ],
