@@ -57,16 +57,16 @@ class TrustedProxies:
         return known is not None and any(known in network for network in self._networks)
 
 
-def client_address(environ: Mapping[str, str], peer: str, proxies: TrustedProxies) -> str:
+def client_address(environ: Mapping[str, str], proxies: TrustedProxies) -> str:
     """Return the client's address: the last one in the chain of proxies that is not itself a trusted proxy's."""
-    if peer not in proxies:
-        return peer
+    address = environ.get("REMOTE_ADDR", "")
+    if address not in proxies:
+        return address
     # A proxy appends to one of the two headers and passes on a forged other one. Most proxies append to this one.
     if given := environ.get("HTTP_X_FORWARDED_FOR"):
         chain = [text.strip() for text in given.split(",")]
     else:
         chain = [element.get("for", "") for element in parse_forwarded(environ.get("HTTP_FORWARDED", ""))]
-    address = peer
     while chain and address in proxies and (known := parse_address(chain.pop())):
         address = str(known)
     return address

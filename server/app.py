@@ -107,15 +107,13 @@ class Service:
         # Bottle finds the route. Its request and response objects are passed over: they cost as much as the download.
         self.app.wsgi = self._answer
 
-    # --- around each answer
-
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer a WSGI request: find its route, and turn errors into answers."""
         context: RequestContext | None = environ.get(CONTEXT)
         if context is None:  # under another server than ours
             request_id = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
             context = RequestContext(environ.get("REMOTE_ADDR", ""), request_id)
-        context.environ, context.address = environ, client_address(environ, context.peer, self._proxies)
+        context.environ, context.address = environ, client_address(environ, self._proxies)
         cors = self._cors(environ)
         try:
             if len(cors) > 1 and environ["REQUEST_METHOD"] == "OPTIONS" and PREFLIGHT in environ:
@@ -160,8 +158,6 @@ class Service:
         shown = "*" if "*" in allowed else origin
         return [vary, ("Access-Control-Allow-Origin", shown), ("Access-Control-Expose-Headers", CORS_EXPOSED)]
 
-    # --- the archive, which may be replaced under the server
-
     def reopen(self) -> None:
         """Open the archive again, as after SIGHUP."""
         archive, problem = self._opened[0].reopened(), None
@@ -191,12 +187,10 @@ class Service:
 
     def _addresses(self, context: RequestContext) -> dict[str, Any]:
         """Return where clients reach this API and the bucket."""
-        settings, trusted = self._settings, context.peer in self._proxies
+        settings, trusted = self._settings, context.environ.get("REMOTE_ADDR", "") in self._proxies
         given = {"fixed": settings.public_url, "allowed_hosts": settings.allowed_hosts, "fallback": settings.listen_url}
         api_url = base_url(context.environ, trusted=trusted, **given)  # type: ignore[arg-type]
         return {"api_url": api_url, "s3_public_url": (settings.s3_public_url or "").rstrip("/") or None}
-
-    # --- the routes
 
     def _ready(self, context: RequestContext) -> Response:
         context.leave_event_loop()  # a network, or a disk that hangs

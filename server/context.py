@@ -21,7 +21,7 @@ class OffloadToThread(BaseException):
 class RequestContext:
     """What the application and the server tell each other about a request."""
 
-    peer: str  # the address that is connected; "unix" for a Unix socket
+    address: str  # the client's: whoever is connected ("unix" for a Unix socket), or whom a trusted proxy names
     request_id: str
     method: str = ""
     path: str = ""
@@ -29,7 +29,6 @@ class RequestContext:
     version: str = ""
     on_event_loop: bool = False  # every other connection waits for this answer: slow work raises OffloadToThread
     began: float = field(default_factory=time.monotonic)  # when the request was complete
-    address: str = ""  # the client's: the peer's, unless that is a trusted proxy
     route: str = ""  # the template of the route that answers
     key_id: str | None = None  # of the valid API key that was sent
     project_id: str | None = None
@@ -40,9 +39,6 @@ class RequestContext:
     damaged: bool = False  # a PDF was refused because its bytes are not the recorded ones
     status: int = 0  # 0 before there is an answer
     body_bytes: int = 0  # of the answer, as they go over the wire
-
-    def __post_init__(self) -> None:
-        self.address = self.address or self.peer
 
     def leave_event_loop(self) -> None:
         """Begin again in a thread if this is the event loop: what follows takes long."""

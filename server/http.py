@@ -65,9 +65,6 @@ _NOT_IN_TRAILERS = {b"authorization", b"content-length", b"host", b"transfer-enc
 _CODING = re.compile(rb"\r\ntransfer-encoding:([^\r]*)")
 
 
-# --- requests --------------------------------------------------------------------------------------------------------
-
-
 class _Fault(Error):
     """Why a request is refused before the application sees it."""
 
@@ -166,9 +163,6 @@ class _Parser(HTTPRequestParser):
         return next((_Fault(status, reason) for wrong, status, reason in faults if wrong), None)
 
 
-# --- answers ---------------------------------------------------------------------------------------------------------
-
-
 @lru_cache(maxsize=2)
 def _http_date(second: int) -> str:
     return formatdate(second, usegmt=True)
@@ -213,9 +207,6 @@ class _ErrorTask(_Head, ErrorTask):
         self.write(body)
 
 
-# --- connections -----------------------------------------------------------------------------------------------------
-
-
 class _File(ReadOnlyFileBasedBuffer):
     """A file that is sent; its early end is an error, because waitress would wait for the missing bytes forever."""
 
@@ -239,11 +230,6 @@ class _Channel(HTTPChannel):
     def __init__(self, *given: Any, **named: Any) -> None:
         self.since = time.monotonic()  # since when it has waited for what it waits for
         super().__init__(*given, **named)
-
-    @property
-    def protected(self) -> bool:
-        """Whether it may not be closed to make room: it is being sent what a valid key asked for, or a thread works."""
-        return bool(self.requests or (self.context and self.context.key_id))
 
     def handle_read(self) -> None:
         """Take in a request, or a part of one; what follows it stays with the system until the answer is out."""
@@ -381,9 +367,6 @@ class _Listener(BaseWSGIServer):
             super().pull_trigger()
 
 
-# --- the server ------------------------------------------------------------------------------------------------------
-
-
 class Server:
     """The connections of one process, on one or more listening sockets, answered by a WSGI application.
 
@@ -481,7 +464,9 @@ class Server:
         """Say whether one more connection has room, if need be by closing one that waits in vain."""
         if len(self.map) < self._max_connections:
             return True
-        idle = [channel for channel in self.connections() if not channel.will_close and not channel.protected]
+        # Not while a thread works for it, or while it is being sent what a valid key asked for.
+        idle = [one for one in self.connections() if not (one.will_close or one.requests)]
+        idle = [one for one in idle if not (one.context and one.context.key_id)]
         if not idle:
             self.pause("each has a download under way")
             return False

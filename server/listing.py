@@ -58,20 +58,17 @@ def read_query(text: str) -> Listing:
 
 
 def _time(text: str | None, days: int) -> str | None:
-    """Read a time; to a date without a time of day, `days` are added. One beyond the calendar is no limit."""
+    """Read a time; to a date without a time of day, `days` are added."""
     if not text:
         return None
-    moment = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) if len(text) == 10 else None
-    if moment is None and not _TIME.fullmatch(text):
+    whole = f"{text}T00:00:00Z" if len(text) == 10 else text.upper()
+    if not _TIME.fullmatch(whole):
         raise ValueError(text)
+    moment = datetime.fromisoformat(whole)
     try:
-        if moment is None:
-            moment = datetime.fromisoformat(text.upper())
-            moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-        else:
-            moment += timedelta(days=days)
-        return format_time(moment)
-    except OverflowError:
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return format_time(moment + timedelta(days=days if len(text) == 10 else 0))
+    except OverflowError:  # beyond the calendar, which may be no limit at all
         beyond = text.startswith("9")
         return None if beyond == (days > 0) else "9999" if beyond else "0000"
 

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from craftkit_archive.archive import Archive
 from craftkit_archive.errors import ArchiveError, RequestError
 from server.context import RequestContext
 
-PREFIX = "craftkit_archive_"
+PREFIX = "craftkit_archive"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 forget_process = mark_process_dead
 
@@ -32,24 +32,22 @@ class RequestMetrics:
     """What one process counts."""
 
     def __init__(self) -> None:
-        def made(kind: Any, name: str, words: str, labels: tuple[str, ...] = (), **more: Any) -> Any:
-            return kind(f"{PREFIX}{name}", words, labels, registry=None, **more)
-
-        self._requests = made(Counter, "http_requests", "Answered requests.", ("route", "status"))
-        self._bytes = made(Counter, "http_sent_bytes", "Bytes of bodies that were sent.", ("route",))
-        self._damaged = made(Counter, "refused_damaged", "Downloads refused because the PDF differs from its record.")
-        self._logins = made(Counter, "failed_logins", "Requests without a valid API key.")
+        own: dict[str, Any] = {"namespace": PREFIX, "registry": None}
         words = "Time from the complete request to the last byte of its answer."
-        self._seconds = made(Histogram, "http_request_seconds", words, ("route",), buckets=BUCKETS)
-        self._connections = made(Gauge, "connections", "Open connections.", multiprocess_mode="livesum")
-        self.set_connections = self._connections.set
+        self._requests = Counter("http_requests", "Answered requests.", ("route", "status"), **own)
+        self._seconds = Histogram("http_request_seconds", words, ("route",), buckets=BUCKETS, **own)
+        self._bytes = Counter("http_sent_bytes", "Bytes of bodies that were sent.", ("route",), **own)
+        self._damaged = Counter("refused_damaged", "Downloads refused because the PDF differs from its record.", **own)
+        self._logins = Counter("failed_logins", "Requests without a valid API key.", **own)
+        connections = Gauge("connections", "Open connections.", multiprocess_mode="livesum", **own)
+        self.set_connections = connections.set
 
     def observe(self, context: RequestContext, bytes_sent: int, *, complete: bool) -> None:
         """Count an answer."""
         route = context.route or "none"
         self._requests.labels(route, str(context.status)).inc()
-        self._bytes.labels(route).inc(bytes_sent)
         self._seconds.labels(route).observe(time.monotonic() - context.began)
+        self._bytes.labels(route).inc(bytes_sent)
         self._damaged.inc(context.damaged)
         self._logins.inc(context.status == 401)
 
@@ -63,26 +61,22 @@ class _ArchiveCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield what the archive holds, and the build."""
-        build = GaugeMetricFamily(f"{PREFIX}build_info", "The program.", labels=["version", "python"])
+        build = GaugeMetricFamily(f"{PREFIX}_build_info", "The program.", labels=["version", "python"])
         build.add_metric([__version__, platform.python_version()], 1)
-        yield build
-        try:
-            with Archive(self._path, read_only=True, sealed=self._sealed) as archive:
-                totals = archive.catalog.totals()
-        except ArchiveError:
-            yield GaugeMetricFamily(f"{PREFIX}catalog_up", "1 if the catalog can be read.", 0)
-            return
-        oldest = datetime.fromisoformat(totals.oldest_check).timestamp() if totals.oldest_check else 0
-        for name, words, value in (
-            ("catalog_up", "1 if the catalog can be read.", 1),
-            ("stored_assets", "Stored PDFs.", totals.stored),
-            ("stored_bytes", "Their bytes.", totals.stored_bytes),
-            ("verified_assets", "Those whose last check found them good.", totals.verified),
-            ("damaged_assets", "Those whose last check found them damaged or missing.", totals.damaged),
-            ("unchecked_assets", "Those that were never checked.", totals.unchecked),
-            ("oldest_check_timestamp_seconds", "The check that is longest ago; 0 before the first.", oldest),
-        ):
-            yield GaugeMetricFamily(f"{PREFIX}{name}", words, value)
+        values: list[tuple[str, str, float]] = [("catalog_up", "1 if the catalog can be read.", 0)]
+        with suppress(ArchiveError), Archive(self._path, read_only=True, sealed=self._sealed) as archive:
+            totals = archive.catalog.totals()
+            oldest = datetime.fromisoformat(totals.oldest_check).timestamp() if totals.oldest_check else 0
+            values = [
+                ("catalog_up", "1 if the catalog can be read.", 1),
+                ("stored_assets", "Stored PDFs.", totals.stored),
+                ("stored_bytes", "Their bytes.", totals.stored_bytes),
+                ("verified_assets", "Those whose last check found them good.", totals.verified),
+                ("damaged_assets", "Those whose last check found them damaged or missing.", totals.damaged),
+                ("unchecked_assets", "Those that were never checked.", totals.unchecked),
+                ("oldest_check_timestamp_seconds", "The check that is longest ago; 0 before the first.", oldest),
+            ]
+        return [build, *(GaugeMetricFamily(f"{PREFIX}_{name}", words, value) for name, words, value in values)]
 
 
 @contextmanager

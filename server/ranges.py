@@ -5,10 +5,11 @@ Source: RFC 9110, sections 8.8 (validators), 13 (conditional requests) and 14 (r
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
+
+from bottle import parse_date
 
 _TAG = re.compile(r'\s*(W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|\Z)')
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.IGNORECASE | re.ASCII)
@@ -38,15 +39,15 @@ def evaluate_preconditions(environ: Mapping[str, str], etag: str | None, modifie
 
     The headers come by their WSGI names; `etag` is strong and quoted, `modified` in UTC.
     """
-    second = modified.replace(microsecond=0) if modified else None
+    second = int(modified.timestamp()) if modified else None
     if (wanted := environ.get("HTTP_IF_MATCH")) is not None:
         if not _matches(wanted, etag, weak=False):
             return Verdict.FAILED
-    elif (limit := _date(environ.get("HTTP_IF_UNMODIFIED_SINCE"))) and second and second > limit:
+    elif second is not None and (limit := _date(environ, "HTTP_IF_UNMODIFIED_SINCE")) is not None and second > limit:
         return Verdict.FAILED
     if (known := environ.get("HTTP_IF_NONE_MATCH")) is not None:
         return Verdict.NOT_MODIFIED if _matches(known, etag, weak=True) else Verdict.PROCEED
-    if (limit := _date(environ.get("HTTP_IF_MODIFIED_SINCE"))) and second and second <= limit:
+    if second is not None and (limit := _date(environ, "HTTP_IF_MODIFIED_SINCE")) is not None and second <= limit:
         return Verdict.NOT_MODIFIED
     return Verdict.PROCEED
 
@@ -63,14 +64,12 @@ def select_range(
         RangeNotSatisfiable: The range begins behind the end.
     """
     asked = _RANGE.fullmatch(environ.get("HTTP_RANGE", ""))
-    if asked is None or not _still_same(environ.get("HTTP_IF_RANGE"), etag, modified):
+    if asked is None or asked.groups() == ("", "") or not _is_same(environ, etag, modified):
         return None
     first, last = (int(digits) if digits else None for digits in asked.groups())
     if first is None:
-        if last is None:
-            return None
-        first, last = size_bytes - min(last, size_bytes), None
-    elif last is not None and last < first:
+        first, last = max(size_bytes - (last or 0), 0), None
+    if last is not None and last < first:
         return None
     if first >= size_bytes:
         raise RangeNotSatisfiable
@@ -78,34 +77,26 @@ def select_range(
     return ByteRange(first, end - first)
 
 
-def _still_same(condition: str | None, etag: str | None, modified: datetime | None) -> bool:
+def _is_same(environ: Mapping[str, str], etag: str | None, modified: datetime | None) -> bool:
+    condition = environ.get("HTTP_IF_RANGE")
     if condition is None:
         return True
-    condition = condition.strip()
-    if condition.startswith(('"', "W/")):
-        return condition == etag
+    if condition.strip().startswith(('"', "W/")):
+        return condition.strip() == etag
     # A date is as good as a tag only if it is the very one.
-    given = _date(condition)
-    return given is not None and modified is not None and given == modified.replace(microsecond=0)
+    return modified is not None and _date(environ, "HTTP_IF_RANGE") == int(modified.timestamp())
 
 
 def _matches(given: str, etag: str | None, *, weak: bool) -> bool:
     """Say whether a list of tags, or `*`, has the tag."""
-    if given.strip() == "*":
-        return True
     place = 0
     while tag := _TAG.match(given, place):
         if tag[2] == etag and (weak or not tag[1]):
             return True
         place = tag.end()
-    return False
+    return given.strip() == "*"
 
 
-def _date(text: str | None) -> datetime | None:
-    if not text:
-        return None
-    try:
-        date = parsedate_to_datetime(text)
-        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
-    except (ValueError, OverflowError, TypeError, IndexError):
-        return None
+def _date(environ: Mapping[str, str], header: str) -> int | None:
+    """Return a header's date in seconds since 1970; None if it has none."""
+    return parse_date(environ.get(header, ""))  # type: ignore[no-any-return]

@@ -37,9 +37,6 @@ BACKLOG = 1024
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
-# --- sockets ---------------------------------------------------------------------------------------------------------
-
-
 def listen(address: str) -> socket.socket:
     """Listen on `HOST:PORT` (port 0 takes a free one), on `unix:/path`, or on a socket that was handed over, `fd:3`.
 
@@ -106,9 +103,6 @@ def _notify(state: str) -> None:
     if address := os.environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
             channel.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
-
-
-# --- several processes -----------------------------------------------------------------------------------------------
 
 
 class Plan(NamedTuple):
@@ -201,9 +195,6 @@ def supervised(plan: Plan, listeners: Sequence[socket.socket], count: int) -> It
         ending.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, supervisor.send))
         supervisor.start()
         yield supervisor, url
-
-
-# --- one process -----------------------------------------------------------------------------------------------------
 
 
 def serve_alone(plan: Plan, listeners: Sequence[socket.socket], say_ready: socket.socket) -> None:

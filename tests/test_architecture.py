@@ -98,7 +98,7 @@ HOMES = {
     "tqdm": {"craftkit_archive.work"},
     "concurrent": {"craftkit_archive.work"},
     "multiprocessing": {"craftkit_archive.work"},
-    "bottle": {"server.app", "server.serve"},
+    "bottle": {"server.app", "server.ranges", "server.serve"},
     "prometheus_client": {"server.metrics"},
     "waitress": {"server.http"},
 }

@@ -283,8 +283,8 @@ def test_it_takes_a_socket_that_was_handed_over(world: World) -> None:
     ],
 )
 def test_networks_of_proxies_are_trusted(peer: str, headers: dict[str, str], address: str) -> None:
-    environ = {f"HTTP_{name}": value for name, value in headers.items()}
-    assert client_address(environ, peer, TrustedProxies({"10.0.0.0/8", "unix"})) == address
+    environ = {"REMOTE_ADDR": peer} | {f"HTTP_{name}": value for name, value in headers.items()}
+    assert client_address(environ, TrustedProxies({"10.0.0.0/8", "unix"})) == address
 
 
 def test_ipv4_in_ipv6_clothes_is_ipv4() -> None:

@@ -24,7 +24,7 @@ EXTENDED = ("_Chunks", "_Parser", "_Task", "_ErrorTask", "_File", "_Channel", "_
 OWN = {
     "_Chunks": {"_take"},
     "_Parser": {"_find_fault"},
-    "_Channel": {"protected", "_expects_continue", "_answer", "_settle"},
+    "_Channel": {"_expects_continue", "_answer", "_settle"},
 }
 
 
