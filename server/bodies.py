@@ -2,8 +2,9 @@
 
 from base64 import b64encode
 from hashlib import sha256
-from tempfile import SpooledTemporaryFile
-from typing import BinaryIO, Literal, cast
+from io import BytesIO
+from tempfile import TemporaryFile
+from typing import BinaryIO, Literal
 from urllib.parse import quote
 
 from craftkit_archive.catalog import ServedRender
@@ -49,9 +50,8 @@ def open_pdf(store: Store, render: ServedRender, verify: VerifyReads, max_buffer
     """
     assert render.stored_key is not None  # noqa: S101 - for the type checker
     found = store.open(render.stored_key)
-    file = found.file
-    if found.size_bytes <= max_buffer_bytes or store.lanes > 1:
-        file = cast("BinaryIO", SpooledTemporaryFile(max_buffer_bytes))  # noqa: SIM115 - the caller closes it
+    memory = BytesIO() if found.size_bytes <= max_buffer_bytes else None
+    file = memory or (TemporaryFile() if store.lanes > 1 else found.file)  # noqa: SIM115 - the caller closes it
     try:
         same, hashed = verify == "never" or found.size_bytes == render.size_bytes, sha256()
         if same and (verify == "always" or file is not found.file):
@@ -66,6 +66,8 @@ def open_pdf(store: Store, render: ServedRender, verify: VerifyReads, max_buffer
                 f"{found.key} differs from its record. Run `craftkit-archive verify` to see which others do."
             )
         file.seek(0)
+        if memory:
+            memory.getvalue()  # gives room for more back, so that reading all of it is no copy
     except BaseException:
         file.close()
         raise

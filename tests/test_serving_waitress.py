@@ -23,7 +23,7 @@ EXTENDED = ("_Chunks", "_Parser", "_Task", "_ErrorTask", "_File", "_Channel", "_
 # What each class defines for itself, and waitress never asks for.
 OWN = {
     "_Chunks": {"_take"},
-    "_Parser": {"_find_fault"},
+    "_Parser": {"_read_start", "_read_headers", "_read_length"},
     "_Channel": {"_expects_continue", "_answer", "_settle"},
 }
 
