@@ -54,7 +54,7 @@ EXIT_CODES: dict[type[errors.ArchiveError], int] = {
 EXIT_CODE_WORDS = {
     0: "all that was asked for was done, and is good",
     1: "finished, and found problems (damaged assets, rejected records, a seal that does not match)",
-    2: "usage: what was asked for makes no sense",
+    2: "usage error: invalid option, argument or request",
     3: "finished, nothing bad, but incomplete (something was skipped, or could not be read or compared)",
     10: "no archive here",
     11: "another command holds the lock",
@@ -62,7 +62,7 @@ EXIT_CODE_WORDS = {
     14: "the store or source is offline, or is not the one that this archive belongs to",
     15: "no space on the disk, too little memory or too few open files, or not writable (standard output too)",
     16: "the remote end refused or kept failing",
-    70: "our own bug: the traceback is on stderr",
+    70: "internal error (please report; traceback on stderr)",
     101: "stopped at --time-limit or --max-bytes, clean so far",
     130: "SIGINT: stopped cleanly, what was done is recorded",
     143: "SIGTERM: stopped cleanly, what was done is recorded",
@@ -193,7 +193,12 @@ EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {words}" for code, words i
     show_default=True,
     help="How progress is shown on stderr; auto: a bar on a terminal, a line now and then elsewhere.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
+@click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    help="Say nothing of a success; of anything else how it ended, and the worst findings.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show every finding, reject and skipped asset.")
 @click.pass_context
 def main(

@@ -8,10 +8,13 @@ import os
 import re
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from itertools import groupby
 from math import ceil
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -30,6 +33,7 @@ from craftkit_archive.errors import (
     disk_errors,
 )
 from craftkit_archive.records import Finding, KeyInfo, Kind, Note, ProjectInfo, RunInfo, Verdict
+from craftkit_archive.states import Standing
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -52,7 +56,8 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
         "extra",
     ),
 }
-_DAMAGED = "a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL AND a.verdict NOT IN ('ok', 'unverified', 'malformed')"
+# What a repair may replace: a digest says what is right.
+_REPAIRABLE = "a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL AND a.verdict NOT IN ('ok', 'unverified')"
 _TABLES: dict[Kind, str] = {"projects": "projects", "keys": "api_keys", "renders": "renders"}
 
 
@@ -206,18 +211,14 @@ class Totals(NamedTuple):
     Attributes:
         stored: Stored PDFs.
         stored_bytes: Their bytes.
-        verified: Those whose last check found them good.
-        damaged: Those whose last check found them damaged or missing.
-        unchecked: Those that were never checked.
         oldest_check: The time of the check that is longest ago; None before the first.
+        standing: How many of the stored PDFs are in which state.
     """
 
     stored: int
     stored_bytes: int
-    verified: int
-    damaged: int
-    unchecked: int
     oldest_check: str | None
+    standing: Standing
 
 
 class KeyRow(NamedTuple):
@@ -421,7 +422,89 @@ def m004_odd_on_arrival(db: "Database") -> None:
     db.execute("CREATE INDEX idx_assets_odd ON assets (render_id) WHERE odd IS NOT NULL")
 
 
-_STEPS: list[Callable[["Database"], None]] = [m001_tables, m002_newest_first, m003_coverage, m004_odd_on_arrival]
+def _unless_acknowledged(state: str) -> str:
+    """Express a state, or `acknowledged`, in SQL over `renders AS r`; only what is bad is looked up."""
+    return (
+        "COALESCE((SELECT 'acknowledged' FROM acknowledgements AS k"
+        f" WHERE k.render_id = r.id AND k.state = '{state}'), '{state}')"
+    )
+
+
+def m005_states(db: "Database") -> None:
+    """Say in one place what state each PDF is in, and keep which losses people have accepted."""
+    db.execute(
+        "CREATE TABLE acknowledgements (render_id TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL,"
+        " accepted_at TEXT NOT NULL) WITHOUT ROWID"
+    )
+    db.table("findings").add_column("acknowledged", str)
+    # The same as `states.STATES` says of a verdict; a test compares them.
+    db.create_view(
+        "asset_states",
+        f"""
+        SELECT r.id AS render_id, r.project_id, r.status, COALESCE(a.key, r.asset_key) AS key, a.size_bytes,
+               a.stored_at, a.verified_at, a.verdict,
+               CASE WHEN a.stored_at IS NULL
+                        THEN CASE WHEN r.status = 'succeeded' THEN {_unless_acknowledged("not-stored")} END
+                    WHEN a.verdict = 'ok' THEN 'ok'
+                    WHEN a.verified_at IS NULL
+                        THEN CASE WHEN a.sha256 IS NULL THEN {_unless_acknowledged("unverified")} ELSE 'unchecked' END
+                    WHEN a.verdict IN ('unreadable', 'unavailable') THEN {_unless_acknowledged("unreadable")}
+                    WHEN a.verdict = 'unverified' THEN {_unless_acknowledged("unverified")}
+                    ELSE {_unless_acknowledged("damaged")} END AS state
+        FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id
+        """,
+    )
+    # Only a verification of everything looks for them; it has no argument but its level.
+    db.create_view(
+        "extra_files",
+        """
+        SELECT f.key, f.found_at, f.run_id, 'extra' AS state
+        FROM findings AS f
+        WHERE f.verdict = 'orphan'
+          AND f.run_id = (SELECT MAX(id) FROM runs WHERE command = 'verify'
+                          AND outcome IN ('ok', 'problems', 'incomplete')
+                          AND (SELECT COUNT(*) FROM json_each(arguments)) = 1)
+          AND NOT EXISTS (SELECT 1 FROM assets AS a WHERE a.key = f.key AND a.stored_at IS NOT NULL)
+        """,
+    )
+    db.create_view(
+        "project_summary",
+        """
+        WITH held AS (
+            SELECT project_id,
+                   COUNT(*) AS renders,
+                   SUM(status = 'succeeded') AS succeeded,
+                   COUNT(stored_at) AS stored,
+                   COALESCE(SUM(state = 'not-stored'), 0) AS not_stored,
+                   COALESCE(SUM(size_bytes) FILTER (WHERE stored_at IS NOT NULL), 0) AS stored_bytes,
+                   COALESCE(SUM(state = 'ok'), 0) AS verified_ok,
+                   COALESCE(SUM(state = 'damaged'), 0) AS damaged,
+                   COALESCE(SUM(state = 'unreadable'), 0) AS unreadable,
+                   COALESCE(SUM(state = 'unverified'), 0) AS unverified,
+                   COALESCE(SUM(state = 'acknowledged'), 0) AS acknowledged,
+                   MIN(verified_at) AS oldest_verified_at
+            FROM asset_states GROUP BY project_id
+        ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
+        SELECT ids.id, p.slug, COALESCE(p.name, ids.id) AS name, p.deleted_at,
+               COALESCE(h.renders, 0) AS renders, COALESCE(h.succeeded, 0) AS succeeded,
+               COALESCE(h.stored, 0) AS stored, COALESCE(h.not_stored, 0) AS not_stored,
+               COALESCE(h.stored_bytes, 0) AS stored_bytes, COALESCE(h.verified_ok, 0) AS verified_ok,
+               COALESCE(h.damaged, 0) AS damaged, COALESCE(h.unreadable, 0) AS unreadable,
+               COALESCE(h.unverified, 0) AS unverified, COALESCE(h.acknowledged, 0) AS acknowledged,
+               h.oldest_verified_at
+        FROM ids LEFT JOIN projects AS p ON p.id = ids.id LEFT JOIN held AS h ON h.project_id = ids.id
+        """,
+        replace=True,
+    )
+
+
+_STEPS: list[Callable[["Database"], None]] = [
+    m001_tables,
+    m002_newest_first,
+    m003_coverage,
+    m004_odd_on_arrival,
+    m005_states,
+]
 _OURS = "craftkit_archive"
 
 
@@ -669,9 +752,11 @@ class Catalog:
         """Return the latest runs, newest first."""
         return self._runs("ORDER BY id DESC LIMIT ?", (limit,))
 
-    def find_run(self, run_id: int | None, command: str) -> RunInfo | None:
-        """Return a run of a command, by its number or the latest."""
-        found = self._runs("WHERE command = ? AND id = COALESCE(?, id) ORDER BY id DESC LIMIT 1", (command, run_id))
+    def find_run(self, run_id: int | None, command: str | None = None) -> RunInfo | None:
+        """Return a run of a command, or of any, by its number or the latest."""
+        found = self._runs(
+            "WHERE command = COALESCE(?, command) AND id = COALESCE(?, id) ORDER BY id DESC LIMIT 1", (command, run_id)
+        )
         return found[0] if found else None
 
     def covering_runs(self, limit: int) -> list[RunInfo]:
@@ -770,28 +855,27 @@ class Catalog:
         rows = self._query(
             """
             WITH each AS (
-                SELECT r.project_id, r.status = 'succeeded' AS succeeded, a.stored_at IS NOT NULL AS stored,
-                       CASE WHEN a.stored_at IS NOT NULL THEN a.size_bytes END AS size, a.verdict = 'ok' AS good,
-                       a.verified_at, COALESCE(a.verified_at BETWEEN ?1 AND ?2, 0) AS recent
-                FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id
+                SELECT project_id, state, status = 'succeeded' AS succeeded, stored_at IS NOT NULL AS stored,
+                       CASE WHEN stored_at IS NOT NULL THEN size_bytes END AS size, verified_at,
+                       COALESCE(verified_at BETWEEN ?1 AND ?2, 0) AS recent
+                FROM asset_states
                 LIMIT -1 -- so that it is not merged into the query around it, which would sort three times the bytes
             ), held AS (
-                SELECT project_id, COUNT(*) AS renders, SUM(succeeded) AS succeeded, SUM(stored) AS stored,
-                       SUM(succeeded AND NOT stored) AS not_stored, SUM(size) AS stored_bytes,
-                       SUM(good) AS verified_ok, SUM(NOT good) AS damaged, MIN(verified_at) AS oldest_verified_at,
-                       SUM(size) FILTER (WHERE good AND recent) AS covered, SUM(size) FILTER (WHERE NOT recent) AS due
-                FROM each GROUP BY project_id
+                SELECT project_id, state, COUNT(*) AS renders, SUM(succeeded) AS succeeded, SUM(stored) AS stored,
+                       SUM(size) AS stored_bytes, MIN(verified_at) AS oldest_verified_at,
+                       SUM(size) FILTER (WHERE recent AND state = 'ok') AS covered,
+                       SUM(size) FILTER (WHERE NOT recent) AS due
+                FROM each GROUP BY project_id, state
             ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
-            SELECT ids.id, p.slug, COALESCE(p.name, ids.id), p.deleted_at,
-                   COALESCE(renders, 0), COALESCE(succeeded, 0), COALESCE(stored, 0), COALESCE(not_stored, 0),
-                   COALESCE(stored_bytes, 0), COALESCE(verified_ok, 0), COALESCE(damaged, 0), oldest_verified_at,
+            SELECT ids.id, p.slug, COALESCE(p.name, ids.id), p.deleted_at, state, COALESCE(renders, 0),
+                   COALESCE(succeeded, 0), COALESCE(stored, 0), COALESCE(stored_bytes, 0), oldest_verified_at,
                    COALESCE(covered, 0), COALESCE(due, 0)
             FROM ids LEFT JOIN projects AS p ON p.id = ids.id LEFT JOIN held AS h ON h.project_id = ids.id
             ORDER BY p.slug, ids.id
             """,
             (since, now),
         )
-        return [ProjectInfo(*row) for row in rows]
+        return [_project_info(list(parts)) for _, parts in groupby(rows, key=itemgetter(0))]
 
     def reading_days(self) -> list[tuple[str | None, int, int]]:
         """Return, for each day on which assets were last read and found good, their number and bytes; None is never."""
@@ -883,7 +967,7 @@ class Catalog:
         """Yield, in the order of render ids, the recorded assets whose last verdict was damage or missing."""
         yield from self._pages(
             "SELECT a.render_id, a.key, a.size_bytes, a.sha256, a.verdict FROM assets AS a"
-            f" JOIN renders AS r ON r.id = a.render_id WHERE a.render_id > ? AND {_DAMAGED}{{where}}"
+            f" JOIN renders AS r ON r.id = a.render_id WHERE a.render_id > ? AND {_REPAIRABLE}{{where}}"
             " ORDER BY a.render_id LIMIT ?",
             selection,
             DamagedAsset,
@@ -892,7 +976,7 @@ class Catalog:
     def count_damaged(self, selection: Selection) -> int:
         """Count what `damaged_assets` would yield."""
         count, _ = self._count(
-            f"SELECT COUNT(*), 0 FROM assets AS a JOIN renders AS r ON r.id = a.render_id WHERE {_DAMAGED}{{where}}",
+            f"SELECT COUNT(*), 0 FROM assets AS a JOIN renders AS r ON r.id = a.render_id WHERE {_REPAIRABLE}{{where}}",
             selection,
         )
         return count
@@ -960,14 +1044,30 @@ class Catalog:
         )
         return Coverage(days, *rows[0])
 
-    def count_bad(self) -> tuple[int, int]:
-        """Count the stored assets whose last verdict is bad, and those that could not be read or compared."""
-        rows = self._query(
-            "SELECT COALESCE(SUM(uncertain = 0), 0), COALESCE(SUM(uncertain), 0) FROM (SELECT verdict IN"
-            " ('unreadable', 'unavailable', 'unverified') AS uncertain FROM assets"
-            " WHERE stored_at IS NOT NULL AND verdict <> 'ok')"
+    def oldest_check(self) -> tuple[int, str | None]:
+        """Count what is stored, and return the time of the check that is longest ago."""
+        rows = self._query("SELECT COUNT(*), MIN(verified_at) FROM assets WHERE stored_at IS NOT NULL")
+        return rows[0][0], rows[0][1]
+
+    def standing(self) -> Standing:
+        """Count everything by state, and the files that no render claims."""
+        counts = self._query("SELECT state, COUNT(*), COUNT(stored_at) FROM asset_states GROUP BY state")
+        return _standing(counts, self.count_extra())
+
+    def stored_standing(self) -> Standing:
+        """Count what is stored by state. What was found good is not looked at one by one, so this takes a tenth."""
+        counts = self._query(
+            "SELECT state, COUNT(*), COUNT(*) FROM asset_states WHERE stored_at IS NOT NULL AND verdict <> 'ok'"
+            " GROUP BY state UNION ALL"
+            " SELECT state, COUNT(*), COUNT(*) FROM asset_states WHERE stored_at IS NOT NULL AND verdict IS NULL"
+            " GROUP BY state UNION ALL"
+            " SELECT 'ok', COUNT(*), COUNT(*) FROM assets WHERE stored_at IS NOT NULL AND verdict = 'ok'"
         )
-        return int(rows[0][0]), int(rows[0][1])
+        return _standing(counts, self.count_extra())
+
+    def count_extra(self) -> int:
+        """Count the files that no render claims, as the last verification of everything found them."""
+        return int(self._query("SELECT COUNT(*) FROM extra_files")[0][0])
 
     def held(self, project_id: str | None = None) -> Iterator[tuple[str, str]]:
         """Yield digest and key of every stored asset whose digest is known, in the order of their bytes."""
@@ -1137,16 +1237,11 @@ class Catalog:
 
     def totals(self) -> Totals:
         """Add up what is stored and what the last checks said of it."""
-        return Totals(
-            *self._query(
-                f"""
-                SELECT COUNT(*), COALESCE(SUM(size_bytes), 0),
-                       COALESCE(SUM(verified_at IS NOT NULL AND verdict = 'ok'), 0), COALESCE(SUM({_DAMAGED}), 0),
-                       COALESCE(SUM(verified_at IS NULL), 0), MIN(verified_at)
-                FROM assets AS a WHERE stored_at IS NOT NULL
-                """
-            )[0]
+        rows = self._query(
+            "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0), MIN(verified_at) FROM assets WHERE stored_at IS NOT NULL"
         )
+        stored, size, oldest = rows[0]
+        return Totals(stored, size, oldest, self.stored_standing())
 
     def find_key(self, key_hash: str) -> KeyRow | None:
         """Look a key up by its hash."""
@@ -1183,6 +1278,44 @@ class Catalog:
             (project_id, *(value for _, values in given for value in values), listing.limit + 1),
         )
         return [ServedRender(*row) for row in rows]
+
+
+def _project_info(parts: list[tuple[Any, ...]]) -> ProjectInfo:
+    """Put together what is held of one project from a row for each state."""
+    by_state: Counter[str] = Counter()
+    for part in parts:
+        by_state[part[4] or ""] += part[5]
+    sums = [sum(part[at] for part in parts) for at in (5, 6, 7, 8, 10, 11)]
+    project_id, slug, name, deleted_at = parts[0][:4]
+    return ProjectInfo(
+        id=project_id,
+        slug=slug,
+        name=name,
+        deleted_at=deleted_at,
+        renders=sums[0],
+        succeeded=sums[1],
+        stored=sums[2],
+        not_stored=by_state["not-stored"],
+        stored_bytes=sums[3],
+        verified_ok=by_state["ok"],
+        damaged=by_state["damaged"],
+        oldest_verified_at=min((part[9] for part in parts if part[9]), default=None),
+        covered_bytes=sums[4],
+        due_bytes=sums[5],
+        unchecked=by_state["unchecked"],
+        unreadable=by_state["unreadable"],
+        unverified=by_state["unverified"],
+        acknowledged=by_state["acknowledged"],
+    )
+
+
+def _standing(counts: Iterable[tuple[Any, ...]], extra: int) -> Standing:
+    sums: Counter[str] = Counter(extra=extra)
+    for state, count, stored in counts:
+        sums["stored"] += stored
+        if state is not None:  # a render that owes no PDF
+            sums[state.replace("-", "_")] += count
+    return Standing(**sums)
 
 
 def _joined(selection: Selection) -> str:

@@ -36,7 +36,7 @@ from craftkit_archive.work import Stop, in_batches, never, processes, spread, wo
 BATCH = 256
 BATCH_BYTES = 16 << 20
 _INCOMPLETE = ("unreadable",)
-_NO_PROBLEM = ("checked", "ok", "lacking", *_INCOMPLETE)
+_NO_PROBLEM = ("checked", "ok", "lacking", "not_stored", *_INCOMPLETE)
 _SIGNATURES = (".asc", ".gpg", ".sig", ".sign")
 
 
@@ -78,8 +78,8 @@ def check_export(path: Path, *, jobs: int = 1, stop: Stop = never, clock: Clock 
     Yields:
         `Plan`; a `Finding` for each file that is not what the export says, is not there, or is not listed (`orphan`),
         and for each of its tables that breaks the rules (`malformed`); a `Note` for what is odd and allowed;
-        `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict, and lacking: how
-        many files the export itself says that it lacks. Its details have the seal.
+        `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict, and not_stored
+        (until 1.0 also as lacking): how many files the export itself names as missing. Its details have the seal.
 
     Raises:
         RequestError: There is no export.
@@ -103,6 +103,8 @@ def check_export(path: Path, *, jobs: int = 1, stop: Stop = never, clock: Clock 
     lacking = _lacking(export) if export.is_ours else 0
     if lacking:
         run.counts["lacking"] += lacking
+    if run.counts["lacking"]:
+        run.counts["not_stored"] = run.counts["lacking"]
     incomplete = any(run.counts[name] for name in ("lacking", *_INCOMPLETE))
     run.settle(problems=_count_problems(run) > 0, incomplete=incomplete, stopped=stop())
     yield run.summary(export=str(path), bag=export.is_bag, seal=export.said().get("Seal") if export.is_ours else None)

@@ -1,4 +1,4 @@
-"""Doctor: is this set-up sound, and if not, what mends it?"""
+"""Doctor: is this set-up sound, and if not, what fixes it?"""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from craftkit_archive import __version__
 from craftkit_archive.archive import CATALOG, Archive, Run
-from craftkit_archive.errors import ArchiveError, StoreError
+from craftkit_archive.errors import ArchiveError
 from craftkit_archive.folder import FolderStore
 from craftkit_archive.pdf import has_jbig2_decoder
 from craftkit_archive.records import Diagnosis, Record
@@ -30,15 +30,16 @@ def examine_archive(archive: Archive) -> Iterator[Record]:
         archive: May be open read-only. Nothing is changed, but for two empty files in the store that come and go.
 
     Yields:
-        A `Diagnosis` for each thing; at last the `Summary`, which is `problems` if one is to be mended.
+        A `Diagnosis` for each thing; at last the `Summary`, which is `problems` if one needs a fix.
     """
     run = Run(None, "doctor")
-    run.counts.update({"good": 0, "to_mend": 0})
-    for diagnose in (_versions, _decoders, _catalog, _modes, _store, _names, _space, _clock, _runs):
+    run.counts.update({"good": 0, "problems": 0})
+    for diagnose in (_versions, _decoders, _catalog, _modes, _store, _names, _space, _clock, _runs, _pdfs):
         for diagnosis in diagnose(archive):
-            run.counts["to_mend" if diagnosis.mend else "good"] += 1
+            run.counts["problems" if diagnosis.mend else "good"] += 1
             yield diagnosis
-    run.settle(problems=run.counts["to_mend"] > 0)
+    run.counts["to_mend"] = run.counts["problems"]  # its name until 1.0
+    run.settle(problems=run.counts["problems"] > 0)
     yield run.summary()
 
 
@@ -90,8 +91,9 @@ def _store(archive: Archive) -> Iterator[Diagnosis]:
     try:
         archive.store.check(archive.id)
     except ArchiveError as error:
-        hint = "Mount the store there, or correct its address." if isinstance(error, StoreError) else "Try again later."
-        yield Diagnosis("store", f"The store cannot be used: {str(error).removesuffix('.')}", hint)
+        # An error says what happened, and in its last sentence what to do.
+        seen, _, fix = str(error).rpartition(". ")
+        yield Diagnosis("store", seen or str(error).removesuffix("."), fix if seen else "Try again later.")
         return
     yield Diagnosis("store", f"{archive.store.address} is this archive's")
     if isinstance(archive.store, FolderStore) and not os.access(archive.store.address, os.W_OK):
@@ -146,3 +148,14 @@ def _runs(archive: Archive) -> Iterator[Diagnosis]:
     if killed:
         names = ", ".join(f"{run.command} ({run.id})" for run in killed[:3])
         yield Diagnosis("runs", f"killed before their end, and taken up by the next such command: {names}")
+
+
+def _pdfs(archive: Archive) -> Iterator[Diagnosis]:
+    """Say what the last checks found; the PDFs themselves are not read."""
+    standing = archive.catalog.standing()
+    fix = None
+    if standing.damaged or standing.unreadable:
+        fix = "Run `report` to see which, then `repair SOURCE`."
+    elif standing.unverified:
+        fix = "Run `report` to see which: nothing is recorded to compare them with."
+    yield Diagnosis("PDFs", standing.text, fix)

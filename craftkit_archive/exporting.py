@@ -65,7 +65,8 @@ def export_assets(
 
     Yields:
         `Plan`; a `Skipped` for each render that is left out; `Progress`; at last the `Summary`, whose count selected
-        is the sum of written, unchanged, excluded (there is no PDF to give) and failed (there is, and it is not good).
+        is the sum of written, unchanged, not_stored (there is no PDF to give; until 1.0 also as excluded) and failed
+        (there is, and it is not good).
 
     Raises:
         RequestError: Nothing is selected, the options contradict each other, or the target holds something else.
@@ -347,6 +348,7 @@ class _Export:
     def summary(self) -> Summary:
         """Say how it went."""
         counts = self._run.counts
+        counts["not_stored"] = counts["excluded"]
         self._run.settle(problems=counts["failed"] > 0, incomplete=counts["excluded"] > 0, stopped=self._stop())
         return self._run.summary(exports=self._exports)
 
@@ -359,7 +361,7 @@ def _lack(row: ExportRow) -> tuple[str, str] | None:
         return "no-digest", "stored, but with no digest to compare it with"
     if row.status != "succeeded":
         return "not-succeeded", f"its status is {row.status}"
-    return "not-stored", "never stored"
+    return "not-stored", "not stored"
 
 
 def _skipped(entry: _Entry, lack: tuple[str, str] | None) -> Skipped:

@@ -149,9 +149,9 @@ def fetch_assets(
     Yields:
         `Plan`; for each asset that arrived damaged or did not come a `Finding`, for each that is stored though it is
         odd a `Note`, for each that the source lacks a `Skipped`; `Progress`; at last the `Summary` with the counts
-        expected, copied, adopted, absent, refused (bytes that are wrong) and unavailable (bytes that the source did not
-        give); odd, if any is; unknown and described, for ids; and, where everything was asked of a source that can be
-        listed, unclaimed: objects that no render has.
+        expected, copied, adopted, absent (not at the source), refused (bytes that are wrong), unavailable (bytes that
+        the source did not give), and not_stored, the sum of these three; odd, if any is; unknown and described, for
+        ids; and, where everything was asked of a source that can be listed, unclaimed: objects that no render has.
 
     Raises:
         StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
@@ -201,6 +201,7 @@ def fetch_assets(
                 run.counts["unclaimed"], details["unclaimed"] = listing()
             except ArchiveError as error:  # it only counts what nobody asked for, and undoes nothing that succeeded
                 details["unclaimed_error"] = str(error)
+        run.counts["not_stored"] = sum(run.counts[count] for count in ("absent", "refused", "unavailable"))
         incomplete = any(run.counts[count] for count in ("absent", "unavailable", "unknown"))
         run.settle(problems=run.counts["refused"] > 0, incomplete=incomplete, stopped=stop())
     yield run.summary(**details)
@@ -349,7 +350,10 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
                 outcomes.append(finding)
             else:
                 run.counts["absent"] += 1
-                reason = "the source lacks it" if owner == asset.render_id else f"render {owner} has this asset key"
+                reason = "the source does not have it"
+                if owner != asset.render_id:
+                    reason = f"render {owner} has this asset key"
+                reason = f"not stored: {reason}"
                 outcomes.append(Skipped(render_id=asset.render_id, key=asset.key, reason=reason))
         archive.catalog.add_assets(new.values())
         archive.catalog.add_findings(outcome for outcome in outcomes if not isinstance(outcome, Skipped))

@@ -68,14 +68,18 @@ class FolderStore(Store):
     def check(self, archive_id: str | None = None) -> None:
         """See `Store.check`."""
         if not os.path.isdir(self._root):
-            raise StoreOfflineError(f"There is no folder {self.address}: mount it, or mend the address.")
+            raise StoreOfflineError(f"There is no folder {self.address}. Mount it, or correct the address.")
         if archive_id is None:
             return
         owner = self.owner()
         if owner is None:
-            raise StoreOfflineError(f"{self.address} has no file {MARKER}: mount the archive's store there.")
+            raise StoreOfflineError(
+                f"The store is not mounted at {self.address} (no {MARKER} file). Mount it, or correct its address."
+            )
         if owner != archive_id:
-            raise StoreMismatchError(f"{self.address} belongs to archive {owner}, not to {archive_id}: mend the mount.")
+            raise StoreMismatchError(
+                f"{self.address} belongs to archive {owner}, not to {archive_id}. Mount this archive's own store."
+            )
 
     def mark(self, archive_id: str) -> None:
         """See `Store.mark`."""
@@ -96,7 +100,9 @@ class FolderStore(Store):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreOfflineError(f"{self.address} cannot be read ({error.strerror}): mend that first.") from error
+            raise StoreOfflineError(
+                f"{self.address} cannot be read ({error.strerror}). Check its rights and the disk."
+            ) from error
 
     def receive(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Piece:
         """See `Store.receive`."""

@@ -234,7 +234,7 @@ class Progress(Record, frozen=True):
 
 
 class Reject(Record, frozen=True):
-    """A record that was refused; mended, its `record` can be imported again."""
+    """A record that was refused; corrected, its `record` can be imported again."""
 
     source: str
     line: int
@@ -243,7 +243,10 @@ class Reject(Record, frozen=True):
 
 
 class Finding(Record, frozen=True):
-    """An asset whose verdict is not `ok`. `expected` and `found` are sizes or digests, as the verdict has it."""
+    """An asset whose verdict is not `ok`. `expected` and `found` are sizes or digests, as the verdict has it.
+
+    `acknowledged` is the reason for which its loss was accepted, if it was.
+    """
 
     run_id: int
     render_id: str | None
@@ -253,6 +256,7 @@ class Finding(Record, frozen=True):
     expected: str | None = None
     found: str | None = None
     detail: str | None = None
+    acknowledged: str | None = None
 
 
 class Note(Record, frozen=True):
@@ -332,7 +336,7 @@ class RunInfo(Record, frozen=True, tag="run"):
 
 
 class ProjectInfo(Record, frozen=True, tag="project"):
-    """What an archive holds of one project; sizes in bytes."""
+    """What an archive holds of one project, by the states of `states.State`; sizes in bytes."""
 
     id: str
     slug: str | None
@@ -348,6 +352,10 @@ class ProjectInfo(Record, frozen=True, tag="project"):
     oldest_verified_at: str | None
     covered_bytes: int = 0
     due_bytes: int = 0
+    unchecked: int = 0
+    unreadable: int = 0
+    unverified: int = 0
+    acknowledged: int = 0
 
 
 class Diagnosis(Record, frozen=True):

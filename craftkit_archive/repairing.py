@@ -104,7 +104,9 @@ def repair_assets(
             archive.store.sweep()
             Quarantine(archive.path).tidy()
         run.settle(problems=run.counts["absent"] + run.counts["refused"] > 0, stopped=stop())
-    yield run.summary(dry_run=True) if dry_run else run.summary()
+    last = archive.catalog.find_run(None, "verify")
+    details = {"last_verified": last.finished_at if last else None}
+    yield run.summary(**details, dry_run=True) if dry_run else run.summary(**details)
 
 
 def _record(archive: Archive, attempts: list[_Attempt], run: Run, *, dry_run: bool) -> Iterator[Record]:

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple, TextIO
 import msgspec
 
 from craftkit_archive.coverage import Coverage
-from craftkit_archive.records import Finding, Note, ProjectInfo, RunInfo, Verdict
+from craftkit_archive.records import Finding, Note, ProjectInfo, RunInfo
+from craftkit_archive.states import STATES, Standing, by_state, words
 from craftkit_archive.values import defused, harmless
 from craftkit_archive.work import format_duration, format_size
 
@@ -29,7 +30,7 @@ SUFFIXES: dict[str, Form] = {
 # Counts of a run that are no verdicts.
 NO_VERDICTS = ("checked", "same_size", "unknown", "notes")
 # Verdicts that say that something could not be compared, and one that is a warning.
-UNCERTAIN: tuple[Verdict, ...] = ("unreadable", "unavailable", "unverified", "unrecorded")
+UNCERTAIN = tuple(verdict for verdict, state in STATES.items() if state in ("unreadable", "unverified", "not-stored"))
 _COLUMNS = ("run_id", "verdict", "render_id", "key", "expected", "found", "detail", "found_at")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -57,6 +58,7 @@ class Report(NamedTuple):
         projects: What is held of each.
         seal: The seal of the archive.
         findings: Gives what the run found, from the beginning at each call.
+        standing: How the whole archive stands when the report is made.
     """
 
     archive: str
@@ -70,16 +72,22 @@ class Report(NamedTuple):
     projects: list[ProjectInfo]
     seal: str
     findings: Callable[[], Iterator[Finding | Note]]
+    standing: Standing
 
     @property
     def bad(self) -> int:
-        """How many assets are not what was stored."""
-        return sum(n for name, n in self.run.counts.items() if name not in (*NO_VERDICTS, *UNCERTAIN, "ok", "orphan"))
+        """How many assets this run found damaged, those that were accepted as lost left out."""
+        return by_state(self.run.counts).get("damaged", 0)
 
     @property
     def uncertain(self) -> int:
         """How many assets could not be read or compared."""
         return sum(self.run.counts.get(name, 0) for name in (*UNCERTAIN, "unknown"))
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the run looked at less than everything; its level is the only argument of one that did not."""
+        return bool(set(self.run.arguments) - {"level"}) or self.run.outcome in ("limited", "interrupted", "failed")
 
     @property
     def seconds(self) -> float | None:
@@ -91,7 +99,18 @@ class Report(NamedTuple):
 
     @property
     def headline(self) -> str:
-        """The whole report in one sentence."""
+        """The whole report in one sentence, with the state of the whole archive where the run says less, or else."""
+        found, bad = by_state(self.run.counts), self.standing.bad
+        if not self.is_part and {state: found.get(state, 0) for state in bad} == bad and bool(bad) == self._is_bad:
+            return self._verified
+        return f"{self._verified}. The whole archive: {words(bad) or 'nothing is damaged'}"
+
+    @property
+    def _is_bad(self) -> bool:
+        return bool(self.bad or self.uncertain)
+
+    @property
+    def _verified(self) -> str:
         checked = self.run.counts.get("checked", 0)
         if self.run.finished_at is None or self.run.outcome == "failed":
             return f"This verification did not come to its end; {checked:,} PDFs were checked"
@@ -121,6 +140,7 @@ def write_text(report: Report, out: TextIO) -> None:
         f"run       {run.id}, {run.started_at}{took}, {run.outcome or 'not ended'}\n"
         f"archive   {report.archive} ({report.archive_id})\n"
         f"counts    {counts}\n"
+        f"archive now  {report.standing.text}\n"
         f"read      {format_size(run.bytes_read)}\n"
         f"coverage  {report.coverage.details()['text']}\n"
         f"seal      {report.seal}\n"
@@ -138,7 +158,13 @@ def write_ndjson(report: Report, out: TextIO) -> None:
     """Write the lines that `--json verify` wrote: findings and notes, at last the run with its coverage."""
     for found in report.findings():
         out.write(msgspec.json.encode(found).decode() + "\n")
-    details = {"archive_id": report.archive_id, "seal": report.seal, "coverage": report.coverage.details()}
+    details = {
+        "archive_id": report.archive_id,
+        "seal": report.seal,
+        "coverage": report.coverage.details(),
+        "standing": report.standing,
+        "headline": report.headline,
+    }
     out.write(msgspec.json.encode({**msgspec.to_builtins(report.run), **details}).decode() + "\n")
 
 
@@ -204,8 +230,9 @@ def write_prometheus(report: Report, out: TextIO) -> None:
         ("last_verify_assets", "Assets by its verdict.", [(f'verdict="{n}"', count) for n, count in verdicts.items()]),
         ("stored_assets", "Assets that are stored.", [("", stored)]),
         ("stored_bytes", "Their bytes.", [("", coverage.stored_bytes)]),
-        ("not_stored", "Succeeded renders whose PDF was never stored.", [("", _sum(report, "not_stored"))]),
-        ("bad_assets", "Assets whose last verdict is not ok.", [("", _sum(report, "damaged"))]),
+        ("not_stored", "Succeeded renders whose PDF is not stored.", [("", report.standing.not_stored)]),
+        ("bad_assets", "Assets that are damaged.", [("", report.standing.damaged)]),
+        ("assets", "Assets, and files in the store, by state.", _states(report.standing)),
         (
             "coverage_ratio",
             "Part of the bytes that was read and found good within the days.",
@@ -213,15 +240,16 @@ def write_prometheus(report: Report, out: TextIO) -> None:
         ),
         ("due_bytes", "Bytes that were not read within the days.", [("", coverage.due_bytes)]),
     ]
-    for name, words, samples in metrics:
-        out.write(f"# HELP craftkit_archive_{name} {words}\n# TYPE craftkit_archive_{name} gauge\n")
+    for name, meaning, samples in metrics:
+        out.write(f"# HELP craftkit_archive_{name} {meaning}\n# TYPE craftkit_archive_{name} gauge\n")
         for labels, value in samples:
             both = ",".join(part for part in (f'archive="{report.archive_id}"', labels) if part)
             out.write(f"craftkit_archive_{name}{{{both}}} {float(value):.15g}\n")
 
 
-def _sum(report: Report, name: str) -> int:
-    return sum(getattr(project, name) for project in report.projects)
+def _states(standing: Standing) -> list[tuple[str, float]]:
+    counts = msgspec.structs.asdict(standing)
+    return [(f'state="{name.replace("_", "-")}"', count) for name, count in counts.items() if name != "stored"]
 
 
 def _seconds(time: str | None) -> float:

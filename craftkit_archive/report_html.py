@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from craftkit_archive.coverage import percent
 from craftkit_archive.records import Finding
 from craftkit_archive.report_forms import NO_VERDICTS, UNCERTAIN
+from craftkit_archive.states import words
 from craftkit_archive.values import harmless
 from craftkit_archive.work import format_duration, format_size
 
@@ -47,7 +48,11 @@ def write_html(report: Report, out: TextIO) -> None:
     script = _resource("report.js")
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     unfinished = report.run.finished_at is None or report.run.outcome == "failed"
-    state = "bad" if report.bad else "warn" if unfinished or report.run.outcome != "ok" else "good"
+    state = "good"
+    if report.bad or report.standing.damaged:
+        state = "bad"
+    elif unfinished or report.run.outcome != "ok" or report.standing.bad:
+        state = "warn"
     out.write(
         Template(_resource("report.html")).substitute(
             title=_text(f"{report.headline} · {report.archive}"),
@@ -272,7 +277,7 @@ def _projects(projects: list[ProjectInfo]) -> str:
     classes = {"Project": "", "Read and good": "gap"}
     head = "".join(
         f'<th class="{classes.get(name, "number")}">{name}</th>'
-        for name in ("Project", "PDFs", "Size", "Read and good", "", "Bad", "Never stored")
+        for name in ("Project", "PDFs", "Size", "Read and good", "", "Damaged", "Not stored")
     )
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>{more}'
@@ -285,6 +290,9 @@ def _projects(projects: list[ProjectInfo]) -> str:
 def _findings(report: Report) -> str:
     found = list(islice(report.findings(), MOST_FINDINGS + 1))
     if not found:
+        elsewhere = words(report.standing.bad)
+        if elsewhere:
+            return f"<p>None in this verification. <b>In the whole archive: {elsewhere}.</b></p>"
         return '<p class="soft">None: every PDF that was checked is what was stored.</p>'
     shown = found[:MOST_FINDINGS]
     verdicts = sorted({_verdict(one) for one in shown})

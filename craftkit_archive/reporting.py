@@ -6,12 +6,13 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
-from typing import TextIO
+from typing import Any, TextIO
 
 from craftkit_archive import records
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.coverage import COVERAGE_DAYS, NOTHING, describe
 from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.outcomes import describe_outcome
 from craftkit_archive.records import ProjectInfo, Record, Summary
 from craftkit_archive.report_forms import (
     SUFFIXES,
@@ -26,11 +27,15 @@ from craftkit_archive.report_forms import (
 )
 from craftkit_archive.report_html import write_html
 from craftkit_archive.seal import seal
+from craftkit_archive.states import Standing
 from craftkit_archive.store import mask_address
 from craftkit_archive.values import format_time
 from craftkit_archive.work import format_size
 
 LAST_RUNS = 5
+_STATES = ("stored", "unchecked", "damaged", "unreadable", "unverified", "not_stored", "extra", "acknowledged")
+_COUNTED = ("renders", "succeeded", "stored", "not_stored", "verified_ok", "unchecked", "damaged", "unreadable",
+            "unverified", "acknowledged")  # fmt: skip
 HISTORY = 120
 # When `nagios_status` warns: a nightly job that missed two nights, and a ledger that is not whole.
 SILENT_HOURS = 48
@@ -51,14 +56,15 @@ def describe_archive(archive: Archive) -> Iterator[Record]:
 
     Yields:
         A `ProjectInfo` for each project, a `RunInfo` for each of the last runs, newest first, and the `Summary`, whose
-        counts are the sums over the projects.
+        counts are the sums over the projects. Its outcome is `problems` while anything is damaged, `incomplete` while
+        anything is unreadable or unverified.
     """
     counts: Counter[str] = Counter()
     stored = covered = due = 0
     days = coverage_days(archive)
     now = archive.clock()
     for project in archive.catalog.project_summaries(format_time(now - timedelta(days=days)), format_time(now)):
-        for name in ("renders", "succeeded", "stored", "not_stored", "verified_ok", "damaged"):
+        for name in _COUNTED:
             counts[name] += getattr(project, name)
         stored, covered, due = (
             stored + project.stored_bytes,
@@ -67,10 +73,13 @@ def describe_archive(archive: Archive) -> Iterator[Record]:
         )
         yield project
     yield from archive.catalog.last_runs(LAST_RUNS)
+    counts["extra"] = archive.catalog.count_extra()
+    standing = Standing(ok=counts["verified_ok"], **{name: counts[name] for name in _STATES})
+    details: dict[str, Any] = {"archive": str(archive.path), "store": archive.store.address, "stored_bytes": stored}
     text = describe(covered / stored if stored else 1.0, stored, days) if counts["stored"] else NOTHING
     coverage = {"days": days, "stored_bytes": stored, "covered_bytes": covered, "due_bytes": due, "text": text}
-    details = {"archive": str(archive.path), "store": archive.store.address, "stored_bytes": stored}
-    yield Summary(command="status", outcome="ok", counts=dict(counts), details={**details, "coverage": coverage})
+    details |= {"coverage": coverage, "standing": standing}
+    yield Summary(command="status", outcome=standing.outcome, counts=dict(counts), details=details)
 
 
 def coverage_days(archive: Archive) -> int:
@@ -85,25 +94,28 @@ def nagios_status(archive: Archive) -> tuple[int, str]:
     Source: the Nagios plugin guidelines (0 OK, 1 warning, 2 critical, 3 unknown; performance data after a bar).
     """
     coverage = archive.coverage(coverage_days(archive))
-    bad, uncertain = archive.catalog.count_bad()
+    standing = archive.catalog.standing()
     last = archive.catalog.find_run(None, "verify")
     ended = last.finished_at if last else None
     warnings = []
-    if uncertain:
-        warnings.append(f"{uncertain:,} could not be read or compared")
     if coverage.share < ENOUGH_COVERAGE and coverage.assets:
         warnings.append("not enough was read")
     if last is None or ended is None or last.outcome == "failed":
         warnings.append("the last verification did not come to its end" if last else "never verified")
     elif archive.clock() - datetime.fromisoformat(ended) > timedelta(hours=SILENT_HOURS):
         warnings.append(f"last verified {ended[:16]}Z")
-    code, word = (2, "CRITICAL") if bad else (1, "WARNING") if warnings else (0, "OK")
+    worried = warnings or standing.outcome != "ok"
+    code, word = (2, "CRITICAL") if standing.damaged else (1, "WARNING") if worried else (0, "OK")
     # An archive into which nothing was ever fetched is not one that is well.
-    if not coverage.assets and not bad:
+    if not coverage.assets and not standing.damaged:
         code, word = 1, "WARNING"
-    said = [f"{bad:,} of {coverage.assets:,} PDFs are bad", *warnings, coverage.details()["text"]]
-    measured = f"bad={bad};;0 coverage={coverage.share * 100:.1f}%;{ENOUGH_COVERAGE * 100:g}: due={coverage.due_bytes}B"
-    return code, f"CRAFTKIT-ARCHIVE {word} - {', '.join(said)} | {measured} assets={coverage.assets}"
+    said = [standing.text, *warnings, coverage.details()["text"]]
+    measured = (
+        f"bad={standing.damaged};;0 coverage={coverage.share * 100:.1f}%;{ENOUGH_COVERAGE * 100:g}:"
+        f" due={coverage.due_bytes}B assets={coverage.assets} unreadable={standing.unreadable};0"
+        f" unverified={standing.unverified};0"
+    )
+    return code, f"CRAFTKIT-ARCHIVE {word} - {', '.join(said)} | {measured}"
 
 
 def gather_report(archive: Archive, run_id: int | None = None) -> Report:
@@ -118,8 +130,7 @@ def gather_report(archive: Archive, run_id: int | None = None) -> Report:
     """
     run = archive.catalog.find_run(run_id, "verify")
     if run is None:
-        known = "none was ever made" if run_id is None else f"{run_id} is none: `status` shows the last runs"
-        raise RequestError(f"There is no such verification to report, {known}.")
+        raise RequestError(_no_such_verification(archive, run_id))
     days = run.coverage_days or COVERAGE_DAYS
     now = archive.clock()
     found_in = run.id
@@ -135,7 +146,18 @@ def gather_report(archive: Archive, run_id: int | None = None) -> Report:
         projects=archive.catalog.project_summaries(format_time(now - timedelta(days=days)), format_time(now)),
         seal=seal(archive.catalog.held()),
         findings=lambda: archive.catalog.findings_of(found_in),
+        standing=archive.catalog.standing(),
     )
+
+
+def _no_such_verification(archive: Archive, run_id: int | None) -> str:
+    if run_id is None:
+        return "Nothing was ever verified: run `verify` first, then report."
+    other = archive.catalog.find_run(run_id)
+    if other is None:
+        return f"There is no run {run_id}: `status` shows the last runs."
+    article = "an" if other.command[0] in "aeiou" else "a"
+    return f"Run {run_id} is {article} {other.command}, not a verification: `status` shows the last runs."
 
 
 def form_of(file: Path) -> Form:
@@ -186,7 +208,7 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
     """
     wanted = None if expected is None else expected.strip().lower()
     if wanted is not None and (len(wanted) != 64 or set(wanted) - set("0123456789abcdef")):
-        raise RequestError(f"{expected!r} is no seal: it has 64 hex digits.")
+        raise RequestError(f"{expected!r} is not a seal: a seal has 64 hex digits.")
     run = Run(None, "seal")
     project_id = archive.find_project(project) if project else None
     run.counts["sealed"] = 0
@@ -215,7 +237,7 @@ def as_text(record: Record) -> str:
         case records.Reject():
             return f"  rejected  {record.source}:{record.line}: {record.reason}"
         case records.Skipped():
-            return f"  skipped  {record.key or record.render_id}: {record.reason}"
+            return f"  {record.key or record.render_id}: {record.reason}"
         case records.Held():
             return f"{record.name}\t{record.verdict}\t{record.size_bytes}\t{record.kept_at}"
         case records.KeyInfo():
@@ -224,7 +246,7 @@ def as_text(record: Record) -> str:
             return "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in cells)
         case records.Diagnosis():
             return (
-                f"mend  {record.name}: {record.seen}. {record.mend}"
+                f"FIX   {record.name}: {record.seen.removesuffix('.')}. {record.mend}"
                 if record.mend
                 else f"good  {record.name}: {record.seen}"
             )
@@ -236,18 +258,20 @@ def as_text(record: Record) -> str:
             counts = ", ".join(f"{count:,} {name}" for name, count in record.counts.items())
             return f"run {record.id}  {record.started_at}  {record.command}  {record.outcome or 'not ended'}  {counts}"
         case records.Summary():
-            counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in record.counts.items())
-            size = f", {format_size(record.bytes_read)} read" if record.bytes_read else ""
-            covered = record.details.get("coverage")
-            return f"{record.command}: {record.outcome}: {counts}{size}" + (f"; {covered['text']}" if covered else "")
+            return describe_outcome(record)
     raise TypeError(record)
 
 
 def _project_line(project: ProjectInfo) -> str:
+    more = "".join(
+        f", {count:,} {name}"
+        for name in ("unreadable", "unverified", "acknowledged")
+        if (count := getattr(project, name))
+    )
     deleted = f"  deleted {project.deleted_at}" if project.deleted_at else ""
     name = (project.slug or project.id).replace("\n", " ")
     return (
         f"{name}: {project.renders:,} renders, {project.succeeded:,} succeeded,"
         f" {project.stored:,} stored ({format_size(project.stored_bytes)}), {project.not_stored:,} not stored,"
-        f" {project.verified_ok:,} verified, {project.damaged:,} damaged{deleted}"
+        f" {project.verified_ok:,} verified, {project.damaged:,} damaged{more}{deleted}"
     )

@@ -4,7 +4,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from craftkit_archive.fixity import Check, Level, Seen, Task, check_assets
 from craftkit_archive.pdf import odd_on_arrival
 from craftkit_archive.places import worker_setup
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped
+from craftkit_archive.states import by_state
 from craftkit_archive.values import format_time
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
@@ -25,8 +26,6 @@ LISTED = 2000
 COMMIT_SECONDS = 2.0
 DAY_SECONDS = 86_400
 
-_INCOMPLETE = {"unreadable", "unavailable", "unverified", "unrecorded"}
-_NO_VERDICTS = {"checked", "ok", "same_size", "unknown", "orphan", "notes"}
 # What file managers leave behind, and what begins with a dot, is nobody's asset.
 _NOT_OURS = re.compile(r"(?:^|/)(?:\.[^/]*|thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
 
@@ -124,14 +123,29 @@ def verify_assets(
                 yield from ledger.keep(listed)
         finally:
             ledger.commit()
-        bad = {verdict for verdict in run.counts if run.counts[verdict]} - _NO_VERDICTS
+        states = by_state(run.counts)
         # Files that nobody expects, and none that anybody does: that is no good archive, whatever it is.
         nothing = not run.counts["checked"] and run.counts["orphan"] > 0
-        incomplete = bool(bad) or nothing or run.counts["unknown"] > 0
+        gaps = any(states.get(state) for state in ("unreadable", "unverified", "not-stored"))
         cut_short = budget.spent and run.counts["checked"] < count
-        run.settle(problems=bool(bad - _INCOMPLETE), incomplete=incomplete, stopped=stop(), limited=cut_short)
+        run.settle(
+            problems="damaged" in states,
+            incomplete=gaps or nothing or run.counts["unknown"] > 0,
+            stopped=stop(),
+            limited=cut_short,
+        )
         run.coverage = archive.coverage(_days(scope.due_seconds))
-    yield run.summary(level=level, coverage=run.coverage.details(run.bytes_read if cut_short else 0))
+    more = {} if count else _nothing_due(archive, scope)
+    yield run.summary(level=level, coverage=run.coverage.details(run.bytes_read if cut_short else 0), **more)
+
+
+def _nothing_due(archive: Archive, scope: Scope) -> dict[str, Any]:
+    """Say of a run that had nothing to check how much is stored at all, and when something will be due."""
+    stored, oldest = archive.catalog.oldest_check()
+    if scope.due_seconds is None or oldest is None:
+        return {"stored": stored}
+    due = datetime.fromisoformat(oldest) + timedelta(seconds=scope.due_seconds)
+    return {"stored": stored, "next_due": format_time(due)}
 
 
 def _told(selection: Selection, scope: Scope, limits: Limits) -> dict[str, Any]:

@@ -71,9 +71,12 @@ class _ArchiveCollector(Collector):
                 ("catalog_up", "1 if the catalog can be read.", 1),
                 ("stored_assets", "Stored PDFs.", totals.stored),
                 ("stored_bytes", "Their bytes.", totals.stored_bytes),
-                ("verified_assets", "Those whose last check found them good.", totals.verified),
-                ("damaged_assets", "Those whose last check found them damaged or missing.", totals.damaged),
-                ("unchecked_assets", "Those that were never checked.", totals.unchecked),
+                ("verified_assets", "Those whose last check found them good.", totals.standing.ok),
+                ("damaged_assets", "Those whose last check found them damaged or missing.", totals.standing.damaged),
+                ("unreadable_assets", "Those that the last check could not read.", totals.standing.unreadable),
+                ("unverified_assets", "Those without anything to compare with.", totals.standing.unverified),
+                ("acknowledged_assets", "Those that were accepted as lost.", totals.standing.acknowledged),
+                ("unchecked_assets", "Those that were never checked.", totals.standing.unchecked),
                 ("oldest_check_timestamp_seconds", "The check that is longest ago; 0 before the first.", oldest),
             ]
         return [build, *(GaugeMetricFamily(f"{PREFIX}_{name}", words, value) for name, words, value in values)]

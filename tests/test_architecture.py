@@ -27,7 +27,7 @@ RANKS = [
     },
     {"craftkit_archive.records"},
     {"craftkit_archive.decoding", "craftkit_archive.work"},
-    {"craftkit_archive.coverage", "craftkit_archive.tables"},
+    {"craftkit_archive.coverage", "craftkit_archive.tables", "craftkit_archive.states"},
     {
         "craftkit_archive.catalog",
         "craftkit_archive.store",
@@ -49,6 +49,7 @@ RANKS = [
         "craftkit_archive.quarantine",
         "craftkit_archive.report_forms",
         "craftkit_archive.naming",
+        "craftkit_archive.outcomes",
     },
     {"craftkit_archive.report_html"},
     {"craftkit_archive.targets"},

@@ -365,7 +365,9 @@ def test_an_asset_that_nobody_has_is_claimed_by_nobody(empty: World) -> None:
     key = "elsewhere/x.pdf"
     load(empty.archive, empty.folder, "renders", [render(20, asset_key=key), render(21, asset_key=key)])
     _, records = fetch(empty)
-    assert [record.reason for record in records if isinstance(record, Skipped)] == ["the source lacks it"] * 2
+    assert [record.reason for record in records if isinstance(record, Skipped)] == [
+        "not stored: the source does not have it"
+    ] * 2
 
 
 def test_two_renders_cannot_claim_one_asset(empty: World) -> None:

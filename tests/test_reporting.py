@@ -125,7 +125,9 @@ def test_metrics_are_in_prometheus_form(damaged: World) -> None:
 def test_an_older_run_is_told_as_it_was(damaged: World) -> None:
     first = gather_report(damaged.archive).run.id
     summary_of(verify_assets(damaged.archive, selection=damaged.archive.select(projects=("southwind",))))
-    assert gather_report(damaged.archive).headline == "Nothing was due: no PDF was checked"
+    assert gather_report(damaged.archive).headline == (
+        "Nothing was due: no PDF was checked. The whole archive: 3 damaged"
+    )
     assert gather_report(damaged.archive, first).headline == "3 of 6 PDFs are not what was stored"
     with pytest.raises(RequestError):
         gather_report(damaged.archive, 99)
@@ -297,7 +299,7 @@ def test_nagios_hears_ok_warning_and_critical(world: World) -> None:
     world.asset(0).unlink()
     summary_of(verify_assets(world.archive))
     code, line = nagios_status(world.archive)
-    assert (code, "1 of 5 PDFs are bad" in line) == (2, True)
+    assert (code, "1 damaged" in line) == (2, True)
 
 
 def at(world: World, *words: str | Path) -> Done:

@@ -25,6 +25,7 @@ OK = 0
 OUTCOMES = {"ok": OK, "problems": 1, "incomplete": 3, "limited": 101}
 
 SHOWN = 20
+KEPT = 1000
 
 
 class OutputError(Exception):
@@ -58,15 +59,21 @@ class Console:
         write_line(as_json(record))
 
     def show(self, records: Iterator[Record]) -> tuple[Summary, int]:
-        """Write what an operation yields, and return its summary and the exit code."""
+        """Write what an operation yields, and return its summary and the exit code.
+
+        With `--quiet` nothing of a success, and of anything else the worst that was found, on stderr: cron mails that.
+        """
         from contextlib import closing
 
         import msgspec
 
+        from craftkit_archive.outcomes import worst
         from craftkit_archive.records import Plan, Progress, Summary
+        from craftkit_archive.reporting import as_text
         from craftkit_archive.work import show_progress
 
         summary, told = None, 0
+        kept: list[Record] = []
         with closing(records):  # type: ignore[type-var]
             for record in show_progress(records, mode="none" if self.quiet else self.progress):
                 match record:
@@ -75,22 +82,32 @@ class Console:
                     case Plan() | Progress():
                         pass
                     case _:
-                        told += self._show_one(record, told)
-        if told > SHOWN and not self.verbose:
-            self.say(f"  … and {told - SHOWN} more: -v shows them all, --json too.")
+                        problem = self._show_one(record, told)
+                        told += problem
+                        if problem and self.quiet and not self.json:
+                            kept.append(record)
+                            if len(kept) > KEPT:  # so that a million of them take no memory
+                                kept = worst(kept, SHOWN)
         if summary is None:
             raise RuntimeError("An operation ended without a summary.")
         code = self.stop.exit_code if summary.outcome == "interrupted" else OUTCOMES[summary.outcome]
+        for record in worst(kept, SHOWN) if code != OK else ():
+            click.echo(harmless(as_text(record)), err=True)
+        if told > SHOWN and not self.json and (code != OK if self.quiet else not self.verbose):
+            click.echo(f"  … and {told - SHOWN:,} more: -v shows them all, --json too.", err=True)
         return msgspec.structs.replace(summary, exit_code=code), code
 
-    def _show_one(self, record: Record, told: int) -> int:
-        """Write one record; problems are told to people up to a number. Return how many were told."""
-        from craftkit_archive.records import Finding, Note, Reject, Skipped
+    def _show_one(self, record: Record, told: int) -> bool:
+        """Write one record; problems are told to people up to a number. Return whether it is one."""
+        from craftkit_archive.records import Diagnosis, Finding, Note, ProjectInfo, Reject, RunInfo, Skipped
         from craftkit_archive.reporting import as_text
 
         problem = isinstance(record, (Finding, Note, Reject, Skipped))
         if self.json:
             self.line(record)
+        elif self.quiet and isinstance(record, (Diagnosis, ProjectInfo, RunInfo)):
+            # How things stand, which nobody wants to hear of while all is well.
+            return isinstance(record, Diagnosis) and record.mend is not None
         elif not problem:
             self.put(as_text(record))
         elif told < SHOWN or self.verbose:
@@ -109,8 +126,10 @@ class Console:
 
         if self.json:
             self.line(summary)
-        else:
-            self.say(as_text(summary))
+            return
+        text = as_text(summary)
+        if text and (not self.quiet or summary.outcome in ("problems", "incomplete", "limited")):
+            click.echo(harmless(text), err=True)
 
 
 def as_json(record: object) -> str:

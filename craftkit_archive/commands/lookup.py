@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 def status(console: Console, nagios: bool) -> int:
     """Say what the archive holds, how much of it was read of late, and what was last done to it.
 
-    For a monitor, bad PDFs are critical; a warning is what could not be compared, less than 95 % read within the days
-    of the last verification's --due (30 if it had none), or no verification for 48 hours.
+    Exits with 1 while any PDF is damaged, and with 3 while any is unreadable or unverified.
+
+    For a monitor, damaged PDFs are critical; a warning is an unreadable or unverified one, less than 95 % read within
+    the days of the last verification's --due (30 if it had none), or no verification for 48 hours.
     """
     from craftkit_archive.reporting import describe_archive, nagios_status
 

@@ -94,7 +94,7 @@ def backup(console: Console, file: Path) -> int:
 @click.command()
 @click.pass_obj
 def doctor(console: Console) -> int:
-    """Look whether this set-up is sound: each line is good, or says how to mend it. Changes nothing."""
+    """Look whether this set-up is sound: each line is good, or says FIX and how. Changes nothing."""
     from craftkit_archive.doctor import examine_archive
 
     with open_archive(console, read_only=True) as archive:

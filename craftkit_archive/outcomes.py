@@ -1,0 +1,182 @@
+"""Outcomes: how a command ended, in the one sentence that is its last word to people, and what goes first of many."""
+
+from collections.abc import Callable, Iterable
+
+from craftkit_archive.records import Diagnosis, Finding, Record, Reject, Skipped, Summary
+from craftkit_archive.states import STATES, WORST_FIRST, Standing, State, by_state, words
+from craftkit_archive.work import format_size
+
+_HOW = {"limited": "stopped at its limit: ", "interrupted": "interrupted: "}
+_Sentence = Callable[[Summary], str]
+
+
+def describe_outcome(summary: Summary) -> str:
+    """Say how a command ended: first what is bad, then what was done; empty if there is nothing to say."""
+    if summary.command in ("serve", "quickstart") and summary.outcome == "interrupted":
+        return f"{summary.command}: stopped"
+    sentence = _SENTENCES.get(summary.command, _counted)(summary)
+    how = _HOW.get(summary.outcome, "")
+    if not sentence:
+        return f"{summary.command}: {how.removesuffix(': ')}" if how else ""
+    return f"{summary.command}: {how}{sentence}"
+
+
+def severity(record: Record) -> int:
+    """Return a number that is lower the worse a record is, for those that tell only the worst."""
+    if isinstance(record, Finding):
+        state = "acknowledged" if record.acknowledged else STATES[record.verdict]
+        return WORST_FIRST.index(state)
+    if isinstance(record, (Reject, Diagnosis)):
+        return 0
+    return WORST_FIRST.index("not-stored") if isinstance(record, Skipped) else len(WORST_FIRST)
+
+
+# --- one for each command --------------------------------------------------------------------------------------------
+
+
+def _counted(summary: Summary) -> str:
+    done = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items())
+    return f"{done}{_read(summary)}"
+
+
+def _status(summary: Summary) -> str:
+    if not summary.counts.get("renders"):
+        return "the archive is empty. Next: import projects, keys and renders"
+    standing: Standing = summary.details["standing"]
+    sentence = standing.text
+    if standing.bad:
+        pdfs = "PDF" if sum(standing.bad.values()) == 1 else "PDFs"
+        sentence = f"{pdfs}: {sentence}: see `report`"
+        sentence += ", then `repair SOURCE`" if standing.damaged or standing.unreadable else ""
+    return f"{sentence}; {summary.details['coverage']['text']}" if standing.stored else sentence
+
+
+def _verify(summary: Summary) -> str:
+    counts, details = summary.counts, summary.details
+    found = by_state(counts)
+    if not counts.get("checked") and not found and not counts.get("unknown"):
+        if details.get("stored") == 0:
+            return "nothing is stored. Next: fetch SOURCE"
+        due = details.get("next_due")
+        return f"nothing is due until {due[:10]}" if due else "nothing matches: no PDF was checked"
+    bad = "; ".join(filter(None, [_found(counts, found), _named(counts, {"unknown": "ids unknown"})]))
+    seen = _named(counts, {"checked": "checked", "ok": "ok", "same_size": "of the recorded size", "notes": "notes"})
+    covered = details.get("coverage")
+    coverage = f"; {covered['text']}" if covered else ""
+    return f"{bad or 'no damage'}; {seen}{_read(summary)}{coverage}"
+
+
+def _found(counts: dict[str, int], found: dict[State, int]) -> str:
+    """Name states with their counts, and in brackets the verdicts where these say more."""
+    parts = []
+    for state in WORST_FIRST:
+        if not found.get(state):
+            continue
+        verdicts = [
+            (verdict, counts[verdict]) for verdict, is_of in STATES.items() if is_of == state and counts.get(verdict)
+        ]
+        named = ", ".join(f"{count:,} {verdict}" for verdict, count in verdicts if verdict not in ("orphan", state))
+        parts.append(words({state: found[state]}) + (f" ({named})" if named else ""))
+    return ", ".join(parts)
+
+
+def _fetch(summary: Summary) -> str:
+    counts = summary.counts
+    missing = _named(counts, {"absent": "missing at the source", "refused": "refused", "unavailable": "unavailable"})
+    bad = [f"{counts['not_stored']:,} not stored ({missing})"] if counts.get("not_stored") else []
+    bad += [_named(counts, {"unknown": "ids unknown", "acknowledged": "acknowledged"})]
+    if not counts.get("expected"):
+        return "; ".join([*filter(None, bad), "nothing to fetch: every succeeded render is stored"])
+    done = _named(counts, {"copied": "copied", "adopted": "adopted", "odd": "odd", "unclaimed": "extra at the source"})
+    expected = f"{counts['expected']:,} expected"
+    return "; ".join(filter(None, [*bad, ", ".join(filter(None, [expected, done]))])) + _read(summary)
+
+
+def _repair(summary: Summary) -> str:
+    counts = summary.counts
+    if not counts.get("damaged"):
+        when = summary.details.get("last_verified")
+        last = f"the last verify ({when[:10]}) found nothing bad" if when else "nothing was ever verified"
+        return f"nothing to repair: {last}. In doubt, verify first"
+    still = counts.get("absent", 0) + counts.get("refused", 0)
+    left = _named(counts, {"absent": "missing at the source", "refused": "refused"})
+    bad = f"{still:,} still bad ({left})" if still else ""
+    would = "would be repaired" if summary.details.get("dry_run") else "repaired"
+    done = _named(
+        counts, {"damaged": "bad", "repaired": would, "healed": "good already", "acknowledged": "acknowledged"}
+    )
+    return "; ".join(filter(None, [bad, done])) + _read(summary)
+
+
+def _export(summary: Summary) -> str:
+    counts = summary.counts
+    bad = _named(counts, {"failed": "failed", "not_stored": "not stored", "acknowledged": "acknowledged"})
+    names = {name: name for name in ("selected", "written", "unchanged", "kept", "pruned")}
+    return "; ".join(filter(None, [bad, _named(counts, names)])) + _read(summary)
+
+
+def _export_check(summary: Summary) -> str:
+    counts = summary.counts
+    found = by_state(counts)
+    parts = [_found(counts, found), _named(counts, {"lacking": "not stored"})]
+    bad = ", ".join(filter(None, parts))
+    return f"{bad or 'no damage'}; {_named(counts, {'checked': 'checked', 'ok': 'ok'})}{_read(summary)}"
+
+
+def _seal(summary: Summary) -> str:
+    found, expected = summary.details["seal"], summary.details["expected"]
+    sealed, without = summary.counts["sealed"], summary.counts.get("without_digest", 0)
+    pdfs = f"{sealed:,} {'PDF' if sealed == 1 else 'PDFs'}"
+    gap = f"; {without:,} without a digest are not in it" if without else ""
+    if expected is None:
+        return f"{pdfs} sealed{gap}"
+    if expected == found:
+        return f"MATCHES: {found} ({pdfs}){gap}"
+    return f"DOES NOT MATCH: expected {expected}, the catalog has {found} ({pdfs}){gap}"
+
+
+def _import(summary: Summary) -> str:
+    rejected = summary.counts.get("rejected", 0)
+    if not rejected:
+        return _counted(summary)
+    if summary.details.get("all_or_nothing"):
+        kept = "Nothing was imported"
+    else:
+        kept = "The valid records were imported" if not summary.details.get("dry_run") else "Nothing was written"
+    return (
+        f"{rejected:,} rejected; {_counted(summary)}. {kept}. Save the rejected ones with --rejects FILE, correct them,"
+        " and import that file"
+    )
+
+
+def _doctor(summary: Summary) -> str:
+    return _named(summary.counts, {"problems": "problems", "good": "good"}) + (
+        "" if summary.counts.get("problems") else ", 0 problems"
+    )
+
+
+def _named(counts: dict[str, int], names: dict[str, str]) -> str:
+    """Write those counts that are not zero, in this order and under these names."""
+    return ", ".join(f"{counts[name]:,} {word}" for name, word in names.items() if counts.get(name))
+
+
+def _read(summary: Summary) -> str:
+    return f", {format_size(summary.bytes_read)} read" if summary.bytes_read else ""
+
+
+_SENTENCES: dict[str, _Sentence] = {
+    "status": _status,
+    "verify": _verify,
+    "fetch": _fetch,
+    "repair": _repair,
+    "export": _export,
+    "export-check": _export_check,
+    "seal": _seal,
+    "import": _import,
+    "doctor": _doctor,
+}
+
+
+def worst(records: Iterable[Record], limit: int) -> list[Record]:
+    """Return the worst of many records, the worst first; equals keep their order."""
+    return sorted(records, key=severity)[:limit]
