@@ -4,21 +4,25 @@ Every server has the same PDFs on the same disk, on the loopback, and is asked i
 """
 
 import json
+import os
 import random
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from getpass import getuser
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 from statistics import median
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from benchmarks.corpus import BEGAN, pdf, render_row, uuid7
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 PDF_BYTES = 86_000
 CONNECTIONS = 16
+SLOW = 200  # clients that read a little at a time
 PROJECT = uuid7(BEGAN, 1)
 KEY = "ck_live_benchmark0000000001"
 # Each of wrk's threads goes through all the paths, from a place of its own.
@@ -54,7 +59,7 @@ http {{ access_log off; sendfile on; server {{ listen 127.0.0.1:{port}; root {ro
 
 @dataclass
 class Served:
-    """A server, how it is asked, and what was measured: requests a second, p99 in ms, memory of a process in MB."""
+    """A server, how it is asked, and what was measured: rates a second, p99 in ms, processor time in µs, memory in MB."""
 
     name: str
     command: list[str] | None
@@ -64,6 +69,7 @@ class Served:
     version: str = ""
     rates: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
     peak_mb: float = 0.0
 
 
@@ -112,13 +118,14 @@ def servers(folder: Path, count: int) -> list[Served]:
     downloads, files = folder / "downloads.txt", folder / "files.txt"
     downloads.write_text("".join(f"/v1/renders/{found}/download\n" for found in ids))
     files.write_text("".join(f"/{key}\n" for key in keys))
-    ports = [free_port() for _ in range(4)]
+    ports = [free_port() for _ in range(5)]
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     listen = [url.removeprefix("http://") for url in urls]
     config = folder / "nginx.conf"
     config.write_text(NGINX.format(user=getuser(), folder=folder, port=ports[3], root=archive / "assets"))
     gunicorn, rclone, nginx = program("gunicorn"), program("rclone"), shutil.which("nginx", path="/usr/sbin:/usr/bin")
     app = f'benchmarks.serving:wsgi_app("{archive}")'
+    plain = f"import benchmarks.serving as s, logging, waitress; logging.disable(); waitress.serve(s.wsgi_app({str(archive)!r}), listen={listen[4]!r})"
     http = [rclone or "", "serve", "http", str(archive / "assets"), "--addr", listen[2]]
     bearer, basic = f"Bearer {KEY}", f"Basic {b64encode(b'user:secret').decode()}"
     return [
@@ -130,6 +137,14 @@ def servers(folder: Path, count: int) -> list[Served]:
             downloads,
             bearer,
             version_of(gunicorn, "--version") if gunicorn else "",
+        ),
+        Served(
+            "waitress as it comes, 1 process, the same application",
+            [sys.executable, "-c", plain],
+            urls[4],
+            downloads,
+            bearer,
+            metadata.version("waitress"),
         ),
         Served(
             "rclone serve http, with a password; nothing compared",
@@ -178,6 +193,13 @@ def peak_mb(pid: int) -> float:
     return max(peaks) / 1000
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    fields = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in (str(pid), *children)]
+    return sum(int(found[11]) + int(found[12]) for found in fields) / os.sysconf("SC_CLK_TCK")
+
+
 def ask(served: Served, folder: Path, seconds: int, connections: int = CONNECTIONS) -> tuple[float, float]:
     """Ask a running server, and return requests a second and p99 in ms.
 
@@ -206,12 +228,42 @@ def measure(folder: Path, count: int, *, rounds: int, seconds: int) -> str:
                 continue
             with running(served) as pid:
                 ask(served, folder, 2)  # warm
+                before = cpu_seconds(pid)
                 rate, p99 = ask(served, folder, seconds)
                 if number:
                     served.rates.append(rate)
                     served.p99_ms.append(p99)
+                    served.cpu_us.append((cpu_seconds(pid) - before) / (rate * seconds) * 1e6)
                 served.peak_mb = max(served.peak_mb, peak_mb(pid))
-    return table(found, count)
+    return f"{table(found, count)}\n{measure_beside_slow_clients(found[0], folder, seconds)}"
+
+
+def measure_beside_slow_clients(served: Served, folder: Path, seconds: int) -> str:
+    """Ask our server beside clients that read a few bytes at a time, and return how long healthy ones wait, as text."""
+    assert served.command is not None
+    with running(served), ExitStack() as slow:
+        address = ("127.0.0.1", int(served.url.rpartition(":")[2]))
+        readers, stopping = [slow.enter_context(socket.create_connection(address)) for _ in range(SLOW)], Event()
+        path = served.paths.read_text().split()[0]
+        for reader in readers:
+            # More answers than the system buffers, so that the server always has some left to send.
+            sent = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {served.authorization}\r\n\r\n" * 50
+            reader.sendall(sent.encode())
+
+        def dawdle() -> None:
+            while not stopping.wait(0.1):
+                for reader in readers:
+                    reader.recv(1000)
+
+        thread = Thread(target=dawdle)
+        thread.start()
+        try:
+            ask(served, folder, 2)
+            rate, p99 = ask(served, folder, seconds)
+        finally:
+            stopping.set()
+            thread.join()
+    return f"Beside {SLOW} clients that read 10 kB a second: {rate:,.0f} downloads a second, p99 {p99:.1f} ms.\n"
 
 
 def table(found: list[Served], count: int) -> str:
@@ -219,18 +271,20 @@ def table(found: list[Served], count: int) -> str:
     lines = [
         f"### Serve {count:,} PDFs of {PDF_BYTES // 1000} kB, {CONNECTIONS} connections",
         "",
-        "| server | version | downloads/s | p99 ms | we are × as fast | peak MB a process |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| server | version | downloads/s | p99 ms | we are × as fast | µs of processor | its × ours | peak MB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     own = found[0]
     for served in found:
         if not served.rates:
-            lines.append(f"| {served.name} | not installed | | | | |")
+            lines.append(f"| {served.name} | not installed | | | | | | |")
             continue
         ratio = median(a / b for a, b in zip(own.rates, served.rates, strict=True)) if own.rates else 0
         shown = "" if served is own else f"{ratio:.2f}"
+        costs = median(a / b for a, b in zip(served.cpu_us, own.cpu_us, strict=True)) if own.cpu_us else 0
+        more = "" if served is own else f"{costs:.2f}"
         lines.append(
             f"| {served.name} | {served.version} | {median(served.rates):,.0f} | {median(served.p99_ms):.1f} | {shown}"
-            f" | {served.peak_mb:.0f} |"
+            f" | {median(served.cpu_us):,.0f} | {more} | {served.peak_mb:.0f} |"
         )
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """Real clients, straight and through nginx, Caddy and HAProxy as `docs/operations` ships them."""
 
+import json
 import os
 import re
 import shutil
@@ -189,8 +190,79 @@ def test_javas_client_is_answered_whether_it_expects_or_not(served: tuple[Servin
             assert done.stdout == expected * 3, done.stderr
 
 
+GO = """
+package main
+
+import (
+    "fmt"
+    "io"
+    "net/http"
+    "os"
+    "time"
+)
+
+func main() {
+    transport := &http.Transport{ExpectContinueTimeout: 20 * time.Second}
+    client := &http.Client{Timeout: 20 * time.Second, Transport: transport}
+    for _, header := range [][2]string{{"Expect", "100-continue"}, {"Range", "bytes=1000-1999"},
+        {"Expect", "100-continue"}, {"Range", "bytes=-500"}, {"X-Nothing", ""}} {
+        request, err := http.NewRequest("GET", os.Args[1], nil)
+        if err != nil {
+            panic(err)
+        }
+        request.Header.Set("Authorization", os.Args[2])
+        request.Header.Set(header[0], header[1])
+        answer, err := client.Do(request)
+        if err != nil {
+            panic(err)
+        }
+        body, err := io.ReadAll(answer.Body)
+        if err != nil {
+            panic(err)
+        }
+        fmt.Println(answer.StatusCode, len(body), answer.Header.Get("Content-Range"))
+    }
+}
+"""
+
+
+def test_gos_client_is_answered_and_gets_its_ranges(served: tuple[Serving, bytes], tmp_path: Path) -> None:
+    server, body = served
+    (tmp_path / "download.go").write_text(GO)
+    environment = {**os.environ, "GOCACHE": str(tmp_path / "cache"), "GOPATH": str(tmp_path / "go"), "CGO_ENABLED": "0"}
+    words = [needs("go"), "run", "download.go", server.url + download(0), f"Bearer {LIVE_KEY}"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    size = len(body)
+    assert [line.strip() for line in done.stdout.splitlines()] == [
+        f"200 {size}",
+        f"206 1000 bytes 1000-1999/{size}",
+        f"200 {size}",
+        f"206 500 bytes {size - 500}-{size - 1}/{size}",
+        f"200 {size}",
+    ], done.stderr
+
+
+def test_the_images_health_check_says_whether_the_server_is_ready(tmp_path: Path) -> None:
+    text = (ROOT / "docs/operations/Dockerfile").read_text()
+    found = re.search(r"^HEALTHCHECK .*?CMD (\[.*?\])$", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    words = json.loads(found[1].replace("\\\n", ""))
+    assert words[0] == "python"
+    world = fill(tmp_path, count=1)
+    world.archive.catalog.close()
+
+    def check(server: Serving) -> int:
+        script = words[2].replace("127.0.0.1:8080", server.url.removeprefix("http://"))
+        return subprocess.run([sys.executable, words[1], script], capture_output=True, timeout=30).returncode
+
+    with serving(world.archive.path, "--workers", "1") as server:
+        assert check(server) == 0
+        Path(world.archive.store.address).rename(tmp_path / "unmounted")
+        assert check(server) == 1
+
+
 def test_every_program_of_this_file_is_installed_by_ci() -> None:
     listed = (ROOT / ".ci/run").read_text()
-    for name in ("nginx", "caddy", "haproxy", "wget", "aria2", "systemd-analyze", "default-jdk-headless"):
+    for name in ("nginx", "caddy", "haproxy", "wget", "aria2", "systemd-analyze", "default-jdk-headless", "golang-go"):
         assert name in listed
     assert shutil.which("sh")
