@@ -59,7 +59,7 @@ http {{ access_log off; sendfile on; server {{ listen 127.0.0.1:{port}; root {ro
 
 @dataclass
 class Served:
-    """A server, how it is asked, and what was measured: rates a second, p99 in ms, processor time in µs, memory in MB."""
+    """A server, how it is asked, and what was found: rates a second, p99 in ms, processor time in µs, peaks in MB."""
 
     name: str
     command: list[str] | None
@@ -125,7 +125,10 @@ def servers(folder: Path, count: int) -> list[Served]:
     config.write_text(NGINX.format(user=getuser(), folder=folder, port=ports[3], root=archive / "assets"))
     gunicorn, rclone, nginx = program("gunicorn"), program("rclone"), shutil.which("nginx", path="/usr/sbin:/usr/bin")
     app = f'benchmarks.serving:wsgi_app("{archive}")'
-    plain = f"import benchmarks.serving as s, logging, waitress; logging.disable(); waitress.serve(s.wsgi_app({str(archive)!r}), listen={listen[4]!r})"
+    plain = (
+        "import benchmarks.serving as s, logging, waitress; logging.disable();"
+        f" waitress.serve(s.wsgi_app({str(archive)!r}), listen={listen[4]!r})"
+    )
     http = [rclone or "", "serve", "http", str(archive / "assets"), "--addr", listen[2]]
     bearer, basic = f"Bearer {KEY}", f"Basic {b64encode(b'user:secret').decode()}"
     return [
