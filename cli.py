@@ -221,6 +221,7 @@ for command in (
     assets.fetch,
     assets.verify,
     assets.repair,
+    assets.accept,
     assets.quarantine,
     exporting.export,
     exporting.export_check,

@@ -32,7 +32,7 @@ from craftkit_archive.errors import (
     RequestError,
     disk_errors,
 )
-from craftkit_archive.records import Finding, KeyInfo, Kind, Note, ProjectInfo, RunInfo, Verdict
+from craftkit_archive.records import Acknowledgement, Finding, KeyInfo, Kind, Note, ProjectInfo, RunInfo, Verdict
 from craftkit_archive.states import Standing
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class NewAsset(NamedTuple):
 class ExportRow(NamedTuple):
     """A render with what an export says of it; `key` is empty if it has none, `sha256` None if none is recorded.
 
-    `odd` is what was odd about its PDF on arrival.
+    `odd` is what was odd about its PDF on arrival. The last two say in which state its loss was accepted, and why.
     """
 
     render_id: str
@@ -203,6 +203,8 @@ class ExportRow(NamedTuple):
     sha256: str | None
     stored: bool
     odd: str | None = None
+    accepted_state: str | None = None
+    accepted_reason: str | None = None
 
 
 class Totals(NamedTuple):
@@ -791,16 +793,16 @@ class Catalog:
         """Yield what a run found, in the order in which it was found."""
         after = 0
         while page := self._query(
-            "SELECT rowid, run_id, render_id, key, verdict, expected, found, detail, found_at FROM findings"
-            " WHERE run_id = ? AND rowid > ? ORDER BY rowid LIMIT ?",
+            "SELECT rowid, run_id, render_id, key, verdict, expected, found, detail, found_at, acknowledged"
+            " FROM findings WHERE run_id = ? AND rowid > ? ORDER BY rowid LIMIT ?",
             (run_id, after, PAGE),
         ):
             after = page[-1][0]
-            for _, run, render_id, key, verdict, expected, found, detail, at in page:
+            for _, run, render_id, key, verdict, expected, found, detail, at, accepted in page:
                 if verdict == "ok":
                     yield Note(run, render_id, key, detail or "", at)
                 else:
-                    yield Finding(run, render_id, key, verdict, at, expected, found, detail)
+                    yield Finding(run, render_id, key, verdict, at, expected, found, detail, accepted)
 
     # --- projects, keys, renders
 
@@ -1155,7 +1157,8 @@ class Catalog:
         return {render_id: odd for render_id, odd in rows}
 
     def add_assets(self, rows: Iterable[NewAsset]) -> None:
-        """Record assets whose bytes are in the store."""
+        """Record assets whose bytes are in the store; that they were lost is over."""
+        rows = list(rows)
         self._write(
             "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source, source, stored_at, odd)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (render_id) DO UPDATE SET key = excluded.key,"
@@ -1163,6 +1166,7 @@ class Catalog:
             " source = excluded.source, stored_at = excluded.stored_at, odd = excluded.odd",
             rows,
         )
+        self.end_acknowledgements([row.render_id for row in rows])
 
     def record_checks(self, verified_at: str, verdict: str, render_ids: Sequence[str]) -> None:
         """Write one verdict on these assets into the ledger."""
@@ -1170,16 +1174,75 @@ class Catalog:
             "UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id IN (SELECT value FROM json_each(?))",
             (verified_at, verdict, _json(render_ids)),
         )
+        if verdict == "ok":
+            self.end_acknowledgements(render_ids)
+
+    # --- accepted losses
+
+    def states_of(self, render_ids: Sequence[str]) -> dict[str, str | None]:
+        """Map those of these render ids that are known to the states of their PDFs; None owes none."""
+        sql = "SELECT render_id, state FROM asset_states WHERE render_id IN (SELECT value FROM json_each(?))"
+        return {render_id: state for render_id, state in self._query(sql, (_json(render_ids),))}
+
+    def acknowledge(self, render_ids: Sequence[str], reason: str, accepted_at: str) -> None:
+        """Accept the states that these renders' PDFs are in; one that was accepted before gets the new reason."""
+        # Without the old acceptance, the view says the state itself.
+        old = self.acknowledgements(render_ids)
+        self.end_acknowledgements([one.render_id for one in old])
+        states = self.states_of(render_ids)
+        self._write(
+            "INSERT INTO acknowledgements (render_id, state, reason, accepted_at) VALUES (?, ?, ?, ?)",
+            [(render_id, states[render_id], reason, accepted_at) for render_id in render_ids],
+        )
+
+    def acknowledgements(self, render_ids: Sequence[str] | None) -> list[Acknowledgement]:
+        """Return the accepted losses of these renders, or all, in the order of render ids."""
+        rows = self._query(
+            "SELECT k.render_id, COALESCE(s.key, ''), k.state, k.reason, k.accepted_at,"
+            " COALESCE(s.state = 'acknowledged', 0) FROM acknowledgements AS k"
+            " LEFT JOIN asset_states AS s ON s.render_id = k.render_id"
+            " WHERE ?1 IS NULL OR k.render_id IN (SELECT value FROM json_each(?1)) ORDER BY k.render_id",
+            (_json(render_ids),),
+        )
+        return [
+            Acknowledgement(render_id, key, state, reason, accepted_at, bool(in_force))
+            for render_id, key, state, reason, accepted_at, in_force in rows
+        ]
+
+    def accepted(self, render_ids: Sequence[str]) -> dict[tuple[str, str], str]:
+        """Map render ids and the states that were accepted of them to the reasons."""
+        if not render_ids:
+            return {}
+        sql = (
+            "SELECT render_id, state, reason FROM acknowledgements WHERE render_id IN (SELECT value FROM json_each(?))"
+        )
+        return {(render_id, state): reason for render_id, state, reason in self._query(sql, (_json(render_ids),))}
+
+    def end_acknowledgements(self, render_ids: Sequence[str]) -> None:
+        """Forget that the loss of these renders' PDFs was accepted."""
+        self._query(
+            "DELETE FROM acknowledgements WHERE render_id IN (SELECT value FROM json_each(?))", (_json(render_ids),)
+        )
 
     def add_findings(self, findings: Iterable[Finding | Note]) -> None:
         """Keep what a run found; a note is a row whose verdict is `ok`."""
         self._write(
-            "INSERT INTO findings (run_id, render_id, key, verdict, expected, found, detail, found_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO findings (run_id, render_id, key, verdict, expected, found, detail, found_at, acknowledged)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                (f.run_id, f.render_id, f.key, "ok", None, None, f.detail, f.found_at)
+                (f.run_id, f.render_id, f.key, "ok", None, None, f.detail, f.found_at, None)
                 if isinstance(f, Note)
-                else (f.run_id, f.render_id, f.key, f.verdict, f.expected, f.found, f.detail, f.found_at)
+                else (
+                    f.run_id,
+                    f.render_id,
+                    f.key,
+                    f.verdict,
+                    f.expected,
+                    f.found,
+                    f.detail,
+                    f.found_at,
+                    f.acknowledged,
+                )
                 for f in findings
             ),
         )
@@ -1188,9 +1251,10 @@ class Catalog:
         """Yield renders, whether their assets are stored or not, in the order of their ids."""
         yield from self._pages(
             "SELECT r.id, r.project_id, p.slug, p.name, r.template_id, r.status, r.created_at, r.completed_at,"
-            " COALESCE(a.key, r.asset_key, ''), a.size_bytes, a.sha256, a.stored_at IS NOT NULL, a.odd"
-            " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id LEFT JOIN projects AS p"
-            " ON p.id = r.project_id WHERE r.id > ?{where} ORDER BY r.id LIMIT ?",
+            " COALESCE(a.key, r.asset_key, ''), a.size_bytes, a.sha256, a.stored_at IS NOT NULL, a.odd, k.state,"
+            " k.reason FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id LEFT JOIN projects AS p"
+            " ON p.id = r.project_id LEFT JOIN acknowledgements AS k ON k.render_id = r.id"
+            " WHERE r.id > ?{where} ORDER BY r.id LIMIT ?",
             selection,
             ExportRow,
         )

@@ -36,7 +36,7 @@ from craftkit_archive.work import Stop, in_batches, never, processes, spread, wo
 BATCH = 256
 BATCH_BYTES = 16 << 20
 _INCOMPLETE = ("unreadable",)
-_NO_PROBLEM = ("checked", "ok", "lacking", "not_stored", *_INCOMPLETE)
+_NO_PROBLEM = ("checked", "ok", "lacking", "not_stored", "acknowledged", *_INCOMPLETE)
 _SIGNATURES = (".asc", ".gpg", ".sig", ".sign")
 
 
@@ -79,7 +79,8 @@ def check_export(path: Path, *, jobs: int = 1, stop: Stop = never, clock: Clock 
         `Plan`; a `Finding` for each file that is not what the export says, is not there, or is not listed (`orphan`),
         and for each of its tables that breaks the rules (`malformed`); a `Note` for what is odd and allowed;
         `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict, and not_stored
-        (until 1.0 also as lacking): how many files the export itself names as missing. Its details have the seal.
+        (until 1.0 also as lacking): how many files the export itself names as missing; and
+        acknowledged, those that were accepted as lost. Its details have the seal.
 
     Raises:
         RequestError: There is no export.
@@ -100,9 +101,11 @@ def check_export(path: Path, *, jobs: int = 1, stop: Stop = never, clock: Clock 
             yield Note(0, None, _shown(record.path), record.detail, now)
         else:
             yield record
-    lacking = _lacking(export) if export.is_ours else 0
-    if lacking:
-        run.counts["lacking"] += lacking
+    missing, accepted = _missing(export) if export.is_ours else (0, 0)
+    if missing:
+        run.counts["lacking"] += missing
+    if accepted:
+        run.counts["acknowledged"] = accepted
     if run.counts["lacking"]:
         run.counts["not_stored"] = run.counts["lacking"]
     incomplete = any(run.counts[name] for name in ("lacking", *_INCOMPLETE))
@@ -368,8 +371,10 @@ def _check_index(export: Export, held: int) -> Iterator[_Problem]:
         yield _Problem(SEAL, _Seen("wrong-digest", noted, sealed, "the seal is not that of the index"))
 
 
-def _lacking(export: Export) -> int:
+def _missing(export: Export) -> tuple[int, int]:
+    """Count what the export itself names as missing, and what of it was accepted as lost when it was made."""
     if export.find(MISSING) is None:
-        return 0
+        return 0, 0
     with export.text(MISSING) as lines:
-        return max(sum(1 for _ in csv.reader(lines)) - 1, 0)
+        accepted = [bool(row.get("acknowledged")) for row in csv.DictReader(lines)]
+    return accepted.count(False), accepted.count(True)

@@ -23,6 +23,7 @@ from craftkit_archive.papers import Cells, Papers, Volume, csv_line, index_cells
 from craftkit_archive.pdf import odd_on_arrival
 from craftkit_archive.places import worker_setup
 from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped, Summary
+from craftkit_archive.states import State
 from craftkit_archive.targets import Target
 from craftkit_archive.work import Stop, format_size, in_batches, never, processes, spread, workers_for
 
@@ -66,7 +67,7 @@ def export_assets(
     Yields:
         `Plan`; a `Skipped` for each render that is left out; `Progress`; at last the `Summary`, whose count selected
         is the sum of written, unchanged, not_stored (there is no PDF to give; until 1.0 also as excluded) and failed
-        (there is, and it is not good).
+        (there is, and it is not good), and acknowledged (either, and accepted as lost).
 
     Raises:
         RequestError: Nothing is selected, the options contradict each other, or the target holds something else.
@@ -218,8 +219,10 @@ class _Export:
         for number, entry in self._entries():
             counts["selected"] += 1
             if entry.item is None:
-                counts["excluded"] += 1
-                yield _skipped(entry, entry.lack)
+                accepted = _accepted(entry.row, (entry.lack or ("",))[0])
+                counts["acknowledged" if accepted else "excluded"] += 1
+                if not accepted:
+                    yield _skipped(entry, entry.lack)
             else:
                 counts["written"] += 1
                 volume = self._volume(number)
@@ -233,7 +236,7 @@ class _Export:
             self._run.counts["selected"] += 1
             self._run.counts["excluded"] += 1
             if papers is not None:
-                papers.lack((render_id, "", "", "", "unknown", "no render has this id"))
+                papers.lack((render_id, "", "", "", "unknown", "no render has this id", ""))
             yield Skipped(render_id=render_id, key="", reason=f"no render has the id {render_id}")
 
     def write(self, executor: "Executor", jobs: int) -> Iterator[Record]:
@@ -305,18 +308,17 @@ class _Export:
                 if entry.row.odd is not None:
                     papers.note_odd(entry.cells, odd_on_arrival(entry.row.odd))
                 continue
-            if one is None:
-                lack = entry.lack or ("", "")
-                counts["excluded"] += 1
-            else:
-                lack = (one.outcome, one.detail or "")
-                # What the store does not give now is not damage: the export is incomplete.
-                counts["excluded" if one.outcome == "unavailable" else "failed"] += 1
-                if one.outcome == "gone":  # alone, or with the whole store?
-                    self._archive.store.check(self._archive.id)
+            lack = (one.outcome, one.detail or "") if one is not None else entry.lack or ("", "")
+            if one is not None and one.outcome == "gone":  # alone, or with the whole store?
+                self._archive.store.check(self._archive.id)
+            accepted = _accepted(entry.row, lack[0])
+            # What the store does not give now is not damage: the export is incomplete.
+            gap = "excluded" if one is None or one.outcome == "unavailable" else "failed"
+            counts["acknowledged" if accepted else gap] += 1
             cells = entry.cells
-            papers.lack((cells.render_id, cells.project_id, cells.project_slug, cells.asset_key, *lack))
-            yield _skipped(entry, lack)
+            papers.lack((cells.render_id, cells.project_id, cells.project_slug, cells.asset_key, *lack, accepted or ""))
+            if not accepted:
+                yield _skipped(entry, lack)
         return size
 
     def _settle_earlier(self, target: Target, papers: Papers) -> None:
@@ -362,6 +364,22 @@ def _lack(row: ExportRow) -> tuple[str, str] | None:
     if row.status != "succeeded":
         return "not-succeeded", f"its status is {row.status}"
     return "not-stored", "not stored"
+
+
+# Which state of a PDF it is that keeps it out of an export; no person can accept what the folder does not take.
+_STATES: dict[str, State] = {
+    "not-stored": "not-stored",
+    "no-digest": "unverified",
+    "damaged": "damaged",
+    "gone": "damaged",
+    "unreadable": "unreadable",
+    "unavailable": "unreadable",
+}
+
+
+def _accepted(row: ExportRow, lack: str) -> str | None:
+    """Return the reason for which a PDF's loss was accepted, if it is the state that was accepted that keeps it out."""
+    return row.accepted_reason if row.accepted_state is not None and _STATES.get(lack) == row.accepted_state else None
 
 
 def _skipped(entry: _Entry, lack: tuple[str, str] | None) -> Skipped:

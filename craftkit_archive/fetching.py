@@ -150,8 +150,9 @@ def fetch_assets(
         `Plan`; for each asset that arrived damaged or did not come a `Finding`, for each that is stored though it is
         odd a `Note`, for each that the source lacks a `Skipped`; `Progress`; at last the `Summary` with the counts
         expected, copied, adopted, absent (not at the source), refused (bytes that are wrong), unavailable (bytes that
-        the source did not give), and not_stored, the sum of these three; odd, if any is; unknown and described, for
-        ids; and, where everything was asked of a source that can be listed, unclaimed: objects that no render has.
+        the source did not give), and not_stored, the sum of these three; acknowledged (accepted as lost, and not come)
+        and odd, if any is; unknown and described, for ids; and, where everything was asked of a source that
+        can be listed, unclaimed: objects that no render has.
 
     Raises:
         StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
@@ -182,7 +183,7 @@ def fetch_assets(
             listing = stack.enter_context(aside(partial(_unclaimed, archive.catalog.path, source.store, stop)))
         expected = islice(archive.catalog.expected_assets(selection), limit)
         if dry_run:
-            yield from _foresee(source, expected, run, stop)
+            yield from _foresee(archive, source, expected, run, stop)
         else:
             archive.store.sweep()
             share = bytes_per_second / max(jobs, 1) if bytes_per_second else None
@@ -224,18 +225,23 @@ def _batches(expected: Iterator[Expectation], run: Run) -> Iterator[list[Expecta
         yield batch
 
 
-def _foresee(source: Source, expected: Iterable[Expectation], run: Run, stop: Stop) -> Iterator[Record]:
+def _foresee(
+    archive: Archive, source: Source, expected: Iterable[Expectation], run: Run, stop: Stop
+) -> Iterator[Record]:
     for batch in in_batches(expected, BATCH):
         if stop():
             return
+        accepted = archive.catalog.accepted([asset.render_id for asset in batch])
         for asset, size, reason in in_lanes(partial(_look, source), batch, source.lanes):
             run.counts["expected"] += 1
             if reason is None:
                 yield Planned(render_id=asset.render_id, path=asset.key, size_bytes=size)
                 run.bytes_read += size or 0
+            elif (asset.render_id, "not-stored") in accepted:
+                run.counts["acknowledged"] += 1
             else:
                 run.counts["absent"] += 1
-                yield Skipped(render_id=asset.render_id, key=asset.key, reason=reason)
+                yield Skipped(render_id=asset.render_id, key=asset.key, reason=f"not stored: {reason}")
             yield Progress(count=1, size_bytes=size or 0)
 
 
@@ -325,6 +331,7 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
     now = archive.now()
     with archive.catalog.transaction():
         taken = archive.catalog.claimed_by([arrival.asset.key for arrival in arrivals])
+        accepted = archive.catalog.accepted([arrival.asset.render_id for arrival in arrivals])
         for arrival in arrivals:
             asset = arrival.asset
             run.counts["expected"] += 1
@@ -337,6 +344,8 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
                 if arrival.odd is not None:
                     run.counts["odd"] += 1
                     outcomes.append(Note(run.id or 0, asset.render_id, asset.key, odd_on_arrival(arrival.odd), now))
+            elif (asset.render_id, "not-stored") in accepted:
+                run.counts["acknowledged"] += 1
             elif arrival.verdict is not None:
                 run.counts[_COUNTED.get(arrival.verdict, "refused")] += 1
                 finding = Finding(

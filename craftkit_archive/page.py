@@ -101,8 +101,8 @@ class Pages:
     def _lacking(self, lacking: int) -> str:
         if not lacking:
             return ""
-        renders = "1 render is" if lacking == 1 else f"{lacking:,} renders are"
-        return f'<p class="lacking">{renders} lacking: <a href="missing.csv">missing.csv</a> says which, and why.</p>'
+        pdfs = "1 PDF is" if lacking == 1 else f"{lacking:,} PDFs are"
+        return f'<p class="lacking">{pdfs} missing from this export. See <a href="missing.csv">missing.csv</a>.</p>'
 
     def _links(self, number: int) -> str:
         if len(self._rows) < 2:

@@ -21,7 +21,8 @@ from craftkit_archive.values import defused, restored
 
 INDEX_COLUMNS = ("path", "render_id", "project_id", "project_slug", "template_id", "status", "created_at",
                  "completed_at", "size_bytes", "sha256", "asset_key")  # fmt: skip
-MISSING_COLUMNS = ("render_id", "project_id", "project_slug", "asset_key", "reason", "detail")
+MISSING_COLUMNS = ("render_id", "project_id", "project_slug", "asset_key", "reason", "detail",
+                   "acknowledged")  # fmt: skip
 ODD_COLUMNS = ("path", "render_id", "asset_key", "detail")
 _SPECIAL = frozenset("'=+-@\t")
 

@@ -277,6 +277,17 @@ class Skipped(Record, frozen=True):
     reason: str
 
 
+class Acknowledgement(Record, frozen=True):
+    """A loss that was accepted, and why; `in_force` says whether the PDF is still in the state that was accepted."""
+
+    render_id: str
+    key: str
+    state: str
+    reason: str
+    accepted_at: str
+    in_force: bool = True
+
+
 class Planned(Record, frozen=True):
     """What a dry run would have done: a file of `size_bytes` under `path`."""
 

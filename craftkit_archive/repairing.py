@@ -20,6 +20,7 @@ from craftkit_archive.folder import FolderStore
 from craftkit_archive.quarantine import Quarantine
 from craftkit_archive.records import Finding, Held, Plan, Planned, Progress, Record, Skipped, Verdict
 from craftkit_archive.sources import ExportSource, Source, open_source
+from craftkit_archive.states import STATES
 from craftkit_archive.store import OpenAsset, Store, mask_address
 from craftkit_archive.store import digest as read_digest
 from craftkit_archive.work import Stop, in_batches, in_lanes, never, task_stop, until
@@ -70,7 +71,8 @@ def repair_assets(
 
     Yields:
         `Plan`; for each asset that is still bad a `Finding` or, if the source lacks it, a `Skipped`; `Progress`; at
-        last the `Summary` with the counts damaged, repaired, healed (good without a repair), absent and refused.
+        last the `Summary` with the counts damaged, repaired, healed (good without a repair), absent and refused; and
+        acknowledged, if the loss of any that is still bad was accepted.
 
     Raises:
         StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
@@ -112,8 +114,12 @@ def repair_assets(
 def _record(archive: Archive, attempts: list[_Attempt], run: Run, *, dry_run: bool) -> Iterator[Record]:
     now = archive.now()
     shown: list[Record] = []
+    accepted = archive.catalog.accepted([attempt.asset.render_id for attempt in attempts])
     for asset, counted, verdict, detail, size in attempts:
         run.counts["damaged"] += 1
+        if counted in ("absent", "refused") and (asset.render_id, STATES[verdict]) in accepted:
+            run.counts["acknowledged"] += 1
+            continue
         run.counts[counted] += 1
         run.bytes_read += size
         if counted == "repaired" and dry_run:

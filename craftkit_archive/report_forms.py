@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TextIO
 import msgspec
 
 from craftkit_archive.coverage import Coverage
-from craftkit_archive.records import Finding, Note, ProjectInfo, RunInfo
+from craftkit_archive.records import Acknowledgement, Finding, Note, ProjectInfo, RunInfo
 from craftkit_archive.states import STATES, Standing, by_state, words
 from craftkit_archive.values import defused, harmless
 from craftkit_archive.work import format_duration, format_size
@@ -28,10 +28,10 @@ SUFFIXES: dict[str, Form] = {
     ".htm": "html",
 }
 # Counts of a run that are no verdicts.
-NO_VERDICTS = ("checked", "same_size", "unknown", "notes")
+NO_VERDICTS = ("checked", "same_size", "unknown", "notes", "acknowledged")
 # Verdicts that say that something could not be compared, and one that is a warning.
 UNCERTAIN = tuple(verdict for verdict, state in STATES.items() if state in ("unreadable", "unverified", "not-stored"))
-_COLUMNS = ("run_id", "verdict", "render_id", "key", "expected", "found", "detail", "found_at")
+_COLUMNS = ("run_id", "verdict", "render_id", "key", "expected", "found", "detail", "found_at", "acknowledged")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -59,6 +59,7 @@ class Report(NamedTuple):
         seal: The seal of the archive.
         findings: Gives what the run found, from the beginning at each call.
         standing: How the whole archive stands when the report is made.
+        accepted: The losses that were accepted.
     """
 
     archive: str
@@ -73,6 +74,7 @@ class Report(NamedTuple):
     seal: str
     findings: Callable[[], Iterator[Finding | Note]]
     standing: Standing
+    accepted: list[Acknowledgement]
 
     @property
     def bad(self) -> int:
@@ -150,14 +152,24 @@ def write_text(report: Report, out: TextIO) -> None:
         seen = (
             f": expected {found.expected}, found {found.found}" if isinstance(found, Finding) and found.expected else ""
         )
-        line = f"{verdict:<13} {found.key}{seen}{f' ({found.detail})' if found.detail else ''}"
+        line = f"{verdict:<13} {found.key}{seen}{f' ({found.detail})' if found.detail else ''}{_accepted(found)}"
         out.write(("" if number else "\n") + harmless(line).replace("\n", " ") + "\n")
+    for number, one in enumerate(report.accepted):
+        line = f"{'accepted':<13} {one.key}: {one.state.replace('-', ' ')}, {one.accepted_at[:10]}: {one.reason}"
+        out.write(("" if number else "\n") + harmless(line).replace("\n", " ") + "\n")
+
+
+def _accepted(found: Finding | Note) -> str:
+    reason = found.acknowledged if isinstance(found, Finding) else None
+    return f" [acknowledged: {reason}]" if reason else ""
 
 
 def write_ndjson(report: Report, out: TextIO) -> None:
     """Write the lines that `--json verify` wrote: findings and notes, at last the run with its coverage."""
     for found in report.findings():
         out.write(msgspec.json.encode(found).decode() + "\n")
+    for one in report.accepted:
+        out.write(msgspec.json.encode(one).decode() + "\n")
     details = {
         "archive_id": report.archive_id,
         "seal": report.seal,
@@ -186,7 +198,7 @@ def write_junit(report: Report, out: TextIO) -> None:
     passed = [f"{counts.get('ok', 0)} assets are what was stored"] if counts.get("ok") else []
     if counts.get("same_size"):
         passed.append(f"{counts['same_size']} assets have the recorded size")
-    skipped = counts.get("orphan", 0) + counts.get("notes", 0)
+    skipped = sum(counts.get(name, 0) for name in ("orphan", "notes", "acknowledged"))
     total = len(passed) + report.bad + report.uncertain - counts.get("unknown", 0) + skipped
     attributes = (
         f'name="craftkit-archive verify" tests="{total}" failures="{report.bad}"'
@@ -198,11 +210,17 @@ def write_junit(report: Report, out: TextIO) -> None:
         out.write(f"<testcase classname={_attribute(report.archive)} name={_attribute(name)}/>\n")
     for found in report.findings():
         verdict = found.verdict if isinstance(found, Finding) else "note"
-        kind = "skipped" if verdict in ("orphan", "note") else "error" if verdict in UNCERTAIN else "failure"
+        kind = (
+            "skipped"
+            if verdict in ("orphan", "note") or _accepted(found)
+            else "error"
+            if verdict in UNCERTAIN
+            else "failure"
+        )
         seen = (
             f"expected {found.expected}, found {found.found}" if isinstance(found, Finding) and found.expected else ""
         )
-        text = escape(_NOT_XML.sub("?", "; ".join(part for part in (found.detail, seen) if part)))
+        text = escape(_NOT_XML.sub("?", "; ".join(part for part in (found.detail, seen, _accepted(found)) if part)))
         out.write(
             f'<testcase classname="{verdict}" name={_attribute(found.key)}>'
             f'<{kind} message="{verdict}">{text}</{kind}></testcase>\n'

@@ -69,7 +69,7 @@ def write_html(report: Report, out: TextIO) -> None:
             history=_history(report.history),
             ages=_ages(report),
             projects=_projects(report.projects),
-            findings=_findings(report),
+            findings=_findings(report) + _accepted(report),
             proof=_proof(report),
         )
     )
@@ -145,7 +145,8 @@ def _verdicts(report: Report) -> str:
             parts.append(_Part(name, count, "warn" if name in UNCERTAIN else "bad", f"{count:,}"))
     checked = counts.get("checked", 0)
     more = [f"{counts[name]:,} {words}" for name, words in (
-        ("orphan", "not claimed by any render"), ("notes", "odd, but open"), ("unknown", "unknown ids")
+        ("orphan", "extra, claimed by no render"), ("acknowledged", "acknowledged as lost"),
+        ("notes", "odd, but open"), ("unknown", "unknown ids")
     ) if counts.get(name)]  # fmt: skip
     said = f'<li class="soft small">also {", ".join(more)}</li>' if more else ""
     share = percent(counts.get("ok", 0) / checked) if checked else "–"
@@ -314,6 +315,22 @@ def _findings(report: Report) -> str:
     )
 
 
+def _accepted(report: Report) -> str:
+    """List the losses that were accepted, whenever that was."""
+    if not report.accepted:
+        return ""
+    rows = "".join(
+        f'<tr><td class="mono">{_text(one.key)}</td><td>{_text(one.state.replace("-", " "))}</td>'
+        f"<td>{_text(one.reason)}</td><td>{_when(one.accepted_at)}</td></tr>"
+        for one in report.accepted[:MOST_FINDINGS]
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("Asset", "State", "Reason", "Accepted"))
+    return (
+        f"<h3>{len(report.accepted):,} accepted as lost</h3>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
 def _verdict(found: Finding | Note) -> str:
     return found.verdict if isinstance(found, Finding) else "note"
 
@@ -323,9 +340,11 @@ def _rows(found: Iterable[Finding | Note]) -> Iterable[str]:
         verdict, seen = _verdict(one), ""
         if isinstance(one, Finding) and (one.expected or one.found):
             seen = f"{_text(one.expected or '–')} → {_text(one.found or '–')}"
+        accepted = one.acknowledged if isinstance(one, Finding) else None
+        what = "; ".join(filter(None, [one.detail, f"acknowledged: {accepted}" if accepted else None]))
         yield (
             f'<tr data-verdict="{verdict}"><td><span class="badge {_STATES.get(verdict, "bad")}">{verdict}</span></td>'
-            f'<td class="mono">{_text(one.key)}</td><td class="mono">{seen}</td><td>{_text(one.detail or "")}</td>'
+            f'<td class="mono">{_text(one.key)}</td><td class="mono">{seen}</td><td>{_text(what)}</td>'
             f"<td>{_when(one.found_at)}</td></tr>\n"
         )
 

@@ -147,6 +147,7 @@ def gather_report(archive: Archive, run_id: int | None = None) -> Report:
         seal=seal(archive.catalog.held()),
         findings=lambda: archive.catalog.findings_of(found_in),
         standing=archive.catalog.standing(),
+        accepted=archive.catalog.acknowledgements(None),
     )
 
 
@@ -231,7 +232,8 @@ def as_text(record: Record) -> str:
     match record:
         case records.Finding():
             seen = f": expected {record.expected}, found {record.found}" if record.expected else ""
-            return f"  {record.verdict}  {record.key}{seen}{f' ({record.detail})' if record.detail else ''}"
+            accepted = f" [acknowledged: {record.acknowledged}]" if record.acknowledged else ""
+            return f"  {record.verdict}  {record.key}{seen}{f' ({record.detail})' if record.detail else ''}{accepted}"
         case records.Note():
             return f"  note  {record.key}: {record.detail}"
         case records.Reject():
@@ -250,6 +252,10 @@ def as_text(record: Record) -> str:
                 if record.mend
                 else f"good  {record.name}: {record.seen}"
             )
+        case records.Acknowledgement():
+            force = "" if record.in_force else "\tno longer in this state"
+            state = record.state.replace("-", " ")
+            return f"{record.render_id}\t{state}\t{record.accepted_at}\t{record.reason}{force}"
         case records.Planned():
             return f"{record.size_bytes}\t{record.path}"
         case records.ProjectInfo():

@@ -16,7 +16,7 @@ from craftkit_archive.fixity import Check, Level, Seen, Task, check_assets
 from craftkit_archive.pdf import odd_on_arrival
 from craftkit_archive.places import worker_setup
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped
-from craftkit_archive.states import by_state
+from craftkit_archive.states import STATES, by_state
 from craftkit_archive.values import format_time
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
 
@@ -84,7 +84,7 @@ def verify_assets(
     Yields:
         `Plan`; a `Finding` for each asset that is not `ok`; a `Note` for what is odd; a `Skipped` for each selected id
         that no render has; `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict,
-        and unknown, notes, orphan and unrecorded, where there are such.
+        and acknowledged (bad, and accepted as lost), unknown, notes, orphan and unrecorded, where there are such.
 
     Raises:
         StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's, or no longer. Then no
@@ -250,11 +250,16 @@ class _Ledger:
         run.bytes_read += seen.bytes_read
         run.counts["checked"] += len(batch)
         run.counts["ok" if self._proves else "same_size"] += len(batch) - len(checks)
+        accepted = self._archive.catalog.accepted([batch[c.position].render_id for c in checks if c.verdict != "ok"])
+        records: list[Finding | Note] = []
         for check in checks:
-            run.counts[check.verdict] += 1
+            asset = batch[check.position]
+            reason = accepted.get((asset.render_id, STATES[check.verdict]))
+            run.counts["acknowledged" if reason else check.verdict] += 1
             if check.note:
                 run.counts["notes"] += 1
-        return self.keep([self._tell(batch[check.position], check) for check in checks])
+            records.append(self._tell(asset, check, reason))
+        return self.keep(records)
 
     def _recall(self, batch: list[Asset], told: dict[int, Check]) -> list[Check]:
         """Add to what was seen of a batch what was odd about its PDFs when they came, if they are still the same."""
@@ -267,12 +272,14 @@ class _Ledger:
                 told[position] = check._replace(note="; ".join(filter(None, (odd_on_arrival(odd), seen))))
         return [told[position] for position in sorted(told)]
 
-    def _tell(self, asset: Asset, check: Check) -> Finding | Note:
+    def _tell(self, asset: Asset, check: Check, accepted: str | None) -> Finding | Note:
         run_id, now = self._run.id or 0, self._archive.now()
         if check.verdict == "ok":
             return Note(run_id, asset.render_id, asset.key, check.note or "", now)
         detail = "; ".join(part for part in (check.detail, check.note) if part) or None
-        return Finding(run_id, asset.render_id, asset.key, check.verdict, now, check.expected, check.found, detail)
+        return Finding(
+            run_id, asset.render_id, asset.key, check.verdict, now, check.expected, check.found, detail, accepted
+        )
 
     def keep(self, findings: list[Finding | Note]) -> list[Finding | Note]:
         """Keep findings for the next commit."""

@@ -64,6 +64,7 @@ RANKS = [
         "craftkit_archive.checking",
         "craftkit_archive.reporting",
         "craftkit_archive.doctor",
+        "craftkit_archive.accepting",
     },
     {"craftkit_archive.quickstart", "craftkit_archive.rebuilding"},
     {"server", "server.errors", "server.context", "server.ranges", "server.addresses", "server.bodies"},

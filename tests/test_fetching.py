@@ -375,7 +375,7 @@ def test_two_renders_cannot_claim_one_asset(empty: World) -> None:
     summary, records = fetch(empty)
     assert (summary.outcome, summary.counts["copied"], summary.counts["absent"]) == ("incomplete", 10, 1)
     assert [record.reason for record in records if isinstance(record, Skipped)] == [
-        f"render {render_id(3)} has this asset key"
+        f"not stored: render {render_id(3)} has this asset key"
     ]
 
 

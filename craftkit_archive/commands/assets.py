@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from craftkit_archive import errors
 from craftkit_archive.commands.console import Console, open_archive
 from craftkit_archive.commands.options import (
     DURATION,
@@ -176,6 +177,32 @@ def repair(
     with open_archive(console) as archive:
         selection = archive.select(projects=projects, since=since, ids=ids)
         return console.finish(repair_assets(archive, source, selection=selection, dry_run=dry_run, stop=console.stop))
+
+
+@click.command()
+@ids_option
+@click.option("--reason", metavar="TEXT", help="Why nothing can be done; it stands in reports.")
+@click.option("--list", "listed", is_flag=True, help="List what was accepted.")
+@click.option("--revoke", is_flag=True, help="Take acceptances back: what --ids names counts again.")
+@click.pass_obj
+def accept(console: Console, ids: Path | None, reason: str | None, listed: bool, revoke: bool) -> int:
+    """Accept that PDFs are lost, so that commands end with 0 in spite of them and the next loss is news.
+
+    --ids FILE names the renders. What is accepted is the state that each PDF is in now: not stored, damaged, unreadable
+    or unverified. Reports go on listing it. It ends by itself when the PDF is fetched, repaired or found good.
+    """
+    from craftkit_archive.accepting import accept_losses, list_acceptances, revoke_acceptances
+
+    if sum([listed, revoke, reason is not None]) != 1:
+        raise errors.RequestError("Say one of: --ids FILE --reason TEXT, --list, or --revoke --ids FILE.")
+    if listed:
+        with open_archive(console, read_only=True) as archive:
+            return console.finish(list_acceptances(archive))
+    with open_archive(console) as archive:
+        selection = archive.select(ids=ids)
+        if revoke:
+            return console.finish(revoke_acceptances(archive, selection))
+        return console.finish(accept_losses(archive, selection, reason or ""))
 
 
 @click.group()
