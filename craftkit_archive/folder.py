@@ -253,6 +253,26 @@ class FolderStore(Store):
             return None
         return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
+    def rehearse(self, key: str) -> None:
+        """See whether a copy could take an asset's place; nothing is written.
+
+        Raises:
+            AssetKeyError: Something is in its way, or the file system cannot hold its name.
+            NotWritableError: The rights or the disk are against it.
+        """
+        path = self._locate(key)
+        folder = os.path.dirname(path)
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        with disk_errors(path, key=key):
+            if not os.path.isdir(folder):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
+            with suppress(FileNotFoundError):
+                os.lstat(path)
+            for needed in (folder, self._root):
+                if not os.access(needed, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), needed)
+
     def move_aside(self, key: str, to: Path) -> None:
         """Take away what is in an asset's place and is not a file (see `describe`), and keep it if it holds anything.
 

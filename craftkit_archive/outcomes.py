@@ -34,6 +34,19 @@ def severity(record: Record) -> int:
 # --- one for each command --------------------------------------------------------------------------------------------
 
 
+# What is counted under a name of its own, and until 1.0 under this one too.
+_FORMER = ("excluded", "lacking", "to_mend")
+
+
+def describe_counts(counts: dict[str, int]) -> str:
+    """Write counts for people: the first, and those that are not zero."""
+    shown = [name for at, name in enumerate(counts) if (counts[name] or not at) and name not in _FORMER]
+    return ", ".join(f"{counts[name]:,} {_WORDS.get(name, name.replace('_', ' '))}" for name in shown)
+
+
+_WORDS = {"absent": "missing at the source", "unclaimed": "extra at the source", "orphan": "extra"}
+
+
 def _counted(summary: Summary) -> str:
     done = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items())
     return f"{done}{_read(summary)}"
@@ -45,8 +58,8 @@ def _status(summary: Summary) -> str:
     standing: Standing = summary.details["standing"]
     sentence = standing.text
     if standing.bad:
-        pdfs = "PDF" if sum(standing.bad.values()) == 1 else "PDFs"
-        sentence = f"{pdfs}: {sentence}: see `report`"
+        count, _, rest = sentence.partition(" ")
+        sentence = f"{count} {'PDF' if count == '1' else 'PDFs'} {rest}: see `report`"
         sentence += ", then `repair SOURCE`" if standing.damaged or standing.unreadable else ""
     return f"{sentence}; {summary.details['coverage']['text']}" if standing.stored else sentence
 
@@ -136,23 +149,26 @@ def _seal(summary: Summary) -> str:
 
 
 def _import(summary: Summary) -> str:
-    rejected = summary.counts.get("rejected", 0)
-    if not rejected:
+    counts = summary.counts
+    if not counts.get("rejected"):
         return _counted(summary)
-    if summary.details.get("all_or_nothing"):
-        kept = "Nothing was imported"
-    else:
-        kept = "The valid records were imported" if not summary.details.get("dry_run") else "Nothing was written"
+    imported = any(counts.get(name) for name in ("inserted", "updated"))
+    kept = "The valid records were imported" if imported and not summary.details else "Nothing was imported"
+    rest = _named(counts, {name: name for name in counts if name != "rejected"})
     return (
-        f"{rejected:,} rejected; {_counted(summary)}. {kept}. Save the rejected ones with --rejects FILE, correct them,"
-        " and import that file"
+        f"{counts['rejected']:,} rejected; {rest}{_read(summary)}. {kept}. Save the rejected ones with --rejects FILE,"
+        " correct them, and import that file"
     )
 
 
 def _doctor(summary: Summary) -> str:
-    return _named(summary.counts, {"problems": "problems", "good": "good"}) + (
-        "" if summary.counts.get("problems") else ", 0 problems"
-    )
+    problems = summary.counts["problems"]
+    return f"{problems:,} {'problem' if problems == 1 else 'problems'}, {summary.counts['good']:,} good"
+
+
+def _quarantine(summary: Summary) -> str:
+    held = summary.counts.get("held", 0)
+    return f"{held:,} held, {format_size(summary.bytes_read)}" if held else "the quarantine is empty"
 
 
 def _named(counts: dict[str, int], names: dict[str, str]) -> str:
@@ -174,6 +190,7 @@ _SENTENCES: dict[str, _Sentence] = {
     "seal": _seal,
     "import": _import,
     "doctor": _doctor,
+    "quarantine list": _quarantine,
 }
 
 

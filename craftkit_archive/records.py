@@ -67,6 +67,8 @@ EXPECTED = {
 
 def refuse(field: str, expected: str, value: object) -> ValueError:
     """Say that a field is not what it should be, without giving away a key."""
+    if value is None and field == "project_id":
+        return ValueError("projectId is missing; add it, or pass --project ID")
     if value is None:
         return ValueError(f"{field}: expected {expected}, got nothing")
     shown = mask(value if isinstance(value, str) else msgspec.json.encode(value).decode())

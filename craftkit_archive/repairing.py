@@ -66,7 +66,8 @@ def repair_assets(
         source_address: A folder that mirrors the bucket, a bucket, a live API, or an export (a folder, zip, tar, or
             bag), in which files are found by their digests.
         selection: Which renders' assets; all if not given.
-        dry_run: Whether to say only what would be done, having read the copies.
+        dry_run: Whether to say only what would be done, having read the copies and looked at the places that they
+            would take.
         stop: Asked between batches.
 
     Yields:
@@ -159,6 +160,7 @@ def _mend(archive: Archive, source: Source, run: Run, dry_run: bool, asset: Dama
             proved = _proved(found, asset)
             if dry_run:
                 read_digest(proved)
+                _rehearse(archive, asset)
                 return _Attempt(asset, "repaired", asset.verdict, size_bytes=asset.size_bytes)
             return _replace(archive, run, asset, proved)
     except (AssetMissingError, RenderNotFoundError, RenderConflictError) as error:
@@ -179,6 +181,19 @@ def _opened(source: Source, asset: DamagedAsset) -> OpenAsset:
         raise _SourceFailedError(str(error)) from error
 
 
+def _rehearse(archive: Archive, asset: DamagedAsset) -> None:
+    """See whether a copy could take the place of an asset; a bucket says so only of what is written to it."""
+    store = archive.store
+    if isinstance(store, FolderStore):
+        _keep_others(archive, store, asset)
+        store.rehearse(asset.key)
+
+
+def _keep_others(archive: Archive, store: FolderStore, asset: DamagedAsset) -> None:
+    if store.describe(asset.key) is not None and archive.catalog.holds_below(asset.key):
+        raise AssetKeyError(f"{asset.key} is a folder that holds other assets: rename one of them at the source.")
+
+
 def _replace(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[bytes]) -> _Attempt:
     store, quarantine = archive.store, Quarantine(archive.path)
     # Even where the last check found nothing: somebody may have put something there since.
@@ -186,8 +201,7 @@ def _replace(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[b
     finding = _finding(asset, run, verdict, None, archive.now())
     held: Held | None = None
     if isinstance(store, FolderStore) and store.describe(asset.key) is not None:
-        if archive.catalog.holds_below(asset.key):
-            raise AssetKeyError(f"{asset.key} is a folder that holds other assets: rename one of them at the source.")
+        _keep_others(archive, store, asset)
         # It is moved, not copied: not before there is something to take its place.
         piece = store.receive(asset.key, proved, replace=True)
         quarantine.keep(store, finding)

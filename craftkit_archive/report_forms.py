@@ -142,7 +142,7 @@ def write_text(report: Report, out: TextIO) -> None:
         f"run       {run.id}, {run.started_at}{took}, {run.outcome or 'not ended'}\n"
         f"archive   {report.archive} ({report.archive_id})\n"
         f"counts    {counts}\n"
-        f"archive now  {report.standing.text}\n"
+        f"now       {report.standing.text}\n"
         f"read      {format_size(run.bytes_read)}\n"
         f"coverage  {report.coverage.details()['text']}\n"
         f"seal      {report.seal}\n"

@@ -12,7 +12,7 @@ from craftkit_archive import records
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.coverage import COVERAGE_DAYS, NOTHING, describe
 from craftkit_archive.errors import RequestError, disk_errors
-from craftkit_archive.outcomes import describe_outcome
+from craftkit_archive.outcomes import describe_counts, describe_outcome
 from craftkit_archive.records import ProjectInfo, Record, Summary
 from craftkit_archive.report_forms import (
     SUFFIXES,
@@ -233,7 +233,8 @@ def as_text(record: Record) -> str:
         case records.Finding():
             seen = f": expected {record.expected}, found {record.found}" if record.expected else ""
             accepted = f" [acknowledged: {record.acknowledged}]" if record.acknowledged else ""
-            return f"  {record.verdict}  {record.key}{seen}{f' ({record.detail})' if record.detail else ''}{accepted}"
+            detail = f" ({record.detail.removesuffix('.')})" if record.detail else ""
+            return f"  {record.verdict}  {record.key}{seen}{detail}{accepted}"
         case records.Note():
             return f"  note  {record.key}: {record.detail}"
         case records.Reject():
@@ -261,7 +262,7 @@ def as_text(record: Record) -> str:
         case records.ProjectInfo():
             return _project_line(record)
         case records.RunInfo():
-            counts = ", ".join(f"{count:,} {name}" for name, count in record.counts.items())
+            counts = describe_counts(record.counts)
             return f"run {record.id}  {record.started_at}  {record.command}  {record.outcome or 'not ended'}  {counts}"
         case records.Summary():
             return describe_outcome(record)

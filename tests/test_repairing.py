@@ -1,5 +1,6 @@
 """Repair: what is damaged heals from any place that has the right bytes, and nothing good is ever touched."""
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from craftkit_archive import aws
 from craftkit_archive.bucket import BucketStore, bucket_address
+from craftkit_archive.catalog import NewAsset
 from craftkit_archive.errors import RequestError, StoreOfflineError
 from craftkit_archive.exporting import export_assets
 from craftkit_archive.quarantine import Quarantine
@@ -19,7 +21,7 @@ from craftkit_archive.verifying import verify_assets
 from craftkit_archive.work import in_lanes
 from tests.services import BUCKET, Fault, FaultyProxy
 from tests.test_store import NOT_FILES
-from tests.worlds import LIVE_KEY, World, command, fill, live, pdf, put, render, render_id, summary_of
+from tests.worlds import LIVE_KEY, World, command, fill, live, load, pdf, put, render, render_id, summary_of
 
 
 def damage(world: World) -> None:
@@ -360,3 +362,53 @@ def test_the_commands_say_what_they_do(world: World) -> None:
     assert command("quarantine", "restore", names[0], archive=path).code == 2
     assert command("quarantine", "drop", *names, archive=path).code == 0
     assert command("verify", archive=path).code == 0
+
+
+def _store(world: World) -> Path:
+    return Path(world.archive.store.address)
+
+
+def _hide(world: World) -> None:
+    world.asset(1).unlink()
+    world.asset(1).mkdir()
+
+
+def _fill_with_another(world: World) -> None:
+    """Let a folder lie in an asset's place in which another asset is recorded."""
+    world.asset(1).unlink()
+    row = render(30, asset_key=f"{render(1)['asset_key']}/inner.pdf")
+    load(world.archive, world.folder, "renders", [row])
+    other = NewAsset(row["id"], row["asset_key"], 3, "0" * 64, "first-read", "x", world.archive.now())
+    world.archive.catalog.add_assets([other])
+    put(Path(world.archive.store.address), row["asset_key"], b"abc")
+
+
+def _put_file_over_folder(world: World) -> None:
+    folder = world.asset(1).parent
+    shutil.rmtree(folder)
+    folder.write_bytes(b"no folder")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda world: world.asset(1).unlink(),
+        lambda world: world.asset(1).write_bytes(b"wrong"),
+        lambda world: [folder.joinpath(render(1)["asset_key"]).unlink() for folder in (world.bucket, _store(world))],
+        lambda world: shutil.rmtree(world.asset(1).parent),
+        _hide,
+        _fill_with_another,
+        _put_file_over_folder,
+    ],
+    ids=["missing", "wrong", "no-copy", "no-folder", "folder-in-place", "folder-of-others", "file-over-folder"],
+)
+def test_a_dry_run_says_what_the_real_one_does(world: World, damage: Callable[[World], object]) -> None:
+    damage(world)
+    summary_of(verify_assets(world.archive))
+
+    def ran(*more: str) -> tuple[int, dict[str, int]]:
+        done = command("--json", "repair", world.bucket, *more, archive=world.archive.path)
+        return done.code, done.lines[-1]["counts"]
+
+    foreseen = ran("--dry-run")
+    assert foreseen == ran()
