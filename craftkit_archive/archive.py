@@ -294,8 +294,9 @@ class Archive:
         name = _text(name)
         found = self.catalog.find_projects(name)
         if not found:
-            known = ", ".join(self.catalog.project_slugs(10)) or "none at all"
-            raise RequestError(f"There is no project {name!r}: this archive knows {known}.")
+            known = ", ".join(self.catalog.project_slugs(10))
+            has = f"This archive has {known}." if known else "This archive has no projects: import them first."
+            raise RequestError(f"There is no project {name!r}. {has}")
         if len(found) > 1:
             raise RequestError(f"Several projects have the slug {name!r}: say which by id, {', '.join(found)}.")
         return found[0]
@@ -444,8 +445,8 @@ def _no_such_key(name: str, alike: list[KeyInfo]) -> str:
             f"Several keys begin with {alike[0].prefix!r}, and none has the hash of what was given: say which, {ids}."
         )
     return (
-        f"No key has the id {hide(name)!r}, the SHA-256 of it as its hash, or its beginning as its prefix: find its id"
-        " with `keys list`."
+        f"No key matches {hide(name)!r}: not as an id, not by the SHA-256 of a whole key, not as a beginning. Find its"
+        " id with `keys list`."
     )
 
 
@@ -514,7 +515,7 @@ def _time(text: str | None, *, days: int = 0) -> str | None:
         date = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) if len(text) == 10 else None
         return format_time(date + timedelta(days=days)) if date else timestamp(text)
     except (ValueError, OverflowError) as error:
-        raise RequestError(f"{text!r} is no time: write 2026-01-31 or 2026-01-31T10:00:00Z.") from error
+        raise RequestError(f"{text!r} is not a time. Write 2026-01-31 or 2026-01-31T10:00:00Z.") from error
 
 
 @contextmanager
@@ -536,7 +537,7 @@ def hold_lock(path: Path, command: str, clock: Clock) -> Iterator[None]:
                 f"{file} cannot be locked ({error.strerror}): use a file system with locks."
             ) from error
         if not taken:
-            raise LockedError(f"{_holder(descriptor)} is writing to {path}: wait for its end, or stop it.")
+            raise LockedError(f"{_holder(descriptor)} is writing to {path}. Wait until it ends, or stop it.")
         holder = Holder(command=command, pid=os.getpid(), host=socket.gethostname(), since=format_time(clock()))
         with disk_errors(file):
             os.ftruncate(descriptor, 0)

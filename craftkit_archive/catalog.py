@@ -865,13 +865,12 @@ class Catalog:
             ), held AS (
                 SELECT project_id, state, COUNT(*) AS renders, SUM(succeeded) AS succeeded, SUM(stored) AS stored,
                        SUM(size) AS stored_bytes, MIN(verified_at) AS oldest_verified_at,
-                       SUM(size) FILTER (WHERE recent AND state = 'ok') AS covered,
-                       SUM(size) FILTER (WHERE NOT recent) AS due
+                       SUM(size) FILTER (WHERE recent) AS read_bytes
                 FROM each GROUP BY project_id, state
             ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
             SELECT ids.id, p.slug, COALESCE(p.name, ids.id), p.deleted_at, state, COALESCE(renders, 0),
                    COALESCE(succeeded, 0), COALESCE(stored, 0), COALESCE(stored_bytes, 0), oldest_verified_at,
-                   COALESCE(covered, 0), COALESCE(due, 0)
+                   COALESCE(read_bytes, 0)
             FROM ids LEFT JOIN projects AS p ON p.id = ids.id LEFT JOIN held AS h ON h.project_id = ids.id
             ORDER BY p.slug, ids.id
             """,
@@ -1349,7 +1348,7 @@ def _project_info(parts: list[tuple[Any, ...]]) -> ProjectInfo:
     by_state: Counter[str] = Counter()
     for part in parts:
         by_state[part[4] or ""] += part[5]
-    sums = [sum(part[at] for part in parts) for at in (5, 6, 7, 8, 10, 11)]
+    sums = [sum(part[at] for part in parts) for at in (5, 6, 7, 8, 10)]
     project_id, slug, name, deleted_at = parts[0][:4]
     return ProjectInfo(
         id=project_id,
@@ -1364,8 +1363,8 @@ def _project_info(parts: list[tuple[Any, ...]]) -> ProjectInfo:
         verified_ok=by_state["ok"],
         damaged=by_state["damaged"],
         oldest_verified_at=min((part[9] for part in parts if part[9]), default=None),
-        covered_bytes=sums[4],
-        due_bytes=sums[5],
+        covered_bytes=sum(part[10] for part in parts if part[4] == "ok"),
+        due_bytes=sums[3] - sums[4],
         unchecked=by_state["unchecked"],
         unreadable=by_state["unreadable"],
         unverified=by_state["unverified"],

@@ -97,7 +97,11 @@ def _store(archive: Archive) -> Iterator[Diagnosis]:
         return
     yield Diagnosis("store", f"{archive.store.address} is this archive's")
     if isinstance(archive.store, FolderStore) and not os.access(archive.store.address, os.W_OK):
-        yield Diagnosis("store rights", f"{archive.store.address} cannot be written by you", "Give its owner's rights.")
+        yield Diagnosis(
+            "store rights",
+            f"{archive.store.address} cannot be written by you",
+            "Make it writable for you, or run commands as its owner.",
+        )
 
 
 def _names(archive: Archive) -> Iterator[Diagnosis]:
@@ -147,7 +151,7 @@ def _runs(archive: Archive) -> Iterator[Diagnosis]:
     killed = [run for run in archive.catalog.last_runs(20) if run.finished_at is None and run.command != "verify"]
     if killed:
         names = ", ".join(f"{run.command} ({run.id})" for run in killed[:3])
-        yield Diagnosis("runs", f"killed before their end, and taken up by the next such command: {names}")
+        yield Diagnosis("runs", f"ended early, and continued by the next such command: {names}")
 
 
 def _pdfs(archive: Archive) -> Iterator[Diagnosis]:

@@ -106,7 +106,7 @@ class Quarantine:
         try:
             return self._read(name)
         except AssetError as error:
-            raise RequestError(f"Nothing is held as {name!r}: `quarantine list` shows the names.") from error
+            raise RequestError(f"The quarantine holds nothing named {name!r}. See `quarantine list`.") from error
 
     def _read(self, name: str) -> Held:
         try:

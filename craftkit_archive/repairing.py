@@ -166,7 +166,9 @@ def _mend(archive: Archive, source: Source, run: Run, dry_run: bool, asset: Dama
     except (AssetMissingError, RenderNotFoundError, RenderConflictError) as error:
         return _Attempt(asset, "absent", asset.verdict, str(error))
     except _OtherBytesError as error:
-        return _Attempt(asset, "refused", asset.verdict, f"the source's copy is wrong too: {error}")
+        return _Attempt(
+            asset, "refused", asset.verdict, f"the copy at the source is not the recorded one either: {error}"
+        )
     except _SourceFailedError as error:
         source.check()  # if it is down as a whole, that stops everything
         return _Attempt(asset, "refused", asset.verdict, str(error))
@@ -241,7 +243,7 @@ def _proved(found: OpenAsset, asset: DamagedAsset) -> Iterator[bytes]:
     except RemoteError as error:
         raise _SourceFailedError(str(error)) from error
     if (size, hashed.hexdigest()) != (asset.size_bytes, asset.sha256):
-        raise _OtherBytesError(f"{size} bytes with the digest {hashed.hexdigest()}")
+        raise _OtherBytesError(f"{size} bytes, SHA-256 {hashed.hexdigest()}")
 
 
 # --- the quarantine --------------------------------------------------------------------------------------------------
@@ -281,7 +283,7 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
             right = held.sha256 == asset.sha256
             there = _is_there(archive.store, asset)
             if _is_good(archive.store, asset, never) or (there and not right):
-                raise RequestError(f"What lies under {held.key} is no worse than {held.name}: it stays.")
+                raise RequestError(f"Cannot restore {held.name}: the file at {held.key} is no worse. It stays.")
             with quarantine.open(held) as copy:
                 if read_digest(copy.chunks()).sha256 != held.sha256:
                     raise RequestError(f"{held.name} has changed since it was kept: it stays where it is.")

@@ -115,7 +115,7 @@ class Report(NamedTuple):
     def _verified(self) -> str:
         checked = self.run.counts.get("checked", 0)
         if self.run.finished_at is None or self.run.outcome == "failed":
-            return f"This verification did not come to its end; {checked:,} PDFs were checked"
+            return f"This verification did not finish; {checked:,} PDFs were checked"
         if self.bad:
             return f"{self.bad:,} of {checked:,} PDFs {'is' if self.bad == 1 else 'are'} not what was stored"
         if self.uncertain:

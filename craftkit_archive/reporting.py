@@ -101,7 +101,7 @@ def nagios_status(archive: Archive) -> tuple[int, str]:
     if coverage.share < ENOUGH_COVERAGE and coverage.assets:
         warnings.append("not enough was read")
     if last is None or ended is None or last.outcome == "failed":
-        warnings.append("the last verification did not come to its end" if last else "never verified")
+        warnings.append("the last verification did not finish" if last else "never verified")
     elif archive.clock() - datetime.fromisoformat(ended) > timedelta(hours=SILENT_HOURS):
         warnings.append(f"last verified {ended[:16]}Z")
     worried = warnings or standing.outcome != "ok"
@@ -171,7 +171,7 @@ def form_of(file: Path) -> Form:
         raise RequestError(f"There is no folder {file.parent} for the report: make it first.")
     form = SUFFIXES.get(file.suffix.lower())
     if form is None:
-        raise RequestError(f"{file} has no suffix of a report: use {', '.join(SUFFIXES)}.")
+        raise RequestError(f"Cannot tell the report's form from {file}. Use one of the suffixes {', '.join(SUFFIXES)}.")
     return form
 
 

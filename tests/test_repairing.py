@@ -105,7 +105,7 @@ def test_a_source_that_is_wrong_too_touches_nothing(world: World) -> None:
     assert (summary.outcome, summary.counts["repaired"], summary.counts["refused"]) == ("problems", 2, 1)
     [finding] = [record for record in records if isinstance(record, Finding)]
     assert (finding.render_id, finding.verdict) == (render_id(1), "wrong-digest")
-    assert "wrong too" in (finding.detail or "")
+    assert "not the recorded one either" in (finding.detail or "")
     assert world.asset(1).read_bytes() == before
     assert render(1)["asset_key"] not in held(world)
 

@@ -136,7 +136,7 @@ def test_an_older_run_is_told_as_it_was(damaged: World) -> None:
 def test_a_run_that_was_killed_is_not_told_as_good(world: World) -> None:
     world.archive.catalog.begin_run("verify", {}, world.archive.now())
     report = gather_report(world.archive)
-    assert "did not come to its end" in report.headline
+    assert "did not finish" in report.headline
     assert 'class="card hero warn"' in written(world, "html")
 
 

@@ -66,12 +66,12 @@ def revoke_key(console: Console, key: str) -> int:
     """
     with open_archive(console) as archive:
         revoked = archive.revoke_key(key)
-        console.say(f"Revoked key {revoked.id}: {_MATCHED[revoked.matched or 'id']}.")
+        console.say(f"Revoked key {revoked.id}, found by {_MATCHED[revoked.matched or 'id']}.")
         return _show_keys(console, "keys revoke", [revoked])
 
 
 _MATCHED = {
-    "id": "it has this id",
-    "hash": "its hash is the SHA-256 of the key that was given",
-    "prefix": "it begins as what was given does, and nothing more of it is known to compare",
+    "id": "its id",
+    "hash": "the whole key",
+    "prefix": "its beginning: no more of it is stored to compare",
 }
