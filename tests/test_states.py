@@ -106,6 +106,11 @@ def test_all_that_counts_counts_the_same(tmp_path: Path, damaged: int, unreadabl
 
 
 def test_a_report_of_a_part_says_how_the_whole_archive_is(world: World) -> None:
+    summary_of(verify_assets(world.archive, selection=world.archive.select(projects=("northwind",))))
+    good = "All 5 PDFs are what was stored. The whole archive: nothing is damaged"
+    assert gather_report(world.archive).headline == good
+    summary_of(verify_assets(world.archive))
+    assert gather_report(world.archive).headline == "All 5 PDFs are what was stored"
     for number in (0, 1, 2):
         world.asset(number).unlink()
     summary_of(verify_assets(world.archive))

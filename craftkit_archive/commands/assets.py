@@ -123,7 +123,7 @@ def verify(
     """Check stored assets against what is recorded of them, and write down what was seen.
 
     With --due, --new and --failed together: what any of them names. Never checked ones come first, then what was bad,
-    then the oldest. What was read counts, whatever stops the rest. Files in the store that no render claims are told
+    then the oldest. What was read counts, whatever stops the rest. Files in the store that no render claims are listed
     when everything is checked, and change no exit code.
     """
     from craftkit_archive.verifying import Limits, Scope, verify_assets

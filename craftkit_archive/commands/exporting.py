@@ -87,7 +87,7 @@ def export(
     """Copy PDFs to DEST, each compared with its digest on its way: a folder, a zip, a tar or a bag that proves itself.
 
     DEST is a folder, a file that ends in .zip or .tar, - for standard output, or s3://bucket/prefix. It gets a
-    manifest for `sha256sum -c`, index.csv, index.html to browse it, and seal.txt; what is lacking stands in
+    manifest for `sha256sum -c`, index.csv, index.html to browse it, and seal.txt; what is missing stands in
     missing.csv. A repeated export into a folder leaves unchanged files untouched and does the rest; what earlier
     exports wrote there stays in the lists, unless it is pruned.
     """
