@@ -57,7 +57,7 @@ def test_it_searches_sorts_filters_and_opens_in_place(browser: Browser, exported
     browser.goto((exported / CATALOGUE).as_uri())
     browser.wait_for("document.querySelectorAll('#rows a').length === 12")
     assert browser.text("h1").startswith("</noscript>"), "a name is text"
-    assert "1 render is lacking" in browser.text(".lacking")
+    assert "1 PDF is missing" in browser.text(".lacking")
     assert browser.evaluate("document.querySelector('th.created').getAttribute('aria-sort')") == "descending"
     browser.click("th.size button")
     assert names(browser)[0] == f"{render_id(15)}.pdf"
