@@ -192,8 +192,8 @@ class LineReader:
             return None
         more = {field: value for field in extra if (value := getattr(record, field)) is not None}
         record.extra = encode_extra(more)
-        # A repeated name would be lost, so there must be as many names as fields were decoded. Counting `":` is exact
-        # unless white space parts the two or a text begins with a colon or quotes one: such lines are looked at closely.
+        # A repeated name would be lost, so there must be as many names as fields were decoded. Counting `":` is exact,
+        # unless white space parts the two, or a text begins with a colon or quotes one: those lines get a closer look.
         inner = record.extra.count('":') - len(more) if record.extra else 0
         if not inner and line.count(b'":') == names and not (b" :" in line or b"\t:" in line or b"\r:" in line):
             return record

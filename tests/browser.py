@@ -11,10 +11,12 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+T = TypeVar("T")
 WAIT_SECONDS = 20.0
 # Become Chromium, with the two pipes under the numbers that it expects.
 _AS_3_AND_4 = (
@@ -162,7 +164,32 @@ class Browser:
         answer = self.call("Page.navigate", url=url)
         if "errorText" in answer:
             raise BrowserError(f"{url}: {answer['errorText']}")
+        # Until the new document is there, the old one answers, and it is complete. (A mere #fragment has no loader.)
+        if loader := answer.get("loaderId"):
+            self._poll(lambda: self._frames()["frame"]["loaderId"] == loader, f"the document of {url}")
         self.wait_for("document.readyState === 'complete'")
+
+    def _frames(self) -> dict[str, Any]:
+        tree: dict[str, Any] = self.call("Page.getFrameTree")["frameTree"]
+        return tree
+
+    def _poll(self, found: Callable[[], T], what: str) -> T:
+        """Ask until there is an answer, and return it."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (answer := found()):
+            if time.monotonic() > deadline:
+                raise BrowserError(f"Waited in vain for {what}; the page says: {self.text()[:2000]}")
+            time.sleep(0.02)
+        return answer
+
+    def wait_for_frame(self) -> str:
+        """Wait until the page's one frame has an address of its own, and return that."""
+
+        def address() -> str:
+            frames = [frame["frame"]["url"] for frame in self._frames().get("childFrames", [])]
+            return str(frames[0]) if len(frames) == 1 and frames[0] not in ("", "about:blank") else ""
+
+        return self._poll(address, "the frame")
 
     def evaluate(self, script: str) -> Any:
         """Return the value of an expression of JavaScript in the page; a promise is awaited."""
@@ -174,15 +201,13 @@ class Browser:
 
     def wait_for(self, script: str) -> Any:
         """Wait until an expression of JavaScript is true, and return its value."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
+
+        def value() -> Any:
             # The page may just be going: then the next one is asked.
             with suppress(BrowserError):
-                if value := self.evaluate(script):
-                    return value
-            if time.monotonic() > deadline:
-                raise BrowserError(f"Waited in vain for {script}; the page says: {self.text()[:2000]}")
-            time.sleep(0.02)
+                return self.evaluate(script)
+
+        return self._poll(value, script)
 
     def text(self, selector: str = "body") -> str:
         """Return the text of an element as a person sees it."""

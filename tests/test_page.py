@@ -81,8 +81,7 @@ def test_it_searches_sorts_filters_and_opens_in_place(browser: Browser, exported
     browser.wait_for("getComputedStyle(document.querySelector('#viewer')).display !== 'none'")
     assert browser.text("#opened") == f"{render_id(10)}.pdf"
     assert browser.evaluate("document.querySelector('#alone').href") == (exported / unquote(href)).as_uri()
-    frames = browser.call("Page.getFrameTree")["frameTree"].get("childFrames", [])
-    assert [unquote(frame["frame"]["url"]).rpartition("/")[2] for frame in frames] == [f"{render_id(10)}.pdf"]
+    assert unquote(browser.wait_for_frame()).rpartition("/")[2] == f"{render_id(10)}.pdf"
     browser.press("Escape")
     browser.wait_for("getComputedStyle(document.querySelector('#viewer')).display === 'none'")
     assert browser.evaluate("document.title").startswith("</noscript>")

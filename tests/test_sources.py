@@ -67,10 +67,15 @@ COUNT = 6
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the pauses and the patience short."""
+    """Keep the pauses short, but the patience long: a busy machine takes its time to answer."""
     monkeypatch.setattr(aws, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(bucket_module, "READ_SECONDS", 1.0)
     monkeypatch.setattr(craftkit_api, "PAUSE_SECONDS", 0.01)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up after a second whatever does not answer: for tests in which something stalls."""
+    monkeypatch.setattr(bucket_module, "READ_SECONDS", 1.0)
     monkeypatch.setattr(craftkit_api, "TIMEOUT_SECONDS", 1.0)
 
 
@@ -181,7 +186,11 @@ HEALING = ["reset", "break", "stall", "503", "500"]
 
 
 @pytest.mark.parametrize("kind", HEALING)
-def test_a_fault_that_heals_is_lived_through(world: World, bucket: BucketStore, proxy: FaultyProxy, kind: Any) -> None:
+def test_a_fault_that_heals_is_lived_through(
+    world: World, bucket: BucketStore, proxy: FaultyProxy, kind: Any, request: pytest.FixtureRequest
+) -> None:
+    if kind == "stall":
+        request.getfixturevalue("impatient")
     proxy.faults = [Fault(kind, times=3)]
     summary, _ = fetch(world, bucket.address)
     assert (summary.outcome, summary.counts["copied"]) == ("ok", COUNT)
@@ -461,7 +470,11 @@ def test_a_key_that_is_revoked_on_the_way_stops_it(world: World, api: FaultyProx
 
 
 @pytest.mark.parametrize("kind", [*HEALING, "lengthen"])
-def test_the_api_is_asked_again_after_a_fault_that_heals(world: World, api: FaultyProxy, kind: Any) -> None:
+def test_the_api_is_asked_again_after_a_fault_that_heals(
+    world: World, api: FaultyProxy, kind: Any, request: pytest.FixtureRequest
+) -> None:
+    if kind == "stall":
+        request.getfixturevalue("impatient")
     api.faults = [Fault(kind, where="/download", times=3)]
     assert fetch(world, api.url)[0].counts["copied"] == COUNT
     all_is_well(world)
