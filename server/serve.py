@@ -48,6 +48,8 @@ def listen(address: str) -> socket.socket:
     with _refused(address):
         if kind == "unix":
             return _listen_unix(rest)
+        if not host:  # to the system, no host is every address of the machine
+            raise ValueError("no host")
         if kind != "fd":
             return bind(host.strip("[]"), int(port))
         listener = socket.socket(fileno=int(rest))
