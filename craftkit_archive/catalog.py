@@ -522,6 +522,13 @@ def _migrate(connection: sqlite3.Connection) -> None:
 # --- the catalog -----------------------------------------------------------------------------------------------------
 
 
+class _ThreadConnection(sqlite3.Connection):
+    """A thread's own connection, closed when the thread or the catalog is gone: a server's threads end unannounced."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Catalog:
     """An open catalog. Each thread that uses it gets a connection of its own.
 
@@ -633,7 +640,14 @@ class Catalog:
 
     def _connect(self, how: str) -> sqlite3.Connection:
         address = f"file:{quote(os.fsencode(self.path))}?{how}"
-        return sqlite3.connect(address, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+        return sqlite3.connect(
+            address,
+            uri=True,
+            isolation_level=None,
+            timeout=BUSY_SECONDS,
+            factory=_ThreadConnection,
+            check_same_thread=False,  # so that whoever drops the last reference may close it
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
