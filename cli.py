@@ -75,8 +75,6 @@ class Commands(click.Group):
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Run a command and exit with its code, which is one of the table."""
         given = list(sys.argv[1:] if args is None else args)
-        # Workers would import this program anew before they begin, for nothing.
-        vars(sys.modules["__main__"]).pop("__file__", None)
         _open_streams()
         with Signals() as signals:
             extra.update(standalone_mode=False, obj=signals)

@@ -1,3 +1,121 @@
-"""Keep, check, export and serve the PDFs of a Craftkit project, outside Craftkit."""
+"""Keep, check, export and serve the PDFs of a Craftkit project, outside Craftkit.
+
+Everything in `__all__` can be imported from here, and only that is promised to stay. Each name is loaded when it is
+first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from craftkit_archive.archive import Archive
+    from craftkit_archive.catalog import Selection
+    from craftkit_archive.checking import check_export
+    from craftkit_archive.destination import Options as ExportOptions
+    from craftkit_archive.doctor import examine_archive
+    from craftkit_archive.errors import (
+        AccessError,
+        ArchiveError,
+        AssetError,
+        CatalogError,
+        DiskError,
+        LockedError,
+        NoArchiveError,
+        RemoteError,
+        RequestError,
+        StoreError,
+    )
+    from craftkit_archive.exporting import export_assets
+    from craftkit_archive.fetching import fetch_assets
+    from craftkit_archive.importing import import_records
+    from craftkit_archive.rebuilding import rebuild_archive
+    from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Record, Reject, Skipped, Summary
+    from craftkit_archive.repairing import repair_assets
+    from craftkit_archive.reporting import describe_archive, gather_report, seal_archive, write_report
+    from craftkit_archive.verifying import Limits as VerifyLimits
+    from craftkit_archive.verifying import Scope as VerifyScope
+    from craftkit_archive.verifying import verify_assets
 
 __version__ = "0.1.0"
+__all__ = [
+    "AccessError",
+    "Archive",
+    "ArchiveError",
+    "AssetError",
+    "CatalogError",
+    "DiskError",
+    "ExportOptions",
+    "Finding",
+    "LockedError",
+    "NoArchiveError",
+    "Note",
+    "Plan",
+    "Planned",
+    "Progress",
+    "Record",
+    "Reject",
+    "RemoteError",
+    "RequestError",
+    "Selection",
+    "Skipped",
+    "StoreError",
+    "Summary",
+    "VerifyLimits",
+    "VerifyScope",
+    "__version__",
+    "check_export",
+    "describe_archive",
+    "examine_archive",
+    "export_assets",
+    "fetch_assets",
+    "gather_report",
+    "import_records",
+    "rebuild_archive",
+    "repair_assets",
+    "seal_archive",
+    "verify_assets",
+    "write_report",
+]
+
+# The module each name lives in; after a colon, what it is called there.
+_MODULES = {
+    "archive": ["Archive"],
+    "catalog": ["Selection"],
+    "checking": ["check_export"],
+    "destination": ["ExportOptions:Options"],
+    "doctor": ["examine_archive"],
+    "errors": [
+        "AccessError",
+        "ArchiveError",
+        "AssetError",
+        "CatalogError",
+        "DiskError",
+        "LockedError",
+        "NoArchiveError",
+        "RemoteError",
+        "RequestError",
+        "StoreError",
+    ],
+    "exporting": ["export_assets"],
+    "fetching": ["fetch_assets"],
+    "importing": ["import_records"],
+    "rebuilding": ["rebuild_archive"],
+    "records": ["Finding", "Note", "Plan", "Planned", "Progress", "Record", "Reject", "Skipped", "Summary"],
+    "repairing": ["repair_assets"],
+    "reporting": ["describe_archive", "gather_report", "seal_archive", "write_report"],
+    "verifying": ["VerifyLimits:Limits", "VerifyScope:Scope", "verify_assets"],
+}
+_HOMES = {name.partition(":")[0]: (module, name) for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, full = _HOMES[name]
+    value = getattr(import_module(f"{__name__}.{module}"), full.rpartition(":")[2])
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

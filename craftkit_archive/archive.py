@@ -6,7 +6,7 @@ import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,6 +94,11 @@ class Run:
         )
 
 
+def _several(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Take a text for one, and not for its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 class _How(TypedDict):
     read_only: bool
     sealed: bool
@@ -112,17 +117,24 @@ class Archive:
     Raises:
         NoArchiveError: There is no archive in this directory.
         CatalogError: The catalog cannot be used.
+
+    Example:
+        >>> from craftkit_archive import Archive
+        >>> with Archive("archive") as archive:
+        ...     len(archive.select(projects="northwind").project_ids)
+        1
     """
 
     def __init__(
         self,
-        path: Path,
+        path: str | os.PathLike[str],
         *,
         read_only: bool = False,
         sealed: bool = False,
         clock: Clock = utc_now,
         catalog: str = CATALOG,
     ) -> None:
+        path = Path(path)
         if not os.path.isfile(path / catalog):  # noqa: PTH113 - Path raises for a name that no file can have
             raise NoArchiveError(f"There is no archive in {path}: make one with `init`, or name one with --archive.")
         self.path = path
@@ -143,7 +155,9 @@ class Archive:
         self._store_folder = _identity(self._folder)
 
     @classmethod
-    def create(cls, path: Path, *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now) -> Self:
+    def create(
+        cls, path: str | os.PathLike[str], *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now
+    ) -> Self:
         """Make an empty archive and open it.
 
         Args:
@@ -156,6 +170,7 @@ class Archive:
             StoreMismatchError: The store belongs to another archive.
             NoSpaceError, NotWritableError: The disk refused.
         """
+        path = Path(path)
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         with hold_lock(path, "init", clock):
@@ -255,34 +270,34 @@ class Archive:
     def select(
         self,
         *,
-        projects: tuple[str, ...] = (),
+        projects: str | Iterable[str] = (),
         since: str | None = None,
         until: str | None = None,
         template_id: str | None = None,
-        ids: Path | None = None,
-        statuses: tuple[str, ...] = (),
+        ids: str | os.PathLike[str] | None = None,
+        statuses: str | Iterable[str] = (),
     ) -> Selection:
         """Make a selection of what people say.
 
         Args:
-            projects: Ids or slugs.
+            projects: Ids or slugs; a text is one.
             since: Earliest creation time; a date alone is its beginning, in UTC.
             until: Creation time from which on they are left out; a date alone is its end.
             template_id: The template they were made from.
             ids: A file with a render id on each line.
-            statuses: Statuses, any of which will do.
+            statuses: Statuses, any of which will do; a text is one.
 
         Raises:
-            RequestError: A project is unknown or its slug is not unique, a time is none, or the file cannot be read or
-                names nothing.
+            RequestError: A project or status is unknown, a slug is not unique, a time is none, or the file cannot be
+                read or names nothing.
         """
         return Selection(
-            project_ids=tuple(self.find_project(name) for name in projects),
+            project_ids=tuple(self.find_project(name) for name in _several(projects)),
             since=_time(since),
             before=_time(until, days=1),
             template_id=None if template_id is None else _text(template_id),
-            render_ids=None if ids is None else _read_ids(ids),
-            statuses=statuses,
+            render_ids=None if ids is None else _read_ids(Path(ids)),
+            statuses=_several(statuses),
         )
 
     def find_project(self, name: str) -> str:

@@ -32,7 +32,18 @@ from craftkit_archive.errors import (
     RequestError,
     disk_errors,
 )
-from craftkit_archive.records import Acknowledgement, Finding, KeyInfo, Kind, Note, ProjectInfo, RunInfo, Verdict
+from craftkit_archive.records import (
+    Acknowledgement,
+    Finding,
+    KeyInfo,
+    Kind,
+    Note,
+    ProjectInfo,
+    RunInfo,
+    Status,
+    Verdict,
+    one_of,
+)
 from craftkit_archive.states import Standing
 
 if TYPE_CHECKING:
@@ -64,6 +75,8 @@ _TABLES: dict[Kind, str] = {"projects": "projects", "keys": "api_keys", "renders
 class Selection(msgspec.Struct, frozen=True):
     """Which renders to work on; all of them unless narrowed. Times are as the catalog writes them.
 
+    Raises a `RequestError` if a status is unknown.
+
     Attributes:
         project_ids: Ids of projects, any of which will do.
         since: Earliest creation time.
@@ -79,6 +92,10 @@ class Selection(msgspec.Struct, frozen=True):
     template_id: str | None = None
     render_ids: tuple[str, ...] | None = None
     statuses: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for status in self.statuses:
+            one_of("status", status, Status)
 
     def where(self) -> tuple[str, list[Any]]:
         """Express it in SQL over `renders AS r`, for use after another condition."""

@@ -62,7 +62,7 @@ class _Problem(NamedTuple):
     seen: _Seen
 
 
-def check_export(path: Path, *, jobs: int = 1, stop: Stop = never, clock: Clock = utc_now) -> Iterator[Record]:
+def check_export(path: str | Path, *, jobs: int = 1, stop: Stop = never, clock: Clock = utc_now) -> Iterator[Record]:
     """Check an export of any form, whoever made it, against its manifests, its index and its seal; nothing is written.
 
     A file is read once more before it is accused. All digests that the manifests have of it are compared. Of a bag,
@@ -86,8 +86,16 @@ def check_export(path: Path, *, jobs: int = 1, stop: Stop = never, clock: Clock 
         RequestError: There is no export.
         AssetUnreadableError: Its lists cannot be understood, or it breaks the rules for bags as a whole.
         NoSpaceError: There is no room to unpack a compressed tar.
+
+    Example:
+        >>> from craftkit_archive import Archive, check_export, export_assets
+        >>> with Archive("archive") as archive:
+        ...     *_, exported = export_assets(archive, "out")
+        >>> *_, summary = check_export("out")
+        >>> summary.outcome, summary.exit_code
+        ('ok', 0)
     """
-    export = Export(path)
+    export = Export(Path(path))
     run = Run(None, "export-check")
     run.counts.update({"checked": 0, "ok": 0})
     now = format_time(clock())

@@ -10,6 +10,7 @@ from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.naming import DEFAULT_NAME, safe_part
 from craftkit_archive.papers import Volume
 from craftkit_archive.places import open_store
+from craftkit_archive.records import one_of
 from craftkit_archive.targets import FolderTarget, PackedTarget, StoreTarget, Target
 
 Form = Literal["dir", "zip", "tar", "bagit"]
@@ -96,6 +97,8 @@ def read_place(address: str, options: Options) -> Place:
     """
     if not address:
         raise RequestError("DEST is empty: name a folder, a .zip or a .tar, or - for standard output.")
+    if options.form is not None:
+        one_of("form", options.form, Form)
     kind: Kind = "dir"
     if "://" in address:
         kind = "store"

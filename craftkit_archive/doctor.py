@@ -31,6 +31,13 @@ def examine_archive(archive: Archive) -> Iterator[Record]:
 
     Yields:
         A `Diagnosis` for each thing; at last the `Summary`, which is `problems` if one needs a fix.
+
+    Example:
+        >>> from craftkit_archive import Archive, examine_archive
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *diagnoses, summary = examine_archive(archive)
+        >>> [seen.name for seen in diagnoses if seen.name == "store"]
+        ['store']
     """
     run = Run(None, "doctor")
     run.counts.update({"good": 0, "problems": 0})

@@ -74,6 +74,14 @@ def export_assets(
         LockedError: Another export is writing to the target.
         StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's.
         NoSpaceError, NotWritableError: The disk refused, or has too little room from the start.
+
+    Example:
+        >>> from craftkit_archive import Archive, ExportOptions, export_assets
+        >>> with Archive("archive") as archive:
+        ...     since = archive.select(since="2026-01-01")
+        ...     *_, summary = export_assets(archive, "out.zip", selection=since, options=ExportOptions(form="bagit"))
+        >>> summary.counts["written"]
+        5
     """
     selection, options = selection or Selection(), options or Options()
     if selection.render_ids is None and not selection.statuses:

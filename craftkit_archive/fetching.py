@@ -160,6 +160,14 @@ def fetch_assets(
         RemoteError: A remote end refused as a whole, or kept failing.
         NoSpaceError, NotWritableError: The disk refused; what was recorded until then stays.
         LockedError: Another command is writing.
+
+    Example:
+        >>> from craftkit_archive import Archive, fetch_assets, import_records
+        >>> with Archive("archive") as archive:
+        ...     *_, imported = import_records(archive, "renders", ["renders.ndjson"])
+        ...     *_, fetched = fetch_assets(archive, "bucket", selection=archive.select(projects="northwind"))
+        >>> fetched.outcome, fetched.counts["copied"]
+        ('ok', 1)
     """
     selection = selection or Selection()
     address = source_address or archive.store.address

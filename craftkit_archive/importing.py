@@ -19,7 +19,7 @@ from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.merging import Declared, Merge, OnDuplicate, Row
 from craftkit_archive.postgres import is_database, read_table
 from craftkit_archive.reading import Block, Form, Span, read_line, read_source
-from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary
+from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary, one_of
 from craftkit_archive.values import hide, mask, without_password
 from craftkit_archive.work import Stop, default_jobs, in_batches, never, processes, spread
 
@@ -95,7 +95,18 @@ def import_records(
         RequestError: A file or table cannot be read, or the project is unknown.
         StoreOfflineError, RemoteError: A database cannot be reached, or the connection broke.
         LockedError: Another command is writing.
+
+    Example:
+        >>> from craftkit_archive import Archive, import_records
+        >>> with Archive("archive") as archive:
+        ...     *_, summary = import_records(archive, "renders", ["renders.ndjson"])
+        >>> summary.counts["inserted"], summary.counts["unchanged"]
+        (1, 5)
     """
+    one_of("kind", kind, Kind)
+    one_of("way with duplicates", on_duplicate, OnDuplicate)
+    if form is not None:
+        one_of("form", form, Form)
     if where is not None and not any(map(is_database, sources)):
         raise RequestError("--where is for a database: name one as postgresql://user@host/database.")
     arguments: dict[str, Any] = {

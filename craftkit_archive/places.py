@@ -1,5 +1,6 @@
 """Which store an address names."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from craftkit_archive.aws import Access
 
 
-@lru_cache(maxsize=64)
 def open_store(address: str, base: Path | None = None, *, durable: bool = True) -> Store:
     """Return the store at an address, without touching it.
 
@@ -25,6 +25,13 @@ def open_store(address: str, base: Path | None = None, *, durable: bool = True) 
     Raises:
         RequestError: The address is of no kind that is known.
     """
+    # A path that stays the same when the program changes its directory; `..` is left to the system, for links' sake.
+    place = address if "://" in address else os.fspath((Path(base or "") / address).absolute())
+    return _open_store(place, durable)
+
+
+@lru_cache(maxsize=64)
+def _open_store(address: str, durable: bool) -> Store:
     if address.startswith(("s3://", "gs://", "az://")):
         from craftkit_archive.bucket import BucketStore
 
@@ -34,7 +41,7 @@ def open_store(address: str, base: Path | None = None, *, durable: bool = True) 
             f"{mask_address(address)} cannot be a store. Name a folder, s3://bucket/prefix, gs://bucket/prefix or "
             "az://container/prefix."
         )
-    return FolderStore((base or Path()) / address, durable=durable)
+    return FolderStore(Path(address), durable=durable)
 
 
 def worker_setup(*addresses: str) -> Callable[[], object]:

@@ -21,7 +21,7 @@ LOST = (
 
 
 def rebuild_archive(
-    path: Path,
+    path: str | Path,
     files: Mapping[Kind, Sequence[str]],
     *,
     store_address: str = DEFAULT_STORE,
@@ -50,7 +50,17 @@ def rebuild_archive(
     Raises:
         RequestError: The catalog is there and good, or the store is no archive's.
         StoreOfflineError, LockedError, NoSpaceError, NotWritableError: As `Archive.create`.
+
+    Example:
+        >>> import os
+        >>> from craftkit_archive import rebuild_archive
+        >>> os.rename("archive/archive.db", "lost.db")
+        >>> files = {"projects": ["projects.ndjson"], "renders": ["renders.ndjson"]}
+        >>> *_, summary = rebuild_archive("archive", files)
+        >>> summary.counts["adopted"]
+        5
     """
+    path = Path(path)
     _refuse_good(path)
     total = Run(None, "rebuild")
     worst: list[str] = []

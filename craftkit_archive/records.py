@@ -5,11 +5,11 @@ of the command line.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
-from craftkit_archive.errors import AssetKeyError
+from craftkit_archive.errors import AssetKeyError, RequestError
 from craftkit_archive.values import (
     MAX_NAME_BYTES,
     asset_key_of,
@@ -20,6 +20,8 @@ from craftkit_archive.values import (
     mask,
     timestamp,
 )
+
+_T = TypeVar("_T")
 
 PREFIX_CHARS = 16
 KEY_CHARS = 20
@@ -45,6 +47,8 @@ Verdict = Literal[
     "unrecorded",
 ]
 Outcome = Literal["ok", "problems", "incomplete", "limited", "interrupted"]
+# The exit code of a command that came to its end. A program that knows which signal stopped it says so instead: 143.
+OUTCOME_CODES: dict[Outcome, int] = {"ok": 0, "problems": 1, "incomplete": 3, "limited": 101, "interrupted": 130}
 
 
 # --- what comes in ---------------------------------------------------------------------------------------------------
@@ -63,6 +67,18 @@ EXPECTED = {
     "key_hash": "64 hex digits of SHA-256, or the plain key",
     **dict.fromkeys(("created_at", "updated_at", "deleted_at", "completed_at", "revoked_at"), _TIME),
 }
+
+
+def one_of(what: str, value: _T, choices: Any) -> _T:
+    """Return a value that is one of a `Literal`'s, or of a union of them.
+
+    Raises:
+        RequestError: It is not; the text names those that are.
+    """
+    known = [value for choice in get_args(choices) for value in get_args(choice) or [choice]]
+    if value not in known:
+        raise RequestError(f"Unknown {what} {value!r}. Use one of {', '.join(known)}.")
+    return value
 
 
 def refuse(field: str, expected: str, value: object) -> ValueError:
@@ -380,12 +396,19 @@ class Diagnosis(Record, frozen=True):
 
 
 class Summary(Record, frozen=True):
-    """How a command ended; always the last line."""
+    """How a command ended; always the last line.
+
+    `exit_code` is what the command line ends with: that of the outcome, unless another one is given.
+    """
 
     command: str
-    outcome: str
+    outcome: Outcome
     exit_code: int = 0
     counts: dict[str, int] = {}
     bytes_read: int = 0
     run_id: int | None = None
     details: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.exit_code == 0:
+            msgspec.structs.force_setattr(self, "exit_code", OUTCOME_CODES[one_of("outcome", self.outcome, Outcome)])

@@ -80,6 +80,14 @@ def repair_assets(
         RequestError: The source is the store itself.
         UnauthorizedError, ForbiddenError, RemoteError, NoSpaceError, NotWritableError: As `fetch_assets`.
         LockedError: Another command is writing.
+
+    Example:
+        >>> from craftkit_archive import Archive, repair_assets, verify_assets
+        >>> with Archive("archive") as archive:
+        ...     *_, verified = verify_assets(archive)
+        ...     *_, repaired = repair_assets(archive, "bucket")
+        >>> repaired.outcome, repaired.counts.get("repaired", 0)
+        ('ok', 0)
     """
     selection = selection or Selection()
     source = open_source(source_address, exports=True)

@@ -58,6 +58,13 @@ def describe_archive(archive: Archive) -> Iterator[Record]:
         A `ProjectInfo` for each project, a `RunInfo` for each of the last runs, newest first, and the `Summary`, whose
         counts are the sums over the projects. Its outcome is `problems` while anything is damaged, `incomplete` while
         anything is unreadable or unverified.
+
+    Example:
+        >>> from craftkit_archive import Archive, describe_archive
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *_, summary = describe_archive(archive)
+        >>> summary.counts["stored"]
+        5
     """
     counts: Counter[str] = Counter()
     stored = covered = due = 0
@@ -127,6 +134,14 @@ def gather_report(archive: Archive, run_id: int | None = None) -> Report:
 
     Raises:
         RequestError: There is no such verification.
+
+    Example:
+        >>> from craftkit_archive import Archive, gather_report, verify_assets
+        >>> with Archive("archive") as archive:
+        ...     *_, verified = verify_assets(archive)
+        ...     report = gather_report(archive, verified.run_id)
+        ...     len(list(report.findings()))
+        0
     """
     run = archive.catalog.find_run(run_id, "verify")
     if run is None:
@@ -175,12 +190,20 @@ def form_of(file: Path) -> Form:
     return form
 
 
-def write_report(report: Report, form: Form, file: Path) -> None:
+def write_report(report: Report, form: Form, file: str | Path) -> None:
     """Write a report into a file, which is replaced when it is whole: nobody reads half of one.
 
     Raises:
         NoSpaceError, NotWritableError: The disk refused.
+
+    Example:
+        >>> from craftkit_archive import Archive, gather_report, verify_assets, write_report
+        >>> with Archive("archive") as archive:
+        ...     *_, verified = verify_assets(archive)
+        ...     write_report(gather_report(archive), "html", "report.html")
     """
+    records.one_of("form", form, Form)
+    file = Path(file)
     with disk_errors(file):
         temporary = file.with_name(f".{file.name}.{token_hex(4)}")
         try:
@@ -206,6 +229,13 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
 
     Raises:
         RequestError: There is no such project, or what is expected is no seal.
+
+    Example:
+        >>> from craftkit_archive import Archive, seal_archive
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *_, summary = seal_archive(archive)
+        >>> len(summary.details["seal"])
+        64
     """
     wanted = None if expected is None else expected.strip().lower()
     if wanted is not None and (len(wanted) != 64 or set(wanted) - set("0123456789abcdef")):

@@ -106,7 +106,6 @@ class ExportSource(Source):
         return self._export.open(path)
 
 
-@lru_cache(maxsize=8)
 def open_source(address: str, *, exports: bool = False) -> Source:
     """Return the source at an address.
 
@@ -117,6 +116,13 @@ def open_source(address: str, *, exports: bool = False) -> Source:
     Raises:
         RequestError: The address is of no kind that is known.
     """
+    # A path that stays the same when the program changes its directory; see `open_store`.
+    place = address if "://" in address else os.fspath(Path(address).absolute())
+    return _open_source(place, exports)
+
+
+@lru_cache(maxsize=8)
+def _open_source(address: str, exports: bool) -> Source:
     if address.startswith(("https://", "http://")):
         return CraftkitApi(address)
     path = Path(address)

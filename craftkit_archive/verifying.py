@@ -15,7 +15,7 @@ from craftkit_archive.errors import RemoteError
 from craftkit_archive.fixity import Check, Level, Seen, Task, check_assets
 from craftkit_archive.pdf import odd_on_arrival
 from craftkit_archive.places import worker_setup
-from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped
+from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, one_of
 from craftkit_archive.states import STATES, by_state
 from craftkit_archive.values import format_time
 from craftkit_archive.work import Stop, in_batches, never, processes, spread, workers_for
@@ -90,7 +90,17 @@ def verify_assets(
         StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's, or no longer. Then no
             asset is called missing; what was seen before stays recorded.
         NoSpaceError: A worker was killed for want of memory, or the disk is full.
+
+    Example:
+        >>> from craftkit_archive import Archive, Finding, verify_assets
+        >>> with Archive("archive") as archive:
+        ...     for record in verify_assets(archive, jobs=2):
+        ...         if isinstance(record, Finding):
+        ...             print(record.key, record.verdict)
+        >>> record.counts, record.exit_code  # the last one is the summary
+        ({'checked': 5, 'ok': 5}, 0)
     """
+    one_of("level", level, Level)
     selection, scope, limits = selection or Selection(), scope or Scope(), limits or Limits()
     began = monotonic()
     archive.store.check(archive.id)

@@ -20,6 +20,7 @@ from threading import Event, Lock, Thread, local
 from typing import Any, Generic, Literal, TextIO, TypeVar
 
 from craftkit_archive.errors import ArchiveError, NoSpaceError, starvation
+from craftkit_archive.spawning import CONTEXT
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -151,10 +152,9 @@ class _Processes(ProcessPoolExecutor, _Stoppable):
     """Processes of our own. They look at a pipe that nobody reads: as soon as there is something in it, they end."""
 
     def __init__(self, jobs: int, prepare: Callable[[], object]) -> None:
-        context = multiprocessing.get_context("spawn")
         with _starting():
-            self._theirs, self._bell = context.Pipe(duplex=False)
-        super().__init__(jobs, mp_context=context, initializer=_begin_worker, initargs=(prepare, self._theirs))
+            self._theirs, self._bell = CONTEXT.Pipe(duplex=False)
+        super().__init__(jobs, mp_context=CONTEXT, initializer=_begin_worker, initargs=(prepare, self._theirs))
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **names: Any) -> Future[Any]:
         with _starting():
@@ -166,7 +166,8 @@ class _Processes(ProcessPoolExecutor, _Stoppable):
 
     def abandon(self) -> None:
         super().abandon()
-        for worker in multiprocessing.active_children():
+        # Not all children of this process: the caller may have processes of its own.
+        for worker in list((self._processes or {}).values()):
             worker.kill()
 
     def end(self) -> None:
@@ -215,7 +216,7 @@ def _lost_worker() -> NoSpaceError:
 
 def spawn(target: Callable[..., object], *arguments: object) -> multiprocessing.process.BaseProcess:
     """Start a process that ends when its parent dies, however that dies; arguments are picklable, sockets too."""
-    process = multiprocessing.get_context("spawn").Process(target=_run_spawned, args=(target, arguments))
+    process = CONTEXT.Process(target=_run_spawned, args=(target, arguments))
     process.start()
     return process
 
@@ -493,10 +494,9 @@ class Apart(Generic[T, R]):
         return value  # type: ignore[no-any-return]
 
     def _start(self) -> tuple[BaseProcess, Connection]:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
+        ours, theirs = CONTEXT.Pipe()
         given = (theirs, self._function, self._seconds, self._memory_bytes)
-        process = context.Process(target=_serve_calls, args=given, daemon=True)
+        process = CONTEXT.Process(target=_serve_calls, args=given, daemon=True)
         with _starting():
             process.start()
         theirs.close()

@@ -32,6 +32,7 @@ from craftkit_archive.errors import (
 )
 from craftkit_archive.folder import INCOMING, FolderStore
 from craftkit_archive.places import open_store
+from craftkit_archive.sources import StoreSource, open_source
 from craftkit_archive.store import BUFFER_BYTES, MARKER, Entry, Store, digest
 from craftkit_archive.values import check_asset_key, escape_name
 from tests.services import BUCKET
@@ -121,6 +122,19 @@ def test_the_keys_are_those_of_the_list(make_store: MakeStore, keys: set[str]) -
         with suppress(AssetError, DiskError):  # one key may be a folder of another
             store.write(key, [b"x"])
     assert list(store.keys()) == [entry.key for entry in store.list()]
+
+
+def test_a_relative_path_means_another_folder_in_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "store").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        for opened in (open_store("store"), open_store("store", Path())):
+            assert opened.address == str(tmp_path / name / "store")
+        found = open_source("store")
+        assert isinstance(found, StoreSource)
+        assert found.address == str(tmp_path / name / "store")
 
 
 def test_nothing_is_overwritten(store: Store) -> None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 
 OK = 0
-# The exit code of a command that came to its end.
-OUTCOMES = {"ok": OK, "problems": 1, "incomplete": 3, "limited": 101}
 
 SHOWN = 20
 KEPT = 1000
@@ -90,7 +88,8 @@ class Console:
                                 kept = worst(kept, SHOWN)
         if summary is None:
             raise RuntimeError("An operation ended without a summary.")
-        code = self.stop.exit_code if summary.outcome == "interrupted" else OUTCOMES[summary.outcome]
+        # Only here is it known which signal it was.
+        code = self.stop.exit_code if summary.outcome == "interrupted" else summary.exit_code
         for record in worst(kept, SHOWN) if code != OK else ():
             click.echo(harmless(as_text(record)), err=True)
         if told > SHOWN and not self.json and (code != OK if self.quiet else not self.verbose):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from craftkit_archive.commands.console import OK, OUTCOMES, Console, open_archive, write_line
+from craftkit_archive.commands.console import OK, Console, open_archive, write_line
 from craftkit_archive.commands.options import SIZE, count_processes
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
     """
     from craftkit_archive.archive import CATALOG, Archive
     from craftkit_archive.quickstart import choose_download, download, quickstart_steps
-    from craftkit_archive.records import Summary
+    from craftkit_archive.records import OUTCOME_CODES, Summary
     from craftkit_archive.work import default_jobs
     from server.serve import url_of
 
@@ -293,7 +293,7 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
             console.close(summary)
             if console.stop():
                 return code
-            if code != OUTCOMES["incomplete"]:
+            if code != OUTCOME_CODES["incomplete"]:
                 worst = max(worst, code)
         asset, key = choose_download(archive)
     with _serving(console, listen) as listener:
@@ -308,6 +308,6 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
             _wait(console, [url_of(listener)])
     if not once:
         return _served(console, "quickstart")
-    outcome = next(name for name, code in OUTCOMES.items() if code == worst)
+    outcome = next(name for name, code in OUTCOME_CODES.items() if code == worst)
     console.close(Summary(command="quickstart", outcome=outcome, exit_code=worst, counts={"downloaded": 1}))
     return worst

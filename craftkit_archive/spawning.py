@@ -1,0 +1,45 @@
+"""A way to start processes that never import the program they are started from.
+
+The standard library's `spawn` runs the caller's main module once more in each process. A script without an
+`if __name__ == "__main__":` would then do all of its work again in every worker. Our workers run functions of this
+package alone, so they need nothing of the main module.
+"""
+
+from multiprocessing import popen_spawn_posix, spawn
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+
+def _without_main(name: str) -> dict[str, Any]:
+    """Return what a new process is told about this one, except which main module to import."""
+    told = spawn.get_preparation_data(name)
+    return {word: value for word, value in told.items() if not word.startswith("init_main_from_")}
+
+
+class _Popen(popen_spawn_posix.Popen):
+    # The standard library has no option for this, and to replace its function would change the processes that the
+    # caller starts too. So this is the same function, in a namespace of its own.
+    _launch = FunctionType(
+        popen_spawn_posix.Popen._launch.__code__,  # type: ignore[attr-defined]
+        {
+            **vars(popen_spawn_posix),
+            "spawn": SimpleNamespace(**{**vars(spawn), "get_preparation_data": _without_main}),
+        },
+    )
+
+
+class _Process(SpawnProcess):
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> popen_spawn_posix.Popen:
+        return _Popen(process_obj)
+
+
+class Context(SpawnContext):
+    """A `multiprocessing` context whose processes start fresh, as with `spawn`, and import no main module."""
+
+    Process = _Process
+
+
+CONTEXT = Context()
