@@ -543,7 +543,8 @@ class _ThreadConnection(sqlite3.Connection):
     """A thread's own connection, closed when the thread or the catalog is gone: a server's threads end unannounced."""
 
     def __del__(self) -> None:
-        self.close()
+        with suppress(sqlite3.ProgrammingError):  # it was never opened
+            self.close()
 
 
 class Catalog:

@@ -35,6 +35,10 @@ class _Process(SpawnProcess):
     def _Popen(process_obj: BaseProcess) -> popen_spawn_posix.Popen:
         return _Popen(process_obj)
 
+    def terminate(self) -> None:
+        """Kill the process: ours ignore SIGTERM, and an executor that lost one of them would wait for the others."""
+        self.kill()
+
 
 class Context(SpawnContext):
     """A `multiprocessing` context whose processes start fresh, as with `spawn`, and import no main module."""

@@ -52,6 +52,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
+            # From Python 3.13 on, the authority's identity has to be said, as RFC 5280 demands.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(keys[number].public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key()), critical=False)
+            .add_extension(
+                x509.KeyUsage(True, False, False, False, False, number == 0, number == 0, False, False), critical=True
+            )
             .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
         )
         return builder.sign(keys[0], hashes.SHA256())

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from craftkit_archive import work
-from craftkit_archive.errors import RequestError
+from craftkit_archive.errors import NoSpaceError, RequestError
 from craftkit_archive.records import Plan, Progress, Record
 from craftkit_archive.work import (
     AHEAD,
@@ -58,14 +58,23 @@ def test_results_come_in_the_order_of_the_tasks(make: object) -> None:
 def test_workers_that_are_given_up_say_nothing(monkeypatch: pytest.MonkeyPatch, waiting: int) -> None:
     """An exception in a thread of the executor's would fail this test."""
     monkeypatch.setattr(work, "GRACE_SECONDS", 0.2)
+    others = set(threading.enumerate())
     with processes(1) as executor:
         executor.submit(double, 1).result()  # its worker is up
         stop_at = time.monotonic() + 0.5
         tasks = [60.0] * (1 + waiting)
         assert list(spread(executor, time.sleep, tasks, jobs=1, stop=lambda: time.monotonic() > stop_at)) == []
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread():
-            thread.join(1)
+    for thread in set(threading.enumerate()) - others:
+        thread.join(5)
+
+
+def test_a_worker_that_is_killed_ends_the_work_although_another_has_nothing_to_do() -> None:
+    with pytest.raises(NoSpaceError), processes(2) as executor:  # noqa: PT012 - it must end, too
+        list(spread(executor, time.sleep, [0.2] * 4, jobs=2))  # both are up
+        assert isinstance(executor, work._Processes)
+        victim = next(iter(executor._processes))
+        os.kill(victim, signal.SIGKILL)
+        list(spread(executor, time.sleep, [0.2] * 4, jobs=2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
