@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from craftkit_archive.coverage import Coverage
+from craftkit_archive.coverage import COVERAGE_DAYS, Coverage
 from craftkit_archive.errors import (
     CatalogDamagedError,
     CatalogNewerError,
@@ -517,12 +517,90 @@ def m005_states(db: "Database") -> None:
     )
 
 
+def m006_for_people_who_query(db: "Database") -> None:
+    """Give tools such as Datasette the keys that link tables, indexes for the usual questions, and views as answers."""
+    # SQLite can add a foreign key only by copying the table: some three seconds for a million assets, once. Rows that
+    # point nowhere are kept: SQLite does not look at them, and `PRAGMA foreign_key_check` lists them. The views go
+    # meanwhile, because SQLite refuses to rename a table while a view does not find it.
+    views = {view.name: view.schema for view in db.views}
+    for name in views:
+        db.execute(f"DROP VIEW [{name}]")
+    for table in ("assets", "findings"):
+        db.table(table).transform(add_foreign_keys=[("render_id", "renders", "id")])
+    for name, schema in views.items():
+        if name != "due_for_verification":
+            db.execute(schema)
+    db.execute("CREATE INDEX idx_assets_verdict ON assets (verdict) WHERE verdict IS NOT NULL")
+    db.execute("CREATE INDEX idx_findings_render ON findings (render_id)")
+    # None on the template of a render: it would cost an import a tenth of its time, and findings are few enough to be
+    # looked up one by one, as `findings_by_template` does.
+    db.create_view(
+        "renders_not_stored",
+        """
+        SELECT s.render_id, s.project_id, p.slug AS project_slug, r.template_id, s.key, r.created_at, r.completed_at,
+               s.state
+        FROM asset_states AS s JOIN renders AS r ON r.id = s.render_id LEFT JOIN projects AS p ON p.id = s.project_id
+        WHERE s.stored_at IS NULL AND s.status = 'succeeded'
+        """,
+    )
+    # What was seen last of each key, as long as that is how things are: what was repaired since is not in it.
+    db.create_view(
+        "latest_findings",
+        """
+        SELECT f.run_id, f.render_id, r.project_id, r.template_id, f.key, f.verdict,
+               COALESCE(s.state, 'extra') AS state, f.expected, f.found, f.detail, f.found_at
+        FROM (SELECT MAX(rowid) AS last FROM findings WHERE verdict <> 'ok' GROUP BY key) AS l
+        JOIN findings AS f ON f.rowid = l.last
+        LEFT JOIN renders AS r ON r.id = f.render_id
+        LEFT JOIN asset_states AS s ON s.render_id = f.render_id
+        WHERE s.state NOT IN ('ok', 'unchecked')
+           OR (f.render_id IS NULL AND f.key IN (SELECT key FROM extra_files))
+        """,
+    )
+    db.create_view(
+        "findings_by_template",
+        """
+        SELECT project_id, template_id, state, verdict, COUNT(*) AS findings, MIN(found_at) AS first_found_at,
+               MAX(found_at) AS last_found_at
+        FROM latest_findings WHERE render_id IS NOT NULL
+        GROUP BY project_id, template_id, state, verdict
+        """,
+    )
+    # As `verify --due` chooses, with the age that the last verification was asked for.
+    db.create_view(
+        "due_for_verification",
+        f"""
+        WITH age AS (
+            SELECT COALESCE((SELECT coverage_days FROM runs WHERE command = 'verify' AND coverage_days IS NOT NULL
+                             ORDER BY id DESC LIMIT 1), {COVERAGE_DAYS}) AS days
+        ), limits AS (
+            SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || days || ' days') AS due_before,
+                   strftime('%Y-%m-%dT%H:%M:%fZ', 'now') AS now
+            FROM age
+        )
+        SELECT a.render_id, a.key, r.project_id, a.size_bytes, a.verified_at, a.verdict
+        FROM limits JOIN assets AS a JOIN renders AS r ON r.id = a.render_id
+        WHERE a.stored_at IS NOT NULL
+          AND (a.verified_at IS NULL OR a.verdict <> 'ok' OR a.verified_at < due_before OR a.verified_at > now)
+        ORDER BY a.verified_at IS NOT NULL, a.verdict = 'ok', a.verified_at
+        """,
+    )
+    db.create_view(
+        "project_keys",
+        """
+        SELECT k.id, k.project_id, p.slug AS project_slug, k.name, k.prefix, k.created_at, k.revoked_at
+        FROM api_keys AS k LEFT JOIN projects AS p ON p.id = k.project_id
+        """,
+    )
+
+
 _STEPS: list[Callable[["Database"], None]] = [
     m001_tables,
     m002_newest_first,
     m003_coverage,
     m004_odd_on_arrival,
     m005_states,
+    m006_for_people_who_query,
 ]
 _OURS = "craftkit_archive"
 
