@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -118,6 +119,7 @@ class _Stoppable(Executor):
     """An executor whose tasks can be asked to end (see `task_stop`), and given up if they do not."""
 
     abandoned = False
+    starved: BaseException | None = None
 
     def stop_tasks(self) -> None:
         """Ask the tasks that are under way to end."""
@@ -155,6 +157,16 @@ class _Processes(ProcessPoolExecutor, _Stoppable):
         with _starting():
             self._theirs, self._bell = CONTEXT.Pipe(duplex=False)
         super().__init__(jobs, mp_context=CONTEXT, initializer=_begin_worker, initargs=(prepare, self._theirs))
+        # The executor starts a thread inside a thread. If there is no memory for it, the outer one dies with the
+        # exception, and the tasks would be waited for for ever.
+        self._hook_before = threading.excepthook
+        threading.excepthook = self._note
+
+    def _note(self, failed: threading.ExceptHookArgs) -> None:
+        if failed.exc_value is None or starvation(failed.exc_value) is None:
+            self._hook_before(failed)
+        else:
+            self.starved = failed.exc_value
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **names: Any) -> Future[Any]:
         with _starting():
@@ -172,6 +184,7 @@ class _Processes(ProcessPoolExecutor, _Stoppable):
 
     def end(self) -> None:
         super().end()
+        threading.excepthook = self._hook_before
         self._theirs.close()
         self._bell.close()
 
@@ -338,6 +351,9 @@ class _Ending:
                     self._executor.abandon()
                 return False
             wait([future], ASK_SECONDS)
+            if isinstance(self._executor, _Stoppable) and self._executor.starved is not None:
+                self._executor.abandon()
+                raise _lost_worker() from self._executor.starved
         return True
 
 

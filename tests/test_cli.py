@@ -608,7 +608,7 @@ def test_a_signal_to_the_group_makes_no_good_pdf_unverified(tmp_path: Path, jobs
         assert {verdict for (verdict,) in verdicts} <= {None, "ok"}
 
 
-@pytest.mark.parametrize("limit", ["-n 20", "-v 60000", "-n 12", "-v 120000"])
+@pytest.mark.parametrize("limit", ["-n 20", "-v 60000", "-v 58000", "-v 54000", "-n 12", "-v 120000"])
 @pytest.mark.parametrize("words", ["status", "verify --jobs 2", "verify --level pdf"])
 def test_limits_of_the_system_are_told_in_a_sentence(tmp_path: Path, limit: str, words: str) -> None:
     world = fill(tmp_path, count=220)

@@ -45,7 +45,8 @@ class Signals:
         numbers, self._bell = os.pipe()
         os.set_blocking(self._bell, False)
         self._bell_before = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(numbers,), daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, args=(numbers,), daemon=True)
+        self._watcher.start()
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -55,6 +56,9 @@ class Signals:
         signal.set_wakeup_fd(self._bell_before)
         self._over.set()
         os.close(self._bell)  # which ends the thread that reads the other end
+        # At Python's end a thread that still runs is ended by `pthread_exit`, which aborts the process where memory is
+        # too short for the library that it loads.
+        self._watcher.join(LAST_SECONDS)
 
     def __call__(self) -> bool:
         """Say whether the work is to end."""
