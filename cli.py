@@ -77,30 +77,38 @@ class Commands(click.Group):
         given = list(sys.argv[1:] if args is None else args)
         _open_streams()
         with Signals() as signals:
-            extra.update(standalone_mode=False, obj=signals)
-            stopped = KeyboardInterrupt("Stopped at once; what was recorded until then stays.")
-            signals.at_last = lambda: self._fail(given, stopped, signals.exit_code)
             try:
-                code = super().main(given, prog_name, **extra) or OK
-            except click.ClickException as error:
-                code = self._fail(given, error, USAGE)
-            except errors.ArchiveError as error:
-                code = self._fail(given, error, EXIT_CODES[type(error)])
-            except (KeyboardInterrupt, click.Abort):
-                code = self._fail(given, stopped, signals.exit_code)
-                if signals.first:
-                    leave(code)
-            except OutputError as error:
-                code = EXIT_CODES[errors.NotWritableError]
-                click.echo(f"craftkit-archive: {error}", err=True)
-                # Python would write to it once more at its end.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            except Exception as error:  # noqa: BLE001 - the last edge: whatever it is, it is a bug of ours
-                code = self._fail_unforeseen(given, error)
+                code = self._run(given, prog_name, signals, **extra)
+            except KeyboardInterrupt:  # one more signal, while the end was being written
+                leave(signals.exit_code)
+            signals.settle()
         work = sys.modules.get("craftkit_archive.work")
         if work is not None and work.has_given_up():
             leave(code)
         sys.exit(code)
+
+    def _run(self, given: list[str], prog_name: str | None, signals: Signals, **extra: Any) -> int:
+        stopped = KeyboardInterrupt("Stopped at once; what was recorded until then stays.")
+        signals.at_last = lambda: self._fail(given, stopped, signals.exit_code)
+        try:
+            return super().main(given, prog_name, standalone_mode=False, obj=signals, **extra) or OK
+        except click.ClickException as error:
+            return self._fail(given, error, USAGE)
+        except errors.ArchiveError as error:
+            return self._fail(given, error, EXIT_CODES[type(error)])
+        except (KeyboardInterrupt, click.Abort):
+            signals.settle()
+            code = self._fail(given, stopped, signals.exit_code)
+            if signals.first:
+                leave(code)
+            return code
+        except OutputError as error:
+            click.echo(f"craftkit-archive: {error}", err=True)
+            # Python would write to it once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return EXIT_CODES[errors.NotWritableError]
+        except Exception as error:  # noqa: BLE001 - the last edge: whatever it is, it is a bug of ours
+            return self._fail_unforeseen(given, error)
 
     def _fail_unforeseen(self, given: list[str], error: Exception) -> int:
         starved = next(filter(None, map(errors.starvation, _causes(error))), None)

@@ -544,6 +544,27 @@ def test_two_signals_at_once_are_one_request(number: signal.Signals) -> None:
             os.kill(os.getpid(), number)
 
 
+@pytest.mark.parametrize("slow", ["cli.Commands._fail", "sys.exit", "signals.Signals.__exit__"])
+def test_however_many_signals_come_the_exit_code_is_that_of_the_first(world: World, slow: str) -> None:
+    before = (
+        "import sys, time; from craftkit_archive import reporting; from craftkit_archive.commands import signals\n"
+        "def busy(*given): print('busy', flush=True); time.sleep(30)\n"
+        f"reporting.describe_archive = busy; real = {slow}\n"
+        "def slow(*given): print('ending', flush=True); time.sleep(0.5); return real(*given)\n"
+        f"{slow} = slow"
+    )
+    words = program("status", archive=world.archive.path, before=before)
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ending:
+        assert ending.stdout is not None
+        ending.stdout.readline()
+        while ending.poll() is None:
+            ending.send_signal(signal.SIGINT)
+            time.sleep(0.13)
+        _, said = ending.communicate()
+    assert ending.returncode == 130, said
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize("busy", ["time.sleep(60)", "[sum(range(10**6)) for _ in range(10**6)]"])
 def test_what_never_looks_at_the_signal_is_ended_all_the_same(world: World, busy: str) -> None:
     before = (

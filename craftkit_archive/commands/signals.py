@@ -60,6 +60,13 @@ class Signals:
         # too short for the library that it loads.
         self._watcher.join(LAST_SECONDS)
 
+    def settle(self) -> None:
+        """Let no more signals change how the program ends, if one has ended it."""
+        if self.first:
+            self._before = dict.fromkeys(self._before, signal.SIG_IGN)
+            for number in self._before:
+                signal.signal(number, signal.SIG_IGN)
+
     def __call__(self) -> bool:
         """Say whether the work is to end."""
         return self.first != 0
