@@ -1,4 +1,4 @@
-"""Accept: known losses that are no news any more, until the PDF is good again or the acceptance is revoked."""
+"""Accept known losses: they are no longer news until the PDF is good again or the acceptance is revoked."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ _GOOD = ("ok", "unchecked")
 
 
 def accept_losses(archive: Archive, selection: Selection, reason: str) -> Iterator[Record]:
-    """Accept that PDFs are lost, so that commands no longer end otherwise than well because of them.
+    """Accept that PDFs are lost, so that commands end with 0 in spite of them.
 
     What is accepted is the state that a PDF is in now: if one that was not stored is stored later and then damaged,
     that is news. An acceptance ends by itself when the PDF is fetched, repaired or found good.

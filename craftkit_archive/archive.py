@@ -95,7 +95,7 @@ class Run:
 
 
 def _several(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Take a text for one, and not for its letters."""
+    """Return what was given as a tuple; a text is one item, not a sequence of letters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -288,8 +288,8 @@ class Archive:
             statuses: Statuses, any of which will do; a text is one.
 
         Raises:
-            RequestError: A project or status is unknown, a slug is not unique, a time is none, or the file cannot be
-                read or names nothing.
+            RequestError: A project or status is unknown, a slug is not unique, a time is not valid, or the file
+                cannot be read or is empty.
         """
         return Selection(
             project_ids=tuple(self.find_project(name) for name in _several(projects)),

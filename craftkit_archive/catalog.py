@@ -1155,11 +1155,6 @@ class Catalog:
         )
         return Coverage(days, *rows[0])
 
-    def oldest_check(self) -> tuple[int, str | None]:
-        """Count what is stored, and return the time of the check that is longest ago."""
-        rows = self._query("SELECT COUNT(*), MIN(verified_at) FROM assets WHERE stored_at IS NOT NULL")
-        return rows[0][0], rows[0][1]
-
     def standing(self) -> Standing:
         """Count everything by state, and the files that no render claims."""
         counts = self._query("SELECT state, COUNT(*), COUNT(stored_at) FROM asset_states GROUP BY state")
@@ -1296,8 +1291,7 @@ class Catalog:
     def acknowledge(self, render_ids: Sequence[str], reason: str, accepted_at: str) -> None:
         """Accept the states that these renders' PDFs are in; one that was accepted before gets the new reason."""
         # Without the old acceptance, the view says the state itself.
-        old = self.acknowledgements(render_ids)
-        self.end_acknowledgements([one.render_id for one in old])
+        self.end_acknowledgements(render_ids)
         states = self.states_of(render_ids)
         self._write(
             "INSERT INTO acknowledgements (render_id, state, reason, accepted_at) VALUES (?, ?, ?, ?)",
@@ -1410,11 +1404,14 @@ class Catalog:
 
     def totals(self) -> Totals:
         """Add up what is stored and what the last checks said of it."""
-        rows = self._query(
+        return Totals(*self.stored_totals(), self.stored_standing())
+
+    def stored_totals(self) -> tuple[int, int, str | None]:
+        """Return the number of stored PDFs, their bytes, and the time of the check that is longest ago."""
+        [totals] = self._query(
             "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0), MIN(verified_at) FROM assets WHERE stored_at IS NOT NULL"
         )
-        stored, size, oldest = rows[0]
-        return Totals(stored, size, oldest, self.stored_standing())
+        return totals
 
     def find_key(self, key_hash: str) -> KeyRow | None:
         """Look a key up by its hash."""

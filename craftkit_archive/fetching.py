@@ -367,11 +367,10 @@ def _record(archive: Archive, source: str, arrivals: list[_Arrival], run: Run) -
                 outcomes.append(finding)
             else:
                 run.counts["absent"] += 1
-                reason = "the source does not have it"
+                why = "the source does not have it"
                 if owner != asset.render_id:
-                    reason = f"render {owner} has this asset key"
-                reason = f"not stored: {reason}"
-                outcomes.append(Skipped(render_id=asset.render_id, key=asset.key, reason=reason))
+                    why = f"render {owner} has this asset key"
+                outcomes.append(Skipped(render_id=asset.render_id, key=asset.key, reason=f"not stored: {why}"))
         archive.catalog.add_assets(new.values())
         archive.catalog.add_findings(outcome for outcome in outcomes if not isinstance(outcome, Skipped))
     size = sum(asset.size_bytes for asset in new.values())

@@ -25,9 +25,13 @@ def open_store(address: str, base: Path | None = None, *, durable: bool = True) 
     Raises:
         RequestError: The address is of no kind that is known.
     """
-    # A path that stays the same when the program changes its directory; `..` is left to the system, for links' sake.
-    place = address if "://" in address else os.fspath((Path(base or "") / address).absolute())
-    return _open_store(place, durable)
+    return _open_store(absolute_address(address, base), durable)
+
+
+def absolute_address(address: str, base: Path | None = None) -> str:
+    """Return an address that stays the same when the program changes its directory."""
+    # `..` is left to the system, for links' sake.
+    return address if "://" in address else os.fspath((Path(base or "") / address).absolute())
 
 
 @lru_cache(maxsize=64)

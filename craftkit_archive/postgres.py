@@ -164,10 +164,10 @@ def _connect(address: str) -> "psycopg.Connection[Any]":
         return psycopg.connect(**{**usual, **parameters, "client_encoding": "UTF8"})
     except psycopg.Error as error:
         words = " ".join(str(error).split()).removeprefix("connection failed: ")
-        todo = "check the address, and that the server accepts connections from here"
+        advice = "check the address, and that the server accepts connections from here"
         if "password" in words or "authentication" in words:
-            todo = "check the user, and give the password as PGPASSWORD or in ~/.pgpass"
-        raise StoreOfflineError(f"Cannot open {without_password(address)} ({words}): {todo}.") from error
+            advice = "check the user, and give the password as PGPASSWORD or in ~/.pgpass"
+        raise StoreOfflineError(f"Cannot open {without_password(address)} ({words}): {advice}.") from error
 
 
 def _libpq_address(address: str) -> str:

@@ -33,7 +33,6 @@ from craftkit_archive.values import format_time
 from craftkit_archive.work import format_size
 
 LAST_RUNS = 5
-_STATES = ("stored", "unchecked", "damaged", "unreadable", "unverified", "not_stored", "extra", "acknowledged")
 _COUNTED = ("renders", "succeeded", "stored", "not_stored", "verified_ok", "unchecked", "damaged", "unreadable",
             "unverified", "acknowledged")  # fmt: skip
 HISTORY = 120
@@ -81,7 +80,9 @@ def describe_archive(archive: Archive) -> Iterator[Record]:
         yield project
     yield from archive.catalog.last_runs(LAST_RUNS)
     counts["extra"] = archive.catalog.count_extra()
-    standing = Standing(ok=counts["verified_ok"], **{name: counts[name] for name in _STATES})
+    standing = Standing(
+        **{name: counts["verified_ok" if name == "ok" else name] for name in Standing.__struct_fields__}
+    )
     details: dict[str, Any] = {"archive": str(archive.path), "store": archive.store.address, "stored_bytes": stored}
     text = describe(covered / stored if stored else 1.0, stored, days) if counts["stored"] else NOTHING
     coverage = {"days": days, "stored_bytes": stored, "covered_bytes": covered, "due_bytes": due, "text": text}

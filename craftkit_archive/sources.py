@@ -9,7 +9,7 @@ from typing import Protocol
 from craftkit_archive.craftkit_api import CraftkitApi
 from craftkit_archive.errors import AssetMissingError
 from craftkit_archive.exports import MANIFEST, Export
-from craftkit_archive.places import open_store
+from craftkit_archive.places import absolute_address, open_store
 from craftkit_archive.store import OpenAsset, Store
 
 
@@ -116,9 +116,7 @@ def open_source(address: str, *, exports: bool = False) -> Source:
     Raises:
         RequestError: The address is of no kind that is known.
     """
-    # A path that stays the same when the program changes its directory; see `open_store`.
-    place = address if "://" in address else os.fspath(Path(address).absolute())
-    return _open_source(place, exports)
+    return _open_source(absolute_address(address), exports)
 
 
 @lru_cache(maxsize=8)

@@ -13,9 +13,9 @@ from typing import Any
 
 
 def _without_main(name: str) -> dict[str, Any]:
-    """Return what a new process is told about this one, except which main module to import."""
-    told = spawn.get_preparation_data(name)
-    return {word: value for word, value in told.items() if not word.startswith("init_main_from_")}
+    """Return what a new process has to know of this one, except which main module to import."""
+    data = spawn.get_preparation_data(name)
+    return {word: value for word, value in data.items() if not word.startswith("init_main_from_")}
 
 
 class _Popen(popen_spawn_posix.Popen):

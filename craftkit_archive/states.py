@@ -80,23 +80,17 @@ class Standing(msgspec.Struct, frozen=True):
     @property
     def bad(self) -> dict[State, int]:
         """The states that make the outcome other than `ok`, with their counts."""
-        found: dict[State, int] = {
-            "damaged": self.damaged,
-            "unreadable": self.unreadable,
-            "unverified": self.unverified,
-        }
-        return {state: count for state, count in found.items() if count}
+        states: tuple[State, ...] = ("damaged", "unreadable", "unverified")
+        return {state: count for state, count in self._wrong.items() if count and state in states}
+
+    @property
+    def _wrong(self) -> dict[State, int]:
+        return {state: getattr(self, state.replace("-", "_")) for state in WORST_FIRST}
 
     @property
     def text(self) -> str:
         """All that is not as it should be, the worst first, or that all is well."""
-        parts: dict[State, int] = {
-            **self.bad,
-            "not-stored": self.not_stored,
-            "extra": self.extra,
-            "acknowledged": self.acknowledged,
-        }
-        said = words(parts)
+        said = words(self._wrong)
         if self.bad:
             return said
         good = f"all {self.stored:,} stored PDFs are good" if self.stored != 1 else "the one stored PDF is good"

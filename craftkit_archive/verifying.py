@@ -151,7 +151,7 @@ def verify_assets(
 
 def _nothing_due(archive: Archive, scope: Scope) -> dict[str, Any]:
     """Say of a run that had nothing to check how much is stored at all, and when something will be due."""
-    stored, oldest = archive.catalog.oldest_check()
+    stored, _, oldest = archive.catalog.stored_totals()
     if scope.due_seconds is None or oldest is None:
         return {"stored": stored}
     due = datetime.fromisoformat(oldest) + timedelta(seconds=scope.due_seconds)

@@ -135,6 +135,43 @@ class _Stoppable(Executor):
         self.shutdown(wait=not self.abandoned, cancel_futures=not self.abandoned)
 
 
+class _Starvation:
+    """Tells executors of processes that a thread of the program died for want of memory.
+
+    An executor starts a thread inside a thread. If there is no memory for it, the outer one dies with the exception,
+    and nobody would ever finish the tasks. The exception does not say whose thread it was, so all executors stop.
+    """
+
+    def __init__(self) -> None:
+        self._executors: set[_Stoppable] = set()
+        self._hook = self._before = threading.excepthook
+
+    def watch(self, executor: _Stoppable) -> None:
+        """Begin to watch for an executor."""
+        if not self._executors:
+            self._install(threading.excepthook)
+        self._executors.add(executor)
+
+    def _install(self, before: Callable[[threading.ExceptHookArgs], object]) -> None:
+        def note(failed: threading.ExceptHookArgs) -> None:
+            if not self._executors or failed.exc_value is None or starvation(failed.exc_value) is None:
+                before(failed)
+                return
+            for executor in list(self._executors):
+                executor.starved = failed.exc_value
+
+        self._before, self._hook, threading.excepthook = before, note, note
+
+    def leave(self, executor: _Stoppable) -> None:
+        """Watch for an executor no longer; the program gets its own hook back after the last one."""
+        self._executors.discard(executor)
+        if not self._executors and threading.excepthook is self._hook:
+            threading.excepthook = self._before
+
+
+_starvation = _Starvation()
+
+
 class _OneThread(ThreadPoolExecutor, _Stoppable):
     """A thread of this process. What it is busy with when it is given up goes on until the process ends."""
 
@@ -157,16 +194,7 @@ class _Processes(ProcessPoolExecutor, _Stoppable):
         with _starting():
             self._theirs, self._bell = CONTEXT.Pipe(duplex=False)
         super().__init__(jobs, mp_context=CONTEXT, initializer=_begin_worker, initargs=(prepare, self._theirs))
-        # The executor starts a thread inside a thread. If there is no memory for it, the outer one dies with the
-        # exception, and the tasks would be waited for for ever.
-        self._hook_before = threading.excepthook
-        threading.excepthook = self._note
-
-    def _note(self, failed: threading.ExceptHookArgs) -> None:
-        if failed.exc_value is None or starvation(failed.exc_value) is None:
-            self._hook_before(failed)
-        else:
-            self.starved = failed.exc_value
+        _starvation.watch(self)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **names: Any) -> Future[Any]:
         with _starting():
@@ -184,7 +212,7 @@ class _Processes(ProcessPoolExecutor, _Stoppable):
 
     def end(self) -> None:
         super().end()
-        threading.excepthook = self._hook_before
+        _starvation.leave(self)
         self._theirs.close()
         self._bell.close()
 

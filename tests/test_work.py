@@ -315,3 +315,33 @@ def test_sizes_are_written_as_people_read_them(size: float, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (99, "99 s"), (600, "10 min"), (7500, "2 h 05 min")])
 def test_durations_are_written_as_people_read_them(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_executors_that_overlap_hear_of_a_lost_thread_and_leave_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    own: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", own.append)
+    hook = threading.excepthook
+
+    def fail(error: BaseException) -> None:
+        def raises() -> None:
+            raise error
+
+        thread = threading.Thread(target=raises)
+        thread.start()
+        thread.join()
+
+    first, second = processes(1), processes(1)
+    one, other = first.__enter__(), second.__enter__()
+    fail(ValueError("somebody else's"))
+    assert [args.exc_type for args in own] == [ValueError]
+    first.__exit__(None, None, None)
+    fail(RuntimeError("can't start new thread"))
+    assert isinstance(one, work._Processes)
+    assert isinstance(other, work._Processes)
+    assert (one.starved, type(other.starved)) == (None, RuntimeError)
+    with pytest.raises(NoSpaceError):
+        list(spread(other, time.sleep, [5.0], jobs=1))
+    second.__exit__(None, None, None)
+    assert threading.excepthook is hook
+    fail(RuntimeError("can't start new thread"))
+    assert [args.exc_type for args in own] == [ValueError, RuntimeError]

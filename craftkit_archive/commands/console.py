@@ -70,7 +70,7 @@ class Console:
         from craftkit_archive.reporting import as_text
         from craftkit_archive.work import show_progress
 
-        summary, told = None, 0
+        summary, problems = None, 0
         kept: list[Record] = []
         with closing(records):  # type: ignore[type-var]
             for record in show_progress(records, mode="none" if self.quiet else self.progress):
@@ -80,8 +80,8 @@ class Console:
                     case Plan() | Progress():
                         pass
                     case _:
-                        problem = self._show_one(record, told)
-                        told += problem
+                        problem = self._show_one(record, problems)
+                        problems += problem
                         if problem and self.quiet and not self.json:
                             kept.append(record)
                             if len(kept) > KEPT:  # so that a million of them take no memory
@@ -92,12 +92,12 @@ class Console:
         code = self.stop.exit_code if summary.outcome == "interrupted" else summary.exit_code
         for record in worst(kept, SHOWN) if code != OK else ():
             click.echo(harmless(as_text(record)), err=True)
-        if told > SHOWN and not self.json and (code != OK if self.quiet else not self.verbose):
-            click.echo(f"  … and {told - SHOWN:,} more: -v shows them all, --json too.", err=True)
+        if problems > SHOWN and not self.json and (code != OK if self.quiet else not self.verbose):
+            click.echo(f"  … and {problems - SHOWN:,} more: -v shows them all, --json too.", err=True)
         return msgspec.structs.replace(summary, exit_code=code), code
 
-    def _show_one(self, record: Record, told: int) -> bool:
-        """Write one record; problems are told to people up to a number. Return whether it is one."""
+    def _show_one(self, record: Record, shown: int) -> bool:
+        """Write one record; people see problems up to a number. Return whether it is one."""
         from craftkit_archive.records import Diagnosis, Finding, Note, ProjectInfo, Reject, RunInfo, Skipped
         from craftkit_archive.reporting import as_text
 
@@ -105,11 +105,11 @@ class Console:
         if self.json:
             self.line(record)
         elif self.quiet and isinstance(record, (Diagnosis, ProjectInfo, RunInfo)):
-            # How things stand, which nobody wants to hear of while all is well.
+            # How things stand, which --quiet leaves out while all is well.
             return isinstance(record, Diagnosis) and record.mend is not None
         elif not problem:
             self.put(as_text(record))
-        elif told < SHOWN or self.verbose:
+        elif shown < SHOWN or self.verbose:
             self.say(as_text(record))
         return problem
 

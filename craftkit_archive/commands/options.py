@@ -22,7 +22,7 @@ class Parsed(click.ParamType[Any]):
         self._read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it; what is none is a usage error."""
+        """Read it; a text that is not valid is a usage error."""
         if not isinstance(value, str):
             return value
         try:
