@@ -19,7 +19,7 @@ from craftkit_archive.values import harmless
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from craftkit_archive.work import ProgressMode
+    from craftkit_archive.parallel.progress import ProgressMode
 
 
 USAGE = 2
@@ -82,7 +82,7 @@ class Commands(click.Group):
             except KeyboardInterrupt:  # one more signal, while the end was being written
                 leave(signals.exit_code)
             signals.settle()
-        work = sys.modules.get("craftkit_archive.work")
+        work = sys.modules.get("craftkit_archive.parallel.pool")
         if work is not None and work.has_given_up():
             leave(code)
         sys.exit(code)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "craftkit_archive/__init__.py").read_text(), re.MULTILINE)[1]
@@ -17,8 +17,13 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     py_modules=["cli"],
-    packages=["craftkit_archive", "craftkit_archive.commands", "server"],
-    package_data={"craftkit_archive": ["page.html", "py.typed", "report.html", "report.js"], "server": ["static/*"]},
+    packages=find_packages(include=["craftkit_archive", "craftkit_archive.*", "server"]),
+    package_data={
+        "craftkit_archive": ["py.typed"],
+        "craftkit_archive.export": ["page.html"],
+        "craftkit_archive.report": ["report.html", "report.js"],
+        "server": ["static/*"],
+    },
     entry_points={"console_scripts": ["craftkit-archive = cli:main"]},
     install_requires=[
         "boto3>=1.36",

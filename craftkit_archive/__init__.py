@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from craftkit_archive.archive import Archive
-    from craftkit_archive.catalog import Selection
-    from craftkit_archive.checking import check_export
-    from craftkit_archive.destination import Options as ExportOptions
+    from craftkit_archive.catalog.rows import Selection
     from craftkit_archive.doctor import examine_archive
     from craftkit_archive.errors import (
         AccessError,
@@ -25,16 +23,18 @@ if TYPE_CHECKING:
         RequestError,
         StoreError,
     )
-    from craftkit_archive.exporting import export_assets
-    from craftkit_archive.fetching import fetch_assets
-    from craftkit_archive.importing import import_records
-    from craftkit_archive.rebuilding import rebuild_archive
+    from craftkit_archive.export.check import check_export
+    from craftkit_archive.export.destination import Options as ExportOptions
+    from craftkit_archive.export.run import export_assets
+    from craftkit_archive.fetch.run import fetch_assets
+    from craftkit_archive.importer.run import import_records
     from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Record, Reject, Skipped, Summary
-    from craftkit_archive.repairing import repair_assets
-    from craftkit_archive.reporting import describe_archive, gather_report, seal_archive, write_report
-    from craftkit_archive.verifying import Limits as VerifyLimits
-    from craftkit_archive.verifying import Scope as VerifyScope
-    from craftkit_archive.verifying import verify_assets
+    from craftkit_archive.repair.rebuild import rebuild_archive
+    from craftkit_archive.repair.run import repair_assets
+    from craftkit_archive.report.gather import describe_archive, gather_report, seal_archive, write_report
+    from craftkit_archive.verify.run import Limits as VerifyLimits
+    from craftkit_archive.verify.run import Scope as VerifyScope
+    from craftkit_archive.verify.run import verify_assets
 
 __version__ = "0.1.0"
 __all__ = [
@@ -80,9 +80,7 @@ __all__ = [
 # The module each name lives in; after a colon, what it is called there.
 _MODULES = {
     "archive": ["Archive"],
-    "catalog": ["Selection"],
-    "checking": ["check_export"],
-    "destination": ["ExportOptions:Options"],
+    "catalog.rows": ["Selection"],
     "doctor": ["examine_archive"],
     "errors": [
         "AccessError",
@@ -96,14 +94,16 @@ _MODULES = {
         "RequestError",
         "StoreError",
     ],
-    "exporting": ["export_assets"],
-    "fetching": ["fetch_assets"],
-    "importing": ["import_records"],
-    "rebuilding": ["rebuild_archive"],
+    "export.check": ["check_export"],
+    "export.destination": ["ExportOptions:Options"],
+    "export.run": ["export_assets"],
+    "fetch.run": ["fetch_assets"],
+    "importer.run": ["import_records"],
     "records": ["Finding", "Note", "Plan", "Planned", "Progress", "Record", "Reject", "Skipped", "Summary"],
-    "repairing": ["repair_assets"],
-    "reporting": ["describe_archive", "gather_report", "seal_archive", "write_report"],
-    "verifying": ["VerifyLimits:Limits", "VerifyScope:Scope", "verify_assets"],
+    "repair.rebuild": ["rebuild_archive"],
+    "repair.run": ["repair_assets"],
+    "report.gather": ["describe_archive", "gather_report", "seal_archive", "write_report"],
+    "verify.run": ["VerifyLimits:Limits", "VerifyScope:Scope", "verify_assets"],
 }
 _HOMES = {name.partition(":")[0]: (module, name) for module, names in _MODULES.items() for name in names}
 

@@ -2,11 +2,8 @@
 
 import fcntl
 import os
-import random
-import socket
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,46 +14,22 @@ from uuid import uuid4
 
 import msgspec
 
-from craftkit_archive.catalog import Catalog, Selection
+from craftkit_archive.catalog import Catalog
+from craftkit_archive.catalog.rows import Selection
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.decoding import read_record
-from craftkit_archive.errors import (
-    ArchiveError,
-    LockedError,
-    NoArchiveError,
-    NotWritableError,
-    RequestError,
-    disk_errors,
-)
-from craftkit_archive.folder import FolderStore
-from craftkit_archive.places import open_store
+from craftkit_archive.errors import ArchiveError, NoArchiveError, RequestError, disk_errors
+from craftkit_archive.lock import LOCK, hold_lock, try_lock
 from craftkit_archive.records import ApiKey, KeyInfo, Outcome, Summary
-from craftkit_archive.store import Store, mask_address
-from craftkit_archive.values import format_time, hash_key, hide, timestamp
+from craftkit_archive.stores.address import open_store
+from craftkit_archive.stores.base import Store, mask_address
+from craftkit_archive.stores.folder import FolderStore
+from craftkit_archive.values import Clock, format_time, hash_key, hide, timestamp, utc_now
 
 CATALOG = "archive.db"
 REBUILT = f"{CATALOG}.rebuilt"
-LOCK = "archive.lock"
 PREFIX_BYTES = 12  # of a key, that Craftkit shows
-# How long a command waits for those who only look whether another one is writing.
-LOOK_SECONDS = 5.0
 DEFAULT_STORE = "assets"
-
-Clock = Callable[[], datetime]
-
-
-def utc_now() -> datetime:
-    """Tell the time, in UTC."""
-    return datetime.now(UTC)
-
-
-class Holder(msgspec.Struct):
-    """Who holds the writer's lock."""
-
-    command: str
-    pid: int
-    host: str
-    since: str
 
 
 class Run:
@@ -344,7 +317,7 @@ class Archive:
         except OSError:
             return True
         try:
-            return not _try_lock(descriptor, fcntl.LOCK_SH)
+            return not try_lock(descriptor, fcntl.LOCK_SH)
         except OSError:
             return True
         finally:
@@ -531,64 +504,3 @@ def _time(text: str | None, *, days: int = 0) -> str | None:
         return format_time(date + timedelta(days=days)) if date else timestamp(text)
     except (ValueError, OverflowError) as error:
         raise RequestError(f"{text!r} is not a time. Write 2026-01-31 or 2026-01-31T10:00:00Z.") from error
-
-
-@contextmanager
-def hold_lock(path: Path, command: str, clock: Clock) -> Iterator[None]:
-    """Hold an archive's lock, which dies with its holder and says who that is.
-
-    Raises:
-        LockedError: Another command holds it.
-        NotWritableError: The directory may not be written.
-    """
-    file = path / LOCK
-    with disk_errors(file):
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            taken = _take_lock(descriptor)
-        except OSError as error:
-            raise NotWritableError(
-                f"{file} cannot be locked ({error.strerror}): use a file system with locks."
-            ) from error
-        if not taken:
-            raise LockedError(f"{_holder(descriptor)} is writing to {path}. Wait until it ends, or stop it.")
-        holder = Holder(command=command, pid=os.getpid(), host=socket.gethostname(), since=format_time(clock()))
-        with disk_errors(file):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, msgspec.json.encode(holder), 0)
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # that nobody takes us for the next one's rival
-                os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
-
-
-def _take_lock(descriptor: int) -> bool:
-    """Take the writer's lock, and say whether it was free; one that only looks at it is waited for."""
-    deadline = time.monotonic() + LOOK_SECONDS
-    while not _try_lock(descriptor, fcntl.LOCK_EX):
-        # A writer keeps us from sharing it. Those who look hold it shared themselves, for a moment.
-        if not _try_lock(descriptor, fcntl.LOCK_SH) or time.monotonic() > deadline:
-            return False
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - so that two writers do not keep step
-    return True
-
-
-def _try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _holder(descriptor: int) -> str:
-    try:
-        holder = msgspec.json.decode(os.pread(descriptor, 4096, 0), type=Holder)
-    except msgspec.MsgspecError:
-        return "Another command"
-    return f"`{holder.command}` (process {holder.pid} on {holder.host}, since {holder.since})"

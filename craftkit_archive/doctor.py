@@ -12,11 +12,12 @@ from pathlib import Path
 from craftkit_archive import __version__
 from craftkit_archive.archive import CATALOG, Archive, Run
 from craftkit_archive.errors import ArchiveError
-from craftkit_archive.folder import FolderStore
-from craftkit_archive.pdf import has_jbig2_decoder
+from craftkit_archive.parallel.pool import default_jobs
+from craftkit_archive.parallel.progress import format_size
+from craftkit_archive.pdf.readers import has_jbig2_decoder
 from craftkit_archive.records import Diagnosis, Record
+from craftkit_archive.stores.folder import FolderStore
 from craftkit_archive.values import timestamp
-from craftkit_archive.work import default_jobs, format_size
 
 LEAST_FREE_BYTES = 1_000_000_000
 LEAST_FREE_SHARE = 0.02

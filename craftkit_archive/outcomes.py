@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
+from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.records import Diagnosis, Finding, Record, Reject, Skipped, Summary
 from craftkit_archive.states import STATES, WORST_FIRST, Standing, State, by_state, words
-from craftkit_archive.work import format_size
 
 _HOW = {"limited": "stopped at its limit: ", "interrupted": "interrupted: "}
 _Sentence = Callable[[Summary], str]

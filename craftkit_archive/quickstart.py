@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.catalog import ExportRow
+from craftkit_archive.catalog.rows import ExportRow
 from craftkit_archive.errors import RemoteError, RequestError
-from craftkit_archive.exporting import export_assets
-from craftkit_archive.fetching import fetch_assets
-from craftkit_archive.importing import import_records
+from craftkit_archive.export.run import export_assets
+from craftkit_archive.fetch.run import fetch_assets
+from craftkit_archive.importer.run import import_records
+from craftkit_archive.parallel.pool import Stop, never
 from craftkit_archive.records import KINDS, KeyInfo, Record
-from craftkit_archive.verifying import verify_assets
-from craftkit_archive.work import Stop, never
+from craftkit_archive.verify.run import verify_assets
 
 KEY_NAME = "quickstart"
 

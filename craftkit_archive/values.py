@@ -1,6 +1,7 @@
 """The small forms that everything else is made of: times, asset keys, API keys."""
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
 from typing import TypeVar
@@ -243,3 +244,11 @@ def restored(text: str) -> str:
 
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Tell the time, in UTC."""
+    return datetime.now(UTC)

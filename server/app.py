@@ -18,7 +18,7 @@ from bottle import Bottle, HTTPError
 
 from craftkit_archive import errors
 from craftkit_archive.archive import Archive
-from craftkit_archive.catalog import ServedRender
+from craftkit_archive.catalog.rows import ServedRender
 from craftkit_archive.errors import ArchiveError, RenderConflictError
 from server.addresses import TrustedProxies, base_url, client_address
 from server.auth import find_caller

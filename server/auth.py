@@ -1,6 +1,7 @@
 """Who is asking: the API key of a request."""
 
-from craftkit_archive.catalog import Catalog, KeyRow
+from craftkit_archive.catalog import Catalog
+from craftkit_archive.catalog.rows import KeyRow
 from craftkit_archive.errors import ForbiddenError, UnauthorizedError
 from craftkit_archive.values import hash_key
 from server.context import RequestContext

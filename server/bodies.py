@@ -7,9 +7,9 @@ from tempfile import TemporaryFile
 from typing import BinaryIO, Literal
 from urllib.parse import quote
 
-from craftkit_archive.catalog import ServedRender
+from craftkit_archive.catalog.rows import ServedRender
 from craftkit_archive.errors import AssetDamagedError
-from craftkit_archive.store import Store
+from craftkit_archive.stores.base import Store
 
 VerifyReads = Literal["always", "size", "never"]
 

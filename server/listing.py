@@ -8,7 +8,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from craftkit_archive.catalog import Catalog, KeyRow, Listing
+from craftkit_archive.catalog import Catalog
+from craftkit_archive.catalog.rows import KeyRow, Listing
 from craftkit_archive.records import Status
 from craftkit_archive.values import format_time
 from server.bodies import describe_render

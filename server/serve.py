@@ -18,7 +18,7 @@ from bottle import Bottle
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import ArchiveError, RequestError
-from craftkit_archive.work import spawn
+from craftkit_archive.parallel.pool import spawn
 from server.access_log import AccessLog, LogFormat
 from server.app import Service, Settings
 from server.http import MAX_CONNECTIONS, Server

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from craftkit_archive.reporting import WRITERS, gather_report
+from craftkit_archive.report.gather import WRITERS, gather_report
 from craftkit_archive.states import Standing
 from tests.worlds import Done, World, command, load, render, render_id
 

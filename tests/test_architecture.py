@@ -1,6 +1,7 @@
 """The house stands as it was drawn: import ranks, one home for each library, complete error tables."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,92 +15,21 @@ from craftkit_archive.records import OUTCOME_CODES
 from server.errors import ANSWERS
 from tests.worlds import ROOT
 
-# A module imports only from ranks above its own; modules of one rank do not import each other.
-RANKS = [
-    {"craftkit_archive"},
-    {"craftkit_archive.errors", "craftkit_archive.spawning"},
-    {"craftkit_archive.values", "craftkit_archive.seal"},
-    {
-        "craftkit_archive.bag",
-        "craftkit_archive.manifest",
-        "craftkit_archive.packing",
-        "craftkit_archive.unpacking",
-    },
-    {"craftkit_archive.records"},
-    {"craftkit_archive.decoding", "craftkit_archive.work"},
-    {"craftkit_archive.coverage", "craftkit_archive.tables", "craftkit_archive.states"},
-    {
-        "craftkit_archive.catalog",
-        "craftkit_archive.store",
-        "craftkit_archive.pdf",
-        "craftkit_archive.reading",
-        "craftkit_archive.page",
-    },
-    {"craftkit_archive.folder", "craftkit_archive.aws", "craftkit_archive.exports", "craftkit_archive.postgres"},
-    {"craftkit_archive.bucket", "craftkit_archive.craftkit_api"},
-    {"craftkit_archive.places"},
-    {
-        "craftkit_archive.sources",
-        "craftkit_archive.fixity",
-        "craftkit_archive.copying",
-    },
-    {
-        "craftkit_archive.archive",
-        "craftkit_archive.merging",
-        "craftkit_archive.quarantine",
-        "craftkit_archive.report_forms",
-        "craftkit_archive.naming",
-        "craftkit_archive.outcomes",
-    },
-    {"craftkit_archive.report_html"},
-    {"craftkit_archive.targets"},
-    {"craftkit_archive.papers"},
-    {"craftkit_archive.destination"},
-    {
-        "craftkit_archive.importing",
-        "craftkit_archive.fetching",
-        "craftkit_archive.repairing",
-        "craftkit_archive.verifying",
-        "craftkit_archive.exporting",
-        "craftkit_archive.checking",
-        "craftkit_archive.reporting",
-        "craftkit_archive.doctor",
-        "craftkit_archive.accepting",
-    },
-    {"craftkit_archive.quickstart", "craftkit_archive.rebuilding"},
-    {"server", "server.errors", "server.context", "server.ranges", "server.addresses", "server.bodies"},
-    {"server.auth", "server.listing", "server.access_log", "server.metrics", "server.http"},
-    {"server.app"},
-    {"server.serve"},
-    {"craftkit_archive.commands", "craftkit_archive.commands.signals"},
-    {"craftkit_archive.commands.console"},
-    {"craftkit_archive.commands.options"},
-    {
-        "craftkit_archive.commands.assets",
-        "craftkit_archive.commands.exporting",
-        "craftkit_archive.commands.keys",
-        "craftkit_archive.commands.lookup",
-        "craftkit_archive.commands.metadata",
-        "craftkit_archive.commands.serving",
-        "craftkit_archive.commands.upkeep",
-    },
-    {"cli"},
-]
-
+DESIGN = (ROOT / "docs/design.md").read_text()
 HOMES = {
     "click": {"cli", "craftkit_archive.commands"},
     "sqlite3": {"craftkit_archive.catalog"},
-    "sqlite_utils": {"craftkit_archive.catalog"},
-    "ijson": {"craftkit_archive.reading"},
-    "pikepdf": {"craftkit_archive.pdf"},
-    "pypdfium2": {"craftkit_archive.pdf"},
-    "psycopg": {"craftkit_archive.postgres"},
-    "botocore": {"craftkit_archive.aws"},
-    "obstore": {"craftkit_archive.bucket"},
-    "urllib3": {"craftkit_archive.craftkit_api"},
-    "tqdm": {"craftkit_archive.work"},
-    "concurrent": {"craftkit_archive.work"},
-    "multiprocessing": {"craftkit_archive.spawning", "craftkit_archive.work"},
+    "sqlite_utils": {"craftkit_archive.catalog.migrations"},
+    "ijson": {"craftkit_archive.importer"},
+    "pikepdf": {"craftkit_archive.pdf.readers"},
+    "pypdfium2": {"craftkit_archive.pdf.readers"},
+    "psycopg": {"craftkit_archive.importer.postgres"},
+    "botocore": {"craftkit_archive.stores.aws"},
+    "obstore": {"craftkit_archive.stores"},
+    "urllib3": {"craftkit_archive.sources.api"},
+    "tqdm": {"craftkit_archive.parallel.progress"},
+    "concurrent": {"craftkit_archive.parallel"},
+    "multiprocessing": {"craftkit_archive.parallel"},
     "bottle": {"server.app", "server.ranges", "server.serve"},
     "prometheus_client": {"server.metrics"},
     "waitress": {"server.http"},
@@ -107,9 +37,12 @@ HOMES = {
 
 
 def _modules() -> dict[str, Path]:
-    files = [ROOT / "cli.py", *(ROOT / "craftkit_archive").rglob("*.py"), *(ROOT / "server").glob("*.py")]
+    files = [ROOT / "cli.py", *(ROOT / "craftkit_archive").rglob("*.py"), *(ROOT / "server").rglob("*.py")]
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
     return dict(sorted(names.items()))
+
+
+MODULES = _modules()
 
 
 def _imports(file: Path) -> Iterator[str]:
@@ -131,31 +64,69 @@ def _imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _rank(name: str) -> int | None:
-    """Return the rank of what an imported name belongs to, or None if it is not ours."""
-    while name:
-        for rank, members in enumerate(RANKS):
-            if name in members:
-                return rank
-        name = name.rpartition(".")[0]
-    return None
+def _own_imports(module: str) -> set[str]:
+    """Return the modules of ours that a module imports."""
+    found = set()
+    for name in _imports(MODULES[module]):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {"", module}
 
 
-@pytest.mark.parametrize("name", _modules())
-def test_imports_run_one_way(name: str) -> None:
-    own = _rank(name)
-    assert own is not None, f"{name} has no rank: give it a place in RANKS"
-    for imported in _imports(_modules()[name]):
-        rank = _rank(imported)
-        assert rank is None or rank < own, f"{name} imports {imported}"
+def _room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "craftkit_archive" and parts[1:] else parts[0]
+
+
+FLOORS = {
+    room: int(floor)
+    for floor, rooms in re.findall(r"^\| (\d+) \| (.+) \|$", DESIGN, re.MULTILINE)
+    for room in rooms.split(", ")
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downwards(module: str) -> None:
+    for imported in _own_imports(module):
+        if _room(imported) not in (_room(module), "craftkit_archive"):
+            assert FLOORS[_room(imported)] < FLOORS[_room(module)], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_inside_a_room_there_is_no_circle(room: str) -> None:
+    left = {module: _own_imports(module) for module in MODULES if _room(module) == room}
+    while left:
+        free = {module for module, imported in left.items() if not imported & left.keys()}
+        assert free, f"a circle among {sorted(left)}"
+        for module in free:
+            del left[module]
+
+
+def test_the_drawing_has_every_module() -> None:
+    drawing = DESIGN.partition("## The house\n")[2].partition("\nA room is")[0]
+    drawn, folders = set(), [""]
+    for line in drawing.splitlines():
+        indent = (len(line) - len(line.lstrip()) - 4) // 2
+        for word in re.split("  +", line.strip())[0].split():
+            if word.endswith("/"):
+                folders[indent + 1 :] = [f"{folders[indent]}{word[:-1]}."]
+            elif word.endswith(".py"):
+                drawn.add(folders[indent] + word.removesuffix(".py"))
+    modules = {name for name, file in MODULES.items() if file.name != "__init__.py"}
+    assert drawn == {name for name in modules if not _is_family(name)}
+
+
+def _is_family(module: str) -> bool:
+    """Say whether a module is one of the families of commands, which the drawing does not list."""
+    return _room(module) == "commands" and module.rpartition(".")[2] not in ("options", "console", "signals")
 
 
 @pytest.mark.parametrize("library", HOMES)
 def test_each_library_has_one_home(library: str) -> None:
-    users = {name for name, file in _modules().items() if library in {i.split(".")[0] for i in _imports(file)}}
-    assert {next((home for home in HOMES[library] if f"{name}.".startswith(f"{home}.")), name) for name in users} == (
-        HOMES[library]
-    )
+    users = {name for name, file in MODULES.items() if library in {i.split(".")[0] for i in _imports(file)}}
+    homes = {next((home for home in HOMES[library] if f"{name}.".startswith(f"{home}.")), name) for name in users}
+    assert homes == HOMES[library]
 
 
 def test_every_leaf_of_the_error_tree_has_an_exit_code_and_an_http_status() -> None:

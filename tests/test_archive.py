@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from craftkit_archive import catalog
 from craftkit_archive.archive import CATALOG, Archive
+from craftkit_archive.catalog import Catalog, connection, migrations, rows
 from craftkit_archive.doctor import examine_archive
 from craftkit_archive.errors import (
     CatalogDamagedError,
@@ -96,7 +96,7 @@ def test_a_catalog_of_an_older_version_is_brought_up_to_date(archive: Archive, m
         db.table("more").create({"id": int}, pk="id")  # type: ignore[attr-defined]
 
     archive.catalog.close()
-    monkeypatch.setattr(catalog, "_STEPS", [*catalog._STEPS, m999_more])
+    monkeypatch.setattr(migrations, "STEPS", [*migrations.STEPS, m999_more])
     with pytest.raises(RequestError, match="older version"):
         Archive(archive.path, read_only=True)
     with Archive(archive.path), Archive(archive.path, read_only=True):
@@ -132,14 +132,14 @@ def test_a_read_only_archive_refuses_writing(world: World) -> None:
 def test_a_page_of_a_selection_sorts_nothing(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A page that sorted its whole project would make a million renders take hours."""
     asked: list[tuple[str, Any]] = []
-    real = catalog.Catalog._query
+    real = Catalog._query
 
-    def query(self: catalog.Catalog, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+    def query(self: Catalog, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
         asked.append((sql, parameters))
         return real(self, sql, parameters)
 
     selection = world.archive.select(projects=("northwind",), since="2026-01-01", until="2026-12-31", template_id="t")
-    monkeypatch.setattr(catalog.Catalog, "_query", query)
+    monkeypatch.setattr(Catalog, "_query", query)
     list(getattr(world.archive.catalog, name)(selection))
     [(sql, parameters), *_] = asked
     plan = " ".join(row[3] for row in real(world.archive.catalog, f"EXPLAIN QUERY PLAN {sql}", parameters))
@@ -151,7 +151,8 @@ def test_a_page_of_a_selection_sorts_nothing(world: World, monkeypatch: pytest.M
 def test_a_list_of_ids_selects_each_once_in_the_catalogs_order(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(catalog, "PAGE", 2)
+    for module in (rows, connection):
+        monkeypatch.setattr(module, "PAGE", 2)
     whole = [row.render_id for row in getattr(world.archive.catalog, name)(world.archive.select())]
     file = tmp_path / "ids.txt"
     file.write_text("\ufeff" + "\n".join([*reversed(whole), "", f"  {whole[0]} ", "unknown"]))
@@ -175,7 +176,8 @@ def test_a_list_that_names_no_id_is_refused(archive: Archive, tmp_path: Path, co
 
 def test_the_lock_names_its_holder_and_dies_with_it(archive: Archive) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from craftkit_archive.archive import hold_lock, utc_now\n"
+        "import sys, time; from pathlib import Path; from craftkit_archive.lock import hold_lock\n"
+        "from craftkit_archive.values import utc_now\n"
         "with hold_lock(Path(sys.argv[1]), 'fetch', utc_now): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

@@ -27,8 +27,8 @@ import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
-from craftkit_archive.checking import check_export
 from craftkit_archive.errors import ArchiveError, RequestError
+from craftkit_archive.export.check import check_export
 from craftkit_archive.records import Finding, Note, Skipped, Summary
 from tests.worlds import ROOT, command, needs
 

@@ -14,10 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from craftkit_archive import aws, bucket, fetching
 from craftkit_archive.archive import Archive
-from craftkit_archive.bucket import BucketStore, Refusal, bucket_address
-from craftkit_archive.catalog import Selection
+from craftkit_archive.catalog.rows import Selection
 from craftkit_archive.errors import (
     ArchiveError,
     AssetExistsError,
@@ -26,13 +24,17 @@ from craftkit_archive.errors import (
     RequestError,
     StoreOfflineError,
 )
-from craftkit_archive.exporting import export_assets
-from craftkit_archive.fetching import fetch_assets
-from craftkit_archive.pdf import Ends
+from craftkit_archive.export.run import export_assets
+from craftkit_archive.fetch import arrival
+from craftkit_archive.fetch.run import fetch_assets
+from craftkit_archive.parallel.pool import never
+from craftkit_archive.pdf.ends import Ends
 from craftkit_archive.records import Finding, Note, Record, Summary
-from craftkit_archive.store import digest
-from craftkit_archive.verifying import verify_assets
-from craftkit_archive.work import never
+from craftkit_archive.stores import aws, bucket
+from craftkit_archive.stores.base import digest
+from craftkit_archive.stores.bucket import BucketStore, bucket_address
+from craftkit_archive.stores.refusals import Refusal
+from craftkit_archive.verify.run import verify_assets
 from tests.quirky_s3 import REGION, QuirkyS3, quirky_s3
 from tests.services import CREDENTIALS
 from tests.worlds import World, command, fill, load, pdf, render, render_id, summary_of
@@ -167,10 +169,10 @@ def test_bytes_that_contradict_an_etag_are_refused_whatever_encryption_there_is_
             claims = found.claims._replace(md5="0" * 32)
             # The service says, asked more closely, that the object is not encrypted.
             found.claims, found.ask_closer = claims, lambda: claims
-            task = fetching._Task("", "", [], None, False, False, "")
+            task = arrival.FetchTask("", "", [], None, False, False, "")
             asset = next(iter(world.archive.catalog.expected_assets(Selection())))
-            checked = fetching._checked(found, asset, task, Ends(), never)
-            with pytest.raises(fetching._RefusedError, match="ETag") as caught:
+            checked = arrival._checked(found, asset, task, Ends(), never)
+            with pytest.raises(arrival._RefusedError, match="ETag") as caught:
                 list(checked)
     assert caught.value.verdict == "wrong-digest"
 
@@ -196,11 +198,11 @@ def test_a_bucket_whose_objects_are_all_archived_is_no_refusal_of_the_service(wo
 @pytest.mark.parametrize("quirk", ["always-403-AccessDenied", "always-400-InvalidRequest", "always-500", "always-520"])
 def test_what_refuses_everything_is_the_service_and_is_said_once(world: World, quirk: str) -> None:
     with offering(world, quirk, count=40) as service:
-        with pytest.raises(RemoteError, match=f"first {fetching.SAME_REFUSALS} PDFs") as caught:
+        with pytest.raises(RemoteError, match=f"first {arrival.SAME_REFUSALS} PDFs") as caught:
             fetch(world, address(service))
         asked = {key for method, key in service.asked if method == "GET" and key}
     assert "what the service says" in str(caught.value)
-    assert len(asked) <= fetching.SAME_REFUSALS + 2 * BucketStore.lanes
+    assert len(asked) <= arrival.SAME_REFUSALS + 2 * BucketStore.lanes
     assert world.archive.catalog._query("SELECT COUNT(*) FROM findings WHERE verdict <> 'unavailable'") == [(0,)]
 
 

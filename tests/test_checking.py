@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from craftkit_archive.checking import check_export
-from craftkit_archive.destination import Options
 from craftkit_archive.errors import AssetUnreadableError, RequestError
-from craftkit_archive.exporting import export_assets
-from craftkit_archive.exports import CATALOGUE, INDEX, MANIFEST, SEAL, Export
+from craftkit_archive.export.check import check_export
+from craftkit_archive.export.destination import Options
+from craftkit_archive.export.reader import CATALOGUE, INDEX, MANIFEST, SEAL, Export
+from craftkit_archive.export.run import export_assets
 from craftkit_archive.records import Finding, Summary
 from tests.worlds import World, command, fill, needs, summary_of
 

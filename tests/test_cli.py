@@ -341,7 +341,7 @@ def test_our_own_bug_is_70_with_its_traceback(world: World, monkeypatch: pytest.
     def broken(*_given: object, **_names: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("craftkit_archive.reporting.describe_archive", broken)
+    monkeypatch.setattr("craftkit_archive.report.gather.describe_archive", broken)
     done = CliRunner().invoke(cli.main, ["--archive", str(world.archive.path), "status"])
     assert done.exit_code == 70
     assert "ZeroDivisionError" in done.output
@@ -358,7 +358,7 @@ def test_a_store_that_would_hold_the_archive_is_2(tmp_path: Path, store: str) ->
 
 def test_a_making_that_was_interrupted_can_be_done_again(tmp_path: Path) -> None:
     before = (
-        "from craftkit_archive.folder import FolderStore; real = FolderStore.mark\n"
+        "from craftkit_archive.stores.folder import FolderStore; real = FolderStore.mark\n"
         "def mark(*given): real(*given); import os; os._exit(9)\n"
         "FolderStore.mark = mark"
     )
@@ -496,8 +496,8 @@ def test_a_copy_of_the_file_alone_knows_that_a_key_was_revoked(world: World, tmp
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_cleanly_with_a_summary(world: World, number: int, code: int) -> None:
     before = (
-        "import time; from craftkit_archive import folder, verifying\n"
-        "verifying.BATCH = 1; real = folder.FolderStore.measure\n"
+        "import time; from craftkit_archive.stores import folder; from craftkit_archive.verify import run\n"
+        "run.BATCH = 1; real = folder.FolderStore.measure\n"
         "def slow(*given): print('reading', flush=True); time.sleep(0.3); return real(*given)\n"
         "folder.FolderStore.measure = slow"
     )
@@ -516,9 +516,9 @@ def test_a_signal_ends_it_cleanly_with_a_summary(world: World, number: int, code
 
 def test_a_second_signal_ends_it_at_once_with_a_summary(world: World) -> None:
     before = (
-        "import time; from craftkit_archive import reporting; from craftkit_archive.commands import signals\n"
+        "import time; from craftkit_archive.report import gather; from craftkit_archive.commands import signals\n"
         "def slow(*given): print('busy', flush=True); time.sleep(30)\n"
-        "reporting.describe_archive = slow"
+        "gather.describe_archive = slow"
     )
     words = program("--json", "status", archive=world.archive.path, before=before)
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as busy:
@@ -547,9 +547,9 @@ def test_two_signals_at_once_are_one_request(number: signal.Signals) -> None:
 @pytest.mark.parametrize("slow", ["cli.Commands._fail", "sys.exit", "signals.Signals.__exit__"])
 def test_however_many_signals_come_the_exit_code_is_that_of_the_first(world: World, slow: str) -> None:
     before = (
-        "import sys, time; from craftkit_archive import reporting; from craftkit_archive.commands import signals\n"
+        "import sys, time; from craftkit_archive.report import gather; from craftkit_archive.commands import signals\n"
         "def busy(*given): print('busy', flush=True); time.sleep(30)\n"
-        f"reporting.describe_archive = busy; real = {slow}\n"
+        f"gather.describe_archive = busy; real = {slow}\n"
         "def slow(*given): print('ending', flush=True); time.sleep(0.5); return real(*given)\n"
         f"{slow} = slow"
     )
@@ -568,9 +568,9 @@ def test_however_many_signals_come_the_exit_code_is_that_of_the_first(world: Wor
 @pytest.mark.parametrize("busy", ["time.sleep(60)", "[sum(range(10**6)) for _ in range(10**6)]"])
 def test_what_never_looks_at_the_signal_is_ended_all_the_same(world: World, busy: str) -> None:
     before = (
-        "import time; from craftkit_archive import reporting; from craftkit_archive.commands import signals\n"
+        "import time; from craftkit_archive.report import gather; from craftkit_archive.commands import signals\n"
         f"def slow(*given): print('busy', flush=True); {busy}\n"
-        "reporting.describe_archive = slow; signals.END_SECONDS = 1.2"
+        "gather.describe_archive = slow; signals.END_SECONDS = 1.2"
     )
     words = program("--json", "status", archive=world.archive.path, before=before)
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as status:
@@ -588,12 +588,12 @@ def test_what_is_stuck_in_the_network_is_ended_all_the_same(tmp_path: Path, sche
     world = fill(tmp_path, count=max(count, 1))
     world.archive.catalog._query("DELETE FROM assets")
     before = (
-        "from craftkit_archive import work\nfrom craftkit_archive.commands import signals\n"
-        "signals.END_SECONDS, work.GRACE_SECONDS = 3.0, 1.0\n"
+        "from craftkit_archive.parallel import pool\nfrom craftkit_archive.commands import signals\n"
+        "signals.END_SECONDS, pool.GRACE_SECONDS = 3.0, 1.0\n"
     )
     if count:
-        before += "from craftkit_archive import craftkit_api, sources\n"
-        before += "sources.StoreSource.check = craftkit_api.CraftkitApi.check = lambda *_: None"
+        before += "from craftkit_archive.sources import api, store\n"
+        before += "store.StoreSource.check = api.CraftkitApi.check = lambda *_: None"
     secret = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "CRAFTKIT_API_KEY": LIVE_KEY}
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and never answers
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

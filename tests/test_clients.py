@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.fetching import fetch_assets
+from craftkit_archive.fetch.run import fetch_assets
 from tests.worlds import (
     GONE_KEY,
     LIVE_KEY,

@@ -16,18 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.bag import parse_info
-from craftkit_archive.catalog import NewAsset, Selection
-from craftkit_archive.checking import check_export
-from craftkit_archive.destination import Options, Place
+from craftkit_archive.catalog.rows import NewAsset, Selection
 from craftkit_archive.errors import LockedError, NoSpaceError, NotWritableError, RequestError, StoreOfflineError
-from craftkit_archive.exporting import export_assets
-from craftkit_archive.exports import CATALOGUE, INDEX, MANIFEST, MARKER, MISSING, ODD, SEAL, TAG_MANIFEST, Export
-from craftkit_archive.fetching import fetch_assets
-from craftkit_archive.folder import INCOMING, FolderStore
+from craftkit_archive.export.bagit import parse_info
+from craftkit_archive.export.check import check_export
+from craftkit_archive.export.destination import Options, Place
+from craftkit_archive.export.reader import CATALOGUE, INDEX, MANIFEST, MARKER, MISSING, ODD, SEAL, TAG_MANIFEST, Export
+from craftkit_archive.export.run import export_assets
+from craftkit_archive.export.targets import LEDGER
+from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.records import Planned, Record, Skipped, Summary
 from craftkit_archive.seal import seal
-from craftkit_archive.targets import LEDGER
+from craftkit_archive.stores.folder import INCOMING, FolderStore
 from tests.worlds import (
     NORTHWIND,
     SOUTHWIND,
@@ -336,8 +336,8 @@ def test_what_the_selection_no_longer_has_stays_in_the_lists_until_it_is_pruned(
 def test_what_an_interrupted_export_wrote_is_known_to_the_next(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("craftkit_archive.exporting.BATCH", 1)
-    monkeypatch.setattr("craftkit_archive.work.AHEAD", 1)
+    monkeypatch.setattr("craftkit_archive.export.run.BATCH", 1)
+    monkeypatch.setattr("craftkit_archive.parallel.pool.AHEAD", 1)
     answers = iter([False] * 5)
     target = tmp_path / "out"
     summary, _ = export(world.archive, target, stop=lambda: next(answers, True))
@@ -378,8 +378,8 @@ def test_a_table_that_was_torn_or_rewritten_does_not_stop_the_next_export(
 def test_an_interrupted_export_has_no_manifest_and_goes_on(
     world: World, tmp_path: Path, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("craftkit_archive.exporting.BATCH", 1)
-    monkeypatch.setattr("craftkit_archive.work.AHEAD", 1)
+    monkeypatch.setattr("craftkit_archive.export.run.BATCH", 1)
+    monkeypatch.setattr("craftkit_archive.parallel.pool.AHEAD", 1)
     answers = iter([False] * 5)
     target = tmp_path / "out"
     summary, _ = export(world.archive, target, options=way.options, stop=lambda: next(answers, True))
@@ -397,7 +397,7 @@ def test_an_export_that_is_killed_leaves_nothing_half_and_the_next_completes_it(
     target = tmp_path / way.name
     words = ["--link"] if way.options.link else ["--format", way.options.form] if way.options.form else []
     before = (
-        "import os, signal, craftkit_archive.exporting as e\nreal = e.Papers.add\ncalls = []\n"
+        "import os, signal, craftkit_archive.export.run as e\nreal = e.Papers.add\ncalls = []\n"
         "def add(*given):\n    calls.append(1)\n    real(*given)\n"
         "    if len(calls) == 100: os.kill(os.getpid(), signal.SIGKILL)\n"
         "e.Papers.add = add"
@@ -445,7 +445,7 @@ def test_a_full_disk_is_a_clear_error_and_the_next_export_goes_on(
         export(world.archive, target, options=way.options)
     assert not target.exists(), "nothing was begun"
     # The room may also vanish while it is written.
-    monkeypatch.setattr("craftkit_archive.destination.Place.room", lambda self: None)
+    monkeypatch.setattr("craftkit_archive.export.destination.Place.room", lambda self: None)
     with pytest.raises(NoSpaceError, match="No space is left"):
         export(world.archive, target, options=way.options)
     if way.packed:
@@ -654,7 +654,7 @@ def test_a_store_that_is_no_folder_takes_an_export(
     # Any store will do to show what is asked of one: here a folder's, through the protocol alone.
     (tmp_path / "bucket 2").mkdir()
     place = Place(str(tmp_path / "bucket 2"), "store", False)
-    monkeypatch.setattr("craftkit_archive.exporting.read_place", lambda *_: place)
+    monkeypatch.setattr("craftkit_archive.export.run.read_place", lambda *_: place)
     load(world.archive, world.folder, "renders", [render(20)])
     assert export(world.archive, "s3://bucket/prefix")[0].counts["written"] == 5
     prove(tmp_path / "bucket 2", tmp_path)

@@ -20,19 +20,19 @@ from typing import Any
 import pytest
 
 from craftkit_archive.archive import CATALOG
-from craftkit_archive.checking import check_export
 from craftkit_archive.errors import AssetKeyError, NoSpaceError, StoreMismatchError, StoreOfflineError
-from craftkit_archive.exporting import export_assets
-from craftkit_archive.fetching import fetch_assets
-from craftkit_archive.folder import INCOMING, FolderStore
-from craftkit_archive.places import open_store
-from craftkit_archive.rebuilding import rebuild_archive
+from craftkit_archive.export.check import check_export
+from craftkit_archive.export.run import export_assets
+from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.records import Finding, Note, Planned, Record, Skipped, Summary
-from craftkit_archive.repairing import repair_assets
-from craftkit_archive.report_forms import write_csv
-from craftkit_archive.reporting import gather_report
-from craftkit_archive.store import OpenAsset, Piece, digest
-from craftkit_archive.verifying import verify_assets
+from craftkit_archive.repair.rebuild import rebuild_archive
+from craftkit_archive.repair.run import repair_assets
+from craftkit_archive.report.forms import write_csv
+from craftkit_archive.report.gather import gather_report
+from craftkit_archive.stores.address import open_store
+from craftkit_archive.stores.base import OpenAsset, Piece, digest
+from craftkit_archive.stores.folder import INCOMING, FolderStore
+from craftkit_archive.verify.run import verify_assets
 from tests.services import BUCKET
 from tests.test_store import NOT_FILES
 from tests.worlds import (
@@ -471,7 +471,7 @@ def test_a_store_or_source_that_is_not_there_stops_it(empty: World, tmp_path: Pa
 
 
 def test_a_full_disk_stops_it_and_keeps_what_was_good(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.fetching.BATCH", 2)
+    monkeypatch.setattr("craftkit_archive.fetch.run.BATCH", 2)
     real, calls = os.fsync, []
 
     def fsync(descriptor: int) -> None:
@@ -492,8 +492,8 @@ def test_a_full_disk_stops_it_and_keeps_what_was_good(empty: World, monkeypatch:
 
 
 def test_a_stop_ends_it_after_what_is_under_way(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.fetching.BATCH", 1)
-    monkeypatch.setattr("craftkit_archive.work.AHEAD", 1)
+    monkeypatch.setattr("craftkit_archive.fetch.run.BATCH", 1)
+    monkeypatch.setattr("craftkit_archive.parallel.pool.AHEAD", 1)
     summary, _ = fetch(empty, stop=lambda: bool(stored(empty)))
     assert summary.outcome == "interrupted"
     assert 0 < summary.counts["copied"] < 10
@@ -548,7 +548,7 @@ def _count(store: Path) -> int:
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = (
         "import os, sys, time\n"
-        "from craftkit_archive.work import processes, spread\n"
+        "from craftkit_archive.parallel.pool import processes, spread\n"
         "from tests.test_fetching import report_and_sleep\n"
         "if __name__ == '__main__':\n"
         "    with processes(2) as executor:\n"

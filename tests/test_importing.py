@@ -22,14 +22,15 @@ from hypothesis import strategies as st
 from craftkit_archive.archive import Archive
 from craftkit_archive.decoding import LineReader, read_record
 from craftkit_archive.errors import LockedError, RequestError
-from craftkit_archive.fetching import fetch_assets
-from craftkit_archive.importing import _read as read_piece
-from craftkit_archive.importing import _Task, import_records, keep_rejects
-from craftkit_archive.reading import MAX_RECORD_BYTES, read_source
+from craftkit_archive.fetch.run import fetch_assets
+from craftkit_archive.importer.files import read_source
+from craftkit_archive.importer.run import _read as read_piece
+from craftkit_archive.importer.run import _Task, import_records, keep_rejects
+from craftkit_archive.importer.streams import MAX_RECORD_BYTES
+from craftkit_archive.parallel.pool import never
 from craftkit_archive.records import Finding, Kind, Reject, Render, Summary
-from craftkit_archive.store import digest
-from craftkit_archive.verifying import verify_assets
-from craftkit_archive.work import never
+from craftkit_archive.stores.base import digest
+from craftkit_archive.verify.run import verify_assets
 from tests.worlds import (
     LIVE_KEY,
     NORTHWIND,
@@ -199,7 +200,7 @@ HALVES = [r"\ud800", r"x\uDBFFy", r"\\\ud83c", r"\ud83c\ud83c\udf89", r"\ud83cud
 def test_half_a_character_is_no_question_mark(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str, form: str, block: int
 ) -> None:
-    monkeypatch.setattr("craftkit_archive.reading.PIECE_BYTES", block)
+    monkeypatch.setattr("craftkit_archive.importer.json_values.PIECE_BYTES", block)
     body = json.dumps(render(1, note="HERE")).replace("HERE", half)
     (tmp_path / "r").write_text(body if form == "line" else f"[{body}]")
     counts, [_] = run(archive, "renders", tmp_path / "r")
@@ -214,8 +215,9 @@ def test_half_a_character_is_no_question_mark(
 def test_a_number_of_thousands_of_digits_is_seen_across_pieces(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr("craftkit_archive.reading.BLOCK_BYTES", block)
-    monkeypatch.setattr("craftkit_archive.reading.PIECE_BYTES", block)
+    for module in ("files", "streams"):
+        monkeypatch.setattr(f"craftkit_archive.importer.{module}.BLOCK_BYTES", block)
+    monkeypatch.setattr("craftkit_archive.importer.json_values.PIECE_BYTES", block)
     (tmp_path / "r").write_text(f'[{json.dumps(render(1))}, {{"id": "x", "note": {"9" * 8000}}}]')
     counts, [reject] = run(archive, "renders", tmp_path / "r")
     assert (counts["inserted"], reject.reason[:35]) == (1, "expected numbers of at most 4,300 d")
@@ -240,7 +242,8 @@ def test_several_files_are_one_import(archive: Archive, tmp_path: Path) -> None:
 def test_the_cut_of_the_blocks_does_not_matter(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: list[int], indent: int | None
 ) -> None:
-    monkeypatch.setattr("craftkit_archive.reading.BLOCK_BYTES", sum(blocks))
+    for module in ("files", "streams"):
+        monkeypatch.setattr(f"craftkit_archive.importer.{module}.BLOCK_BYTES", sum(blocks))
     file = tmp_path / "renders.json"
     file.write_text(json.dumps([render(n, name='é"\\\n' * n) for n in range(5)], indent=indent, ensure_ascii=False))
     counts, rejects = run(archive, "renders", file)
@@ -450,7 +453,8 @@ def test_elements_on_lines_of_their_own_are_no_ndjson(archive: Archive, tmp_path
 def test_a_broken_first_line_does_no_harm_to_the_next(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr("craftkit_archive.reading.BLOCK_BYTES", block)
+    for module in ("files", "streams"):
+        monkeypatch.setattr(f"craftkit_archive.importer.{module}.BLOCK_BYTES", block)
     long = json.dumps(render(1, note="x" * 3000))
     (tmp_path / "r").write_text("\n".join(['{"id": "broken', long, '{"id": broken}', json.dumps(render(2))]))
     counts, rejects = run(archive, "renders", tmp_path / "r")
@@ -519,8 +523,9 @@ def test_a_file_that_is_not_there_stops_it(archive: Archive, tmp_path: Path) -> 
 
 
 def test_what_was_read_before_a_stop_stays(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.importing.TRANSACTION_RECORDS", 10)
-    monkeypatch.setattr("craftkit_archive.reading.BLOCK_BYTES", 10 * len(json.dumps(render(10))) + 20)
+    monkeypatch.setattr("craftkit_archive.importer.run.TRANSACTION_RECORDS", 10)
+    for module in ("files", "streams"):
+        monkeypatch.setattr(f"craftkit_archive.importer.{module}.BLOCK_BYTES", 10 * len(json.dumps(render(10))) + 20)
     file = write_ndjson(tmp_path / "r.ndjson", [render(n) for n in range(60)])
     stopped: list[bool] = []
     records = import_records(archive, "renders", [str(file)], stop=lambda: bool(stopped))

@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.catalog import Listing
+from craftkit_archive.catalog.rows import Listing
 from tests.worlds import LIVE_KEY, NORTHWIND, OTHER_KEY, SOUTHWIND, keys, live, load, projects, render, render_id
 
 DAYS = ["2026-01-01", "2026-01-02", "2026-01-02", "2026-01-03", None, None, "2026-01-02"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craftkit_archive.catalog import ExportRow
+from craftkit_archive.catalog.rows import ExportRow
 from craftkit_archive.errors import RequestError
-from craftkit_archive.naming import DEFAULT_NAME, PATH_BYTES, NamePlan, fold
+from craftkit_archive.export.names import DEFAULT_NAME, PATH_BYTES, NamePlan, fold
 from tests.worlds import NORTHWIND, render_id
 
 

@@ -14,10 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from craftkit_archive import aws, craftkit_api
-from craftkit_archive.bucket import BucketStore, bucket_address
-from craftkit_archive.craftkit_api import CraftkitApi
 from craftkit_archive.errors import AssetUnavailableError, NotWritableError, RemoteError, RequestError
+from craftkit_archive.sources import api as craftkit_api
+from craftkit_archive.sources.api import CraftkitApi
+from craftkit_archive.stores import aws
+from craftkit_archive.stores.bucket import BucketStore, bucket_address
 from tests.quirky_s3 import quirky_s3
 
 BODY = b"%PDF-1.4\n" + bytes(3 << 20)

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.catalog import NewAsset
-from craftkit_archive.checking import check_export
-from craftkit_archive.exporting import export_assets
-from craftkit_archive.packing import FORMS
+from craftkit_archive.catalog.rows import NewAsset
+from craftkit_archive.export.check import check_export
+from craftkit_archive.export.packing import FORMS
+from craftkit_archive.export.run import export_assets
 from craftkit_archive.records import Summary
 from tests.worlds import needs, put, summary_of
 

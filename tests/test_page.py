@@ -8,11 +8,11 @@ from urllib.parse import unquote
 
 import pytest
 
-from craftkit_archive.exporting import export_assets
-from craftkit_archive.exports import CATALOGUE
-from craftkit_archive.fetching import fetch_assets
-from craftkit_archive.page import Pages, page_name
-from craftkit_archive.papers import Cells, Volume
+from craftkit_archive.export.pages import Pages, page_name
+from craftkit_archive.export.papers import Cells, Volume
+from craftkit_archive.export.reader import CATALOGUE
+from craftkit_archive.export.run import export_assets
+from craftkit_archive.fetch.run import fetch_assets
 from tests.browser import Browser
 from tests.worlds import NORTHWIND, fill, load, needs, pdf, projects, put, render, render_id, summary_of
 
@@ -143,7 +143,7 @@ def test_fifty_thousand_rows_are_quick(browser: Browser, tmp_path: Path) -> None
 
 
 def test_what_is_too_much_for_one_page_goes_on_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.page.PAGE_ROWS", 10)
+    monkeypatch.setattr("craftkit_archive.export.pages.PAGE_ROWS", 10)
     files = write_page(tmp_path, 25)
     assert [file.name for file in files] == ["index.html", "index-002.html", "index-003.html"]
     rows = [file.read_text().count('<tr><td><a href="') for file in files]

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craftkit_archive.pdf import (
+from craftkit_archive.pdf.ends import TRAILER_BYTES, Ends
+from craftkit_archive.pdf.readers import (
     NO_JBIG2,
     READERS,
-    TRAILER_BYTES,
-    Ends,
     Structure,
     combine,
     inspect_with_pdfium,

@@ -16,7 +16,7 @@ import pytest
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import RemoteError, RequestError, StoreOfflineError
-from craftkit_archive.importing import import_records
+from craftkit_archive.importer.run import import_records
 from craftkit_archive.records import Kind, Reject, Summary
 from craftkit_archive.values import default_asset_key, format_time, without_password
 from tests.services import Database
@@ -671,8 +671,8 @@ def test_a_stop_ends_a_query_that_waits(scratch: Database, archive: Archive) -> 
 def test_a_connection_that_breaks_keeps_what_came_and_says_so(
     scratch: Database, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("craftkit_archive.importing.TRANSACTION_RECORDS", 10)
-    monkeypatch.setattr("craftkit_archive.postgres.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("craftkit_archive.importer.run.TRANSACTION_RECORDS", 10)
+    monkeypatch.setattr("craftkit_archive.importer.postgres.BLOCK_BYTES", 1000)
     scratch.sql(
         f"CREATE TABLE renders ({MINIMAL}); INSERT INTO renders SELECT 'r' || n, '{NORTHWIND}', 'queued'"
         " FROM generate_series(1, 5000) n"

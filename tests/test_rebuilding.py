@@ -7,9 +7,9 @@ import pytest
 
 from craftkit_archive.archive import CATALOG, Archive
 from craftkit_archive.errors import RequestError
-from craftkit_archive.rebuilding import LOST, rebuild_archive
 from craftkit_archive.records import Kind
-from craftkit_archive.verifying import verify_assets
+from craftkit_archive.repair.rebuild import LOST, rebuild_archive
+from craftkit_archive.verify.run import verify_assets
 from tests.worlds import LIVE_KEY, World, command, keys, live, projects, render, summary_of, write_ndjson
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from craftkit_archive import aws
-from craftkit_archive.bucket import BucketStore, bucket_address
-from craftkit_archive.catalog import NewAsset
+from craftkit_archive.catalog.rows import NewAsset
 from craftkit_archive.errors import RequestError, StoreOfflineError
-from craftkit_archive.exporting import export_assets
-from craftkit_archive.quarantine import Quarantine
+from craftkit_archive.export.run import export_assets
+from craftkit_archive.parallel.threads import in_lanes
 from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
-from craftkit_archive.repairing import drop_quarantined, list_quarantine, repair_assets, restore_quarantined
-from craftkit_archive.verifying import verify_assets
-from craftkit_archive.work import in_lanes
+from craftkit_archive.repair.quarantine import Quarantine
+from craftkit_archive.repair.run import drop_quarantined, list_quarantine, repair_assets, restore_quarantined
+from craftkit_archive.stores import aws
+from craftkit_archive.stores.bucket import BucketStore, bucket_address
+from craftkit_archive.verify.run import verify_assets
 from tests.services import BUCKET, Fault, FaultyProxy
 from tests.test_store import NOT_FILES
 from tests.worlds import LIVE_KEY, World, command, fill, live, load, pdf, put, render, render_id, summary_of

@@ -19,8 +19,7 @@ from craftkit_archive.archive import CATALOG, Archive
 from craftkit_archive.doctor import examine_archive
 from craftkit_archive.errors import NotWritableError, RequestError
 from craftkit_archive.records import Diagnosis, Finding
-from craftkit_archive.report_html import MOST_FINDINGS
-from craftkit_archive.reporting import (
+from craftkit_archive.report.gather import (
     WRITERS,
     describe_archive,
     form_of,
@@ -29,7 +28,8 @@ from craftkit_archive.reporting import (
     seal_archive,
     write_report,
 )
-from craftkit_archive.verifying import Limits, verify_assets
+from craftkit_archive.report.page import MOST_FINDINGS
+from craftkit_archive.verify.run import Limits, verify_assets
 from tests.browser import Browser
 from tests.worlds import (
     ROOT,

@@ -22,7 +22,7 @@ import pytest
 from craftkit_archive import errors
 from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import Catalog
-from craftkit_archive.fetching import fetch_assets
+from craftkit_archive.fetch.run import fetch_assets
 from server.app import Settings, create_app
 from server.serve import DEFAULT_THREADS, bind, running, url_of
 from tests.worlds import (

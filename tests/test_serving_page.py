@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.fetching import fetch_assets
+from craftkit_archive.fetch.run import fetch_assets
 from tests.browser import Browser
 from tests.worlds import (
     GONE_KEY,

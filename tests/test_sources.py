@@ -18,12 +18,7 @@ from urllib.parse import parse_qsl
 import boto3
 import pytest
 
-from craftkit_archive import aws, craftkit_api, fetching
-from craftkit_archive import bucket as bucket_module
 from craftkit_archive.archive import Archive
-from craftkit_archive.bucket import BucketStore, bucket_address
-from craftkit_archive.craftkit_api import CraftkitApi
-from craftkit_archive.destination import Options
 from craftkit_archive.errors import (
     ArchiveError,
     ForbiddenError,
@@ -32,13 +27,21 @@ from craftkit_archive.errors import (
     StoreOfflineError,
     UnauthorizedError,
 )
-from craftkit_archive.exporting import export_assets
-from craftkit_archive.fetching import fetch_assets
-from craftkit_archive.places import open_store
+from craftkit_archive.export.destination import Options
+from craftkit_archive.export.run import export_assets
+from craftkit_archive.fetch import arrival
+from craftkit_archive.fetch import run as fetching
+from craftkit_archive.fetch.run import fetch_assets
+from craftkit_archive.parallel.pool import never
 from craftkit_archive.records import Finding, Note, Planned, Record, Skipped, Summary
-from craftkit_archive.store import digest
-from craftkit_archive.verifying import verify_assets
-from craftkit_archive.work import never
+from craftkit_archive.sources import api as craftkit_api
+from craftkit_archive.sources.api import CraftkitApi
+from craftkit_archive.stores import aws
+from craftkit_archive.stores import bucket as bucket_module
+from craftkit_archive.stores.address import open_store
+from craftkit_archive.stores.base import digest
+from craftkit_archive.stores.bucket import BucketStore, bucket_address
+from craftkit_archive.verify.run import verify_assets
 from server.app import Settings
 from tests.services import BUCKET, CREDENTIALS, Fault, FaultyProxy, RealService, answering
 from tests.worlds import (
@@ -159,7 +162,7 @@ def test_what_a_declared_digest_and_an_etag_vouch_for(world: World, bucket: Buck
 
 
 def test_an_etag_of_several_parts_is_no_md5(world: World, bucket: BucketStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.bucket.PART_BYTES", 5 << 20)
+    monkeypatch.setattr("craftkit_archive.stores.bucket.PART_BYTES", 5 << 20)
     large = pdf("large", size_bytes=12 << 20)
     chunks = [large[at : at + (1 << 20)] for at in range(0, len(large), 1 << 20)]
     assert bucket.write(render(0)["asset_key"], chunks, replace=True) == digest([large])
@@ -170,7 +173,7 @@ def test_an_etag_of_several_parts_is_no_md5(world: World, bucket: BucketStore, m
 
 
 def test_an_upload_that_fails_leaves_no_parts(bucket: BucketStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.bucket.PART_BYTES", 5 << 20)
+    monkeypatch.setattr("craftkit_archive.stores.bucket.PART_BYTES", 5 << 20)
 
     def broken() -> Iterator[bytes]:
         yield bytes(6 << 20)
@@ -355,7 +358,7 @@ def test_a_bandwidth_limit_holds_for_all_lanes(monkeypatch: pytest.MonkeyPatch) 
     slept: list[float] = []
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(time, "sleep", slept.append)
-    throttle = fetching._Throttle(1000)
+    throttle = arrival._Throttle(1000)
     pauses = []
     for _ in range(4):
         slept.clear()
@@ -625,7 +628,7 @@ def test_killing_a_fetch_from_a_bucket_at_any_moment_leaves_an_archive_that_is_g
         put(rclone.bucket / "killed", row["asset_key"], pdf(row["id"], size_bytes=20_000))
     load(world.archive, tmp_path, "renders", rows)
     source = bucket_address(f"s3://{BUCKET}/killed", endpoint_url=rclone.url)
-    small = "from craftkit_archive import fetching; fetching.BATCH = 8"
+    small = "from craftkit_archive.fetch import run; run.BATCH = 8"
     words = program("fetch", source, "--jobs", "2", archive=world.archive.path, before=small)
     chance = random.Random(20260606)
     store = Path(world.archive.store.address)

@@ -13,9 +13,9 @@ from craftkit_archive.archive import CATALOG
 from craftkit_archive.doctor import examine_archive
 from craftkit_archive.outcomes import describe_outcome
 from craftkit_archive.records import Diagnosis, Verdict
-from craftkit_archive.reporting import WRITERS, describe_archive, gather_report, nagios_status
+from craftkit_archive.report.gather import WRITERS, describe_archive, gather_report, nagios_status
 from craftkit_archive.states import STATES, Standing, by_state
-from craftkit_archive.verifying import verify_assets
+from craftkit_archive.verify.run import verify_assets
 from tests.worlds import World, command, fill, load, put, render, render_id, summary_of
 
 

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from craftkit_archive.bucket import BucketStore
 from craftkit_archive.errors import (
     AssetDamagedError,
     AssetError,
@@ -30,10 +29,12 @@ from craftkit_archive.errors import (
     StoreMismatchError,
     StoreOfflineError,
 )
-from craftkit_archive.folder import INCOMING, FolderStore
-from craftkit_archive.places import open_store
-from craftkit_archive.sources import StoreSource, open_source
-from craftkit_archive.store import BUFFER_BYTES, MARKER, Entry, Store, digest
+from craftkit_archive.sources.address import open_source
+from craftkit_archive.sources.store import StoreSource
+from craftkit_archive.stores.address import open_store
+from craftkit_archive.stores.base import BUFFER_BYTES, MARKER, Entry, Store, digest
+from craftkit_archive.stores.bucket import BucketStore
+from craftkit_archive.stores.folder import INCOMING, FolderStore
 from craftkit_archive.values import check_asset_key, escape_name
 from tests.services import BUCKET
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.errors import AssetUnreadableError
-from craftkit_archive.unpacking import Part, Places
+from craftkit_archive.export.unpacking import Part, Places
 
 Files = dict[str, bytes]
 Pack = Callable[[Files, Path], None]

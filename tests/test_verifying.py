@@ -21,16 +21,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.archive import CATALOG
-from craftkit_archive.catalog import Choice, Selection
+from craftkit_archive.catalog.rows import Choice, Selection
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.errors import NoSpaceError, NotWritableError, StoreMismatchError, StoreOfflineError
-from craftkit_archive.folder import FolderStore
-from craftkit_archive.pdf import READERS, Structure
+from craftkit_archive.parallel.isolated import Apart
+from craftkit_archive.parallel.progress import format_size
+from craftkit_archive.pdf.readers import READERS, Structure
 from craftkit_archive.records import Finding, Note, Record, Skipped, Summary, Verdict
-from craftkit_archive.store import OpenAsset, Stored
+from craftkit_archive.stores.base import OpenAsset, Stored
+from craftkit_archive.stores.folder import FolderStore
 from craftkit_archive.values import format_time
-from craftkit_archive.verifying import Limits, Scope, verify_assets
-from craftkit_archive.work import Apart, format_size
+from craftkit_archive.verify.run import Limits, Scope, verify_assets
 from tests.worlds import (
     LIVE_KEY,
     ROOT,
@@ -198,8 +199,8 @@ def test_what_has_no_size_and_no_digest_is_unverified_at_each_level(world: World
 
 
 def test_a_finding_is_written_once_however_often_is_committed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.verifying.BATCH", 1)
-    monkeypatch.setattr("craftkit_archive.verifying.COMMIT_SECONDS", -1.0)
+    monkeypatch.setattr("craftkit_archive.verify.run.BATCH", 1)
+    monkeypatch.setattr("craftkit_archive.verify.run.COMMIT_SECONDS", -1.0)
     DAMAGE["emptied"][0](world.asset(0))
     _, [finding] = verify(world)
     with sqlite3.connect(world.archive.path / CATALOG) as connection:
@@ -221,7 +222,7 @@ def test_only_the_selected_project_is_read(world: World) -> None:
     row = render(20, project_id=SOUTHWIND)
     put(world.bucket, row["asset_key"], pdf("south"))
     load(world.archive, world.folder, "renders", [row])
-    from craftkit_archive.fetching import fetch_assets
+    from craftkit_archive.fetch.run import fetch_assets
 
     summary_of(fetch_assets(world.archive, str(world.bucket)))
     assert verify(world, selection=world.archive.select(projects=("southwind",)))[0].counts == {"checked": 1, "ok": 1}
@@ -242,7 +243,7 @@ def test_a_store_that_is_not_there_is_no_thousand_deleted_files(world: World, tm
 
 
 def test_a_store_that_goes_away_meanwhile_leaves_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.verifying.BATCH", 5)
+    monkeypatch.setattr("craftkit_archive.verify.run.BATCH", 5)
     world = fill(tmp_path, count=40)
     records = verify_assets(world.archive)
     next(records)
@@ -273,8 +274,8 @@ def test_all_of_many_damages_are_found_and_nothing_else(tmp_path: Path, jobs: in
 def kill_halfway(world: World, *options: str) -> None:
     """Run a slow verification as a process of its own, and kill it once something is in the ledger."""
     before = (
-        "import time; from craftkit_archive import folder, verifying\n"
-        "verifying.BATCH = 10; verifying.COMMIT_SECONDS = 0.0; real = folder.FolderStore.measure\n"
+        "import time; from craftkit_archive.stores import folder; from craftkit_archive.verify import run\n"
+        "run.BATCH = 10; run.COMMIT_SECONDS = 0.0; real = folder.FolderStore.measure\n"
         "def slow(*given): time.sleep(0.02); return real(*given)\n"
         "folder.FolderStore.measure = slow"
     )
@@ -433,7 +434,7 @@ def test_a_limit_of_bytes_ends_it_cleanly_and_the_next_run_goes_on(tmp_path: Pat
 
 
 def test_a_limit_of_time_ends_it_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.verifying.BATCH", 5)
+    monkeypatch.setattr("craftkit_archive.verify.run.BATCH", 5)
     world = fill(tmp_path, count=60)
     clock = iter(range(1000))
     summary, _ = verify(world, limits=Limits(seconds=20), monotonic=lambda: float(next(clock)))
@@ -449,8 +450,8 @@ def test_without_room_for_a_temporary_file_nothing_is_said_of_the_pdf(
     def refuse(*_given: Any, **_names: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("craftkit_archive.fixity.IN_MEMORY_BYTES", 10)
-    monkeypatch.setattr("craftkit_archive.fixity.tempfile.NamedTemporaryFile", refuse)
+    monkeypatch.setattr("craftkit_archive.verify.fixity.IN_MEMORY_BYTES", 10)
+    monkeypatch.setattr("craftkit_archive.verify.fixity.tempfile.NamedTemporaryFile", refuse)
     with pytest.raises((NoSpaceError, NotWritableError), match="TMPDIR"):
         verify(world, level="pdf")
     assert {verdict for _, verdict in ledger(world).values()} <= {None}
@@ -494,7 +495,8 @@ def test_ids_that_nobody_knows_are_told_and_make_it_incomplete(world: World) -> 
 
 
 def test_a_list_of_ids_can_be_narrowed_by_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.catalog.PAGE", 3)
+    for user in ("rows", "connection", "ledger"):
+        monkeypatch.setattr(f"craftkit_archive.catalog.{user}.PAGE", 3)
     world = fill(tmp_path, count=10)
     age(world, 50, 1, 40, 1, 60, 1, None, 1, 70, 1)
     ids = tuple(render_id(number) for number in range(8))
@@ -544,7 +546,7 @@ def test_what_a_render_claims_but_nobody_recorded_is_told_and_is_no_orphan(world
     assert (summary.outcome, summary.counts["unrecorded"]) == ("incomplete", 2), "not all that is there was checked"
     told = {(finding.verdict, finding.render_id, finding.key) for finding in findings}
     assert told == {("unrecorded", row["id"], row["asset_key"]) for row in (render(30), odd)}
-    from craftkit_archive.fetching import fetch_assets
+    from craftkit_archive.fetch.run import fetch_assets
 
     assert summary_of(fetch_assets(world.archive)).counts["adopted"] == 2
     assert verify(world)[0].counts == {"checked": 7, "ok": 7}
@@ -640,7 +642,7 @@ def test_each_damage_has_the_same_name_at_the_level_pdf(world: World, damage: st
 
 
 def test_a_large_pdf_is_checked_through_a_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.fixity.IN_MEMORY_BYTES", 10)
+    monkeypatch.setattr("craftkit_archive.verify.fixity.IN_MEMORY_BYTES", 10)
     replace_both(world, 2, ODD["no length"][0])
     records = list(verify_assets(world.archive, level="pdf"))
     [note] = [record for record in records if isinstance(record, Note)]
@@ -665,7 +667,7 @@ def test_a_reader_that_dies_of_a_pdf_is_a_note_and_harms_nothing_else(
 ) -> None:
     hostile = Apart(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
     real = {name: Apart(READERS[name], seconds=60.0, memory_bytes=4 << 30) for name in READERS}
-    monkeypatch.setattr("craftkit_archive.fixity._reader", lambda name: hostile if name in dying else real[name])
+    monkeypatch.setattr("craftkit_archive.verify.fixity._reader", lambda name: hostile if name in dying else real[name])
     replace_both(world, 2, pdf(word))
     records = list(verify_assets(world.archive, level="pdf"))
     summary, [note] = records[-1], [record for record in records if isinstance(record, Note)]
@@ -678,7 +680,7 @@ def test_a_reader_that_dies_of_a_pdf_is_a_note_and_harms_nothing_else(
 
 def test_a_reader_that_dies_hides_no_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = Apart(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
-    monkeypatch.setattr("craftkit_archive.fixity._reader", lambda _: hostile)
+    monkeypatch.setattr("craftkit_archive.verify.fixity._reader", lambda _: hostile)
     world.asset(2).write_bytes(pdf("crash"))
     [finding] = verify(world, level="pdf")[1]
     assert finding.verdict in ("wrong-digest", "wrong-size")
@@ -686,7 +688,6 @@ def test_a_reader_that_dies_hides_no_change(world: World, monkeypatch: pytest.Mo
 
 def test_a_worker_that_is_killed_ends_it_with_a_clear_sentence(tmp_path: Path) -> None:
     world = fill(tmp_path, count=300)
-    before = "import os, signal; from craftkit_archive import store\n"
     (tmp_path / "sitecustomize.py").write_text(
         "import multiprocessing, os, signal\n"
         "if multiprocessing.parent_process(): os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -694,7 +695,7 @@ def test_a_worker_that_is_killed_ends_it_with_a_clear_sentence(tmp_path: Path) -
         "if '--multiprocessing-fork' in sys.argv or 'spawn_main' in ' '.join(sys.orig_argv):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    words = program("verify", "--jobs", "2", archive=world.archive.path, before=before)
+    words = program("verify", "--jobs", "2", archive=world.archive.path)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 15

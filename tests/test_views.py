@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from craftkit_archive import catalog
 from craftkit_archive.archive import CATALOG, Archive
-from craftkit_archive.catalog import Choice, Selection
-from craftkit_archive.repairing import repair_assets
+from craftkit_archive.catalog import migrations
+from craftkit_archive.catalog.rows import Choice, Selection
+from craftkit_archive.repair.run import repair_assets
 from craftkit_archive.values import format_time
-from craftkit_archive.verifying import Scope, verify_assets
+from craftkit_archive.verify.run import Scope, verify_assets
 from tests.worlds import World, fill, load, put, render, render_id, summary_of
 
 TABLES = ("settings", "projects", "api_keys", "renders", "assets", "runs", "findings")
@@ -30,12 +30,12 @@ def rows(connection: sqlite3.Connection) -> dict[str, list[dict[str, object]]]:
     return {table: [dict(row) for row in connection.execute(f"SELECT * FROM {table}")] for table in TABLES}
 
 
-@pytest.mark.parametrize("steps", range(1, len(catalog._STEPS)))
+@pytest.mark.parametrize("steps", range(1, len(migrations.STEPS)))
 def test_a_catalog_of_any_older_version_keeps_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     with monkeypatch.context() as older:
-        older.setattr(catalog, "_STEPS", catalog._STEPS[:steps])
+        older.setattr(migrations, "STEPS", migrations.STEPS[:steps])
         Archive.create(tmp_path / "a").catalog.close()
     with closing(sqlite3.connect(tmp_path / "a" / CATALOG)) as connection, connection:
         connection.execute("INSERT INTO projects (id, name, slug) VALUES ('p', 'P', 'p')")

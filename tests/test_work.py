@@ -16,25 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craftkit_archive import work
 from craftkit_archive.errors import NoSpaceError, RequestError
+from craftkit_archive.parallel import pool, progress
+from craftkit_archive.parallel.pool import AHEAD, Stop, StoppedError, in_batches, processes, spread, task_stop, until
+from craftkit_archive.parallel.progress import format_duration, format_size, show_progress
+from craftkit_archive.parallel.threads import aside, in_lanes, prefetch
 from craftkit_archive.records import Plan, Progress, Record
-from craftkit_archive.work import (
-    AHEAD,
-    Stop,
-    StoppedError,
-    aside,
-    format_duration,
-    format_size,
-    in_batches,
-    in_lanes,
-    prefetch,
-    processes,
-    show_progress,
-    spread,
-    task_stop,
-    until,
-)
 
 
 def double(number: int) -> int:
@@ -57,7 +44,7 @@ def test_results_come_in_the_order_of_the_tasks(make: object) -> None:
 @pytest.mark.parametrize("waiting", [0, 6])
 def test_workers_that_are_given_up_say_nothing(monkeypatch: pytest.MonkeyPatch, waiting: int) -> None:
     """An exception in a thread of the executor's would fail this test."""
-    monkeypatch.setattr(work, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.2)
     others = set(threading.enumerate())
     with processes(1) as executor:
         executor.submit(double, 1).result()  # its worker is up
@@ -71,7 +58,7 @@ def test_workers_that_are_given_up_say_nothing(monkeypatch: pytest.MonkeyPatch, 
 def test_a_worker_that_is_killed_ends_the_work_although_another_has_nothing_to_do() -> None:
     with pytest.raises(NoSpaceError), processes(2) as executor:  # noqa: PT012 - it must end, too
         list(spread(executor, time.sleep, [0.2] * 4, jobs=2))  # both are up
-        assert isinstance(executor, work._Processes)
+        assert isinstance(executor, pool._Processes)
         victim = next(iter(executor._processes))
         os.kill(victim, signal.SIGKILL)
         list(spread(executor, time.sleep, [0.2] * 4, jobs=2))
@@ -81,7 +68,7 @@ def test_a_worker_that_is_killed_ends_the_work_although_another_has_nothing_to_d
 def test_no_signal_comes_through_while_processes_start(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Python's own helper process, started with the first of ours, unblocks signals when it is up."""
     monkeypatch.setattr(resource_tracker._resource_tracker, "_fd", None)
-    with work._starting():
+    with pool.starting():
         resource_tracker.ensure_running()
         assert number in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -93,7 +80,7 @@ def test_a_task_that_asks_ends_early_and_is_counted() -> None:
         executor.submit(double, 1).result()  # its worker is up
         stop_at = time.monotonic() + 0.5
         done = list(spread(executor, _count_until_stopped, [60.0] * 9, jobs=1, stop=lambda: time.monotonic() > stop_at))
-    assert 1 <= len(done) <= work.AHEAD
+    assert 1 <= len(done) <= pool.AHEAD
     assert sum(done) < 10
 
 
@@ -239,7 +226,7 @@ def test_heavy_items_make_small_batches(weights: list[int], size: int, limit: in
     [(0, 0, 4, 0), (150, 0, 2, 0), (300, 0, 2, 2), (10, 10**9, 2, 2), (10**6, 0, 1, 0), (10**6, 0, 8, 8)],
 )
 def test_processes_are_started_where_there_is_work_for_them(count: int, size: int, jobs: int, workers: int) -> None:
-    assert work.workers_for(count, size, jobs) == workers
+    assert pool.workers_for(count, size, jobs) == workers
 
 
 def test_an_error_in_a_task_is_raised() -> None:
@@ -278,7 +265,7 @@ def records(count: int) -> Iterator[Record]:
 def test_plain_progress_is_a_line_now_and_then() -> None:
     clock = itertools.count(0, 5)
     out = io.StringIO()
-    passed = list(work._with_lines(records(100), out, clock=lambda: next(clock)))
+    passed = list(progress._with_lines(records(100), out, clock=lambda: next(clock)))
     assert passed == list(records(100))
     lines = out.getvalue().splitlines()
     assert "\r" not in out.getvalue()
@@ -336,8 +323,8 @@ def test_executors_that_overlap_hear_of_a_lost_thread_and_leave_no_hook(monkeypa
     assert [args.exc_type for args in own] == [ValueError]
     first.__exit__(None, None, None)
     fail(RuntimeError("can't start new thread"))
-    assert isinstance(one, work._Processes)
-    assert isinstance(other, work._Processes)
+    assert isinstance(one, pool._Processes)
+    assert isinstance(other, pool._Processes)
     assert (one.starved, type(other.starved)) == (None, RuntimeError)
     with pytest.raises(NoSpaceError):
         list(spread(other, time.sleep, [5.0], jobs=1))

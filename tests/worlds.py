@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import pytest
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.fetching import fetch_assets
-from craftkit_archive.importing import import_records
+from craftkit_archive.fetch.run import fetch_assets
+from craftkit_archive.importer.run import import_records
 from craftkit_archive.records import Kind, Record, Summary
 from server.app import Settings, create_app
 from server.serve import bind, running, url_of

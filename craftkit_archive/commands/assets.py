@@ -60,7 +60,7 @@ def fetch(
 
     Whatever interrupts it, the next fetch does the rest.
     """
-    from craftkit_archive.fetching import fetch_assets
+    from craftkit_archive.fetch.run import fetch_assets
 
     if source is not None:
         source = resolve_source(source, **service)
@@ -126,10 +126,10 @@ def verify(
     then the oldest. What was read counts, whatever stops the rest. Files in the store that no render claims are listed
     when everything is checked, and change no exit code.
     """
-    from craftkit_archive.verifying import Limits, Scope, verify_assets
+    from craftkit_archive.verify.run import Limits, Scope, verify_assets
 
     if report:
-        from craftkit_archive.reporting import form_of, gather_report, write_report
+        from craftkit_archive.report.gather import form_of, gather_report, write_report
 
     form = form_of(report) if report else None
     with open_archive(console) as archive:
@@ -171,7 +171,7 @@ def repair(
     SOURCE is what it is for fetch, or an export: a folder, zip, tar or bag. A copy is taken only if its digest is the
     recorded one; what it replaces is kept in quarantine/.
     """
-    from craftkit_archive.repairing import repair_assets
+    from craftkit_archive.repair.run import repair_assets
 
     source = resolve_source(source, **service)
     with open_archive(console) as archive:
@@ -191,7 +191,7 @@ def accept(console: Console, ids: Path | None, reason: str | None, listed: bool,
     --ids FILE names the renders. What is accepted is the state that each PDF is in now: not stored, damaged, unreadable
     or unverified. Reports go on listing it. It ends by itself when the PDF is fetched, repaired or found good.
     """
-    from craftkit_archive.accepting import accept_losses, list_acceptances, revoke_acceptances
+    from craftkit_archive.repair.accept import accept_losses, list_acceptances, revoke_acceptances
 
     if sum([listed, revoke, reason is not None]) != 1:
         raise errors.RequestError("Say one of: --ids FILE --reason TEXT, --list, or --revoke --ids FILE.")
@@ -214,7 +214,7 @@ def quarantine() -> None:
 @click.pass_obj
 def quarantine_list(console: Console) -> int:
     """List what is held: name, verdict, size, time."""
-    from craftkit_archive.repairing import list_quarantine
+    from craftkit_archive.repair.run import list_quarantine
 
     with open_archive(console, read_only=True) as archive:
         return console.finish(list_quarantine(archive))
@@ -225,7 +225,7 @@ def quarantine_list(console: Console) -> int:
 @click.pass_obj
 def quarantine_restore(console: Console, names: tuple[str, ...]) -> int:
     """Put copies back: one that is right after all in place of what is wrong, any where there is nothing."""
-    from craftkit_archive.repairing import restore_quarantined
+    from craftkit_archive.repair.run import restore_quarantined
 
     with open_archive(console) as archive:
         return console.finish(restore_quarantined(archive, names))
@@ -237,7 +237,7 @@ def quarantine_restore(console: Console, names: tuple[str, ...]) -> int:
 @click.pass_obj
 def quarantine_drop(console: Console, names: tuple[str, ...], force: bool) -> int:
     """Delete copies whose assets are good again."""
-    from craftkit_archive.repairing import drop_quarantined
+    from craftkit_archive.repair.run import drop_quarantined
 
     with open_archive(console) as archive:
         return console.finish(drop_quarantined(archive, names, force=force))

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from craftkit_archive.archive import Archive
+    from craftkit_archive.parallel.progress import ProgressMode
     from craftkit_archive.records import Record, Summary
-    from craftkit_archive.work import ProgressMode
 
 
 OK = 0
@@ -66,9 +66,9 @@ class Console:
         import msgspec
 
         from craftkit_archive.outcomes import worst
+        from craftkit_archive.parallel.progress import show_progress
         from craftkit_archive.records import Plan, Progress, Summary
-        from craftkit_archive.reporting import as_text
-        from craftkit_archive.work import show_progress
+        from craftkit_archive.report.gather import as_text
 
         summary, problems = None, 0
         kept: list[Record] = []
@@ -99,7 +99,7 @@ class Console:
     def _show_one(self, record: Record, shown: int) -> bool:
         """Write one record; people see problems up to a number. Return whether it is one."""
         from craftkit_archive.records import Diagnosis, Finding, Note, ProjectInfo, Reject, RunInfo, Skipped
-        from craftkit_archive.reporting import as_text
+        from craftkit_archive.report.gather import as_text
 
         problem = isinstance(record, (Finding, Note, Reject, Skipped))
         if self.json:
@@ -121,7 +121,7 @@ class Console:
 
     def close(self, summary: Summary) -> None:
         """Write the last line."""
-        from craftkit_archive.reporting import as_text
+        from craftkit_archive.report.gather import as_text
 
         if self.json:
             self.line(summary)

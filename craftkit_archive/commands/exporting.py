@@ -21,7 +21,7 @@ from craftkit_archive.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from craftkit_archive.destination import Form as ExportForm
+    from craftkit_archive.export.destination import Form as ExportForm
 
 
 @click.command()
@@ -91,9 +91,9 @@ def export(
     missing.csv. A repeated export into a folder leaves unchanged files untouched and does the rest; what earlier
     exports wrote there stays in the lists, unless it is pruned.
     """
-    from craftkit_archive.bag import parse_info
-    from craftkit_archive.destination import Options
-    from craftkit_archive.exporting import export_assets
+    from craftkit_archive.export.bagit import parse_info
+    from craftkit_archive.export.destination import Options
+    from craftkit_archive.export.run import export_assets
 
     if target == "-" and not dry_run and (console.json or os.isatty(1)):
         taken = "--json writes there" if console.json else "it is a terminal"
@@ -130,6 +130,6 @@ def export_check(console: Console, path: Path, jobs: int) -> int:
     PATH is a folder, a .zip or a .tar (also .tar.gz, .tar.bz2, .tar.xz), whoever made it: a BagIt bag, or files with a
     manifest such as manifest-sha256.txt or SHA256SUMS. Files that a bag leaves to be fetched are reported, not fetched.
     """
-    from craftkit_archive.checking import check_export
+    from craftkit_archive.export.check import check_export
 
     return console.finish(check_export(path, jobs=jobs, stop=console.stop))

@@ -19,7 +19,7 @@ def keys() -> None:
 
 def _show_keys(console: Console, command: str, shown: list[KeyInfo]) -> int:
     from craftkit_archive.records import Summary
-    from craftkit_archive.reporting import as_text
+    from craftkit_archive.report.gather import as_text
 
     for key in shown:
         if console.json:

@@ -27,7 +27,7 @@ def status(console: Console, nagios: bool) -> int:
     For a monitor, damaged PDFs are critical; a warning is an unreadable or unverified one, less than 95 % read within
     the days of the last verification's --due (30 if it had none), or no verification for 48 hours.
     """
-    from craftkit_archive.reporting import describe_archive, nagios_status
+    from craftkit_archive.report.gather import describe_archive, nagios_status
 
     if nagios:
         try:
@@ -60,7 +60,7 @@ def report(console: Console, run: int | None, form: Any, output: Path | None) ->
     .txt, .ndjson, .csv, .xml (JUnit), .prom (Prometheus), .html.
     """
     from craftkit_archive.records import Summary
-    from craftkit_archive.reporting import WRITERS, form_of, gather_report, write_report
+    from craftkit_archive.report.gather import WRITERS, form_of, gather_report, write_report
 
     with open_archive(console, read_only=True) as archive:
         gathered = gather_report(archive, run)
@@ -86,7 +86,7 @@ def seal(console: Console, project: str | None, check: str | None) -> int:
     It is what `sha256sum` of the assets, sorted by LC_ALL=C sort, has as its own sha256sum. Nothing is read but the
     catalog: after a verify it stands for the files too.
     """
-    from craftkit_archive.reporting import seal_archive
+    from craftkit_archive.report.gather import seal_archive
 
     with open_archive(console, read_only=True) as archive:
         summary, code = console.show(seal_archive(archive, project=project, expected=check))

@@ -14,8 +14,8 @@ from craftkit_archive.commands.options import dry_run_option
 from craftkit_archive.values import DATABASE_SCHEME
 
 if TYPE_CHECKING:
-    from craftkit_archive.merging import OnDuplicate
-    from craftkit_archive.reading import Form
+    from craftkit_archive.importer.files import Form
+    from craftkit_archive.importer.merge import OnDuplicate
     from craftkit_archive.records import Kind
 
 
@@ -99,7 +99,7 @@ def import_(
     the same. Importing twice changes nothing. Plain keys are hashed while they are read and never stored. The file of
     rejects, once corrected, can be imported as it is.
     """
-    from craftkit_archive.importing import import_records, keep_rejects
+    from craftkit_archive.importer.run import import_records, keep_rejects
 
     if rejects is not None:
         inputs = {os.path.realpath(source) for source in sources if source != "-"}

@@ -38,7 +38,7 @@ SHARE = Parsed("SHARE", parse_share)
 
 def count_processes(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:
     """Return the number of processes: as given, or one for each processor."""
-    from craftkit_archive.work import default_jobs
+    from craftkit_archive.parallel.pool import default_jobs
 
     return value or default_jobs()
 
@@ -90,7 +90,7 @@ def resolve_address(address: str, **service: str | None) -> str:
     given = {name: value for name, value in service.items() if value is not None}
     if not given:
         return address
-    from craftkit_archive.bucket import bucket_address
+    from craftkit_archive.stores.bucket import bucket_address
 
     return bucket_address(address, **given)
 

@@ -277,9 +277,9 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
     bucket lacks is told, and is no failure here.
     """
     from craftkit_archive.archive import CATALOG, Archive
+    from craftkit_archive.parallel.pool import default_jobs
     from craftkit_archive.quickstart import choose_download, download, quickstart_steps
     from craftkit_archive.records import OUTCOME_CODES, Summary
-    from craftkit_archive.work import default_jobs
     from server.serve import url_of
 
     if not (console.archive / CATALOG).exists():

@@ -64,7 +64,7 @@ def rebuild(
     **service: str | None,
 ) -> int:
     """Make a lost catalog again, from the store and the files of metadata, and say what cannot be known any more."""
-    from craftkit_archive.rebuilding import LOST, rebuild_archive
+    from craftkit_archive.repair.rebuild import LOST, rebuild_archive
 
     store = resolve_address(store, **service)
     files: dict[Kind, tuple[str, ...]] = {"projects": projects, "keys": key_files, "renders": renders}

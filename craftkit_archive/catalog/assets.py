@@ -1,0 +1,307 @@
+"""The queries of what is stored: expected, stored and damaged assets, totals, coverage."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from itertools import groupby
+from math import ceil
+from operator import itemgetter
+from typing import Any
+
+from craftkit_archive.catalog.ledger import LedgerQueries
+from craftkit_archive.catalog.rows import (
+    PAGE,
+    Asset,
+    Choice,
+    DamagedAsset,
+    Expectation,
+    NewAsset,
+    Selection,
+    Totals,
+    as_json,
+    join_renders,
+)
+from craftkit_archive.coverage import Coverage
+from craftkit_archive.records import ProjectInfo
+from craftkit_archive.states import Standing
+
+# What a repair may replace: a digest says what is right.
+_REPAIRABLE = "a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL AND a.verdict NOT IN ('ok', 'unverified')"
+
+
+class AssetQueries(LedgerQueries):
+    """What is stored, what is expected, and what state each is in."""
+
+    def project_summaries(self, since: str | None = None, now: str | None = None) -> list[ProjectInfo]:
+        """Count what is held of each project, in the order of slugs.
+
+        Args:
+            since: What was read from then on and found good is covered; without it nothing is.
+            now: Until when; later dates are in the future and do not count.
+        """
+        rows = self._query(
+            """
+            WITH each AS (
+                SELECT project_id, state, status = 'succeeded' AS succeeded, stored_at IS NOT NULL AS stored,
+                       CASE WHEN stored_at IS NOT NULL THEN size_bytes END AS size, verified_at,
+                       COALESCE(verified_at BETWEEN ?1 AND ?2, 0) AS recent
+                FROM asset_states
+                LIMIT -1 -- so that it is not merged into the query around it, which would sort three times the bytes
+            ), held AS (
+                SELECT project_id, state, COUNT(*) AS renders, SUM(succeeded) AS succeeded, SUM(stored) AS stored,
+                       SUM(size) AS stored_bytes, MIN(verified_at) AS oldest_verified_at,
+                       SUM(size) FILTER (WHERE recent) AS read_bytes
+                FROM each GROUP BY project_id, state
+            ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
+            SELECT ids.id, p.slug, COALESCE(p.name, ids.id), p.deleted_at, state, COALESCE(renders, 0),
+                   COALESCE(succeeded, 0), COALESCE(stored, 0), COALESCE(stored_bytes, 0), oldest_verified_at,
+                   COALESCE(read_bytes, 0)
+            FROM ids LEFT JOIN projects AS p ON p.id = ids.id LEFT JOIN held AS h ON h.project_id = ids.id
+            ORDER BY p.slug, ids.id
+            """,
+            (since, now),
+        )
+        return [_project_info(list(parts)) for _, parts in groupby(rows, key=itemgetter(0))]
+
+    def reading_days(self) -> list[tuple[str | None, int, int]]:
+        """Return, for each day on which assets were last read and found good, their number and bytes; None is never."""
+        return self._query(  # type: ignore[return-value,unused-ignore]
+            "SELECT CASE WHEN verdict = 'ok' THEN substr(verified_at, 1, 10) END AS day, COUNT(*),"
+            " COALESCE(SUM(size_bytes), 0) FROM assets WHERE stored_at IS NOT NULL GROUP BY day ORDER BY day"
+        )
+
+    def expected_assets(self, selection: Selection) -> Iterator[Expectation]:
+        """Yield, in the order of render ids, what succeeded renders should have stored and have not."""
+        yield from self._pages(
+            "SELECT r.id, r.asset_key, a.size_bytes, a.sha256, 0"
+            " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
+            " WHERE r.id > ? AND r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}"
+            " ORDER BY r.id LIMIT ?",
+            selection,
+            Expectation,
+        )
+
+    def count_expected(self, selection: Selection) -> int:
+        """Count what `expected_assets` would yield."""
+        count, _ = self._count(
+            "SELECT COUNT(*), 0 FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
+            " WHERE r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}",
+            selection,
+        )
+        return count
+
+    def stored_assets(self, selection: Selection) -> Iterator[Asset]:
+        """Yield the recorded assets in the order of render ids."""
+        yield from self._pages(
+            f"SELECT a.render_id, a.key, a.size_bytes, a.sha256 FROM assets AS a{join_renders(selection)}"
+            " WHERE a.render_id > ? AND a.stored_at IS NOT NULL{where} ORDER BY a.render_id LIMIT ?",
+            selection,
+            Asset,
+        )
+
+    def count_stored(self, selection: Selection) -> tuple[int, int]:
+        """Count the recorded assets and add up their bytes."""
+        return self._count(
+            f"SELECT COUNT(*), COALESCE(SUM(a.size_bytes), 0) FROM assets AS a{join_renders(selection)}"
+            " WHERE a.stored_at IS NOT NULL{where}",
+            selection,
+        )
+
+    def damaged_assets(self, selection: Selection) -> Iterator[DamagedAsset]:
+        """Yield, in the order of render ids, the recorded assets whose last verdict was damage or missing."""
+        yield from self._pages(
+            "SELECT a.render_id, a.key, a.size_bytes, a.sha256, a.verdict FROM assets AS a"
+            f" JOIN renders AS r ON r.id = a.render_id WHERE a.render_id > ? AND {_REPAIRABLE}{{where}}"
+            " ORDER BY a.render_id LIMIT ?",
+            selection,
+            DamagedAsset,
+        )
+
+    def count_damaged(self, selection: Selection) -> int:
+        """Count what `damaged_assets` would yield."""
+        count, _ = self._count(
+            f"SELECT COUNT(*), 0 FROM assets AS a JOIN renders AS r ON r.id = a.render_id WHERE {_REPAIRABLE}{{where}}",
+            selection,
+        )
+        return count
+
+    def choose(self, selection: Selection, choice: Choice) -> tuple[int, int]:
+        """Draw up the list of assets that `chosen_assets` yields, and return their count and bytes.
+
+        It is drawn up once, in a temporary table, so that what is checked meanwhile does not change it. Its order:
+        never checked, last bad, dated in the future, then the oldest; a random draw is in random order.
+        """
+        where, values = choice.where()
+        order = "rank, verified_at, render_id"
+        if choice.share is not None:
+            order = "drawn(render_id)"
+            seed = choice.seed
+            self._connection.create_function(
+                "drawn", 1, lambda render_id: sha256(f"{seed} {render_id}".encode()).digest(), deterministic=True
+            )
+        for table in ("found", "chosen"):
+            self._query(f"DROP TABLE IF EXISTS temp.{table}")
+        self._query("CREATE TEMP TABLE found (render_id, rank, verified_at)")
+        for part in selection.parts():
+            selected, parameters = part.where()
+            self._query(
+                "INSERT INTO temp.found SELECT a.render_id, CASE WHEN a.verified_at IS NULL THEN 0"
+                " WHEN a.verdict <> 'ok' THEN 1 WHEN a.verified_at > ? THEN 2 ELSE 3 END, a.verified_at"
+                f" FROM assets AS a{join_renders(selection)} WHERE a.stored_at IS NOT NULL{where}{selected}",
+                (choice.now, *values, *parameters),
+            )
+        found = self._query("SELECT COUNT(*) FROM temp.found")[0][0]
+        limit = found if choice.share is None else ceil(found * choice.share)
+        self._query("CREATE TEMP TABLE chosen (position INTEGER PRIMARY KEY, render_id)")
+        self._query(
+            f"INSERT INTO temp.chosen (render_id) SELECT render_id FROM temp.found ORDER BY {order} LIMIT ?", (limit,)
+        )
+        self._query("DROP TABLE temp.found")
+        rows = self._query(
+            "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0) FROM temp.chosen JOIN assets USING (render_id)"
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
+    def chosen_assets(self) -> Iterator[Asset]:
+        """Yield what `choose` drew up, in its order."""
+        after = 0
+        while page := self._query(
+            "SELECT c.position, a.render_id, a.key, a.size_bytes, a.sha256 FROM temp.chosen AS c"
+            " JOIN assets AS a ON a.render_id = c.render_id WHERE c.position > ? ORDER BY c.position LIMIT ?",
+            (after, PAGE),
+        ):
+            after = page[-1][0]
+            yield from (Asset(*row[1:]) for row in page)
+
+    def coverage(self, since: str, now: str, days: int) -> Coverage:
+        """Add up what was read and found good since a time, and what is due; dates in the future do not count."""
+        rows = self._query(
+            """
+            SELECT COUNT(*), COALESCE(SUM(size_bytes), 0),
+                   COALESCE(SUM(recent AND verdict = 'ok'), 0),
+                   COALESCE(SUM(size_bytes) FILTER (WHERE recent AND verdict = 'ok'), 0),
+                   COALESCE(SUM(NOT recent), 0), COALESCE(SUM(size_bytes) FILTER (WHERE NOT recent), 0)
+            FROM (SELECT size_bytes, verdict, COALESCE(verified_at BETWEEN ? AND ?, 0) AS recent
+                  FROM assets WHERE stored_at IS NOT NULL)
+            """,
+            (since, now),
+        )
+        return Coverage(days, *rows[0])
+
+    def standing(self) -> Standing:
+        """Count everything by state, and the files that no render claims."""
+        counts = self._query("SELECT state, COUNT(*), COUNT(stored_at) FROM asset_states GROUP BY state")
+        return _standing(counts, self.count_extra())
+
+    def stored_standing(self) -> Standing:
+        """Count what is stored by state. What was found good is not looked at one by one, so this takes a tenth."""
+        counts = self._query(
+            "SELECT state, COUNT(*), COUNT(*) FROM asset_states WHERE stored_at IS NOT NULL AND verdict <> 'ok'"
+            " GROUP BY state UNION ALL"
+            " SELECT state, COUNT(*), COUNT(*) FROM asset_states WHERE stored_at IS NOT NULL AND verdict IS NULL"
+            " GROUP BY state UNION ALL"
+            " SELECT 'ok', COUNT(*), COUNT(*) FROM assets WHERE stored_at IS NOT NULL AND verdict = 'ok'"
+        )
+        return _standing(counts, self.count_extra())
+
+    def count_extra(self) -> int:
+        """Count the files that no render claims, as the last verification of everything found them."""
+        return int(self._query("SELECT COUNT(*) FROM extra_files")[0][0])
+
+    def unclaimed(self, keys: Sequence[str]) -> list[str]:
+        """Return those asset keys that no render has, whatever its status, in their order."""
+        left = dict.fromkeys(keys)
+        named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
+        # What is stored, and what lies where Craftkit puts it, is found by an index; the rest, which is little, is not.
+        for sql, values in (
+            ("SELECT key FROM assets WHERE key IN (SELECT value FROM json_each(?))", keys),
+            ("SELECT asset_key FROM renders WHERE id IN (SELECT value FROM json_each(?))", named),
+            ("SELECT asset_key FROM renders WHERE asset_key IN (SELECT value FROM json_each(?))", None),
+        ):
+            wanted = list(left) if values is None else values
+            for (key,) in self._query(sql, (as_json(wanted),)) if left else ():
+                left.pop(key, None)
+        return list(left)
+
+    def unrecorded(self, keys: Sequence[str]) -> list[str]:
+        """Return those asset keys under which nothing is recorded as stored, in their order."""
+        sql = "SELECT key FROM assets WHERE stored_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"
+        stored = {key for (key,) in self._query(sql, (as_json(keys),))}
+        return [key for key in keys if key not in stored]
+
+    def expecting(self, keys: Sequence[str]) -> dict[str, str]:
+        """Map those asset keys that succeeded renders should have stored, and have not, to the ids of the renders."""
+        sql = (
+            "SELECT r.asset_key, r.id FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
+            " WHERE r.status = 'succeeded' AND a.stored_at IS NULL"
+            " AND r.asset_key IN (SELECT value FROM json_each(?))"
+        )
+        # By the id that Craftkit's names have, which an index finds; the rest, which is little, by the key itself.
+        named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
+        by_id = self._query(f"{sql} AND r.id IN (SELECT value FROM json_each(?))", (as_json(keys), as_json(named)))
+        found = {key: render_id for key, render_id in by_id}
+        left = [key for key in keys if key not in found]
+        if left:
+            found |= {key: render_id for key, render_id in self._query(sql, (as_json(left),))}
+        return found
+
+    def add_assets(self, rows: Iterable[NewAsset]) -> None:
+        """Record assets whose bytes are in the store; that they were lost is over."""
+        rows = list(rows)
+        self._write(
+            "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source, source, stored_at, odd)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (render_id) DO UPDATE SET key = excluded.key,"
+            " size_bytes = excluded.size_bytes, sha256 = excluded.sha256, digest_source = excluded.digest_source,"
+            " source = excluded.source, stored_at = excluded.stored_at, odd = excluded.odd",
+            rows,
+        )
+        self.end_acknowledgements([row.render_id for row in rows])
+
+    def totals(self) -> Totals:
+        """Add up what is stored and what the last checks said of it."""
+        return Totals(*self.stored_totals(), self.stored_standing())
+
+    def stored_totals(self) -> tuple[int, int, str | None]:
+        """Return the number of stored PDFs, their bytes, and the time of the check that is longest ago."""
+        [totals] = self._query(
+            "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0), MIN(verified_at) FROM assets WHERE stored_at IS NOT NULL"
+        )
+        return totals
+
+
+def _project_info(parts: list[tuple[Any, ...]]) -> ProjectInfo:
+    """Put together what is held of one project from a row for each state."""
+    by_state: Counter[str] = Counter()
+    for part in parts:
+        by_state[part[4] or ""] += part[5]
+    sums = [sum(part[at] for part in parts) for at in (5, 6, 7, 8, 10)]
+    project_id, slug, name, deleted_at = parts[0][:4]
+    return ProjectInfo(
+        id=project_id,
+        slug=slug,
+        name=name,
+        deleted_at=deleted_at,
+        renders=sums[0],
+        succeeded=sums[1],
+        stored=sums[2],
+        not_stored=by_state["not-stored"],
+        stored_bytes=sums[3],
+        verified_ok=by_state["ok"],
+        damaged=by_state["damaged"],
+        oldest_verified_at=min((part[9] for part in parts if part[9]), default=None),
+        covered_bytes=sum(part[10] for part in parts if part[4] == "ok"),
+        due_bytes=sums[3] - sums[4],
+        unchecked=by_state["unchecked"],
+        unreadable=by_state["unreadable"],
+        unverified=by_state["unverified"],
+        acknowledged=by_state["acknowledged"],
+    )
+
+
+def _standing(counts: Iterable[tuple[Any, ...]], extra: int) -> Standing:
+    sums: Counter[str] = Counter(extra=extra)
+    for state, count, stored in counts:
+        sums["stored"] += stored
+        if state is not None:  # a render that owes no PDF
+            sums[state.replace("-", "_")] += count
+    return Standing(**sums)

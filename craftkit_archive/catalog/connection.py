@@ -1,0 +1,312 @@
+"""The connection to the catalog: transactions, backups, and SQLite's errors as ours."""
+
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from craftkit_archive.catalog import migrations
+from craftkit_archive.catalog.rows import PAGE, Selection
+from craftkit_archive.errors import (
+    CatalogDamagedError,
+    CatalogNewerError,
+    LockedError,
+    NoArchiveError,
+    NoSpaceError,
+    NotWritableError,
+    RequestError,
+    disk_errors,
+)
+
+BUSY_SECONDS = 30
+_NO_SUCH = re.compile("no such (?:table|column)")
+
+
+class Connection:
+    """An open catalog. Each thread that uses it gets a connection of its own.
+
+    Args:
+        path: The SQLite file.
+        read_only: Whether writing is refused by SQLite itself.
+        sealed: Whether the file never changes, as on read-only media: then nothing is locked and nothing written
+            beside it.
+
+    Raises:
+        CatalogNewerError: A newer version of this program wrote it.
+        CatalogDamagedError: SQLite cannot read it, or it is no catalog.
+        NoArchiveError: There is no such file.
+        RequestError: It is to be read as sealed, and has a log that was never brought into it.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False, sealed: bool = False) -> None:
+        self.path = path
+        self._read_only = read_only or sealed
+        self._sealed = sealed
+        self._local = threading.local()
+        if not path.exists():
+            raise NoArchiveError(f"There is no catalog {path}: make one with `craftkit-archive init`.")
+        if sealed and self._has_log():
+            raise RequestError(
+                f"{path} has a log beside it, which a sealed archive cannot: run `craftkit-archive verify` where it can"
+                " be written, or serve without --sealed."
+            )
+        try:
+            self._bring_up_to_date()
+        except BaseException:
+            self.close()
+            raise
+
+    def _bring_up_to_date(self) -> None:
+        # Other programs may keep their own migrations in the same table.
+        applied = {
+            name
+            for (name,) in self._query(
+                "SELECT name FROM _sqlite_migrations WHERE migration_set = ?", (migrations.OURS,)
+            )
+        }
+        known = {step.__name__ for step in migrations.STEPS}
+        if applied - known:
+            raise CatalogNewerError(f"{self.path} was written by a newer craftkit-archive: install that version.")
+        if not applied:
+            raise CatalogDamagedError(f"{self.path} is not a catalog of this program: put back a backup of it.")
+        if known - applied:
+            if self._read_only:
+                raise RequestError(
+                    f"{self.path} is from an older version: bring it up to date with `craftkit-archive verify`."
+                )
+            with self._errors():
+                migrations.migrate(self._connection)
+
+    @classmethod
+    def create(cls, path: Path, settings: dict[str, str]) -> None:
+        """Make an empty catalog, readable by its owner alone, in place of what may be there.
+
+        Raises:
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with _sqlite_errors(path):
+            connection = sqlite3.connect(path, isolation_level=None)
+            try:
+                # A row of renders has some 500 bytes: with 4 KiB a page, inserting takes a fifth longer.
+                connection.execute("PRAGMA page_size = 16384")
+                connection.execute("PRAGMA journal_mode = WAL")
+                migrations.migrate(connection)
+                connection.executemany("INSERT INTO settings VALUES (?, ?)", settings.items())
+            finally:
+                connection.close()
+
+    def close(self) -> None:
+        """Close this thread's connection, and bring what was written from the log into the file itself."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            if not self._read_only:
+                # A copy of the file alone must not bring a revoked key back to life. Readers may keep it from being
+                # done, and then the last of them does it.
+                with suppress(sqlite3.Error):
+                    connection.execute("PRAGMA busy_timeout = 1000")
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.close()
+            del self._local.connection
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            how = "mode=ro&immutable=1" if self._sealed else "mode=ro" if self._read_only else "mode=rw"
+            connection = self._local.connection = self._connect(how)
+            if self._read_only:
+                try:
+                    connection.execute("SELECT 1 FROM sqlite_master")
+                except sqlite3.OperationalError:
+                    # SQLite reads a log beside the file, and cannot make one on a full or read-only disk. Without
+                    # one there is nothing to miss.
+                    connection.close()
+                    del self._local.connection
+                    if self._has_log():
+                        raise
+                    connection = self._local.connection = self._connect("mode=ro&immutable=1")
+        return connection
+
+    def _has_log(self) -> bool:
+        log = self.path.with_name(f"{self.path.name}-wal")
+        return log.exists() and log.stat().st_size > 0
+
+    def _connect(self, how: str) -> sqlite3.Connection:
+        address = f"file:{quote(os.fsencode(self.path))}?{how}"
+        return sqlite3.connect(
+            address,
+            uri=True,
+            isolation_level=None,
+            timeout=BUSY_SECONDS,
+            factory=_ThreadConnection,
+            check_same_thread=False,  # so that whoever drops the last reference may close it
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make what is written inside land together or not at all.
+
+        It takes SQLite's write lock at once, so that it never fails half-way for having read before another wrote.
+        """
+        if self._connection.in_transaction:
+            yield  # the outer one decides
+            return
+        with self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _errors(self) -> Any:
+        return _sqlite_errors(self.path)
+
+    def _query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def _write(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._errors():
+            self._connection.executemany(sql, rows)
+
+    def quick_check(self) -> list[str]:
+        """Return what SQLite finds wrong with its own file; nothing if it is sound."""
+        return [row[0] for row in self._query("PRAGMA quick_check(5)") if row[0] != "ok"]
+
+    @property
+    def sqlite_version(self) -> str:
+        """The version of SQLite itself."""
+        return sqlite3.sqlite_version
+
+    def latest_time(self) -> str | None:
+        """Return the latest time at which something is said to have been done."""
+        sql = (
+            "SELECT MAX(at) FROM (SELECT MAX(started_at) AS at FROM runs UNION ALL SELECT MAX(verified_at) FROM assets)"
+        )
+        return self._query(sql)[0][0]  # type: ignore[no-any-return]
+
+    def back_up(self, file: Path) -> int:
+        """Copy the catalog as it is at one moment, and return the copy's size in bytes; readable by its owner alone.
+
+        Raises:
+            RequestError: The file is there already.
+            NoSpaceError, NotWritableError: The disk refused; nothing is left behind.
+        """
+        if file.exists():
+            raise RequestError(f"{file} is there already, and nothing is overwritten: name another file.")
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        _remove_stale(file)
+        try:
+            with disk_errors(file):
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            with _sqlite_errors(temporary):
+                copy = sqlite3.connect(temporary)
+                try:
+                    # All at one go: in steps, each write of others would begin it anew.
+                    self._connection.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                finally:
+                    copy.close()
+            with disk_errors(file):
+                with temporary.open("rb") as written:
+                    os.fsync(written.fileno())
+                temporary.rename(file)
+                return file.stat().st_size
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def setting(self, name: str) -> str:
+        """Return a setting of the archive: `archive_id` or `store`.
+
+        Raises:
+            CatalogDamagedError: It is not there.
+        """
+        found = self._query("SELECT value FROM settings WHERE name = ?", (name,))
+        if not found:
+            raise CatalogDamagedError(f"{self.path} lacks its setting {name!r}: put back a backup of it.")
+        return str(found[0][0])
+
+    def _pages(self, sql: str, selection: Selection, row: Callable[..., Any]) -> Iterator[Any]:
+        # Page by page instead of an open cursor: others may write in between, and memory stays flat.
+        for part in selection.parts():
+            where, parameters = part.where()
+            after, full = "", True
+            while full:
+                page = self._query(sql.format(where=where), (after, *parameters, PAGE))
+                yield from (row(*found) for found in page)
+                full = len(page) == PAGE
+                after = page[-1][0] if page else ""
+
+    def _count(self, sql: str, selection: Selection) -> tuple[int, int]:
+        count = size = 0
+        for part in selection.parts():
+            where, parameters = part.where()
+            row = self._query(sql.format(where=where), parameters)[0]
+            count, size = count + int(row[0]), size + int(row[1])
+        return count, size
+
+
+class _ThreadConnection(sqlite3.Connection):
+    """A thread's own connection, closed when the thread or the catalog is gone: a server's threads end unannounced."""
+
+    def __del__(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # it was never opened
+            self.close()
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return False
+
+
+def _remove_stale(file: Path) -> None:
+    """Remove what backups to this file that were killed have left: their copies and SQLite's journals of them."""
+    own = re.compile(rf"\.{re.escape(file.name)}\.([0-9]+)(-journal)?")
+    for left in file.parent.glob(".*"):
+        found = own.fullmatch(left.name)
+        if found and not _is_running(int(found[1])):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextmanager
+def _sqlite_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise LockedError(f"Another program has held {path} for {BUSY_SECONDS} s: end it, or try later.") from error
+        if code == sqlite3.SQLITE_FULL:
+            raise NoSpaceError(f"No space is left to write {path}: free some, then run the command again.") from error
+        if code == sqlite3.SQLITE_IOERR and _is_full(path):
+            raise NoSpaceError(f"No space is left beside {path}: free some, then run the command again.") from error
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
+            raise NotWritableError(f"{path} cannot be used ({error}): check its rights and the disk.") from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _NO_SUCH.match(str(error)):
+            raise CatalogDamagedError(
+                f"{path} is no catalog, or damaged ({error}): put back a backup of it."
+            ) from error
+        raise

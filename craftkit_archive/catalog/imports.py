@@ -1,0 +1,111 @@
+"""The queries of an import."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from craftkit_archive.catalog.connection import Connection
+from craftkit_archive.catalog.rows import Expectation, as_json
+from craftkit_archive.records import KeyInfo, Kind
+
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "projects": ("id", "name", "slug", "created_at", "updated_at", "deleted_at", "extra"),
+    "keys": ("id", "project_id", "name", "prefix", "key_hash", "created_at", "revoked_at", "extra"),
+    "renders": (
+        "id",
+        "project_id",
+        "template_id",
+        "status",
+        "error_message",
+        "asset_key",
+        "created_at",
+        "completed_at",
+        "duration_ms",
+        "extra",
+    ),
+}
+_TABLES: dict[Kind, str] = {"projects": "projects", "keys": "api_keys", "renders": "renders"}
+
+
+class ImportQueries(Connection):
+    """What an import asks and writes."""
+
+    def known(self, kind: Kind, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """Return the rows of those ids that are there, by id, in the order of `COLUMNS`."""
+        rows = self._query(
+            f"SELECT {', '.join(COLUMNS[kind])} FROM {_TABLES[kind]} WHERE id IN (SELECT value FROM json_each(?))",
+            (as_json(ids),),
+        )
+        return {row[0]: row for row in rows}
+
+    def last_id(self, kind: Kind) -> str:
+        """Return the greatest id that is there; empty if none is. A first import in the order of ids needs no more."""
+        return self._query(f"SELECT COALESCE(MAX(id), '') FROM {_TABLES[kind]}")[0][0]  # type: ignore[no-any-return]
+
+    def put(self, kind: Kind, rows: Iterable[Sequence[Any]]) -> None:
+        """Insert rows in the order of `COLUMNS`, or replace what has the same id."""
+        columns = COLUMNS[kind]
+        changes = ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
+        self._write(
+            f"INSERT INTO {_TABLES[kind]} ({', '.join(columns)})"
+            f" VALUES ({', '.join('?' * len(columns))}) ON CONFLICT (id) DO UPDATE SET {changes}",
+            rows,
+        )
+
+    def key_owners(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Map those hashes that are known to the ids of their keys."""
+        sql = "SELECT key_hash, id FROM api_keys WHERE key_hash IN (SELECT value FROM json_each(?))"
+        return {key_hash: key_id for key_hash, key_id in self._query(sql, (as_json(hashes),))}
+
+    def find_projects(self, name: str) -> list[str]:
+        """Return the ids of the projects that have this id or, failing that, this slug."""
+        by_id = self._query(
+            "SELECT id FROM projects WHERE id = ?1 UNION"
+            " SELECT ?1 WHERE EXISTS (SELECT 1 FROM renders WHERE project_id = ?1)",
+            (name,),
+        )
+        return [row[0] for row in by_id or self._query("SELECT id FROM projects WHERE slug = ?", (name,))]
+
+    def project_slugs(self, limit: int) -> list[str]:
+        """Return slugs (or ids) of projects, for a person who mistyped one."""
+        rows = self._query("SELECT COALESCE(slug, id) FROM projects ORDER BY 1 LIMIT ?", (limit,))
+        return [row[0] for row in rows]
+
+    def list_keys(self, project_ids: Sequence[str]) -> list[KeyInfo]:
+        """Return the keys of these projects, or of all; never their hashes."""
+        rows = self._query(
+            "SELECT id, project_id, name, prefix, created_at, revoked_at FROM api_keys"
+            " WHERE ?1 = '[]' OR project_id IN (SELECT value FROM json_each(?1)) ORDER BY project_id, created_at, id",
+            (as_json(project_ids),),
+        )
+        return [
+            KeyInfo(id=i, project_id=p, name=name, prefix=prefix, created_at=created, revoked_at=revoked)
+            for i, p, name, prefix, created, revoked in rows
+        ]
+
+    def revoke_key(self, key_id: str, revoked_at: str) -> str:
+        """Revoke a key and return since when it is; one that is revoked already keeps its date."""
+        sql = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ? RETURNING revoked_at"
+        return str(self._query(sql, (revoked_at, key_id))[0][0])
+
+    def accepts_keys(self, project_id: str) -> bool:
+        """Say whether a project is there and not deleted; the keys of others are refused."""
+        return bool(self._query("SELECT 1 FROM projects WHERE id = ? AND deleted_at IS NULL", (project_id,)))
+
+    def expectations(self, render_ids: Sequence[str]) -> list[Expectation]:
+        """Return what is recorded of the assets of these renders, stored or only declared."""
+        rows = self._query(
+            "SELECT render_id, key, size_bytes, sha256, stored_at IS NOT NULL FROM assets"
+            " WHERE render_id IN (SELECT value FROM json_each(?))",
+            (as_json(render_ids),),
+        )
+        return [Expectation(*row) for row in rows]
+
+    def expect(self, rows: Iterable[Expectation]) -> None:
+        """Record what assets should be before any byte of them has been seen; what is stored stays as it is."""
+        self._write(
+            "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source)"
+            " VALUES (?1, ?2, ?3, ?4, CASE WHEN ?4 IS NOT NULL THEN 'declared' END)"
+            " ON CONFLICT (render_id) DO UPDATE SET key = excluded.key, size_bytes = excluded.size_bytes,"
+            " sha256 = excluded.sha256, digest_source = excluded.digest_source WHERE stored_at IS NULL",
+            (row[:4] for row in rows),
+        )

@@ -1,0 +1,331 @@
+"""The tables of the catalog, and how older ones become the present ones."""
+
+import sqlite3
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from craftkit_archive.coverage import COVERAGE_DAYS
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+
+def m001_tables(db: "Database") -> None:
+    """Make the first tables, their indexes and the views."""
+    db.table("settings").create({"name": str, "value": str}, pk="name")
+    db.table("projects").create(
+        {
+            "id": str,
+            "name": str,
+            "slug": str,
+            "created_at": str,
+            "updated_at": str,
+            "deleted_at": str,
+            "extra": str,
+        },
+        pk="id",
+        not_null={"name"},
+    )
+    db.table("projects").create_index(["slug"])
+    db.table("api_keys").create(
+        {
+            "id": str,
+            "project_id": str,
+            "name": str,
+            "prefix": str,
+            "key_hash": str,
+            "created_at": str,
+            "revoked_at": str,
+            "extra": str,
+        },
+        pk="id",
+        not_null={"project_id", "key_hash"},
+    )
+    db.table("api_keys").create_index(["key_hash"], unique=True)
+    db.table("renders").create(
+        {
+            "id": str,
+            "project_id": str,
+            "template_id": str,
+            "status": str,
+            "error_message": str,
+            "asset_key": str,
+            "created_at": str,
+            "completed_at": str,
+            "duration_ms": int,
+            "extra": str,
+        },
+        pk="id",
+        not_null={"project_id", "status"},
+    )
+    db.table("assets").create(
+        {
+            "render_id": str,
+            "key": str,
+            "size_bytes": int,
+            "sha256": str,
+            "digest_source": str,
+            "source": str,
+            "stored_at": str,
+            "verified_at": str,
+            "verdict": str,
+        },
+        pk="render_id",
+        not_null={"key"},
+    )
+    db.table("assets").create_index(["key"], unique=True)
+    db.table("runs").create(
+        {
+            "id": int,
+            "command": str,
+            "arguments": str,
+            "started_at": str,
+            "finished_at": str,
+            "outcome": str,
+            "counts": str,
+            "bytes_read": int,
+        },
+        pk="id",
+        not_null={"command", "started_at"},
+    )
+    db.table("findings").create(
+        {
+            "run_id": int,
+            "render_id": str,
+            "key": str,
+            "verdict": str,
+            "expected": str,
+            "found": str,
+            "detail": str,
+            "found_at": str,
+        },
+        foreign_keys=[("run_id", "runs", "id")],
+        not_null={"run_id", "key", "verdict"},
+    )
+    db.table("findings").create_index(["run_id"])
+    db.create_view(
+        "project_summary",
+        """
+        WITH held AS (
+            SELECT r.project_id,
+                   COUNT(*) AS renders,
+                   SUM(r.status = 'succeeded') AS succeeded,
+                   COUNT(a.stored_at) AS stored,
+                   SUM(r.status = 'succeeded' AND a.stored_at IS NULL) AS not_stored,
+                   COALESCE(SUM(a.size_bytes) FILTER (WHERE a.stored_at IS NOT NULL), 0) AS stored_bytes,
+                   COALESCE(SUM(a.verdict = 'ok'), 0) AS verified_ok,
+                   COALESCE(SUM(a.verdict <> 'ok'), 0) AS damaged,
+                   MIN(a.verified_at) AS oldest_verified_at
+            FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id
+            GROUP BY r.project_id
+        ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
+        SELECT ids.id, p.slug, COALESCE(p.name, ids.id) AS name, p.deleted_at,
+               COALESCE(h.renders, 0) AS renders, COALESCE(h.succeeded, 0) AS succeeded,
+               COALESCE(h.stored, 0) AS stored, COALESCE(h.not_stored, 0) AS not_stored,
+               COALESCE(h.stored_bytes, 0) AS stored_bytes, COALESCE(h.verified_ok, 0) AS verified_ok,
+               COALESCE(h.damaged, 0) AS damaged, h.oldest_verified_at
+        FROM ids LEFT JOIN projects AS p ON p.id = ids.id LEFT JOIN held AS h ON h.project_id = ids.id
+        """,
+    )
+    db.create_view(
+        "due_for_verification",
+        """
+        SELECT a.render_id, a.key, r.project_id, a.size_bytes, a.verified_at, a.verdict
+        FROM assets AS a JOIN renders AS r ON r.id = a.render_id
+        WHERE a.stored_at IS NOT NULL
+        ORDER BY a.verified_at IS NOT NULL, a.verdict = 'ok', a.verified_at
+        """,
+    )
+
+
+def m002_newest_first(db: "Database") -> None:
+    """Index the renders of a project by time, for lists that begin with the newest."""
+    # Those without a time come last, in the order of their ids, and need no condition of their own.
+    db.execute("CREATE INDEX idx_renders_newest ON renders (project_id, COALESCE(created_at, ''), id)")
+
+
+def m003_coverage(db: "Database") -> None:
+    """Keep with each verification how much was covered when it ended: days, and bytes stored and covered."""
+    for column in ("coverage_days", "stored_bytes", "covered_bytes"):
+        db.table("runs").add_column(column, int)
+
+
+def m004_odd_on_arrival(db: "Database") -> None:
+    """Keep with each asset what was odd about it as a PDF when it came."""
+    db.table("assets").add_column("odd", str)
+    # Few have any, and to look for them must not cost a walk through all.
+    db.execute("CREATE INDEX idx_assets_odd ON assets (render_id) WHERE odd IS NOT NULL")
+
+
+def _unless_acknowledged(state: str) -> str:
+    """Express a state, or `acknowledged`, in SQL over `renders AS r`; only what is bad is looked up."""
+    return (
+        "COALESCE((SELECT 'acknowledged' FROM acknowledgements AS k"
+        f" WHERE k.render_id = r.id AND k.state = '{state}'), '{state}')"
+    )
+
+
+def m005_states(db: "Database") -> None:
+    """Say in one place what state each PDF is in, and keep which losses people have accepted."""
+    db.execute(
+        "CREATE TABLE acknowledgements (render_id TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL,"
+        " accepted_at TEXT NOT NULL) WITHOUT ROWID"
+    )
+    db.table("findings").add_column("acknowledged", str)
+    # The same as `states.STATES` says of a verdict; a test compares them.
+    db.create_view(
+        "asset_states",
+        f"""
+        SELECT r.id AS render_id, r.project_id, r.status, COALESCE(a.key, r.asset_key) AS key, a.size_bytes,
+               a.stored_at, a.verified_at, a.verdict,
+               CASE WHEN a.stored_at IS NULL
+                        THEN CASE WHEN r.status = 'succeeded' THEN {_unless_acknowledged("not-stored")} END
+                    WHEN a.verdict = 'ok' THEN 'ok'
+                    WHEN a.verified_at IS NULL
+                        THEN CASE WHEN a.sha256 IS NULL THEN {_unless_acknowledged("unverified")} ELSE 'unchecked' END
+                    WHEN a.verdict IN ('unreadable', 'unavailable') THEN {_unless_acknowledged("unreadable")}
+                    WHEN a.verdict = 'unverified' THEN {_unless_acknowledged("unverified")}
+                    ELSE {_unless_acknowledged("damaged")} END AS state
+        FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id
+        """,
+    )
+    # Only a verification of everything looks for them; it has no argument but its level.
+    db.create_view(
+        "extra_files",
+        """
+        SELECT f.key, f.found_at, f.run_id, 'extra' AS state
+        FROM findings AS f
+        WHERE f.verdict = 'orphan'
+          AND f.run_id = (SELECT MAX(id) FROM runs WHERE command = 'verify'
+                          AND outcome IN ('ok', 'problems', 'incomplete')
+                          AND (SELECT COUNT(*) FROM json_each(arguments)) = 1)
+          AND NOT EXISTS (SELECT 1 FROM assets AS a WHERE a.key = f.key AND a.stored_at IS NOT NULL)
+        """,
+    )
+    db.create_view(
+        "project_summary",
+        """
+        WITH held AS (
+            SELECT project_id,
+                   COUNT(*) AS renders,
+                   SUM(status = 'succeeded') AS succeeded,
+                   COUNT(stored_at) AS stored,
+                   COALESCE(SUM(state = 'not-stored'), 0) AS not_stored,
+                   COALESCE(SUM(size_bytes) FILTER (WHERE stored_at IS NOT NULL), 0) AS stored_bytes,
+                   COALESCE(SUM(state = 'ok'), 0) AS verified_ok,
+                   COALESCE(SUM(state = 'damaged'), 0) AS damaged,
+                   COALESCE(SUM(state = 'unreadable'), 0) AS unreadable,
+                   COALESCE(SUM(state = 'unverified'), 0) AS unverified,
+                   COALESCE(SUM(state = 'acknowledged'), 0) AS acknowledged,
+                   MIN(verified_at) AS oldest_verified_at
+            FROM asset_states GROUP BY project_id
+        ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
+        SELECT ids.id, p.slug, COALESCE(p.name, ids.id) AS name, p.deleted_at,
+               COALESCE(h.renders, 0) AS renders, COALESCE(h.succeeded, 0) AS succeeded,
+               COALESCE(h.stored, 0) AS stored, COALESCE(h.not_stored, 0) AS not_stored,
+               COALESCE(h.stored_bytes, 0) AS stored_bytes, COALESCE(h.verified_ok, 0) AS verified_ok,
+               COALESCE(h.damaged, 0) AS damaged, COALESCE(h.unreadable, 0) AS unreadable,
+               COALESCE(h.unverified, 0) AS unverified, COALESCE(h.acknowledged, 0) AS acknowledged,
+               h.oldest_verified_at
+        FROM ids LEFT JOIN projects AS p ON p.id = ids.id LEFT JOIN held AS h ON h.project_id = ids.id
+        """,
+        replace=True,
+    )
+
+
+def m006_for_people_who_query(db: "Database") -> None:
+    """Give tools such as Datasette the keys that link tables, indexes for the usual questions, and views as answers."""
+    # SQLite can add a foreign key only by copying the table: some three seconds for a million assets, once. Rows that
+    # point nowhere are kept: SQLite does not look at them, and `PRAGMA foreign_key_check` lists them. The views go
+    # meanwhile, because SQLite refuses to rename a table while a view does not find it.
+    views = {view.name: view.schema for view in db.views}
+    for name in views:
+        db.execute(f"DROP VIEW [{name}]")
+    for table in ("assets", "findings"):
+        db.table(table).transform(add_foreign_keys=[("render_id", "renders", "id")])
+    for name, schema in views.items():
+        if name != "due_for_verification":
+            db.execute(schema)
+    db.execute("CREATE INDEX idx_assets_verdict ON assets (verdict) WHERE verdict IS NOT NULL")
+    db.execute("CREATE INDEX idx_findings_render ON findings (render_id)")
+    # None on the template of a render: it would cost an import a tenth of its time, and findings are few enough to be
+    # looked up one by one, as `findings_by_template` does.
+    db.create_view(
+        "renders_not_stored",
+        """
+        SELECT s.render_id, s.project_id, p.slug AS project_slug, r.template_id, s.key, r.created_at, r.completed_at,
+               s.state
+        FROM asset_states AS s JOIN renders AS r ON r.id = s.render_id LEFT JOIN projects AS p ON p.id = s.project_id
+        WHERE s.stored_at IS NULL AND s.status = 'succeeded'
+        """,
+    )
+    # What was seen last of each key, as long as that is how things are: what was repaired since is not in it.
+    db.create_view(
+        "latest_findings",
+        """
+        SELECT f.run_id, f.render_id, r.project_id, r.template_id, f.key, f.verdict,
+               COALESCE(s.state, 'extra') AS state, f.expected, f.found, f.detail, f.found_at
+        FROM (SELECT MAX(rowid) AS last FROM findings WHERE verdict <> 'ok' GROUP BY key) AS l
+        JOIN findings AS f ON f.rowid = l.last
+        LEFT JOIN renders AS r ON r.id = f.render_id
+        LEFT JOIN asset_states AS s ON s.render_id = f.render_id
+        WHERE s.state NOT IN ('ok', 'unchecked')
+           OR (f.render_id IS NULL AND f.key IN (SELECT key FROM extra_files))
+        """,
+    )
+    db.create_view(
+        "findings_by_template",
+        """
+        SELECT project_id, template_id, state, verdict, COUNT(*) AS findings, MIN(found_at) AS first_found_at,
+               MAX(found_at) AS last_found_at
+        FROM latest_findings WHERE render_id IS NOT NULL
+        GROUP BY project_id, template_id, state, verdict
+        """,
+    )
+    # As `verify --due` chooses, with the age that the last verification was asked for.
+    db.create_view(
+        "due_for_verification",
+        f"""
+        WITH age AS (
+            SELECT COALESCE((SELECT coverage_days FROM runs WHERE command = 'verify' AND coverage_days IS NOT NULL
+                             ORDER BY id DESC LIMIT 1), {COVERAGE_DAYS}) AS days
+        ), limits AS (
+            SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || days || ' days') AS due_before,
+                   strftime('%Y-%m-%dT%H:%M:%fZ', 'now') AS now
+            FROM age
+        )
+        SELECT a.render_id, a.key, r.project_id, a.size_bytes, a.verified_at, a.verdict
+        FROM limits JOIN assets AS a JOIN renders AS r ON r.id = a.render_id
+        WHERE a.stored_at IS NOT NULL
+          AND (a.verified_at IS NULL OR a.verdict <> 'ok' OR a.verified_at < due_before OR a.verified_at > now)
+        ORDER BY a.verified_at IS NOT NULL, a.verdict = 'ok', a.verified_at
+        """,
+    )
+    db.create_view(
+        "project_keys",
+        """
+        SELECT k.id, k.project_id, p.slug AS project_slug, k.name, k.prefix, k.created_at, k.revoked_at
+        FROM api_keys AS k LEFT JOIN projects AS p ON p.id = k.project_id
+        """,
+    )
+
+
+STEPS: list[Callable[["Database"], None]] = [
+    m001_tables,
+    m002_newest_first,
+    m003_coverage,
+    m004_odd_on_arrival,
+    m005_states,
+    m006_for_people_who_query,
+]
+OURS = "craftkit_archive"
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Make the tables, or bring older ones up to date."""
+    from sqlite_utils import Database, Migrations
+
+    migrations = Migrations(OURS)
+    for step in STEPS:
+        migrations(name=step.__name__)(step)
+    migrations.apply(Database(connection, execute_plugins=False))

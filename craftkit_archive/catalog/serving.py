@@ -1,0 +1,51 @@
+"""The queries of the server."""
+
+from typing import Any
+
+from craftkit_archive.catalog.connection import Connection
+from craftkit_archive.catalog.rows import KeyRow, Listing, ServedRender
+
+_SERVED = (
+    "r.id, r.status, r.error_message, r.asset_key, r.created_at, r.completed_at, r.duration_ms, a.key, a.size_bytes,"
+    " a.sha256 FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id AND a.stored_at IS NOT NULL"
+)
+
+
+class ServeQueries(Connection):
+    """What the server asks for each request."""
+
+    def find_key(self, key_hash: str) -> KeyRow | None:
+        """Look a key up by its hash."""
+        found = self._query(
+            "SELECT k.id, k.project_id, k.revoked_at IS NOT NULL, p.id IS NULL OR p.deleted_at IS NOT NULL, p.name"
+            " FROM api_keys AS k LEFT JOIN projects AS p ON p.id = k.project_id WHERE k.key_hash = ?",
+            (key_hash,),
+        )
+        return KeyRow(*found[0]) if found else None
+
+    def find_render(self, project_id: str, render_id: str) -> ServedRender | None:
+        """Look a render up within one project; another project's is not found."""
+        found = self._query(
+            f"SELECT {_SERVED} WHERE r.id = ? AND r.project_id = ?",
+            (render_id, project_id),
+        )
+        return ServedRender(*found[0]) if found else None
+
+    def list_renders(self, project_id: str, listing: Listing) -> list[ServedRender]:
+        """Return renders of a project, newest first: one more than asked for, if there are more."""
+        made, after = "COALESCE(r.created_at, '')", listing.after
+        terms: list[tuple[str, tuple[Any, ...] | None]] = [
+            # The first half is for SQLite, which does not find a place in the index by the second.
+            (f" AND {made} <= ? AND ({made}, r.id) < (?, ?)", (after[0], *after) if after else None),
+            (f" AND {made} >= ?", (listing.since,) if listing.since else None),
+            (f" AND {made} < ?", (listing.before,) if listing.before else None),
+            (" AND r.status = ?", (listing.status,) if listing.status else None),
+            (" AND instr(lower(r.id), lower(?))", (listing.search,) if listing.search else None),
+        ]
+        given = [(sql, values) for sql, values in terms if values is not None]
+        rows = self._query(
+            f"SELECT {_SERVED} WHERE r.project_id = ?{''.join(sql for sql, _ in given)}"
+            f" ORDER BY {made} DESC, r.id DESC LIMIT ?",
+            (project_id, *(value for _, values in given for value in values), listing.limit + 1),
+        )
+        return [ServedRender(*row) for row in rows]

@@ -1,0 +1,1 @@
+"""Exports that prove themselves: made, read and checked."""

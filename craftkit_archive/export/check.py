@@ -1,0 +1,379 @@
+"""Check an export without an archive: every file, every digest, nothing besides, and the seal.
+
+Source: RFC 8493, section 3 (complete and valid bags).
+"""
+
+import csv
+import hashlib
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from craftkit_archive.archive import Run
+from craftkit_archive.errors import AssetDamagedError, AssetError
+from craftkit_archive.export.bagit import FETCH, PAYLOAD
+from craftkit_archive.export.reader import INDEX, MARKER, MISSING, SEAL, Entry, Export, Manifest, open_part
+from craftkit_archive.export.unpacking import Part, is_system_file
+from craftkit_archive.parallel.pool import Stop, in_batches, never, processes, spread, workers_for
+from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, Verdict
+from craftkit_archive.seal import Sealing
+from craftkit_archive.stores.folder import INCOMING
+from craftkit_archive.values import Clock, format_time, mark_of, utc_now
+
+BATCH = 256
+BATCH_BYTES = 16 << 20
+_INCOMPLETE = ("unreadable",)
+_NO_PROBLEM = ("checked", "ok", "lacking", "not_stored", "acknowledged", *_INCOMPLETE)
+_SIGNATURES = (".asc", ".gpg", ".sig", ".sign")
+
+
+class _Look(NamedTuple):
+    """A file to look at; `part` is None if there is nothing to read."""
+
+    path: str
+    digests: tuple[tuple[str, str], ...]  # algorithm and hex digits, the strongest first
+    part: Part | None
+    problem: str | None
+    unreadable: bool
+
+
+class _Seen(NamedTuple):
+    verdict: Verdict
+    expected: str | None = None
+    found: str | None = None
+    detail: str | None = None
+
+
+class _Problem(NamedTuple):
+    path: str
+    seen: _Seen
+
+
+def check_export(path: str | Path, *, jobs: int = 1, stop: Stop = never, clock: Clock = utc_now) -> Iterator[Record]:
+    """Check an export of any form, whoever made it, against its manifests, its index and its seal; nothing is written.
+
+    A file is read once more before it is accused. All digests that the manifests have of it are compared. Of a bag,
+    what RFC 8493 calls valid is good; files that it leaves out and says where to fetch (`fetch.txt`) are `Skipped`,
+    and never fetched.
+
+    Args:
+        path: The folder or file.
+        jobs: How many processes read.
+        stop: Asked between batches.
+        clock: Tells the time, in UTC.
+
+    Yields:
+        `Plan`; a `Finding` for each file that is not what the export says, is not there, or is not listed (`orphan`),
+        and for each of its tables that breaks the rules (`malformed`); a `Note` for what is odd and allowed;
+        `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict, and not_stored
+        (until 1.0 also as lacking): how many files the export itself names as missing; and
+        acknowledged, those that were accepted as lost. Its details have the seal.
+
+    Raises:
+        RequestError: There is no export.
+        AssetUnreadableError: Its lists cannot be understood, or it breaks the rules for bags as a whole.
+        NoSpaceError: There is no room to unpack a compressed tar.
+
+    Example:
+        >>> from craftkit_archive import Archive, check_export, export_assets
+        >>> with Archive("archive") as archive:
+        ...     *_, exported = export_assets(archive, "out")
+        >>> *_, summary = check_export("out")
+        >>> summary.outcome, summary.exit_code
+        ('ok', 0)
+    """
+    export = Export(Path(path))
+    run = Run(None, "export-check")
+    run.counts.update({"checked": 0, "ok": 0})
+    now = format_time(clock())
+    for record in _Check(export, run, jobs, stop).results():
+        if isinstance(record, _Problem):
+            verdict, expected, found, detail = record.seen
+            run.counts[verdict] += 1
+            key = _shown(record.path)
+            yield Finding(0, None, key, verdict, now, expected=expected, found=found, detail=detail)
+        elif isinstance(record, _Remark):
+            yield Note(0, None, _shown(record.path), record.detail, now)
+        else:
+            yield record
+    missing, accepted = _missing(export) if export.is_ours else (0, 0)
+    if missing:
+        run.counts["lacking"] += missing
+    if accepted:
+        run.counts["acknowledged"] = accepted
+    if run.counts["lacking"]:
+        run.counts["not_stored"] = run.counts["lacking"]
+    incomplete = any(run.counts[name] for name in ("lacking", *_INCOMPLETE))
+    run.settle(problems=_count_problems(run) > 0, incomplete=incomplete, stopped=stop())
+    yield run.summary(export=str(path), bag=export.is_bag, seal=export.said().get("Seal") if export.is_ours else None)
+
+
+def _count_problems(run: Run) -> int:
+    return sum(count for name, count in run.counts.items() if name not in _NO_PROBLEM)
+
+
+class _Remark(NamedTuple):
+    path: str
+    detail: str
+
+
+_Result = _Problem | _Remark | Plan | Progress | Skipped
+
+
+def _shown(path: str) -> str:
+    """Write a name of any bytes that a disk takes so that it is one line of text."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in path)
+
+
+class _Marks:
+    """Which paths a list names: 8 bytes for each."""
+
+    def __init__(self) -> None:
+        self._marks = array("Q")
+        self._is_sorted = True
+
+    def add(self, path: str) -> None:
+        self._marks.append(mark_of(path))
+        self._is_sorted = False
+
+    def __contains__(self, mark: int) -> bool:
+        marks = self._sorted()
+        place = bisect_left(marks, mark)
+        return place < len(marks) and marks[place] == mark
+
+    def twice(self) -> set[int]:
+        """Return the marks of what is named more than once."""
+        return {one for one, following in pairwise(self._sorted()) if one == following}
+
+    def _sorted(self) -> "array[int]":
+        if not self._is_sorted:
+            self._marks, self._is_sorted = array("Q", sorted(self._marks)), True
+        return self._marks
+
+
+class _Check:
+    """One check of one export, and what it has to remember of the lists: 8 bytes for each line."""
+
+    def __init__(self, export: Export, run: Run, jobs: int, stop: Stop) -> None:
+        self._export, self._run, self._jobs, self._stop = export, run, jobs, stop
+        self._named = {manifest.name: _Marks() for manifest in [*export.manifests, *export.tag_manifests]}
+        self._holes = _Marks()
+        self._held = 0
+        self._respelled: list[str] = []
+
+    def results(self) -> Iterator[_Result]:
+        """Yield the problems, between the plan and the progress."""
+        count = size = 0
+        for _, part in self._export.parts():
+            count, size = count + 1, size + max(part.size_bytes, 0)
+        yield Plan(count=count, size_bytes=size)
+        for _, path, fetched in self._export.holes():
+            if fetched is None:
+                self._holes.add(path)
+        yield from self._compare(workers_for(count, size, self._jobs))
+        if not self._stop():
+            yield from self._check_lists()
+            yield from self._check_files()
+            if self._export.is_ours:
+                yield from _check_index(self._export, self._held)
+
+    # --- every digest ---
+
+    def _compare(self, jobs: int) -> Iterator[_Result]:
+        under_way: deque[list[_Look]] = deque()
+
+        def batches() -> Iterator[list[_Look]]:
+            for batch in in_batches(self._looks(), BATCH, weigh=_weigh, limit=BATCH_BYTES):
+                under_way.append(batch)
+                yield batch
+
+        with processes(jobs) as executor:
+            for seen in spread(executor, _check_batch, batches(), jobs=jobs, stop=self._stop):
+                batch = under_way.popleft()
+                size = sum(_weigh(look) for look in batch)
+                self._run.counts["checked"] += len(batch)
+                self._run.bytes_read += size
+                for look, one in zip(batch, seen, strict=True):
+                    if one.verdict == "ok":
+                        self._run.counts["ok"] += 1
+                    elif one.verdict == "missing" and not one.detail and mark_of(look.path) in self._holes:
+                        self._run.counts["lacking"] += 1
+                        yield Skipped(None, _shown(look.path), f"not fetched: {FETCH} names its source")
+                    else:
+                        yield _Problem(look.path, one)
+                yield Progress(count=len(batch), size_bytes=size)
+        yield from (_Remark(path, "found under another spelling of its name") for path in self._respelled)
+
+    def _looks(self) -> Iterator[_Look]:
+        """Yield each file once where all manifests have the same order, as they do when one program wrote them."""
+        for manifests in (self._export.manifests, self._export.tag_manifests):
+            is_payload = manifests is self._export.manifests
+            for row in zip_longest(*(self._named_by(manifest) for manifest in manifests)):
+                entries: dict[str, list[Entry]] = {}
+                for entry in filter(None, row):
+                    entries.setdefault(entry.path, []).append(entry)
+                for path, same in entries.items():
+                    if is_payload and self._export.is_ours and ("/" in path or path.endswith(".pdf")):
+                        self._held += sum(mark_of(f"{one.digest} {path}") for one in same if one.algorithm == "sha256")
+                    yield self._look(same, is_payload=is_payload)
+
+    def _named_by(self, manifest: Manifest) -> Iterator[Entry]:
+        marks = self._named[manifest.name]
+        for entry in self._export.entries(manifest):
+            marks.add(entry.path)
+            if entry.respelled and len(self._respelled) < BATCH:
+                self._respelled.append(entry.path)
+            yield entry
+
+    def _look(self, same: list[Entry], *, is_payload: bool) -> _Look:
+        first, problem = same[0], same[0].problem
+        if is_payload and self._export.is_bag and not problem and not first.path.startswith(PAYLOAD):
+            problem = f"a payload manifest lists what is in {PAYLOAD}, and nothing else"
+        digests = tuple((entry.algorithm, entry.digest) for entry in same)
+        return _Look(first.path, digests, None if problem else first.part, problem, first.unreadable)
+
+    # --- nothing twice, nothing besides ---
+
+    def _check_lists(self) -> Iterator[_Result]:
+        export, standard = self._export, self._export.declaration is not None and self._export.declaration.is_standard
+        for manifest in [*export.manifests, *export.tag_manifests]:
+            twice = self._named[manifest.name].twice()
+            for entry in export.entries(manifest) if twice else ():
+                mark = mark_of(entry.path)
+                if mark in twice:
+                    twice.remove(mark)
+                    detail = f"it lists {_shown(entry.path)} twice"
+                    yield _Problem(manifest.name, _malformed(detail)) if standard else _Remark(manifest.name, detail)
+        for name in export.unknown:
+            yield _Remark(name, "not compared: its algorithm is unknown")
+        for number, path, _ in export.holes():
+            if not all(self._named_in(path, all_of=standard)):
+                detail = f"line {number} names {_shown(path)}, which not every manifest lists"
+                yield _Problem(FETCH, _malformed(detail))
+
+    def _named_in(self, path: str, *, all_of: bool) -> list[bool]:
+        """Say which of the payload manifests name a path; of versions that ask for one only, whether one does."""
+        mark = mark_of(path)
+        named = [mark in self._named[manifest.name] for manifest in self._export.manifests]
+        return named if all_of else [any(named)]
+
+    def _check_files(self) -> Iterator[_Result]:
+        """Find files that no manifest lists, and compare what a bag says of its payload."""
+        count = size = 0
+        for path, part in self._export.parts():
+            if self._export.is_bag and path.startswith(PAYLOAD):
+                named = self._named_in(path, all_of=True)
+                if any(named):
+                    count, size = count + 1, size + max(part.size_bytes, 0)
+                if problem := self._unnamed_payload(path, named):
+                    yield problem
+            elif not self._is_expected(path):
+                yield _Problem(path, _Seen("orphan", detail="no manifest lists it"))
+        if self._export.is_bag and not self._export.has(PAYLOAD):
+            yield _Problem(PAYLOAD, _Seen("missing", detail="a bag has this folder, even if it is empty"))
+        # Of a bag in which something is missing or changed, it would only say so once more.
+        is_whole = not self._run.counts["lacking"] and not _count_problems(self._run)
+        for name, oxum in self._export.oxums():
+            if oxum != (size, count) and is_whole:
+                expected = f"{oxum[0]}.{oxum[1]}" if oxum else None
+                detail = "Payload-Oxum: bytes and files of the payload"
+                yield _Problem(name, _Seen("wrong-size", expected, f"{size}.{count}", detail))
+
+    def _unnamed_payload(self, path: str, named: list[bool]) -> _Problem | None:
+        declaration = self._export.declaration
+        if not any(named):
+            return None if is_system_file(path) else _Problem(path, _Seen("orphan", detail="no manifest lists it"))
+        if all(named) or declaration is None or not declaration.is_standard:
+            return None
+        name = self._export.manifests[named.index(False)].name
+        return _Problem(path, _Seen("orphan", detail=f"{name} does not list it"))
+
+    def _is_expected(self, path: str) -> bool:
+        """Say whether a file that is no payload of a bag may be there."""
+        export, mark = self._export, mark_of(path)
+        if any(mark in marks for marks in self._named.values()):
+            return True
+        if export.is_bag and not export.is_ours:
+            return True  # tag files that no manifest lists are allowed
+        name = path.rpartition("/")[2]
+        if is_system_file(path) or name == MARKER or path.startswith(f"{INCOMING}/"):
+            return True
+        names = {*self._named, *export.unknown}
+        return path in names or any(path == f"{name}{ending}" for name in names for ending in _SIGNATURES)
+
+
+def _malformed(detail: str) -> _Seen:
+    return _Seen("malformed", detail=detail)
+
+
+def _weigh(look: _Look) -> int:
+    return look.part.size_bytes if look.part else 0
+
+
+def _check_batch(batch: list[_Look]) -> list[_Seen]:
+    return [_check(look) for look in batch]
+
+
+def _check(look: _Look) -> _Seen:
+    if look.part is None:
+        return _Seen("unreadable" if look.unreadable else "missing", detail=look.problem)
+    seen = _read(look, look.part)
+    if seen.verdict == "ok":
+        return seen
+    seen = _read(look, look.part)
+    return seen if seen.verdict != "ok" else _Seen("unreadable", detail="bad at first, good when read again")
+
+
+def _read(look: _Look, part: Part) -> _Seen:
+    strongest, *weaker = look.digests
+    try:
+        with open_part(look.path, part) as found:
+            digests = _digests(found.chunks(), {algorithm for algorithm, _ in look.digests})
+    except AssetDamagedError as error:
+        return _Seen("wrong-digest", detail=str(error))
+    except AssetError as error:
+        return _Seen("unreadable", detail=str(error))
+    if digests[strongest[0]] != strongest[1]:
+        return _Seen("wrong-digest", strongest[1], digests[strongest[0]])
+    for algorithm, digest in weaker:
+        if digests[algorithm] != digest:
+            detail = f"its {algorithm} is wrong, its {strongest[0]} is right"
+            return _Seen("wrong-digest", digest, digests[algorithm], detail)
+    return _Seen("ok")
+
+
+def _digests(chunks: Iterable[bytes], algorithms: set[str]) -> dict[str, str]:
+    """Hash a stream in one reading by several algorithms."""
+    hashed = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+    updates: list[Callable[[bytes], None]] = [one.update for one in hashed.values()]
+    for chunk in chunks:
+        for update in updates:
+            update(chunk)
+    return {name: one.hexdigest() for name, one in hashed.items()}
+
+
+def _check_index(export: Export, held: int) -> Iterator[_Problem]:
+    """Compare the index with the manifest, and the seal with the index."""
+    with Sealing() as sealing:
+        for listed in export.listed():
+            held -= mark_of(f"{listed.sha256} {listed.path}")
+            sealing.add(listed.sha256, listed.asset_key or "")
+        sealed = sealing.result()
+    if held != 0:
+        yield _Problem(INDEX, _Seen("wrong-digest", detail="it lists other files than the manifest"))
+    noted = export.said().get("Seal")
+    if noted != sealed:
+        yield _Problem(SEAL, _Seen("wrong-digest", noted, sealed, "the seal is not that of the index"))
+
+
+def _missing(export: Export) -> tuple[int, int]:
+    """Count what the export itself names as missing, and what of it was accepted as lost when it was made."""
+    if export.find(MISSING) is None:
+        return 0, 0
+    with export.text(MISSING) as lines:
+        accepted = [bool(row.get("acknowledged")) for row in csv.DictReader(lines)]
+    return accepted.count(False), accepted.count(True)

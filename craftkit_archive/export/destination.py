@@ -1,0 +1,122 @@
+"""Where an export goes, as a person says it, and how it is made there."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from craftkit_archive.archive import Archive
+from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.export.names import DEFAULT_NAME, safe_part
+from craftkit_archive.export.papers import Volume
+from craftkit_archive.export.targets import FolderTarget, PackedTarget, StoreTarget, Target
+from craftkit_archive.records import one_of
+from craftkit_archive.stores.address import open_store
+
+Form = Literal["dir", "zip", "tar", "bagit"]
+Kind = Literal["dir", "zip", "tar", "store"]
+STDOUT = "-"
+LEAST_SPLIT = 1 << 20
+_PACKED: dict[str, Kind] = {".zip": "zip", ".tar": "tar"}
+
+
+class Options(NamedTuple):
+    """How an export is made.
+
+    Attributes:
+        form: What it becomes; by its suffix a bag is packed into a .zip or .tar. None: as the suffix says.
+        name: Template of the PDFs' names; see `NamePlan`.
+        link: Whether a folder gets hard links to the store's files, without a byte being copied.
+        verify_links: Whether linked files are read and compared all the same.
+        prune: Whether files of earlier exports that the selection no longer has are removed from a folder.
+        split_bytes: How large a volume may become; None makes one.
+        bag_info: What a bag says of itself, beside what it says anyway.
+        sync: Whether everything is brought to the disk before the end.
+    """
+
+    form: Form | None = None
+    name: str = DEFAULT_NAME
+    link: bool = False
+    verify_links: bool = False
+    prune: bool = False
+    split_bytes: int | None = None
+    bag_info: tuple[tuple[str, str], ...] = ()
+    sync: bool = False
+
+
+class Place(NamedTuple):
+    """Where an export goes, and what it becomes there: a folder, a zip, a tar, or a store's address; a bag or not."""
+
+    address: str
+    kind: Kind
+    bag: bool
+
+    def named(self, volume: Volume | None) -> str:
+        """Return the address of one volume."""
+        if volume is None:
+            return self.address
+        if self.kind in ("zip", "tar"):
+            path = Path(self.address)
+            return os.fspath(path.with_name(f"{path.stem}-{volume.number:03}{path.suffix}"))
+        place, mark, service = self.address.partition("?") if self.kind == "store" else (self.address, "", "")
+        return f"{place.rstrip('/')}-{volume.number:03}{mark}{service}"
+
+    def open(self, archive: Archive, options: Options, volume: Volume | None) -> Target:
+        """Take it up, without writing anything yet.
+
+        Raises:
+            RequestError: Something else is there.
+        """
+        address = self.named(volume)
+        if self.kind == "dir":
+            read = not options.link or options.verify_links
+            return FolderTarget(archive, Path(address), bag=self.bag, link=options.link, read=read)
+        if self.kind == "store":
+            return StoreTarget(archive, open_store(address), bag=self.bag)
+        path = None if address == STDOUT else Path(address)
+        # RFC 8493, 4.2: a packed bag has its folder around it.
+        prefix = f"{safe_part(Path(address).stem, 100)}/" if self.bag else ""
+        return PackedTarget(archive, path, self.kind, prefix=prefix)
+
+    def room(self) -> int | None:
+        """Say how many bytes are free there; None if nobody knows."""
+        if self.address == STDOUT or self.kind == "store":
+            return None
+        folder = Path(self.address).absolute()
+        with disk_errors(folder):
+            while not folder.exists():
+                folder = folder.parent
+            return shutil.disk_usage(folder).free
+
+
+def read_place(address: str, options: Options) -> Place:
+    """Read a target as a person writes it, and see that the options make sense there.
+
+    Raises:
+        RequestError: They do not.
+    """
+    if not address:
+        raise RequestError("DEST is empty: name a folder, a .zip or a .tar, or - for standard output.")
+    if options.form is not None:
+        one_of("form", options.form, Form)
+    kind: Kind = "dir"
+    if "://" in address:
+        kind = "store"
+        if options.form in ("zip", "tar"):
+            raise RequestError(f"A {options.form} is not written to a bucket directly: export to a file, then copy it.")
+    elif options.form != "dir":
+        kind = options.form if options.form in ("zip", "tar") else _PACKED.get(Path(address).suffix.lower(), "dir")
+    if address == STDOUT and options.form not in ("zip", "tar"):
+        raise RequestError("Standard output takes a zip or a tar: add --format zip or --format tar.")
+    wrong = [
+        (options.link and kind != "dir", "--link makes hard links, which only a folder can have"),
+        (options.verify_links and not options.link, "--verify-links goes with --link"),
+        (options.prune and kind != "dir", "--prune removes files from a folder, and only there"),
+        (options.split_bytes is not None and address == STDOUT, "--split-size makes several files, not one stream"),
+        ((options.split_bytes or LEAST_SPLIT) < LEAST_SPLIT, "--split-size is less than 1 MiB"),
+        (bool(options.bag_info) and options.form != "bagit", "--bag-info goes with --format bagit"),
+    ]
+    for holds, problem in wrong:
+        if holds:
+            raise RequestError(f"{problem}: mend that, or leave it out.")
+    return Place(address, kind, options.form == "bagit")

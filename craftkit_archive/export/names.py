@@ -1,0 +1,197 @@
+"""The names that PDFs have in an export: planned as a whole, and good on Linux, macOS and Windows at once."""
+
+import re
+import unicodedata
+from array import array
+from collections.abc import Callable
+from functools import lru_cache, partial
+from hashlib import sha256
+from itertools import pairwise
+from string import Formatter
+from typing import Any
+
+from craftkit_archive.catalog.rows import ExportRow
+from craftkit_archive.errors import RequestError
+from craftkit_archive.values import mark_of
+
+DEFAULT_NAME = "{project_slug}/{created:%Y}/{created:%m}/{id}.pdf"
+PART_BYTES = 100
+PATH_BYTES = 230
+SUFFIX_DIGITS = 12
+EXTENSION = ".pdf"
+
+_FIELDS: dict[str, Callable[[ExportRow], Any]] = {
+    "id": lambda row: row.render_id,
+    "template_id": lambda row: row.template_id or "no-template",
+    "status": lambda row: row.status,
+    "created": lambda row: row.created_at,
+    "completed": lambda row: row.completed_at,
+    "project_id": lambda row: row.project_id,
+    "project_slug": lambda row: row.project_slug or row.project_id,
+    "project_name": lambda row: row.project_name or row.project_id,
+}
+_DATES = ("created", "completed")
+# Where the parts of a time stand in the one form that the catalog has for it.
+_DIRECTIVES = {
+    "%Y": slice(0, 4),
+    "%m": slice(5, 7),
+    "%d": slice(8, 10),
+    "%H": slice(11, 13),
+    "%M": slice(14, 16),
+    "%S": slice(17, 19),
+}
+_KNOWN = ", ".join(_FIELDS)
+
+_PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*%~\x00-\x1f\x7f]')
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
+# What makes an option of a name, or a formula of a cell.
+_STEERING = ("-", "=", "+", "@", "'")
+# What an export itself puts beside the PDFs.
+_OWN = re.compile(r"(?i).*\.(csv|html|txt)")
+
+
+Say = Callable[[ExportRow], str]
+
+
+class NamePlan:
+    """The names of a selection's PDFs.
+
+    A name is made from the template, part by part: characters that a system refuses become `_`, the text is brought
+    into NFC, and it is kept short. What a field puts into a folder's name is written in lower case, so that no two
+    folders differ by case alone. Names that some system would take for one, and names of PDFs that became the same,
+    each get a suffix from the render's id. So a name depends on nothing but the set of renders: not on their order,
+    and not on the run.
+
+    First `add` every row, then ask for each `path`. Of each row 8 bytes are kept.
+
+    Args:
+        template: Text with fields in braces, such as `{project_slug}/{created:%Y-%m}/{id}.pdf`.
+
+    Raises:
+        RequestError: The template names an unknown field, or is none.
+    """
+
+    def __init__(self, template: str = DEFAULT_NAME) -> None:
+        *self._folders, self._stem = _parse(template)
+        self._limit = min(PART_BYTES, PATH_BYTES // (len(self._folders) + 1))
+        if self._limit < 2 * SUFFIX_DIGITS:
+            raise RequestError(f"The name {template!r} has too many folders: write fewer slashes.")
+        self._seen = array("Q")
+        self._clashing: set[int] | None = None
+
+    def add(self, row: ExportRow) -> None:
+        """Take up a row into the plan."""
+        self._seen.append(mark("/".join(self._draft(row))))
+
+    def path(self, row: ExportRow) -> str:
+        """Return the name of a row that was added: relative, with slashes, ending in `.pdf`."""
+        if self._clashing is None:
+            marks = sorted(self._seen)
+            self._clashing = {one for one, following in pairwise(marks) if one == following}
+            self._seen = array("Q")
+        *folders, stem = self._draft(row)
+        if self._clashing and mark("/".join([*folders, stem])) in self._clashing:
+            stem = f"{stem}~{sha256(row.render_id.encode('utf-8', 'surrogatepass')).hexdigest()[:SUFFIX_DIGITS]}"
+        return "/".join([*folders, stem]) + EXTENSION
+
+    def _draft(self, row: ExportRow) -> list[str]:
+        """Make the name as it is if nothing clashes, in its parts, without the extension."""
+        named = [_folder(say(row), self._limit) for say in self._folders]
+        named.append(safe_part(self._stem(row), self._limit - SUFFIX_DIGITS - 1 - len(EXTENSION)))
+        return named
+
+
+def _parse(template: str) -> list[Say]:
+    """Cut a template at its slashes into parts, each of which says its text of a row."""
+    parts: list[list[str | Say]] = [[]]
+
+    def add(text: str, make: Callable[[str], str | Say]) -> None:
+        for number, piece in enumerate(text.split("/")):
+            if number:
+                parts.append([])
+            if piece:
+                parts[-1].append(make(piece))
+
+    try:
+        tokens = list(Formatter().parse(template))
+    except ValueError as error:
+        raise RequestError(f"The name {template!r} is no template ({error}): known fields are {_KNOWN}.") from error
+    for literal, field, spec, conversion in tokens:
+        add(literal, str)
+        if field is None:
+            continue
+        if field not in _FIELDS or conversion:
+            raise RequestError(f"The name {template!r} has the unknown field {{{field}}}: known are {_KNOWN}.")
+        if field in _DATES:
+            add(spec or "%Y-%m-%d", partial(_date, template, _FIELDS[field]))
+        elif spec:
+            raise RequestError(f"In the name {template!r}, {{{field}}} takes no format: only created and completed do.")
+        else:
+            parts[-1].append(_FIELDS[field])
+    last = parts[-1]
+    if last and isinstance(last[-1], str) and last[-1].lower().endswith(EXTENSION):
+        last[-1] = last[-1][: -len(EXTENSION)]
+    if not all(any(part) for part in parts):
+        raise RequestError(f"The name {template!r} has an empty part: write something between the slashes.")
+    return [_joined(part) for part in parts]
+
+
+def _date(template: str, value: Callable[[ExportRow], Any], spec: str) -> Say:
+    """Say a part of a time, as it stands in the catalog's one form for it."""
+    pieces: list[str | slice] = []
+    for text, letter in re.findall(r"([^%]*)(%.?)?", spec):
+        if (letter and letter not in _DIRECTIVES) or "{" in text:
+            raise RequestError(
+                f"The name {template!r} has {letter or text!r} in a time: known are {' '.join(_DIRECTIVES)}."
+            )
+        pieces += [text, _DIRECTIVES[letter]] if letter else [text]
+
+    def say(row: ExportRow) -> str:
+        time = value(row)
+        return "".join(one if isinstance(one, str) else time[one] for one in pieces if one) if time else "undated"
+
+    only = pieces[1] if len(pieces) > 1 else None
+    if isinstance(only, slice) and not any(pieces[:1] + pieces[2:]):
+        return lambda row: time[only] if (time := value(row)) else "undated"
+    return say
+
+
+def _joined(part: list[str | Say]) -> Say:
+    if len(part) == 1 and not isinstance(part[0], str):
+        return part[0]
+    return lambda row: "".join(piece if isinstance(piece, str) else piece(row) for piece in part)
+
+
+@lru_cache(maxsize=4096)
+def _folder(text: str, limit: int) -> str:
+    """Make a folder's name; the same for all texts that some system takes for one."""
+    name = safe_part(fold(text), limit)
+    return f"{name}_" if _OWN.fullmatch(name) else name
+
+
+def safe_part(text: str, limit: int) -> str:
+    """Make one part of a path of any text: in NFC, 1 to `limit` bytes, and allowed on every system.
+
+    Different texts may become the same part.
+    """
+    if len(text) <= limit and _PLAIN.fullmatch(text) and not _RESERVED.fullmatch(text):
+        return text
+    name = unicodedata.normalize("NFC", text)
+    name = "".join("_" if _FORBIDDEN.match(letter) or not letter.isprintable() else letter for letter in name)
+    name = unicodedata.normalize("NFC", name).strip(" .")
+    if _RESERVED.fullmatch(name) or name.startswith(_STEERING):
+        name = f"_{name}"
+    return name.encode()[:limit].decode("utf-8", "ignore").rstrip(" .") or "_"
+
+
+def fold(text: str) -> str:
+    """Make equal what any system that ignores case, or the form of accents, takes for one."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).upper().casefold())
+
+
+def mark(path: str) -> int:
+    """Return 8 bytes, as a number, that stand for a path; the same for those that some system takes for one."""
+    return mark_of(fold(path))

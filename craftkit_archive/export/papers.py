@@ -1,0 +1,233 @@
+"""The papers of an export: its manifests and tables, its seal, and the pages to browse it with."""
+
+import csv
+import io
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from craftkit_archive.catalog.rows import ExportRow
+from craftkit_archive.errors import disk_errors
+from craftkit_archive.export import bagit as bag
+from craftkit_archive.export.pages import Pages, page_name
+from craftkit_archive.export.reader import DECLARATION, INDEX, MANIFEST, MISSING, ODD, SEAL, TAG_MANIFEST
+from craftkit_archive.export.targets import Target
+from craftkit_archive.seal import Sealing
+from craftkit_archive.stores.base import CHUNK_BYTES, Stored, digest
+from craftkit_archive.values import defused, restored
+
+INDEX_COLUMNS = ("path", "render_id", "project_id", "project_slug", "template_id", "status", "created_at",
+                 "completed_at", "size_bytes", "sha256", "asset_key")  # fmt: skip
+MISSING_COLUMNS = ("render_id", "project_id", "project_slug", "asset_key", "reason", "detail",
+                   "acknowledged")  # fmt: skip
+ODD_COLUMNS = ("path", "render_id", "asset_key", "detail")
+_SPECIAL = frozenset("'=+-@\t")
+
+
+class Cells(NamedTuple):
+    """A line of the index, in the order of `INDEX_COLUMNS`; nothing is an empty text."""
+
+    path: str
+    render_id: str
+    project_id: str
+    project_slug: str
+    template_id: str
+    status: str
+    created_at: str
+    completed_at: str
+    size_bytes: str
+    sha256: str
+    asset_key: str
+
+
+def index_cells(row: ExportRow, path: str) -> Cells:
+    """Say of a render what stands in the index."""
+    return Cells(
+        path,
+        row.render_id,
+        row.project_id,
+        row.project_slug or "",
+        row.template_id or "",
+        row.status,
+        row.created_at or "",
+        row.completed_at or "",
+        str(row.size_bytes),
+        row.sha256 or "",
+        row.key,
+    )
+
+
+def csv_line(cells: Sequence[str]) -> str:
+    """Write a line of a table, as spreadsheets read it, and none of its cells as a formula."""
+    line = ",".join(cells)
+    if (
+        line.count(",") == len(cells) - 1
+        and _SPECIAL.isdisjoint(cell[:1] for cell in cells)
+        and not ('"' in line or "\n" in line or "\r" in line)
+    ):
+        return f"{line}\r\n"  # nothing to quote or to defuse: so it is ten times as quick
+    text = io.StringIO()
+    csv.writer(text).writerow(map(defused, cells))
+    return text.getvalue()
+
+
+def read_cells(lines: Iterable[str]) -> Iterable[Cells]:
+    """Read lines of the index; what is no such line, such as one that was cut or rewritten, is left out."""
+    rows = csv.reader(lines)
+    while True:
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error:
+            continue
+        if len(cells) == len(INDEX_COLUMNS) and cells[8].isdecimal() and len(cells[8]) < 20:
+            yield Cells(*map(restored, cells))
+
+
+class Volume(NamedTuple):
+    """Which part of an export this is: `number` of `total`, 1 of 1 if it is not split."""
+
+    number: int = 1
+    total: int = 1
+
+
+class Papers:
+    """The papers of one export, kept in temporary files until they are whole; a context manager.
+
+    Args:
+        archive_id: Whose PDFs they are about.
+        title: What the pages are called.
+        bag_info: What a bag says of itself; None makes no bag.
+        folder: Where the temporary files are; the system's place if not given.
+        volume: Which part of the export this is.
+        today: The date, for a bag.
+    """
+
+    def __init__(
+        self,
+        archive_id: str,
+        *,
+        title: str,
+        bag_info: Sequence[tuple[str, str]] | None,
+        folder: Path | None,
+        volume: Volume,
+        today: str,
+    ) -> None:
+        self._archive_id = archive_id
+        self._bag_info = bag_info
+        self._folder = folder
+        self._volume = volume
+        self._today = today
+        self._stack = ExitStack()
+        self._pages = Pages(self._open, title, volume)
+        self._lacking = 0
+        self._odd_count = 0
+        self._modified = 0
+        self.count = self.size_bytes = 0
+
+    def _open(self) -> BinaryIO:
+        return self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))
+
+    def __enter__(self) -> "Papers":
+        with disk_errors(self._folder or tempfile.gettempdir()):
+            self._seal = self._stack.enter_context(Sealing())
+            self._manifest, self._index, self._missing, self._odd = (self._open() for _ in range(4))
+            self._index.write(csv_line(INDEX_COLUMNS).encode())
+            self._missing.write(csv_line(MISSING_COLUMNS).encode())
+            self._odd.write(csv_line(ODD_COLUMNS).encode())
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with suppress(OSError):  # what a full disk did not take is not missed here
+            self._stack.close()
+
+    def add(self, cells: Cells, line: str, modified: int = 0) -> None:
+        """Put down a PDF that the export has; `line` is what `csv_line` makes of its cells."""
+        size = int(cells.size_bytes)
+        self.count += 1
+        self.size_bytes += size
+        self._modified = max(self._modified, modified)
+        with disk_errors(self._folder or tempfile.gettempdir()):
+            self._seal.add(cells.sha256, cells.asset_key)
+            self._manifest.write(bag.manifest_line(cells.sha256, cells.path).encode())
+            self._index.write(line.encode())
+            self._pages.add(cells, size)
+
+    def lack(self, cells: Sequence[str]) -> None:
+        """Put down a render that is lacking, in the order of `MISSING_COLUMNS`."""
+        self._lacking += 1
+        with disk_errors(self._folder or tempfile.gettempdir()):
+            self._missing.write(csv_line(cells).encode())
+
+    def note_odd(self, cells: Cells, odd: str) -> None:
+        """Put down what was odd about a PDF on arrival, that the export has."""
+        self._odd_count += 1
+        with disk_errors(self._folder or tempfile.gettempdir()):
+            self._odd.write(csv_line((cells.path, cells.render_id, cells.asset_key, odd)).encode())
+
+    def store(self, target: Target) -> str:
+        """Write them all into an export, the manifest last, and return the seal."""
+        with disk_errors(self._folder or tempfile.gettempdir()):
+            return self._store(target)
+
+    def _store(self, target: Target) -> str:
+        seal = self._seal.result()
+        own: list[tuple[str, BinaryIO]] = [(INDEX, self._index)]
+        if self._lacking or not target.removes:  # an earlier one must not stay
+            own.append((MISSING, self._missing))
+        else:
+            target.remove(MISSING)
+        if self._odd_count or not target.removes:
+            own.append((ODD, self._odd))
+        else:
+            target.remove(ODD)
+        pages = self._pages.finish(self._lacking)
+        own += pages
+        for number in count(len(pages)):
+            if not target.remove(page_name(number)):
+                break
+        own.append((SEAL, io.BytesIO(self._sealed(seal))))
+        if self._bag_info is not None:
+            if not self.count:
+                target.add(bag.PAYLOAD, io.BytesIO(), self._modified)
+            own += [(DECLARATION, io.BytesIO(bag.DECLARATION_TEXT)), (bag.INFO, io.BytesIO(self._info(seal)))]
+        written = [(path, self._put(target, path, file)) for path, file in own]
+        lines = "".join(bag.manifest_line(stored.sha256, path) for path, stored in written).encode()
+        if self._bag_info is None:
+            self._manifest.write(lines)
+        else:
+            held = digest(_read(self._manifest))
+            tags = lines + bag.manifest_line(held.sha256, MANIFEST).encode()
+            self._put(target, TAG_MANIFEST, io.BytesIO(tags))
+        self._put(target, MANIFEST, self._manifest)
+        return seal
+
+    def _put(self, target: Target, path: str, file: BinaryIO) -> Stored:
+        target.add(path, file, self._modified)
+        return digest(_read(file))
+
+    def _sealed(self, seal: str) -> bytes:
+        said = {"Seal": seal, "PDFs": self.count, "Bytes": self.size_bytes, "Archive": self._archive_id}
+        return "".join(f"{label}: {value}\n" for label, value in said.items()).encode()
+
+    def _info(self, seal: str) -> bytes:
+        fields = list(self._bag_info or ())
+        if self._volume.total > 1:
+            fields.append(("Bag-Count", f"{self._volume.number} of {self._volume.total}"))
+            fields.append(("Bag-Group-Identifier", self._archive_id))
+        fields += [
+            ("Bagging-Date", self._today),
+            ("External-Identifier", f"sha256:{seal}"),
+            ("Payload-Oxum", f"{self.size_bytes}.{self.count}"),
+        ]
+        return bag.info(fields)
+
+
+def _read(file: BinaryIO) -> Iterable[bytes]:
+    file.seek(0)
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk

@@ -1,0 +1,484 @@
+"""Reading an export of any form, without a catalog: what it lists, what is there, and the bytes of it."""
+
+import csv
+import errno
+import io
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, NoReturn, TextIO
+
+from craftkit_archive.errors import (
+    AssetDamagedError,
+    AssetError,
+    AssetKeyError,
+    AssetMissingError,
+    AssetUnreadableError,
+    RequestError,
+)
+from craftkit_archive.export import bagit as bag
+from craftkit_archive.export.manifest import (
+    MOST_LINE,
+    Line,
+    manifest_name,
+    parse_bag_line,
+    parse_sum,
+    spellings,
+    strength,
+)
+from craftkit_archive.export.unpacking import Part, Places, is_unsafe
+from craftkit_archive.stores.base import OpenAsset
+from craftkit_archive.values import restored
+
+MANIFEST = "manifest-sha256.txt"
+TAG_MANIFEST = "tagmanifest-sha256.txt"
+DECLARATION = "bagit.txt"
+INDEX = "index.csv"
+MISSING = "missing.csv"
+ODD = "odd.csv"
+SEAL = "seal.txt"
+CATALOGUE = "index.html"
+MARKER = ".craftkit-export"
+
+_SEAL = re.compile(r"[0-9a-f]{64}")
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ)
+
+
+class Listed(NamedTuple):
+    """A PDF as an export's index lists it. The digest has 64 lower-case hex digits.
+
+    An export that has a manifest and no index, such as a bag that others made, says no more than path and digest.
+    """
+
+    path: str
+    sha256: str
+    size_bytes: int | None = None
+    asset_key: str | None = None
+    render_id: str | None = None
+
+
+class Entry(NamedTuple):
+    """A file as a manifest lists it.
+
+    Attributes:
+        path: Its name, as it is found in the export.
+        algorithm: Of the digest, as `hashlib` names it.
+        digest: Lower-case hex digits.
+        part: Where it is; None if it is not there, or cannot be looked at.
+        problem: What is wrong with the name or the place; None if nothing is.
+        unreadable: Whether that is the disk's refusal, so that nobody knows whether the file is there.
+        respelled: Whether it was found under another spelling than the one the standard makes of the line.
+    """
+
+    path: str
+    algorithm: str
+    digest: str
+    part: Part | None
+    problem: str | None = None
+    unreadable: bool = False
+    respelled: bool = False
+
+
+class Manifest(NamedTuple):
+    """A manifest that can be compared: its path in the export, and its algorithm as `hashlib` names it."""
+
+    name: str
+    algorithm: str
+
+
+class Export:
+    """An export opened for reading, whoever made it: a folder, a zip or a tar; plain or a bag.
+
+    Paths are relative to the folder that holds the manifests, also in a zip or tar that has a folder around it. Of a
+    zip or tar the places of all files are held in memory, 24 bytes each; of a folder nothing is.
+
+    Args:
+        path: The folder, or the file.
+
+    Attributes:
+        declaration: What a bag says of itself in `bagit.txt`; None if it is no bag.
+        manifests: The strongest algorithm first. Those of a bag list its payload.
+        tag_manifests: Those of a bag that list everything else.
+        unknown: The names of manifests whose algorithm is not known here.
+        is_ours: Whether it has the index and the seal that this program puts into an export.
+
+    Raises:
+        RequestError: There is nothing, or nothing that has a manifest.
+        AssetUnreadableError: It is a zip or tar that is damaged or cut short, or a bag that breaks the rules for bags.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._places: Places | None = None
+        self._known_folder = ""
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a folder may not be looked into
+            self._root = os.path.realpath(path)
+            with self._looking("."):
+                top = [name for name in os.listdir(self._root) if _is_top(name)]  # noqa: PTH208
+        elif os.path.isfile(path):  # noqa: PTH113
+            self._places = Places(path, _is_top)
+            top = self._places.top
+        else:
+            raise RequestError(f"There is no export {path}: name a folder, a .zip or a .tar.")
+        self.declaration = self._declared() if DECLARATION in top else None
+        named = [found for name in sorted(top) if (found := manifest_name(name)) and self._counts(name)]
+        ordered = sorted(named, key=lambda one: -strength(one.algorithm) if one.algorithm else 0)
+        known = [(Manifest(one.name, one.algorithm), one.of_tags) for one in ordered if one.algorithm]
+        self.manifests = [manifest for manifest, of_tags in known if not of_tags]
+        self.tag_manifests = [manifest for manifest, of_tags in known if of_tags]
+        self.unknown = [one.name for one in ordered if not one.algorithm]
+        if not self.manifests:
+            self._refuse()
+        self.is_ours = self._is_ours()
+
+    @property
+    def is_bag(self) -> bool:
+        """Whether it is a bag, of whatever version."""
+        return self.declaration is not None
+
+    def _is_ours(self) -> bool:
+        try:
+            return self.find(INDEX) is not None and _SEAL.fullmatch(self.said().get("Seal", "")) is not None
+        except AssetError:  # somebody else's seal.txt
+            return False
+
+    def _declared(self) -> bag.Declaration:
+        with self.open(DECLARATION) as found:
+            text = b"".join(islice(found.chunks(), 1)) if found.size_bytes <= bag.MOST_DECLARATION_BYTES else b""
+        try:
+            return bag.parse_declaration(text)
+        except ValueError as error:
+            raise AssetUnreadableError(
+                f"{self.path} is not a valid bag: {DECLARATION} is wrong ({error}). Make the bag again."
+            ) from error
+
+    def _counts(self, name: str) -> bool:
+        """Say whether a manifest of such a name counts here: a bag has none of the plain kind, and the reverse."""
+        bagged = name.startswith(("manifest-", "tagmanifest-"))
+        return bagged if self.is_bag else not name.startswith("tagmanifest-")
+
+    def _refuse(self) -> NoReturn:
+        if self.unknown:
+            names = ", ".join(self.unknown)
+            raise AssetUnreadableError(
+                f"Cannot check {self.path}: the algorithm of {names} is unknown. Use the program that made it."
+            )
+        why = f"it has no {MANIFEST}. An export that was interrupted has none."
+        if self.is_bag:
+            raise AssetUnreadableError(f"{self.path} is not a valid bag: {why}")
+        raise RequestError(f"{self.path} is no export: {why}")
+
+    def listed(self) -> Iterator[Listed]:
+        """Yield the PDFs that the export says it holds, in its own order; lazily.
+
+        Where others made it, those are the files that a manifest with SHA-256 lists.
+
+        Raises:
+            AssetUnreadableError: Its index or manifest cannot be understood.
+        """
+        if not self.is_ours:
+            for manifest in self.manifests:
+                entries = (entry for entry in self.entries(manifest) if entry.algorithm == "sha256")
+                yield from (Listed(entry.path, entry.digest) for entry in entries)
+            return
+        with self.text(INDEX) as lines:
+            rows = csv.DictReader(lines)
+            for row in rows:
+                try:
+                    cells = {name: restored(value) for name, value in row.items()}
+                    size = int(cells["size_bytes"])
+                    digest, key, render = cells["sha256"], cells.get("asset_key"), cells["render_id"]
+                    yield Listed(cells["path"], digest, size, key, render)
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    raise self._damaged(INDEX, rows.line_num) from error
+
+    def entries(self, manifest: Manifest) -> Iterator[Entry]:
+        """Yield what a manifest lists, and where each file is; lazily.
+
+        Raises:
+            AssetUnreadableError: A line cannot be understood.
+        """
+        parse = parse_bag_line if self.is_bag else parse_sum
+        for number, text in self._tag_lines(manifest.name):
+            if not text or (text.startswith("#") and not self.is_bag):  # as sha256sum has it
+                continue
+            line = parse(text, manifest.algorithm)
+            if line is None:
+                raise self._damaged(manifest.name, number)
+            yield self._entry(line)
+
+    def holes(self) -> Iterator[tuple[int, str, Part | None]]:
+        """Yield the number, path and place of each line of a bag's `fetch.txt`; nothing is fetched.
+
+        Raises:
+            AssetUnreadableError: A line cannot be understood, or names what a bag's payload cannot have.
+        """
+        if not self.is_bag or self.find(bag.FETCH) is None:
+            return
+        for number, text in self._tag_lines(bag.FETCH):
+            if not text:
+                continue
+            hole = bag.parse_fetch_line(text)
+            if hole is None:
+                raise self._damaged(bag.FETCH, number)
+            entry = self._entry(Line("", "", hole.path))
+            if entry.problem or not entry.path.startswith(bag.PAYLOAD):
+                why = entry.problem or f"it is not in {bag.PAYLOAD}"
+                raise AssetUnreadableError(
+                    f"{self.path} is not a valid bag: line {number} of {bag.FETCH} names {hole.path!r} ({why})."
+                )
+            yield number, entry.path, entry.part
+
+    def oxums(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
+        """Yield what a bag says of its payload, in bytes and files (None if it is no such pair), and in which file.
+
+        Raises:
+            AssetUnreadableError: The file is not one of labels and values.
+        """
+        for name in (bag.INFO, bag.OLD_INFO):
+            if self.declaration is not None and self.find(name) is not None:
+                try:
+                    with self.text(name, self.declaration.encoding) as lines:
+                        yield from ((name, oxum) for oxum in bag.parse_oxums(lines))
+                except ValueError as error:
+                    raise AssetUnreadableError(f"{name} of {self.path} cannot be understood: {error}.") from error
+
+    def _tag_lines(self, name: str) -> Iterator[tuple[int, str]]:
+        """Yield the number and text of each line of a manifest or of `fetch.txt`."""
+        if self.declaration is not None:
+            opened = self.text(name, self.declaration.encoding)
+        else:
+            # sha256sum writes names as the disk has them, of whatever bytes; and a line ends with a line feed alone.
+            opened = self.text(name, "utf-8-sig", errors="surrogateescape", newline="\n")
+        with opened as lines:
+            yield from ((number, line.rstrip("\n").removesuffix("\r")) for number, line in enumerate(lines, 1))
+
+    def _entry(self, line: Line) -> Entry:
+        """Find the file that a line means: under the first of its possible spellings that is there."""
+        if self.declaration is None:
+            names = [line.path.removeprefix("./")]
+        else:
+            names = list(spellings(line.path, percent=self.declaration.is_standard))
+        problem, unreadable = None, False
+        for name in names:
+            try:
+                part = self.find(name)
+            except AssetError as error:
+                problem, unreadable = str(error), isinstance(error, AssetUnreadableError)
+                break
+            if part is not None:
+                return Entry(name, line.algorithm, line.digest, part, respelled=name != names[0])
+        return Entry(names[0], line.algorithm, line.digest, None, problem, unreadable)
+
+    def said(self) -> dict[str, str]:
+        """Return what `seal.txt` says, by label (`Seal`, `PDFs`, `Bytes`, `Archive`); nothing if there is none."""
+        if self.find(SEAL) is None:
+            return {}
+        with self.text(SEAL) as lines:
+            pairs = (line.partition(": ") for line in lines)
+            return {label: value.strip() for label, _, value in pairs}
+
+    @contextmanager
+    def text(
+        self, name: str, encoding: str = "utf-8", *, errors: str = "strict", newline: str = ""
+    ) -> Iterator[Iterator[str]]:
+        """Open one of its tables for reading, line by line.
+
+        Raises:
+            AssetUnreadableError: It is not in this encoding, has a line of more than a million characters, or reading
+                it fails.
+            AssetDamagedError: It is in a zip, and cannot be unpacked.
+        """
+        with self.open(name) as found:
+            try:
+                file = io.BufferedReader(found.file)  # type: ignore[type-var]
+                yield self._lines(name, io.TextIOWrapper(file, encoding, errors, newline))
+            except (UnicodeError, csv.Error, OSError) as error:
+                raise self._damaged(name) from error
+
+    def _lines(self, name: str, file: TextIO) -> Iterator[str]:
+        """Yield lines without taking one of gigabytes into memory."""
+        number = 0
+        while line := file.readline(MOST_LINE):
+            number += 1
+            if len(line) == MOST_LINE:
+                raise self._damaged(name, number)
+            yield line
+
+    def parts(self) -> Iterator[tuple[str, Part]]:
+        """Yield the path and the place of every file that is there, listed or not; in no order, lazily.
+
+        Raises:
+            AssetUnreadableError: A folder cannot be looked into.
+        """
+        if self._places is not None:
+            yield from self._places
+            return
+        # os.walk says nothing of a folder that it cannot read, and goes down by recursion.
+        folders = [""]
+        while folders:
+            prefix = folders.pop()
+            with self._looking(prefix or "."), os.scandir(f"{self._root}/{prefix}") as found:
+                for file in found:
+                    if file.is_dir(follow_symlinks=False):
+                        folders.append(f"{prefix}{file.name}/")
+                    else:
+                        size = file.stat(follow_symlinks=False).st_size
+                        yield f"{prefix}{file.name}", Part(file.path, 0, size)
+
+    @contextmanager
+    def _looking(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise AssetUnreadableError(
+                f"Cannot look into {path} of {self.path} ({error.strerror}). Check its rights, then run it again."
+            ) from error
+
+    def has(self, folder: str) -> bool:
+        """Say whether a folder is there; a zip or tar need not say so of one."""
+        return self._places is not None or os.path.isdir(f"{self._root}/{folder}")  # noqa: PTH112
+
+    def find(self, path: str) -> Part | None:
+        """Return where a file of the export is; None if it is not there, or is no file.
+
+        A link counts as the file that it leads to.
+
+        Raises:
+            AssetKeyError: The path leads out of the export, by itself or through a link.
+            AssetUnreadableError: The disk does not say whether it is there.
+        """
+        if is_unsafe(path):
+            raise AssetKeyError(f"the path {path!a} leads out of the export")
+        if self._places is not None:
+            return self._places.find(path)
+        file = f"{self._root}/{path}"
+        folder = file.rpartition("/")[0]
+        try:
+            status = os.lstat(file)
+            if folder != self._known_folder or stat.S_ISLNK(status.st_mode):
+                file = os.path.realpath(file)
+                if os.path.commonpath([self._root, file]) != self._root:
+                    raise AssetKeyError(f"a link takes {path!a} out of the export")
+                if stat.S_ISLNK(status.st_mode):
+                    status = os.lstat(file)
+                else:
+                    self._known_folder = folder
+        except UnicodeEncodeError:
+            return None
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return None
+            raise AssetUnreadableError(f"{path} cannot be looked at ({error.strerror}): check the disk.") from error
+        return Part(file, 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
+
+    def open(self, path: str) -> OpenAsset:
+        """Open one of its files for reading; a context manager.
+
+        Raises:
+            AssetMissingError: It is not there.
+            AssetUnreadableError: It cannot be opened.
+            AssetKeyError: The path leads out of the export.
+        """
+        part = self.find(path)
+        if part is None:
+            raise AssetMissingError(f"{path} is not in {self.path}.")
+        return open_part(path, part)
+
+    def _damaged(self, name: str, line: int | None = None) -> AssetUnreadableError:
+        where = f", line {line}," if line else ""
+        return AssetUnreadableError(f"{name}{where} of {self.path} cannot be understood: make the export again.")
+
+
+def _is_top(name: str) -> bool:
+    return name == DECLARATION or manifest_name(name) is not None
+
+
+def open_part(path: str, part: Part) -> OpenAsset:
+    """Open the bytes that are in a place; for those that had it from an `Export`, in other processes too.
+
+    Reading them raises `AssetDamagedError` where they cannot be unpacked.
+
+    Raises:
+        AssetUnreadableError: They cannot be opened.
+    """
+    try:
+        descriptor = os.open(part.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        raise AssetUnreadableError(f"{path} cannot be opened ({error.strerror}): check the disk.") from error
+    file = _Inflated(path, descriptor, part) if part.deflated else _Slice(descriptor, part)
+    return OpenAsset(path, file, part.size_bytes)  # type: ignore[arg-type]
+
+
+class _Slice(io.RawIOBase):
+    """A part of a file, as a file."""
+
+    def __init__(self, descriptor: int, part: Part) -> None:
+        self._descriptor = descriptor
+        self._at, self._end = part.offset, part.offset + part.size_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        view = memoryview(buffer)[: self._end - self._at]
+        count = os.preadv(self._descriptor, [view], self._at) if view else 0
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+class _Inflated(io.RawIOBase):
+    """A deflated part of a file, as a file; never longer than the zip's directory says."""
+
+    def __init__(self, path: str, descriptor: int, part: Part) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._at, self._left = part.offset, part.size_bytes
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = b""
+        while not data and not self._inflate.eof:
+            data = self._step(len(buffer))
+        self._left -= len(data)
+        # The end of the stream is asked for by the last call, which gives nothing.
+        if self._left < 0 or (self._left and not data):
+            raise self._damaged("its length is not what the directory says")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _step(self, most: int) -> bytes:
+        packed = self._inflate.unconsumed_tail
+        if not packed:
+            packed = os.pread(self._descriptor, _PACKED_BYTES, self._at)
+            self._at += len(packed)
+        if not packed:
+            raise self._damaged("it is cut short")
+        try:
+            return self._inflate.decompress(packed, most)
+        except zlib.error as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, why: str) -> AssetDamagedError:
+        return AssetDamagedError(f"{self._path} cannot be unpacked ({why}): make the export again.")
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+_PACKED_BYTES = 64 << 10

@@ -1,0 +1,406 @@
+"""Export: PDFs by selection, in a folder, zip, tar or bag that proves itself and says exactly what it lacks."""
+
+import os
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from craftkit_archive.archive import Archive, Run
+from craftkit_archive.catalog.rows import ExportRow, Selection
+from craftkit_archive.errors import NoSpaceError, RequestError
+from craftkit_archive.export import bagit as bag
+from craftkit_archive.export.destination import STDOUT, Options, Place, read_place
+from craftkit_archive.export.names import NamePlan, mark
+from craftkit_archive.export.papers import Cells, Papers, Volume, csv_line, index_cells, read_cells
+from craftkit_archive.export.targets import Target
+from craftkit_archive.export.workers import Done, Item, run
+from craftkit_archive.parallel.pool import Stop, in_batches, never, processes, spread, workers_for
+from craftkit_archive.parallel.progress import format_size
+from craftkit_archive.pdf.ends import odd_on_arrival
+from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped, Summary
+from craftkit_archive.states import State
+from craftkit_archive.stores.address import worker_setup
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+BATCH = 64
+BATCH_BYTES = 8 << 20
+# What heads, tables and pages take up, beside the PDFs: for a PDF, and for an export.
+ENTRY_BYTES = 4096
+PAPER_BYTES = 256 << 10
+UNKNOWN_TIME = 315_532_800  # 1980, the first that a zip can hold
+
+
+def export_assets(
+    archive: Archive,
+    target: str | Path,
+    *,
+    selection: Selection | None = None,
+    options: Options | None = None,
+    jobs: int = 1,
+    dry_run: bool = False,
+    stop: Stop = never,
+) -> Iterator[Record]:
+    """Copy the PDFs of renders into an export, each compared with its digest on the bytes that are written.
+
+    An export has its manifest (for `sha256sum -c`), `index.csv` (what each file is), `missing.csv` (what is lacking,
+    and why; absent if nothing is), `index.html` (to browse it) and `seal.txt`. In a folder, files that are there and
+    right are left untouched, so that a repeated or interrupted export does the rest. The archive is only read.
+
+    Args:
+        archive: May be open read-only.
+        target: A folder, a file, `-` for standard output (zip and tar), or a store's address.
+        selection: Which renders; all that succeeded if not given. One that names neither ids nor statuses takes those
+            that succeeded.
+        options: How it is made.
+        jobs: How many processes copy.
+        dry_run: Whether to say only what would be written, and where.
+        stop: Asked between batches.
+
+    Yields:
+        `Plan`; a `Skipped` for each render that is left out; `Progress`; at last the `Summary`, whose count selected
+        is the sum of written, unchanged, not_stored (there is no PDF to give; until 1.0 also as excluded) and failed
+        (there is, and it is not good), and acknowledged (either, and accepted as lost).
+
+    Raises:
+        RequestError: Nothing is selected, the options contradict each other, or the target holds something else.
+        LockedError: Another export is writing to the target.
+        StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's.
+        NoSpaceError, NotWritableError: The disk refused, or has too little room from the start.
+
+    Example:
+        >>> from craftkit_archive import Archive, ExportOptions, export_assets
+        >>> with Archive("archive") as archive:
+        ...     since = archive.select(since="2026-01-01")
+        ...     *_, summary = export_assets(archive, "out.zip", selection=since, options=ExportOptions(form="bagit"))
+        >>> summary.counts["written"]
+        5
+    """
+    selection, options = selection or Selection(), options or Options()
+    if selection.render_ids is None and not selection.statuses:
+        selection = msgspec.structs.replace(selection, statuses=("succeeded",))
+    place = read_place(os.fspath(target), options)
+    archive.store.check(archive.id)
+    with archive.catalog.snapshot():
+        export = _Export(archive, place, selection, options, stop)
+        jobs = 0 if dry_run else workers_for(*archive.catalog.count_stored(selection), jobs)
+        stores = [archive.store.address, *([place.address] if place.kind == "store" else [])]
+        with processes(jobs, worker_setup(*stores)) as executor:
+            yield export.plan()
+            yield from export.foresee() if dry_run else export.write(executor, jobs)
+        yield export.summary()
+
+
+# --- the work --------------------------------------------------------------------------------------------------------
+
+
+class _Entry(NamedTuple):
+    """A render on its way into an export; `item` is None if there is no PDF to give, and `lack` says why."""
+
+    row: ExportRow
+    cells: Cells
+    line: str
+    item: Item | None
+    lack: tuple[str, str] | None
+
+
+class _Splitter:
+    """Puts one PDF after the other into numbered volumes, as many as fit."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._filled = PAPER_BYTES
+        self.number = 1
+
+    def put(self, row: ExportRow) -> int:
+        size = (row.size_bytes or 0) + ENTRY_BYTES
+        if self._limit is not None:
+            if size + PAPER_BYTES > self._limit:
+                what = f"{row.key} alone has {format_size(row.size_bytes or 0)}"
+                raise RequestError(f"{what}, more than fits into --split-size: give a larger one.")
+            if self._filled + size > self._limit:
+                self.number += 1
+                self._filled = PAPER_BYTES
+        self._filled += size
+        return self.number
+
+
+class _Export:
+    """One export: planned as a whole, then written volume by volume."""
+
+    def __init__(self, archive: Archive, place: Place, selection: Selection, options: Options, stop: Stop) -> None:
+        self._archive, self._catalog = archive, archive.catalog
+        self._place = place
+        self._selection = selection
+        self._options = options
+        self._stop = stop
+        self._names = NamePlan(options.name)
+        self._run = Run(None, "export")
+        self._run.counts.update(dict.fromkeys(("selected", "written", "unchanged", "excluded", "failed"), 0))
+        self._exports: list[dict[str, Any]] = []
+        self._projects: dict[str, str] = {}
+        self._marks = array("Q")
+
+    def plan(self) -> Plan:
+        """Go through all renders once, before the first byte.
+
+        Raises:
+            RequestError: Nothing is selected.
+            NoSpaceError: There is too little room.
+        """
+        splitter = _Splitter(self._options.split_bytes)
+        count = size = pdfs = 0
+        for row in self._catalog.export_rows(self._selection):
+            count += 1
+            self._projects.setdefault(row.project_id, row.project_name or row.project_id)
+            if _lack(row) is None:
+                self._names.add(row)
+                splitter.put(row)
+                pdfs, size = pdfs + 1, size + (row.size_bytes or 0)
+        if not count:
+            known = ", ".join(self._catalog.project_slugs(10)) or "no project at all"
+            raise RequestError(f"No render is selected: widen the selection; this archive knows {known}.")
+        self._volumes = splitter.number
+        # Before anything is written, see that nothing stands in the way.
+        for number in range(1, self._volumes + 1):
+            self._place.open(self._archive, self._options, self._volume(number))
+        self._refuse_more_volumes()
+        self._need_room(0 if self._options.link else size + pdfs * ENTRY_BYTES + PAPER_BYTES)
+        return Plan(count=count, size_bytes=size)
+
+    def _refuse_more_volumes(self) -> None:
+        """See that no volume of an earlier export would be taken for one of these."""
+        if self._options.split_bytes is None or self._place.kind == "store":
+            return
+        following = self._place.named(Volume(self._volumes + 1, self._volumes + 1))
+        if os.path.lexists(following):
+            raise RequestError(
+                f"{following} is a volume too many, this export has only {self._volumes}: remove it and those after it,"
+                " or name another place."
+            )
+
+    def _need_room(self, needed: int) -> None:
+        free = self._place.room()
+        if free is None or needed <= free:
+            return
+        there = sum(self._present(number) for number in range(1, self._volumes + 1))
+        if needed - there > free:
+            raise NoSpaceError(
+                f"{self._place.address} needs {format_size(needed - there)}, and {format_size(free)} are free there:"
+                " make room, or narrow the selection."
+            )
+
+    def _present(self, number: int) -> int:
+        """Add up what earlier exports have put into a folder already."""
+        if self._place.kind != "dir":
+            return 0
+        folder = Path(self._place.named(self._volume(number)))
+        return sum(file.stat().st_size for file in folder.rglob("*.pdf")) if folder.is_dir() else 0
+
+    def _volume(self, number: int) -> Volume | None:
+        return Volume(number, self._volumes) if self._options.split_bytes is not None else None
+
+    def _entries(self) -> Iterator[tuple[int, _Entry]]:
+        """Yield the renders with the number of the volume that each belongs to."""
+        splitter, prefix = _Splitter(self._options.split_bytes), bag.PAYLOAD if self._place.bag else ""
+        for row in self._catalog.export_rows(self._selection):
+            lack = _lack(row)
+            if lack is not None:
+                yield splitter.number, _Entry(row, index_cells(row, ""), "", None, lack)
+                continue
+            path = prefix + self._names.path(row)
+            cells = index_cells(row, path)
+            item = Item(row.key, row.sha256 or "", row.size_bytes or 0, path, _modified(row))
+            yield splitter.put(row), _Entry(row, cells, csv_line(cells), item, None)
+
+    def foresee(self) -> Iterator[Record]:
+        """Say what would be written."""
+        counts = self._run.counts
+        yield from self._unknown()
+        for number, entry in self._entries():
+            counts["selected"] += 1
+            if entry.item is None:
+                accepted = _accepted(entry.row, (entry.lack or ("",))[0])
+                counts["acknowledged" if accepted else "excluded"] += 1
+                if not accepted:
+                    yield _skipped(entry, entry.lack)
+            else:
+                counts["written"] += 1
+                volume = self._volume(number)
+                path = entry.item.path if volume is None else f"{self._place.named(volume)}/{entry.item.path}"
+                yield Planned(render_id=entry.row.render_id, path=path, size_bytes=entry.item.size_bytes)
+            yield Progress(count=1, size_bytes=entry.item.size_bytes if entry.item else 0)
+
+    def _unknown(self, papers: Papers | None = None) -> Iterator[Record]:
+        """Tell of the ids that were asked for and that no render has."""
+        for render_id in self._catalog.unknown_ids(self._selection):
+            self._run.counts["selected"] += 1
+            self._run.counts["excluded"] += 1
+            if papers is not None:
+                papers.lack((render_id, "", "", "", "unknown", "no render has this id", ""))
+            yield Skipped(render_id=render_id, key="", reason=f"no render has the id {render_id}")
+
+    def write(self, executor: "Executor", jobs: int) -> Iterator[Record]:
+        """Write every volume."""
+        for number, numbered in groupby(self._entries(), key=lambda pair: pair[0]):
+            if self._stop():
+                return
+            yield from self._write_volume(number, (entry for _, entry in numbered), executor, jobs)
+        if self._options.sync:
+            os.sync()
+
+    def _write_volume(
+        self, number: int, entries: Iterable[_Entry], executor: "Executor", jobs: int
+    ) -> Iterator[Record]:
+        volume = self._volume(number)
+        target = self._place.open(self._archive, self._options, volume)
+        address = self._place.named(volume)
+        folder = {"dir": Path(address), "store": None}.get(self._place.kind, Path(address).absolute().parent)
+        papers = Papers(
+            self._archive.id,
+            title=self._title(),
+            bag_info=self._options.bag_info if self._place.bag else None,
+            folder=None if address == STDOUT else folder,
+            volume=volume or Volume(),
+            today=self._archive.now()[:10],
+        )
+        with target, papers:
+            if number == 1:
+                yield from self._unknown(papers)
+            yield from self._copy(target, papers, entries, executor, jobs)
+            if self._stop():
+                return
+            self._settle_earlier(target, papers)
+            seal = papers.store(target)
+            target.close()
+        self._exports.append({"path": address, "pdfs": papers.count, "size_bytes": papers.size_bytes, "seal": seal})
+
+    def _copy(
+        self, target: Target, papers: Papers, entries: Iterable[_Entry], executor: "Executor", jobs: int
+    ) -> Iterator[Record]:
+        under_way: deque[tuple[Any, list[_Entry]]] = deque()
+        self._marks = array("Q")
+
+        def tasks() -> Iterator[Any]:
+            for batch in in_batches(entries, BATCH, weigh=_weigh, limit=BATCH_BYTES):
+                items = [entry.item for entry in batch if entry.item is not None]
+                task = target.task(items, "".join(entry.line for entry in batch))
+                if target.has_earlier:
+                    self._marks.extend(mark(item.path) for item in items)
+                under_way.append((task, batch))
+                yield task
+
+        for done in spread(executor, run, tasks(), jobs=jobs, stop=self._stop):
+            task, batch = under_way.popleft()
+            target.settle(task, done)
+            size = yield from self._count_batch(batch, iter(done), papers)
+            self._run.bytes_read += size
+            yield Progress(count=len(batch), size_bytes=size)
+
+    def _count_batch(self, batch: list[_Entry], done: Iterator[Done], papers: Papers) -> Generator[Record, None, int]:
+        counts, size = self._run.counts, 0
+        counts["selected"] += len(batch)
+        for entry in batch:
+            one = next(done) if entry.item is not None else None
+            if one is not None and entry.item is not None and one.outcome in ("written", "unchanged"):
+                counts[one.outcome] += 1
+                size += entry.item.size_bytes
+                papers.add(entry.cells, entry.line, entry.item.modified)
+                if entry.row.odd is not None:
+                    papers.note_odd(entry.cells, odd_on_arrival(entry.row.odd))
+                continue
+            lack = (one.outcome, one.detail or "") if one is not None else entry.lack or ("", "")
+            if one is not None and one.outcome == "gone":  # alone, or with the whole store?
+                self._archive.store.check(self._archive.id)
+            accepted = _accepted(entry.row, lack[0])
+            # What the store does not give now is not damage: the export is incomplete.
+            gap = "excluded" if one is None or one.outcome == "unavailable" else "failed"
+            counts["acknowledged" if accepted else gap] += 1
+            cells = entry.cells
+            papers.lack((cells.render_id, cells.project_id, cells.project_slug, cells.asset_key, *lack, accepted or ""))
+            if not accepted:
+                yield _skipped(entry, lack)
+        return size
+
+    def _settle_earlier(self, target: Target, papers: Papers) -> None:
+        """See to what earlier exports wrote and this selection does not have: it is removed, or stays in the lists.
+
+        What a person has changed since stays where it is, and is in no list.
+        """
+        planned = sorted(self._marks)
+        self._marks = array("Q")
+        seen: set[int] = set()
+        for cells in read_cells(target.earlier()):
+            one = mark(cells.path)
+            place = bisect_left(planned, one)
+            if one in seen or (place < len(planned) and planned[place] == one):
+                continue
+            if target.holds(cells.path, int(cells.size_bytes), cells.sha256):
+                seen.add(one)
+                if self._options.prune:
+                    target.remove(cells.path)
+                    self._run.counts["pruned"] += 1
+                else:
+                    papers.add(cells, csv_line(cells))
+                    self._run.counts["kept"] += 1
+
+    def _title(self) -> str:
+        names = sorted(set(self._projects.values()))
+        return ", ".join(names) if len(names) <= 3 else f"{len(names)} projects"
+
+    def summary(self) -> Summary:
+        """Say how it went."""
+        counts = self._run.counts
+        counts["not_stored"] = counts["excluded"]
+        self._run.settle(problems=counts["failed"] > 0, incomplete=counts["excluded"] > 0, stopped=self._stop())
+        return self._run.summary(exports=self._exports)
+
+
+def _lack(row: ExportRow) -> tuple[str, str] | None:
+    """Say why there is no PDF to give of a render, in a word and in a sentence; None if there is one."""
+    if row.stored and row.sha256 is not None and row.size_bytes is not None:
+        return None
+    if row.stored:
+        return "no-digest", "stored, but with no digest to compare it with"
+    if row.status != "succeeded":
+        return "not-succeeded", f"its status is {row.status}"
+    return "not-stored", "not stored"
+
+
+# Which state of a PDF it is that keeps it out of an export; no person can accept what the folder does not take.
+_STATES: dict[str, State] = {
+    "not-stored": "not-stored",
+    "no-digest": "unverified",
+    "damaged": "damaged",
+    "gone": "damaged",
+    "unreadable": "unreadable",
+    "unavailable": "unreadable",
+}
+
+
+def _accepted(row: ExportRow, lack: str) -> str | None:
+    """Return the reason for which a PDF's loss was accepted, if it is the state that was accepted that keeps it out."""
+    return row.accepted_reason if row.accepted_state is not None and _STATES.get(lack) == row.accepted_state else None
+
+
+def _skipped(entry: _Entry, lack: tuple[str, str] | None) -> Skipped:
+    word, detail = lack or ("", "")
+    return Skipped(render_id=entry.row.render_id, key=entry.row.key, reason=detail or word)
+
+
+def _weigh(entry: _Entry) -> int:
+    return entry.item.size_bytes if entry.item is not None else 0
+
+
+def _modified(row: ExportRow) -> int:
+    """Return the time that a PDF gets, in seconds since 1970: when its render was completed."""
+    text = row.completed_at or row.created_at
+    return int(datetime.fromisoformat(text).timestamp()) if text else UNKNOWN_TIME

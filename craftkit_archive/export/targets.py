@@ -1,0 +1,441 @@
+"""Where an export goes: a folder, a store that is no folder, or one zip or tar in a file or on standard output."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, BinaryIO, Protocol, Self
+
+import msgspec
+
+from craftkit_archive.archive import Archive
+from craftkit_archive.errors import ArchiveError, AssetError, AssetMissingError, LockedError, RequestError, disk_errors
+from craftkit_archive.export.packing import FORMS
+from craftkit_archive.export.reader import INDEX, MANIFEST, MARKER, Export
+from craftkit_archive.export.workers import Done, FilesTask, Item, PackTask, StoreTask
+from craftkit_archive.lock import LOCK, hold_lock
+from craftkit_archive.stores.base import CHUNK_BYTES, Store, digest
+from craftkit_archive.stores.folder import INCOMING, FolderStore
+from craftkit_archive.values import check_asset_key
+
+LEDGER = f"{INCOMING}/ledger.csv"
+
+
+class Target(Protocol):
+    """One export while it is made. Every implementation passes the suite in `tests/test_exporting.py`.
+
+    It is a context manager: whatever leaves it before `close` leaves nothing that looks like a whole export.
+    `has_earlier` says, inside, whether earlier exports may have written something here, and `removes` whether `remove`
+    can.
+    """
+
+    has_earlier: bool
+    removes: bool
+
+    def __enter__(self) -> Self:
+        """Take the place, so that no other export writes to it."""
+
+    def __exit__(self, *_error: object) -> None:
+        """Let go of it."""
+
+    def earlier(self) -> Iterator[str]:
+        """Yield the lines of the index of whatever earlier exports may have written here; ends of lines included."""
+
+    def task(self, items: list[Item], lines: str) -> Any:
+        """Say what a worker is to do with these, and note down that it will; `lines` are theirs of the index."""
+
+    def settle(self, task: Any, done: list[Done]) -> None:
+        """Take in what a worker has done. Tasks are settled in the order in which they were made."""
+
+    def add(self, path: str, file: BinaryIO, modified: int) -> None:
+        """Write one of the export's own papers; a path that ends with a slash is an empty folder."""
+
+    def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
+        """Say whether a file of an earlier export is there and as it was written."""
+
+    def remove(self, path: str) -> bool:
+        """Remove a file of an earlier export, and say whether there was one."""
+
+    def close(self) -> None:
+        """Make the export whole under its final name."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What an export's marker says: of which archive it is, and whether it is a bag."""
+
+    archive: str
+    bag: bool = False
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    file.seek(0)
+    return iter(partial(file.read, CHUNK_BYTES), b"")
+
+
+class FolderTarget:
+    """A folder; it must be empty, absent, or hold an export of the same archive and form.
+
+    Args:
+        archive: Whose PDFs are written.
+        path: The folder.
+        bag: Whether it becomes a bag.
+        link: Whether files are hard links to the store's.
+        read: Whether linked files are read and compared all the same.
+
+    Raises:
+        RequestError: The folder holds something else.
+        LockedError: Another export is writing to it.
+    """
+
+    removes = True
+
+    def __init__(self, archive: Archive, path: Path, *, bag: bool, link: bool = False, read: bool = True) -> None:
+        self.path = path
+        self._archive = archive
+        self._claim = Claim(archive.id, bag)
+        self._link, self._read = link, read
+        self._folder = FolderStore(path, durable=False)
+        self._token = token_hex(8)
+        self._stack = ExitStack()
+        self.has_earlier = False
+        self._check()
+
+    def _check(self) -> None:
+        with disk_errors(self.path):
+            store = self._archive.store
+            if self._link and not isinstance(store, FolderStore):
+                raise RequestError(f"--link makes hard links to files, and {store.address} has none: leave it out.")
+            _check_outside(store, self.path)
+            self._is_new = not os.path.lexists(self.path) or not next(self.path.iterdir(), None)
+            if self._is_new:
+                return
+            # An export that was killed before it could leave its marker has left its lock.
+            if {path.name for path in islice(self.path.iterdir(), 2)} <= {INCOMING}:
+                return
+            marker = self.path / MARKER
+            _check_claim(marker.read_bytes() if marker.exists() else None, self._claim, self.path)
+
+    def __enter__(self) -> Self:
+        """See `Target`."""
+        incoming = self.path / INCOMING
+        with disk_errors(self.path):
+            incoming.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(hold_lock(incoming, "export", self._archive.clock))
+            self._folder.sweep()
+            with disk_errors(self.path):
+                incoming.mkdir(exist_ok=True)
+                self._folder.write(MARKER, [msgspec.json.encode(self._claim)], replace=True)
+                # An export without its manifest is one that is not whole.
+                (self.path / MANIFEST).unlink(missing_ok=True)
+                self._ledger = stack.enter_context((self.path / LEDGER).open("a+b"))
+                self._take_index()
+            self._stack = stack.pop_all()
+        return self
+
+    def _take_index(self) -> None:
+        """Put what the last export wrote into the ledger, before anything else is written."""
+        index = self.path / INDEX
+        if self._ledger.tell():
+            self._ledger.write(b"\r\n")  # the last line may be torn
+        with suppress(FileNotFoundError):
+            with index.open("rb") as last:
+                last.readline()
+                shutil.copyfileobj(last, self._ledger, CHUNK_BYTES)
+                self._ledger.flush()
+            index.unlink()
+        self._earlier_bytes = self._ledger.tell()
+        self.has_earlier = self._earlier_bytes > 0
+
+    def __exit__(self, *_error: object) -> None:
+        """See `Target`."""
+        with suppress(OSError):  # what a full disk did not take is not missed here
+            self._stack.close()
+
+    def earlier(self) -> Iterator[str]:
+        """See `Target.earlier`."""
+        with (self.path / LEDGER).open("rb") as lines:
+            left = self._earlier_bytes
+            for line in lines:
+                if left <= 0:
+                    return
+                left -= len(line)
+                # Torn by a full disk, or saved anew by a spreadsheet.
+                with suppress(UnicodeDecodeError):
+                    yield line.decode()
+
+    def task(self, items: list[Item], lines: str) -> FilesTask:
+        """See `Target.task`."""
+        with disk_errors(self.path):
+            self._ledger.write(lines.encode())
+            self._ledger.flush()
+        store, folder = self._archive.store.address, self._folder.address
+        return FilesTask(store, folder, items, self._is_new, self._link, self._read, self._token)
+
+    def settle(self, task: FilesTask, done: list[Done]) -> None:
+        """See `Target.settle`: the workers have done it all."""
+
+    def add(self, path: str, file: BinaryIO, modified: int) -> None:
+        """See `Target.add`."""
+        if path.endswith("/"):
+            with disk_errors(self.path):
+                (self.path / path).mkdir(exist_ok=True)
+            return
+        self._folder.write(path, _chunks(file), replace=True)
+
+    def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
+        """See `Target.holds`."""
+        try:
+            with self._folder.open(path) as found:
+                return found.size_bytes == size_bytes and digest(found.chunks()).sha256 == sha256
+        except AssetError:
+            return False
+
+    def remove(self, path: str) -> bool:
+        """See `Target.remove`; folders that become empty go too."""
+        file = self.path / check_asset_key(path)
+        with disk_errors(file):
+            try:
+                file.unlink()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return False
+            with suppress(OSError):
+                for folder in islice(file.parents, path.count("/")):
+                    folder.rmdir()
+        return True
+
+    def close(self) -> None:
+        """See `Target.close`."""
+        with disk_errors(self.path):
+            (self.path / LEDGER).unlink()
+            (self.path / INCOMING / LOCK).unlink()
+        self._folder.sweep()
+
+
+def _check_outside(store: Store, path: Path) -> None:
+    if isinstance(store, FolderStore) and os.path.commonpath([os.path.realpath(path), store.address]) == store.address:
+        raise RequestError(f"{path} lies in the archive's store: choose a place outside of it.")
+
+
+def _check_claim(found: bytes | None, claim: Claim, where: object) -> None:
+    if found is None:
+        raise RequestError(f"{where} holds files that no export made: choose an empty folder.")
+    with suppress(msgspec.MsgspecError):
+        if msgspec.json.decode(found, type=Claim) == claim:
+            return
+    raise RequestError(f"{where} holds an export of something else, as its {MARKER} says: choose an empty folder.")
+
+
+class StoreTarget:
+    """A store that is no folder, such as a bucket; nobody can lock it, and nothing is removed from it."""
+
+    has_earlier = False
+    removes = False
+
+    def __init__(self, archive: Archive, store: Store, *, bag: bool) -> None:
+        self._archive = archive
+        self._store = store
+        self._claim = Claim(archive.id, bag)
+
+    def __enter__(self) -> Self:
+        """See `Target`."""
+        try:
+            with self._store.open(MARKER) as found:
+                _check_claim(b"".join(found.chunks()), self._claim, self._store.address)
+        except AssetMissingError:
+            if next(self._store.list(), None) is not None:
+                _check_claim(None, self._claim, self._store.address)
+        self._store.write(MARKER, [msgspec.json.encode(self._claim)], replace=True)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """See `Target`."""
+
+    def earlier(self) -> Iterator[str]:
+        """See `Target.earlier`: what earlier exports wrote stays, and is no part of this one."""
+        return iter(())
+
+    def task(self, items: list[Item], lines: str) -> StoreTask:
+        """See `Target.task`."""
+        return StoreTask(self._archive.store.address, self._store.address, items)
+
+    def settle(self, task: StoreTask, done: list[Done]) -> None:
+        """See `Target.settle`: the workers have done it all."""
+
+    def add(self, path: str, file: BinaryIO, modified: int) -> None:
+        """See `Target.add`; a bucket has no empty folders."""
+        if not path.endswith("/"):
+            self._store.write(path, _chunks(file), replace=True)
+
+    def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
+        """See `Target.holds`."""
+        return False
+
+    def remove(self, path: str) -> bool:
+        """See `Target.remove`."""
+        return False
+
+    def close(self) -> None:
+        """See `Target.close`."""
+
+
+class PackedTarget:
+    """One zip or tar, in a file or on standard output.
+
+    In a file, workers write their pieces at their places at once; it gets its name when it is whole. Where an asset is
+    left out, the pieces after it move up. On standard output, each piece is made in a temporary file and follows when
+    the ones before it are out.
+
+    Args:
+        archive: Whose PDFs are written.
+        path: The file; None is standard output.
+        form: `zip` or `tar`.
+        prefix: A folder, with its slash, that is put around everything.
+
+    Raises:
+        RequestError: It would lie in the store, or there is a file of that name that is no export of this archive.
+        LockedError: Another export is writing it.
+    """
+
+    has_earlier = False
+    removes = True  # there is never anything to remove
+
+    def __init__(self, archive: Archive, path: Path | None, form: str, *, prefix: str = "") -> None:
+        self.path = path
+        self._archive = archive
+        self._form, self._name, self._prefix = FORMS[form], form, prefix
+        self._at = self._planned = self._count = 0
+        self._stack = ExitStack()
+        if path is not None:
+            _check_outside(archive.store, path)
+        if path is not None and os.path.lexists(path):
+            try:
+                owner = Export(path).said().get("Archive")
+            except ArchiveError as error:
+                raise RequestError(f"{path} is there and no whole export: remove it, or name another.") from error
+            if owner != archive.id:
+                raise RequestError(f"{path} is an export of something else: remove it, or name another.")
+
+    def __enter__(self) -> Self:
+        """See `Target`."""
+        with ExitStack() as stack:
+            if self.path is None:
+                self._pieces = stack.enter_context(tempfile.TemporaryDirectory())
+                self._file = 1
+                self._directory = stack.enter_context(tempfile.TemporaryFile())
+            else:
+                with disk_errors(self.path):
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self._take(stack, self.path)
+                    self._directory = stack.enter_context(tempfile.TemporaryFile(dir=self.path.parent))
+            self._stack = stack.pop_all()
+        return self
+
+    def _take(self, stack: ExitStack, path: Path) -> None:
+        self._part = path.with_name(f".{path.name}.part")
+        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        stack.callback(os.close, self._file)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LockedError(f"Another export is writing {path}: wait for its end, or stop it.") from error
+        stack.callback(self._part.unlink, missing_ok=True)
+        os.ftruncate(self._file, 0)
+
+    def __exit__(self, *_error: object) -> None:
+        """See `Target`."""
+        with suppress(OSError):  # what a full disk did not take is not missed here
+            self._stack.close()
+
+    def earlier(self) -> Iterator[str]:
+        """See `Target.earlier`: a file is always written from its beginning."""
+        return iter(())
+
+    def task(self, items: list[Item], lines: str) -> PackTask:
+        """See `Target.task`."""
+        items = [item._replace(path=self._prefix + item.path) for item in items] if self._prefix else items
+        offset = self._planned
+        self._planned += sum(self._form.measure(item.path, item.size_bytes) for item in items)
+        if self.path is None:
+            return PackTask(self._archive.store.address, self._name, f"{self._pieces}/{offset}", 0, items)
+        return PackTask(self._archive.store.address, self._name, os.fspath(self._part), offset, items)
+
+    def settle(self, task: PackTask, done: list[Done]) -> None:
+        """See `Target.settle`."""
+        length, at = sum(one.length for one in done), self._at
+        for item, one in zip(task.items, done, strict=True):
+            if one.outcome == "written":
+                self._record(item.path, item.size_bytes, item.modified, one.crc, at)
+                at += one.length
+        if self.path is None:
+            piece = Path(task.file)
+            with piece.open("rb") as file:
+                self._write(iter(partial(file.read, CHUNK_BYTES), b""))
+            piece.unlink()
+        elif length and task.offset != self._at:
+            self._write(_read(self._file, task.offset, length))
+        else:
+            self._at = at
+
+    def _record(self, path: str, size: int, modified: int, crc: int, offset: int) -> None:
+        self._count += 1
+        with disk_errors(self.path or tempfile.gettempdir()):
+            self._directory.write(self._form.record(path, size, modified, crc, offset))
+
+    def _write(self, chunks: Iterable[bytes]) -> None:
+        """Write at the end of what is settled."""
+        with disk_errors(self.path or "standard output"):
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    count = os.write(1, view) if self.path is None else os.pwrite(self._file, view, self._at)
+                    self._at += count
+                    view = view[count:]
+
+    def add(self, path: str, file: BinaryIO, modified: int) -> None:
+        """See `Target.add`."""
+        size, crc = file.seek(0, os.SEEK_END), 0
+        for chunk in _chunks(file):
+            crc = zlib.crc32(chunk, crc)
+        path = self._prefix + path
+        self._record(path, size, modified, crc, self._at)
+        self._write([self._form.head(path, size, modified, crc)])
+        self._write(_chunks(file))
+        self._write([self._form.tail(size)])
+
+    def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
+        """See `Target.holds`."""
+        return False
+
+    def remove(self, path: str) -> bool:
+        """See `Target.remove`."""
+        return False
+
+    def close(self) -> None:
+        """See `Target.close`."""
+        begin = self._at
+        with disk_errors(self.path or tempfile.gettempdir()):
+            size = self._directory.seek(0, os.SEEK_END)
+        self._write(_chunks(self._directory))
+        self._write([self._form.end(self._count, begin, size)])
+        if self.path is not None:
+            with disk_errors(self.path):
+                os.ftruncate(self._file, self._at)
+                self._part.rename(self.path)
+
+
+def _read(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
+    end = offset + length
+    while offset < end:
+        chunk = os.pread(descriptor, min(CHUNK_BYTES, end - offset), offset)
+        if not chunk:
+            raise OSError("a piece of the export has vanished")
+        offset += len(chunk)
+        yield chunk

@@ -1,0 +1,1 @@
+"""Assets on their way into the store."""

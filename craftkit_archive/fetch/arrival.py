@@ -1,0 +1,338 @@
+"""What a worker of a fetch does: open, receive, compare, place."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import lru_cache, partial
+from threading import Lock
+from typing import NamedTuple
+
+from craftkit_archive.catalog.rows import Expectation
+from craftkit_archive.errors import (
+    ArchiveError,
+    AssetDamagedError,
+    AssetError,
+    AssetExistsError,
+    AssetKeyError,
+    AssetMissingError,
+    AssetUnavailableError,
+    RemoteError,
+    RenderConflictError,
+    RenderNotFoundError,
+)
+from craftkit_archive.parallel.pool import ASK_SECONDS, Stop, StoppedError, task_stop, until
+from craftkit_archive.parallel.threads import in_lanes, prefetch
+from craftkit_archive.pdf.ends import Ends
+from craftkit_archive.records import Verdict
+from craftkit_archive.sources.address import open_source
+from craftkit_archive.sources.base import Source
+from craftkit_archive.stores.address import open_store
+from craftkit_archive.stores.base import OpenAsset, Piece, Store, Stored, digest, mask_address
+from craftkit_archive.verify.fixity import Arrival, judge_arrival
+
+# So many assets refused alike, and none that came, are a service that refuses.
+SAME_REFUSALS = 12
+
+
+class FetchTask(NamedTuple):
+    """Copy some assets from a source into a store, both named by their addresses."""
+
+    source: str
+    store: str
+    assets: list[Expectation]
+    bytes_per_second: float | None
+    ignore_etag: bool
+    accept_odd: bool
+    run: str
+
+
+class Received(NamedTuple):
+    """What became of one asset: `stored` if it is in the store now, otherwise a verdict, or neither if it is absent.
+
+    Attributes:
+        vouched: What vouched for its digest.
+        odd: What is odd about it as a PDF, though it is stored.
+        piece: What the store is still to give its name.
+        stopped: Whether nothing became of it because the batch was to end.
+    """
+
+    asset: Expectation
+    stored: Stored | None = None
+    adopted: bool = False
+    vouched: str = "first-read"
+    verdict: Verdict | None = None
+    detail: str | None = None
+    piece: Piece | None = None
+    stopped: bool = False
+    odd: str | None = None
+
+
+class _RefusedError(Exception):
+    """The bytes that arrived are not to be stored."""
+
+    def __init__(self, verdict: Verdict, detail: str) -> None:
+        super().__init__(verdict, detail)
+        self.verdict = verdict
+        self.detail = detail
+
+
+class _SourceFailedError(Exception):
+    """The source, not the store, kept failing."""
+
+    def __init__(self, error: RemoteError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def copy_assets(task: FetchTask) -> tuple[list[Received], ArchiveError | None]:
+    """Copy a batch of assets; with what stopped it half-way comes what was copied until then."""
+    source, store = open_source(task.source), open_store(task.store)
+    stopping = _Stopping(task_stop())
+    receive = partial(_receive, source, store, task, stopping)
+    read = partial(_open, source, stopping)
+    arrivals: list[Received]
+    if store.lanes == 1 or task.source == task.store:
+        arrivals = list(map(receive, prefetch(read, task.assets, source.lanes)))
+    else:  # a store that makes one wait for what is written takes threads
+        arrivals = in_lanes(receive, ((asset, partial(read, asset)) for asset in task.assets), store.lanes)
+    error = stopping.error
+    arrivals = [arrival for arrival in arrivals if not arrival.stopped]
+    try:
+        store.sync([arrival.asset.key for arrival in arrivals if arrival.adopted])
+        refused = store.place([a.piece for a in arrivals if a.piece is not None])
+    except ArchiveError as failure:
+        return [arrival for arrival in arrivals if arrival.stored is None], failure
+    return [
+        a._replace(piece=None) if a.piece is None or a.piece not in refused else _late(store, a, refused[a.piece])
+        for a in arrivals
+    ], error
+
+
+class _Stopping:
+    """Whether a batch is to end: one of its assets met what stops them all, or the command is to end."""
+
+    def __init__(self, asked: Stop) -> None:
+        self.error: ArchiveError | None = None
+        self._asked = asked
+
+    def __call__(self) -> bool:
+        return self.error is not None or self._asked()
+
+    def stop_all(self, asset: Expectation, error: ArchiveError) -> Received:
+        """End the batch because of what one of its assets met."""
+        self.error = self.error or error
+        return Received(asset, stopped=True)
+
+
+def _open(source: Source, stopping: _Stopping, asset: Expectation) -> OpenAsset:
+    try:
+        if stopping():
+            raise StoppedError
+        return source.open(asset.render_id, asset.key)
+    except RemoteError as error:
+        raise _SourceFailedError(error) from error
+
+
+class _Refusals:
+    """Tells a service that refuses everything from one that refuses some assets, for one run in one process."""
+
+    def __init__(self) -> None:
+        self._worked = False
+        self._reasons: Counter[str] = Counter()
+
+    def succeed(self) -> None:
+        """Count an asset that came."""
+        self._worked = True
+
+    def add(self, reason: str) -> bool:
+        """Count a refusal; say whether nothing else has come so far."""
+        self._reasons[reason] += 1
+        return not self._worked and bool(reason) and self._reasons[reason] >= SAME_REFUSALS
+
+
+@lru_cache(maxsize=1)
+def _refusals(_run: str) -> _Refusals:
+    return _Refusals()
+
+
+def _receive(
+    source: Source,
+    store: Store,
+    task: FetchTask,
+    stopping: _Stopping,
+    opening: tuple[Expectation, Callable[[], OpenAsset]],
+) -> Received:
+    """Bring one asset into the store; what is not a matter of this asset alone stops the batch."""
+    asset, opened = opening
+    if stopping():
+        with suppress(ArchiveError, StoppedError, _SourceFailedError), opened():  # what was asked for already
+            pass
+        return Received(asset, stopped=True)
+    try:
+        arrival = _receive_one(store, task, stopping, asset, opened)
+    except StoppedError:
+        return Received(asset, stopped=True)
+    except AssetUnavailableError as error:
+        return _unavailable(source, task, stopping, Received(asset, detail=str(error)), error.reason)
+    except AssetError as error:
+        return _failed(asset, error)
+    except _SourceFailedError as failed:
+        return _unavailable(source, task, stopping, Received(asset, detail=str(failed.error)), failed.error.reason)
+    except ArchiveError as error:
+        return stopping.stop_all(asset, error)
+    _refusals(task.run).succeed()
+    return arrival
+
+
+def _failed(asset: Expectation, error: AssetError) -> Received:
+    """Say of one asset what the source holds in its place, or that its name cannot be."""
+    verdict: Verdict = "unreadable"
+    if isinstance(error, AssetKeyError):
+        verdict = "missing"
+    elif isinstance(error, AssetDamagedError):
+        verdict = "not-a-file"
+    return Received(asset, verdict=verdict, detail=str(error).removeprefix(f"{asset.key} "))
+
+
+def _unavailable(source: Source, task: FetchTask, stopping: _Stopping, arrival: Received, reason: str) -> Received:
+    """Say whether the source does not give this asset alone, or is down, or refuses everything."""
+    try:
+        source.check()
+        if not _refusals(task.run).add(reason):
+            return arrival._replace(verdict="unavailable")
+        # Its own words, which name what to do, and not one finding for each of a million assets.
+        error: ArchiveError = RemoteError(
+            f"{mask_address(task.source)} refused the first {SAME_REFUSALS} PDFs in the same way. {arrival.detail}"
+        )
+    except ArchiveError as failure:
+        error = failure
+    return stopping.stop_all(arrival.asset, error)
+
+
+def _receive_one(
+    store: Store, task: FetchTask, stop: Stop, asset: Expectation, opened: Callable[[], OpenAsset]
+) -> Received:
+    try:
+        with opened() as found:
+            if task.ignore_etag:
+                found.claims, found.ask_closer = found.claims._replace(md5=None), None
+            ends = Ends()
+            checked = _checked(found, asset, task, ends, stop)
+            if task.source == task.store:
+                arrival = Received(asset, digest(checked), adopted=True)
+            else:
+                try:
+                    piece = store.receive(asset.key, checked)
+                    arrival = Received(asset, piece.stored, piece=piece)
+                except AssetExistsError:
+                    arrival = _adopt(store, asset, checked)
+            return arrival._replace(vouched=_vouched(asset, found), odd=ends.oddity())
+    except AssetMissingError:
+        return Received(asset)
+    except (RenderNotFoundError, RenderConflictError) as error:
+        return Received(asset, verdict="missing", detail=str(error))
+    except _RefusedError as error:
+        return Received(asset, verdict=error.verdict, detail=f"at the source, {error.detail}")
+
+
+def _vouched(asset: Expectation, found: OpenAsset) -> str:
+    """Say what vouches for the digest of bytes that are accepted."""
+    if asset.sha256 is not None:
+        return "declared"
+    if found.claims.sha256 is not None:
+        return found.claims.by
+    return "etag" if found.claims.md5 is not None else "first-read"
+
+
+def _checked(found: OpenAsset, asset: Expectation, task: FetchTask, ends: Ends, stop: Stop) -> Iterator[bytes]:
+    """Pass the bytes of a source on, and refuse them at their end if `judge_arrival` does.
+
+    What vouches for them stands in `found.claims` when they are through.
+    """
+    md5 = hashlib.md5(usedforsecurity=False) if found.claims.md5 is not None else None
+    sha256 = hashlib.sha256() if found.claims.sha256 is not None or asset.sha256 is not None else None
+    hashes = [hashed for hashed in (md5, sha256) if hashed is not None]
+    try:
+        for chunk in until(stop, ends.watch(found.chunks())):
+            for hashed in hashes:
+                hashed.update(chunk)
+            if task.bytes_per_second is not None:
+                _throttle(task.bytes_per_second).take(len(chunk), stop)
+            yield chunk
+    except RemoteError as error:
+        raise _SourceFailedError(error) from error
+    wrong = []
+    if md5 is not None and md5.hexdigest() != found.claims.md5 and found.ask_closer is not None:
+        # The ETag of an object that is encrypted with a key of its own looks like an MD5, and is none. obstore does not
+        # show whether it is, and to ask about each object would double the requests.
+        found.claims = found.ask_closer()
+        if found.claims.sha256 is not None and sha256 is None:
+            found.file.seek(0)
+            sha256 = hashlib.sha256()
+            for chunk in found.chunks():
+                sha256.update(chunk)
+    if sha256 is not None and sha256.hexdigest() != (found.claims.sha256 or sha256.hexdigest()):
+        wrong.append(f"its SHA-256 is {sha256.hexdigest()}, and the source says {found.claims.sha256}")
+    if md5 is not None and md5.hexdigest() != (found.claims.md5 or md5.hexdigest()):
+        wrong.append(f"its MD5 is {md5.hexdigest()}, and its ETag says {found.claims.md5}")
+    if sha256 is not None and sha256.hexdigest() != (asset.sha256 or sha256.hexdigest()):
+        wrong.append(f"its SHA-256 is {sha256.hexdigest()}, and {asset.sha256} is declared")
+    arrival = Arrival(ends, found.size_bytes, asset.size_bytes, wrong, _vouched(asset, found) != "first-read")
+    refused = judge_arrival(arrival, accept_odd=task.accept_odd)
+    if refused is not None:
+        raise _RefusedError(*refused)
+
+
+def _adopt(store: Store, asset: Expectation, checked: Iterator[bytes]) -> Received:
+    """Record what an interrupted fetch, or a person, has put into the store, if it is what the source has."""
+    with store.open(asset.key) as kept:
+        here, there = digest(kept.chunks()), digest(checked)
+    if here == there:
+        return Received(asset, here, adopted=True)
+    return _taken(Received(asset))
+
+
+def _late(store: Store, arrival: Received, refused: AssetError) -> Received:
+    """Say what becomes of an asset that got no name: it was taken while the asset was on its way, or it cannot be."""
+    if not isinstance(refused, AssetExistsError):
+        return _failed(arrival.asset, refused)
+    with suppress(AssetError):
+        if store.measure(arrival.asset.key) == arrival.stored:
+            return arrival._replace(adopted=True, piece=None)
+    return _taken(arrival)
+
+
+def _taken(arrival: Received) -> Received:
+    detail = "other bytes are in the store already; nothing was replaced"
+    return Received(arrival.asset, verdict="wrong-digest", detail=detail)
+
+
+class _Throttle:
+    """Lets so many bytes a second pass, for all threads of a process."""
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._rate = bytes_per_second
+        self._free_at = time.monotonic()
+        self._lock = Lock()
+
+    def take(self, size_bytes: int, stop: Stop) -> None:
+        """Wait until these bytes may have passed.
+
+        Raises:
+            StoppedError: The work is to end.
+        """
+        with self._lock:
+            self._free_at = max(self._free_at, time.monotonic()) + size_bytes / self._rate
+            left = self._free_at - time.monotonic()
+        while left > 0:
+            if stop():
+                raise StoppedError
+            time.sleep(min(left, ASK_SECONDS))
+            left -= ASK_SECONDS
+
+
+@lru_cache(maxsize=1)
+def _throttle(bytes_per_second: float) -> _Throttle:
+    return _Throttle(bytes_per_second)

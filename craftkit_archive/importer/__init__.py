@@ -1,0 +1,1 @@
+"""Metadata on its way into the catalog."""

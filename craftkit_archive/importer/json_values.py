@@ -1,0 +1,218 @@
+"""JSON cut into records: arrays, wrapped lists, several values in a file."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from craftkit_archive.decoding import Item, TwiceError, decode_json, exact, snake, unique
+from craftkit_archive.importer.streams import MAX_RECORD_BYTES, too_long
+from craftkit_archive.records import TABLES, Kind
+
+PIECE_BYTES = 64 << 10
+MAX_DEPTH = 100
+
+# What ijson raises besides its own errors: numbers of giant exponents or thousands of digits, and bad UTF-8.
+NOT_JSON = (ValueError, ArithmeticError)
+MAX_DIGITS = sys.get_int_max_str_digits() or 4300
+
+# A whole number that Python refuses to read: ijson's C code does not expect that, and brings down the process.
+TOO_MANY_DIGITS = re.compile(rb"(?<![.\d])\d{%d}" % (MAX_DIGITS + 1))
+
+# Names, besides those of their table, under which an object may wrap a list of records.
+WRAPPERS = ("data", "items", "results", "rows", "records")
+
+
+def read_line(line: int, text: bytes, kind: Kind) -> Iterator[Item]:
+    """Yield what one line of NDJSON holds: a record, or the records of a list that it wraps."""
+    if len(text) > MAX_RECORD_BYTES:
+        yield too_long(line)
+        return
+    try:
+        values = _json_values(text)
+    except UnicodeDecodeError:
+        problem = "expected UTF-8"
+    except RecursionError:
+        problem = "expected fewer levels of nesting"
+    except ValueError as error:
+        problem = str(error) if isinstance(error, TwiceError) else f"expected JSON: {error}"
+    else:
+        yield from (Item(line, record) for value in values for record in _unwrapped(value, kind))
+        return
+    yield Item(line, text.decode("utf-8", "backslashreplace"), problem)
+
+
+def _json_values(text: bytes) -> list[Any]:
+    """Read the JSON value of a line; or several, with nothing or white space between them."""
+    try:
+        value = decode_json(text)
+    except msgspec.DecodeError:
+        if b"}" not in text[:-1]:
+            raise
+    else:
+        json.loads(text, object_pairs_hook=unique)
+        return [value]
+    rest, values, reader = text.decode().strip(), [], json.JSONDecoder(object_pairs_hook=unique)
+    while rest:
+        end = reader.raw_decode(rest)[1]
+        # Read once more, because `msgspec` takes numbers and rare characters as the rest of the program does.
+        values.append(decode_json(rest[:end]))
+        rest = rest[end:].lstrip()
+    return values
+
+
+def _unwrapped(value: Any, kind: Kind) -> list[Any]:
+    if isinstance(value, dict) and not _is_record(value):
+        lists = {_plain(name): records for name, records in value.items() if isinstance(records, list)}
+        for name in (*TABLES[kind], *WRAPPERS):
+            if name in lists:
+                return list(lists[name])
+    return [value]
+
+
+def _plain(name: str) -> str:
+    """Write the name of a wrapper as that of a table: `apiKeys` is `api_keys`, `public.renders` is `renders`."""
+    return snake(name.rpartition(".")[2].strip('"'))
+
+
+def _is_record(value: dict[str, Any]) -> bool:
+    """Say whether an object is a record itself, and no wrapper, whatever lists it has."""
+    return any(snake(name) in ("id", "render_id") for name in value)
+
+
+def json_records(blocks: Iterator[bytes], kind: Kind) -> Iterator[Item]:
+    """Yield the records in JSON of any form, in constant memory; the first fault ends it, as a reject."""
+    import ijson
+
+    events: Any = ijson.sendable_list()
+    parser = ijson.basic_parse_coro(events, multiple_values=True)
+    records = _Records(kind)
+    line, pending, item, before = 1, 0, 1, b""
+
+    def lost(problem: str) -> Item:
+        return Item(line, None, f"{problem} (in item {item}); the rest of the file was not read")
+
+    try:
+        for piece in chain.from_iterable(map(_small_pieces, blocks)):
+            pending += len(piece)
+            before += piece
+            unreadable, why = _find_unreadable(before)
+            if unreadable:  # what precedes it is good; a space, because nothing at all would be the end
+                piece = piece[: max(unreadable.start() - len(before), -len(piece))] or b" "
+            try:
+                parser.send(piece)
+            finally:
+                for value, problem in records.take(events):
+                    yield Item(line, value, problem)
+                    pending, item = 0, item + 1
+                del events[:]
+            if unreadable:
+                yield lost(why)
+                return
+            if pending > MAX_RECORD_BYTES:
+                yield lost(str(too_long(line).problem))
+                return
+            line += piece.endswith(b"\n")
+            before = b"" if piece.endswith(b"\n") else before[-MAX_DIGITS - 2 :]
+        parser.close()
+    except _TooDeepError:
+        yield lost(f"expected at most {MAX_DEPTH} levels of nesting")
+    except UnicodeDecodeError:
+        yield lost("expected UTF-8")
+    except NOT_JSON:
+        yield lost("expected JSON whose numbers have at most 18 digits of exponent")
+    except ijson.JSONError as error:
+        # Quoted with its words is the text that it failed at, which may hold a key.
+        words = error.args[0] if error.args else "it ends too early"
+        words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
+        yield lost(f"expected JSON: {words.splitlines()[0]}")
+
+
+def _find_unreadable(text: bytes) -> tuple[re.Match[bytes] | None, str]:
+    """Find what ijson must not see, because it dies of it, or takes it for something else without a word."""
+    if len(text) > MAX_DIGITS and (found := TOO_MANY_DIGITS.search(text)):
+        return found, f"expected numbers of at most {MAX_DIGITS:,} digits"
+    if (b"\\ud" in text or b"\\uD" in text) and (found := _HALF_CHARACTER.search(text)):
+        return found, "expected Unicode, got half of a surrogate pair"
+    return None, ""
+
+
+# The first half of a surrogate pair without the second, which ijson reads as a question mark; not at the very end of a
+# text, where the second is still to come.
+_HALF_CHARACTER = re.compile(rb"(?<!\\)(?:\\\\)*+\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F]|(?:\\(?:u[dD]?)?)?\Z)")
+
+
+def _small_pieces(block: bytes) -> Iterator[bytes]:
+    """Cut bytes after each line, and within long ones, so that the parser can be watched while it reads them."""
+    for line in block.splitlines(keepends=True):
+        for at in range(0, len(line), PIECE_BYTES):
+            yield line[at : at + PIECE_BYTES]
+
+
+class _TooDeepError(Exception):
+    pass
+
+
+class _Records:
+    """Puts parser events together to records: array elements, list elements of a wrapper, and other values."""
+
+    def __init__(self, kind: Kind) -> None:
+        from ijson import ObjectBuilder
+
+        self._wrappers = {*TABLES[kind], *WRAPPERS}
+        self._new = ObjectBuilder
+        self._depth = 0
+        self._level = 0  # the depth at which records begin
+        self._record: Any = None  # what is being put together
+        self._page: Any = None  # the wrapper whose list is being read
+        self._wrapped = False  # whether the value at the top has turned out to be a wrapper
+        self._name = ""  # the last one of the object at that level
+        self._names: set[str] = set()  # all of them
+        self._problem: str | None = None
+
+    def take(self, events: list[tuple[str, Any]]) -> Iterator[tuple[Any, str | None]]:
+        for event, value in events:
+            self._depth -= event in ("end_map", "end_array")
+            if self._record is None and event == "end_array" and self._depth == self._level - 1:
+                self._record, self._page, self._level = self._page, None, 0
+            elif self._record is None and event == "start_array" and self._depth == self._level == 0:
+                self._level = 1
+            elif self._begins_list(event):
+                self._record, self._page, self._level, self._wrapped = None, self._record, 2, True
+                self._names = set()
+            else:
+                self._record = self._record or self._new()
+                self._record.event(event, _number(value) if event == "number" else value)
+                if event == "map_key" and self._depth == self._level + 1:
+                    if value in self._names:
+                        self._problem = str(TwiceError(value))
+                    self._name = value
+                    self._names.add(value)
+            self._depth += event in ("start_map", "start_array")
+            if self._depth > MAX_DEPTH:
+                raise _TooDeepError
+            if self._record is not None and self._depth == self._level and event != "map_key":
+                if self._level or not self._wrapped:
+                    yield self._record.value, self._problem
+                elif _is_record(self._record.value):
+                    yield self._record.value, "expected its id before a list that looks like one of records"
+                self._record, self._wrapped = None, self._wrapped and self._level > 0
+                self._names, self._problem = set(), None
+
+    def _begins_list(self, event: str) -> bool:
+        return (
+            event == "start_array"
+            and (self._depth, self._level) == (1, 0)
+            and self._record is not None
+            and _plain(self._name) in self._wrappers
+            and not _is_record(self._record.value)
+        )
+
+
+def _number(value: Any) -> Any:
+    """Take a number as `decode_json` does: ijson gives whole ones as they are, and others as decimals."""
+    return value if isinstance(value, int) else exact(str(value))

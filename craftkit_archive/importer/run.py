@@ -1,0 +1,347 @@
+"""Import: records from files into the catalog, and back to their sender what is refused."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from itertools import chain, islice
+from operator import attrgetter
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeVar
+
+import msgspec
+
+from craftkit_archive.archive import Archive, Run
+from craftkit_archive.catalog.imports import COLUMNS
+from craftkit_archive.decoding import Item, LineReader, read_record, snake
+from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.importer.files import Form, read_source
+from craftkit_archive.importer.json_values import read_line
+from craftkit_archive.importer.merge import Declared, Merge, OnDuplicate, Row
+from craftkit_archive.importer.postgres import is_database, read_table
+from craftkit_archive.importer.streams import Block, Span
+from craftkit_archive.parallel.pool import Stop, default_jobs, in_batches, never, processes, spread
+from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary, one_of
+from craftkit_archive.values import hide, mask, without_password
+
+TRANSACTION_RECORDS = 10_000
+# A file with fewer blocks than this is read without a second process, which costs as much to start.
+INLINE_BLOCKS = 4
+
+R = TypeVar("R")
+
+
+class _Task(NamedTuple):
+    kind: Kind
+    project_id: str | None
+    source: str
+    piece: Block | Span | list[Item]
+
+
+class _Read(msgspec.Struct, array_like=True):
+    """What a piece of a file holds: (line, row, what it declares of its asset), and (line, reason, record as JSON)."""
+
+    source: str
+    rows: list[tuple[int, Row, Declared | None]]
+    rejects: list[tuple[int, str, str]]
+
+
+class _Discard(Exception):
+    pass
+
+
+def import_records(
+    archive: Archive,
+    kind: Kind,
+    sources: Sequence[str],
+    *,
+    form: Form | None = None,
+    null: str | None = None,
+    table: str | None = None,
+    where: str | None = None,
+    project: str | None = None,
+    on_duplicate: OnDuplicate = "update",
+    all_or_nothing: bool = False,
+    dry_run: bool = False,
+    stop: Stop = never,
+) -> Iterator[Progress | Reject | Summary]:
+    """Bring the records of files, or of the tables of a database, into the catalog.
+
+    It is idempotent, and whatever interrupts it, the next call does the rest: records land in transactions of about
+    10,000.
+
+    Args:
+        archive: Open for writing.
+        kind: What the files hold.
+        sources: Paths, `-` for standard input, or `postgresql://…`, whose password is neither recorded nor shown.
+        form: What the files are; found by looking at them if not given.
+        null: What stands for null in a table, in place of what its form says.
+        table: The table to read of a database or a dump; by default the one that Craftkit has for this kind.
+        where: An SQL condition; the rows of a database for which it is true are read.
+        project: Id or slug of the project of records that name none.
+        on_duplicate: What becomes of a record whose id is there already. `update`: its fields replace those that are
+            there, but for fields that it lacks or gives as null; a render's state never goes back, and a record of an
+            earlier state, or of an earlier `updated_at`, only adds what is missing; a revoked key stays revoked.
+            `skip`: what is there stays as it is. `fail`: it is refused.
+        all_or_nothing: Whether one refused record keeps all of them out.
+        dry_run: Whether to do everything but let it stay.
+        stop: Asked between batches.
+
+    Yields:
+        A `Reject` for each record that is refused, a `Progress` for each batch, and at last the `Summary` with the
+        counts read, inserted, updated, unchanged and rejected (and, if all of them were kept out, discarded); read is
+        the sum of the others.
+
+    Raises:
+        RequestError: A file or table cannot be read, or the project is unknown.
+        StoreOfflineError, RemoteError: A database cannot be reached, or the connection broke.
+        LockedError: Another command is writing.
+
+    Example:
+        >>> from craftkit_archive import Archive, import_records
+        >>> with Archive("archive") as archive:
+        ...     *_, summary = import_records(archive, "renders", ["renders.ndjson"])
+        >>> summary.counts["inserted"], summary.counts["unchanged"]
+        (1, 5)
+    """
+    one_of("kind", kind, Kind)
+    one_of("way with duplicates", on_duplicate, OnDuplicate)
+    if form is not None:
+        one_of("form", form, Form)
+    if where is not None and not any(map(is_database, sources)):
+        raise RequestError("--where is for a database: name one as postgresql://user@host/database.")
+    arguments: dict[str, Any] = {
+        "kind": kind,
+        "files": list(map(without_password, sources)),
+        "on_duplicate": on_duplicate,
+    }
+    arguments |= {
+        name: value for name, value in (("null", null), ("table", table), ("where", where)) if value is not None
+    }
+    with archive.lock(f"import {kind}"), archive.run("import", arguments, dry=dry_run) as run:
+        run.counts.update({"read": 0, "inserted": 0, "updated": 0, "unchanged": 0, "rejected": 0})
+        project_id = _project_id(archive, project)
+
+        def pieces(source: str) -> Iterator[Block | list[Item]]:
+            if is_database(source):
+                return read_table(source, kind, table=table, where=where, stop=stop)
+            return read_source(source, kind=kind, form=form, null=null, table=table, stop=stop)
+
+        tasks = (
+            _Task(kind, project_id, without_password(source), piece) for source in sources for piece in pieces(source)
+        )
+        whole: AbstractContextManager[None] = nullcontext()
+        reads = _read_all(tasks, stop)
+        if all_or_nothing or dry_run:
+            whole, reads = archive.catalog.transaction(), _spooled(reads)
+        try:
+            with whole:
+                for batch in in_batches(reads, TRANSACTION_RECORDS, weigh=_count, limit=TRANSACTION_RECORDS):
+                    rejects = _apply(archive, kind, batch, on_duplicate, run)
+                    yield from rejects
+                    yield Progress(count=sum(map(_count, batch)))
+                    if stop():
+                        break
+                if dry_run or (all_or_nothing and (stop() or run.counts["rejected"])):
+                    raise _Discard
+        except _Discard:
+            if not dry_run:
+                run.counts["discarded"] = sum(run.counts.pop(name) for name in ("inserted", "updated", "unchanged"))
+        run.settle(problems=run.counts["rejected"] > 0, stopped=stop())
+    yield run.summary(dry_run=True) if dry_run else run.summary()
+
+
+def _project_id(archive: Archive, project: str | None) -> str | None:
+    if project is None:
+        return None
+    # An id that nothing knows yet is fine here: its records may be the first to arrive.
+    found = archive.catalog.find_projects(project)
+    return archive.find_project(project) if len(found) > 1 else found[0] if found else project
+
+
+def _read_all(tasks: Iterator[_Task], stop: Stop) -> Iterator[_Read]:
+    """Read pieces of files in order; many of them in other processes, while this one writes."""
+    first = list(islice(tasks, INLINE_BLOCKS))
+    if len(first) < INLINE_BLOCKS or not isinstance(first[-1].piece, Block):
+        yield from map(_read, chain(first, tasks))
+        return
+    jobs = default_jobs()
+    with processes(jobs) as executor:
+        for _ in range(jobs):
+            executor.submit(default_jobs)  # they start while this process reads the first pieces itself
+        yield from map(_read, first)
+        for packed in spread(executor, _read_packed, map(_lightened, tasks), jobs=jobs, stop=stop):
+            yield msgspec.msgpack.decode(packed, type=_Read)
+
+
+def _spooled(reads: Iterator[_Read]) -> Iterator[_Read]:
+    """Read everything, and give it back from a temporary file: nobody waits for a transaction that waits for input."""
+    with ExitStack() as stack, disk_errors(tempfile.gettempdir()):
+        spool = stack.enter_context(tempfile.TemporaryFile())
+        for read in reads:
+            packed = msgspec.msgpack.encode(read)
+            spool.write(len(packed).to_bytes(8) + packed)
+        spool.seek(0)
+        stack.pop_all()
+    return _unspooled(spool)
+
+
+def _unspooled(spool: IO[bytes]) -> Iterator[_Read]:
+    with spool:
+        while size := int.from_bytes(spool.read(8)):
+            yield msgspec.msgpack.decode(spool.read(size), type=_Read)
+
+
+def _lightened(task: _Task) -> _Task:
+    piece = task.piece
+    if isinstance(piece, Block) and piece.at is not None:
+        return task._replace(piece=Span(piece.line, task.source, piece.at, len(piece.text), piece.inode))
+    return task
+
+
+def _count(read: _Read) -> int:
+    return len(read.rows) + len(read.rejects)
+
+
+def keep_rejects(records: Iterator[R], path: Path) -> Iterator[R]:
+    """Pass records through, and write the rejects among them as NDJSON, which mended can be imported.
+
+    They are written beside the file, which is replaced at the end: an import that does not begin leaves it as it was.
+    It may hold what only its owner should see, and only the owner may read it.
+
+    Raises:
+        NoSpaceError, NotWritableError: The disk refused.
+    """
+    with disk_errors(path):
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            raise RequestError(f"{path} is no file: name one for the rejects.")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+        file, new = os.fdopen(descriptor, "wb"), Path(name)
+    done = False
+    try:
+        with file:
+            for record in records:
+                if isinstance(record, Reject):
+                    with disk_errors(new):
+                        file.write(msgspec.json.encode(record) + b"\n")
+                yield record
+        done = True
+    finally:
+        with disk_errors(path):
+            if done or new.stat().st_size:
+                new.replace(path)
+            else:
+                new.unlink()
+
+
+# --- into the catalog ------------------------------------------------------------------------------------------------
+
+
+def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDuplicate, run: Run) -> list[Reject]:
+    rejects = [
+        Reject(source=read.source, line=line, reason=reason, record=msgspec.json.decode(record))
+        for read in batch
+        for line, reason, record in read.rejects
+    ]
+    counts = {"inserted": 0, "updated": 0, "unchanged": 0}
+    with archive.catalog.transaction():
+        merge = Merge(archive.catalog, kind, [entry for read in batch for entry in read.rows], on_duplicate)
+        if merge.all_new():
+            counts["inserted"] = len(merge.changed)
+            batch = []
+        for read in batch:
+            for line, row, declared in read.rows:
+                if declared is None and merge.is_known(row):
+                    counts["unchanged"] += 1
+                    continue
+                outcome, reason = merge.add(row, declared)
+                if reason is None:
+                    counts[outcome] += 1
+                else:
+                    rejects.append(Reject(source=read.source, line=line, reason=reason, record=_record(kind, row)))
+        archive.catalog.put(kind, merge.changed.values())
+        archive.catalog.expect(merge.expected.values())
+    run.counts.update(counts)
+    run.counts["rejected"] += len(rejects)
+    run.counts["read"] += sum(counts.values()) + len(rejects)
+    return rejects
+
+
+def _record(kind: Kind, row: Row) -> dict[str, Any]:
+    """Write a row as a record that can be mended and imported again."""
+    fields = {name: value for name, value in zip(COLUMNS[kind], row, strict=True) if value is not None}
+    extra: dict[str, Any] = msgspec.json.decode(fields.pop("extra", "{}"))
+    return fields | extra
+
+
+# --- in the worker ---------------------------------------------------------------------------------------------------
+
+
+def _read_packed(task: _Task) -> bytes:
+    return msgspec.msgpack.encode(_read(task))
+
+
+def _read(task: _Task) -> _Read:
+    kind = KINDS[task.kind]
+    columns = attrgetter(*COLUMNS[task.kind])
+    lines = LineReader(kind, task.project_id)
+    read = _Read(task.source, [], [])
+
+    def look(item: Item) -> None:
+        line, value, problem = item
+        if problem is None:
+            try:
+                record = read_record(kind, value, project_id=task.project_id)
+            except ValueError as error:
+                problem = str(error)
+            except RecursionError:
+                problem = "expected fewer levels of nesting"
+            else:
+                read.rows.append((line, columns(record), _declared(record)))
+                lines.learn(value)
+                return
+        read.rejects.append((line, mask(problem), _masked(value)))
+
+    mended = partial(_mended, kind=task.kind)
+    piece = task.piece.read() if isinstance(task.piece, Span) else task.piece
+    if isinstance(piece, Block):
+        for line, text in enumerate(piece.text.split(b"\n"), piece.line):
+            record = lines.read(text)
+            if record is not None:
+                read.rows.append((line, columns(record), _declared(record)))
+            elif text and not text.isspace():
+                for item in chain.from_iterable(map(mended, read_line(line, text, task.kind))):
+                    look(item)
+    else:
+        for item in chain.from_iterable(map(mended, piece)):
+            look(item)
+    return read
+
+
+def _mended(item: Item, kind: Kind) -> Iterator[Item]:
+    """Take the record out of a line of a file of rejects; what was no JSON stands there as a text."""
+    value = item.value
+    if isinstance(value, dict) and value.get("type") == "reject" and "record" in value:
+        record = value["record"]
+        if isinstance(record, str):
+            return read_line(item.line, record.encode(), kind)
+        return iter([Item(item.line, record)])
+    return iter([item])
+
+
+def _declared(record: Incoming) -> Declared | None:
+    if isinstance(record, Render) and (record.size_bytes is not None or record.sha256 is not None):
+        return record.size_bytes, record.sha256
+    return None
+
+
+def _masked(value: Any) -> str:
+    """Write a refused record as JSON, its keys cut down."""
+    if isinstance(value, dict):
+        value = {n: hide(v) if snake(n) == "key" and isinstance(v, str) else v for n, v in value.items()}
+    try:
+        return mask(msgspec.json.encode(value).decode())
+    except (RecursionError, ValueError):
+        return "null"

@@ -1,0 +1,214 @@
+"""Files and pipes as blocks of lines, decompressed and decoded."""
+
+import codecs
+import gzip
+import io
+import os
+import select
+import stat
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from craftkit_archive.decoding import Item
+from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.importer.tables import Lines
+from craftkit_archive.parallel.pool import Stop
+
+BLOCK_BYTES = 1 << 20
+MAX_RECORD_BYTES = 16 << 20
+STDIN = "-"
+GZIP = b"\x1f\x8b"
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what PowerShell writes into files
+
+
+class Block(NamedTuple):
+    """Whole lines of NDJSON, still to be decoded; `line` is the number of the first.
+
+    `at` says where in its file, which has the number `inode`, the text begins, if it stands there as it is.
+    """
+
+    line: int
+    text: bytes
+    at: int | None
+    inode: int = 0
+
+
+class Span(NamedTuple):
+    """A block that another process reads from its file by itself, which is cheaper than to send it there."""
+
+    line: int
+    source: str
+    at: int
+    size_bytes: int
+    inode: int
+
+    def read(self) -> Block:
+        """Read the block.
+
+        Raises:
+            RequestError: The file cannot be read any more, or is not what it was.
+        """
+        with opening_of(self.source), Path(self.source).open("rb", buffering=0) as file:
+            text = os.pread(file.fileno(), self.size_bytes, self.at)
+            if len(text) != self.size_bytes or os.fstat(file.fileno()).st_ino != self.inode:
+                raise RequestError(f"{self.source} was changed while it was read: import it again.")
+        return Block(self.line, text, self.at, self.inode)
+
+
+@contextmanager
+def opening_of(source: str) -> Iterator[None]:
+    """Turn what the system says of a source that cannot be opened into a `RequestError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RequestError(f"{source} cannot be read ({reason}): mend the name or its rights.") from error
+
+
+def text_at(raw: io.FileIO) -> int | None:
+    """Say where the text of a file begins; None if it does not stand there as it is."""
+    if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
+        return None
+    start = os.pread(raw.fileno(), 3, 0)
+    return None if start.startswith((GZIP, *UTF_16)) else 3 if start == codecs.BOM_UTF8 else 0
+
+
+class BegunStream(io.RawIOBase):
+    """A file whose first bytes are there to look at, however slowly they came."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self.size_bytes = 0  # at least so many bytes are to come, if that is known
+        self.head = b""
+        while len(self.head) < len(codecs.BOM_UTF8) and (more := raw.read(len(codecs.BOM_UTF8) - len(self.head))):
+            self.head += more
+        self._left = self.head
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read the bytes that were looked at, and then the file."""
+        if not self._left:
+            return self._raw.readinto(buffer)
+        size = min(len(buffer), len(self._left))
+        buffer[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size
+
+
+class PatientStream(io.RawIOBase):
+    """A file that is waited for in a way that notices the signal to stop, which a read that blocks would not."""
+
+    def __init__(self, raw: io.FileIO, stop: Stop) -> None:
+        self._raw = raw
+        self._stop = stop
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read what there is; nothing once the work is to end."""
+        while not select.select([self._raw], [], [], 0.2)[0]:
+            if self._stop():
+                return 0
+        return self._raw.readinto(buffer)
+
+
+def read_blocks(raw: BegunStream, problems: list[Item]) -> Iterator[bytes]:
+    """Yield a file's bytes, unzipped, without byte-order mark; a zipped one that ends too early leaves a problem."""
+    mark, line, size = codecs.BOM_UTF8, 1, 0
+    with io.BufferedReader(raw, BLOCK_BYTES) as buffered:
+        file = gzip.GzipFile(fileobj=buffered) if raw.head.startswith(GZIP) else buffered
+        decode = None
+        try:
+            while block := file.read1(BLOCK_BYTES):
+                size += len(block)
+                if mark and block.startswith(UTF_16):
+                    # What is no character stays what is no UTF-8, and is found further on.
+                    decode = codecs.getincrementaldecoder("utf-16")("surrogatepass").decode
+                text = decode(block).encode("utf-8", "surrogatepass") if decode else block.removeprefix(mark)
+                line += text.count(b"\n")
+                mark = b""
+                yield text
+            if decode:
+                decode(b"", final=True)
+        except UnicodeDecodeError:
+            problems.append(
+                Item(line, None, "expected whole characters of UTF-16: from here on it is cut short or damaged")
+            )
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            problems.append(Item(line, None, "expected a whole gzip file: from here on it is cut short or damaged"))
+        if file is buffered and size < raw.size_bytes:
+            problems.append(Item(line, None, "expected a file that stays as it is: it was cut short while it was read"))
+
+
+def line_blocks(
+    blocks: Iterator[bytes], at: int | None = None, inode: int = 0, problems: Sequence[Item] = ()
+) -> Iterator[Block | list[Item]]:
+    """Cut bytes at the ends of lines; half a line at the end of a file that broke off is left out."""
+    rest, line, skipping = b"", 1, False
+    used = at or 0
+    for block in chain(blocks, [b""]):
+        rest += block
+        if block and len(rest) < BLOCK_BYTES:
+            continue
+        if skipping:  # the rest of a line that was too long
+            skipped, end, rest = rest.partition(b"\n")
+            used += len(skipped) + len(end)
+            if not end:
+                continue
+            line, skipping = line + 1, False
+        cut = rest.rfind(b"\n") + 1 if block or problems else len(rest)
+        if cut:
+            text, rest = rest[:cut], rest[cut:]
+            yield Block(line, text, at if at is None else used, inode)
+            line += text.count(b"\n")
+            used += len(text)
+        elif len(rest) > MAX_RECORD_BYTES:
+            yield [too_long(line)]
+            used += len(rest)
+            rest, skipping = b"", True
+
+
+def too_long(line: int) -> Item:
+    """Make the reject of a record that is larger than any may be."""
+    return Item(line, None, f"expected at most {MAX_RECORD_BYTES >> 20} MiB in a record")
+
+
+def _text_lines(blocks: Iterator[bytes]) -> Iterator[str | Item]:
+    for block in line_blocks(blocks):
+        if isinstance(block, Block):
+            lines = block.text.removesuffix(b"\n").split(b"\n")
+            yield from (line.decode("utf-8", "surrogateescape") + "\n" for line in lines)
+        else:
+            yield from block
+
+
+@contextmanager
+def reread(file: io.FileIO | None, whole: Iterator[bytes], problems: list[Item]) -> Iterator[Lines]:
+    """Give the lines of a file as often as they are asked for; a pipe is kept in a temporary file for that."""
+    with ExitStack() as stack:
+        if file is None:
+            with disk_errors(tempfile.gettempdir()):
+                spool = stack.enter_context(tempfile.TemporaryFile())
+                spool.writelines(whole)
+
+        def lines() -> Iterator[str | Item]:
+            if file is None:
+                spool.seek(0)
+                return _text_lines(iter(lambda: spool.read(BLOCK_BYTES), b""))
+            file.seek(0)
+            problems.clear()
+            begun = BegunStream(file)
+            begun.size_bytes = os.fstat(file.fileno()).st_size
+            return _text_lines(read_blocks(begun, problems))
+
+        yield lines

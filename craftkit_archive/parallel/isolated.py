@@ -1,0 +1,95 @@
+"""A process apart for what is hostile, with limits, and replaced when it dies."""
+
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
+from threading import Lock
+from typing import Any, Generic
+
+from craftkit_archive.parallel.pool import ASK_SECONDS, R, StoppedError, T, begin_worker, starting, task_stop
+from craftkit_archive.parallel.spawning import CONTEXT
+
+
+class Apart(Generic[T, R]):
+    """Calls a function in a process of its own, with limits, so that what it is given can harm nothing else.
+
+    The process is started by the first call and serves the next ones too; one that died is replaced.
+
+    Args:
+        function: Called with one argument; both are picklable, and so is what it returns.
+        seconds: How long a call may take.
+        memory_bytes: How much address space the process may have.
+    """
+
+    def __init__(self, function: Callable[[T], R], *, seconds: float, memory_bytes: int) -> None:
+        self._function = function
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._lock = Lock()
+        self._running: tuple[BaseProcess, Connection] | None = None
+
+    def __call__(self, given: T) -> R:
+        """Call the function.
+
+        Raises:
+            TimeoutError: It took too long.
+            ChildProcessError: Its process died, or the function raised; the text says which.
+            StoppedError: The work is to stop (see `task_stop`); the process is ended.
+        """
+        stop = task_stop()
+        with self._lock:
+            process, connection = self._running = self._running or self._start()
+            try:
+                connection.send(given)
+                while not connection.poll(ASK_SECONDS):
+                    if stop():
+                        process.kill()
+                came, value = connection.recv()
+            except (EOFError, OSError) as error:
+                process.join()
+                connection.close()
+                self._running = None
+                if stop():
+                    raise StoppedError from error
+                if process.exitcode == -signal.SIGALRM:
+                    raise TimeoutError(f"it took longer than {self._seconds:g} s") from error
+                raise ChildProcessError(f"the process that looked at it died ({process.exitcode})") from error
+        if not came:
+            raise ChildProcessError(value)
+        return value  # type: ignore[no-any-return]
+
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        ours, theirs = CONTEXT.Pipe()
+        given = (theirs, self._function, self._seconds, self._memory_bytes)
+        process = CONTEXT.Process(target=_serve_calls, args=given, daemon=True)
+        with starting():
+            process.start()
+        theirs.close()
+        # It ignores SIGTERM, with which Python would end it, and would wait for it then.
+        Finalize(None, process.kill, exitpriority=10)
+        return process, ours
+
+
+def _serve_calls(connection: Connection, function: Callable[[Any], Any], seconds: float, memory_bytes: int) -> None:
+    import resource
+
+    begin_worker()
+    with suppress(ValueError, OSError):  # not every system can
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    with suppress(EOFError):
+        while True:
+            given = connection.recv()
+            # The system ends the process then, even one that is in the depths of a library.
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            try:
+                answer = True, function(given)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told to the caller
+                answer = False, f"{type(error).__name__}: {error}"
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            del given
+            connection.send(answer)

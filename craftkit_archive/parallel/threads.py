@@ -1,0 +1,114 @@
+"""Several threads where one would wait: ahead of the reader, in lanes, or aside."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from threading import Event, Thread
+
+from craftkit_archive.parallel.pool import R, Stop, StoppedError, T, stopped_by
+
+
+def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[tuple[T, Callable[[], R]]]:
+    """Yield each item with what waits for the result of a function, which threads call for `count` items ahead.
+
+    It is for what waits for a network: while one answer is looked at, others are on their way. With a count of 1, the
+    function is called when its result is asked for.
+    """
+    if count == 1:
+        for item in items:
+            yield item, partial(function, item)
+        return
+    begun: deque[tuple[T, Callable[[], R]]] = deque()
+    for item in items:
+        begun.append((item, _lanes(count).submit(function, item).result))
+        if len(begun) > count:
+            yield begun.popleft()
+    yield from begun
+
+
+def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int, *, stop: Stop | None = None) -> list[R]:
+    """Apply a function to items, so many at a time, in threads of this process; return the results in order.
+
+    It is for work that waits for a network; with one lane, everything is done in the calling thread. What the function
+    raises ends it, when the calls under way have ended.
+
+    Args:
+        function: Called with one item. It may ask `task_stop`, and raise `StoppedError`.
+        items: Drawn one by one.
+        lanes: How many at a time.
+        stop: Asked before each item: once it answers true, the results are those of the first items only.
+    """
+    if stop is not None:
+        return _stoppable_lanes(function, items, lanes, stop)
+    if lanes == 1:
+        return list(map(function, items))
+    waiting = deque(enumerate(items))
+    done: dict[int, R] = {}
+
+    def work() -> None:
+        # Each lane takes the next item itself: to hand every one over would take longer than a small one does.
+        try:
+            while True:
+                try:
+                    number, item = waiting.popleft()
+                except IndexError:
+                    return
+                done[number] = function(item)
+        except BaseException:
+            waiting.clear()
+            raise
+
+    running = [_lanes(lanes).submit(work) for _ in range(min(lanes, len(waiting)))]
+    wait(running)
+    for lane in running:
+        lane.result()
+    return [done[number] for number in range(len(done))]
+
+
+def _stoppable_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int, stop: Stop) -> list[R]:
+    def one(item: T) -> R | StoppedError:
+        if stop():
+            return StoppedError()
+        try:
+            with stopped_by(stop):
+                return function(item)
+        except StoppedError as stopped:
+            return stopped
+
+    results: list[R] = []
+    for result in in_lanes(one, items, lanes):
+        if isinstance(result, StoppedError):
+            break
+        results.append(result)
+    return results
+
+
+@lru_cache(maxsize=4)
+def _lanes(lanes: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+
+
+@contextmanager
+def aside(function: Callable[[Stop], R]) -> Iterator[Callable[[], R]]:
+    """Call a function in a thread, and give what waits for its result; at the end of the block it is told to stop.
+
+    It is not waited for longer than a second then: a network may keep it.
+    """
+    over = Event()
+    result: Future[R] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function(over.is_set))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is told to who asks for the result
+            result.set_exception(error)
+
+    thread = Thread(target=call, daemon=True)
+    thread.start()
+    try:
+        yield result.result
+    finally:
+        over.set()
+        thread.join(1)

@@ -1,0 +1,1 @@
+"""Is this a whole PDF, and does it open?"""

@@ -1,0 +1,148 @@
+"""Two independent readers of PDFs: qpdf, by pikepdf, and PDFium."""
+
+from __future__ import annotations
+
+import mmap
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+from craftkit_archive.pdf.ends import MOST_ODDITIES
+
+NO_JBIG2 = "pikepdf could not decode its JBIG2 images, because jbig2dec is not installed"
+
+
+class Structure(NamedTuple):
+    """What a reader sees in a PDF.
+
+    Attributes:
+        opens: Whether the reader opens it; None if it could not look into it, which says nothing about the PDF.
+        pages: How many it has, as far as is known.
+        oddities: What is odd, or why it does not open, in the reader's own words.
+    """
+
+    opens: bool | None
+    pages: int | None = None
+    oddities: tuple[str, ...] = ()
+
+
+def inspect_with_pikepdf(body: bytes | str) -> Structure:
+    """Open a PDF with pikepdf (qpdf), count its pages, and read its cross-reference table and every stream.
+
+    What is odd is no damage: viewers open one in eight of such files. It can take a hostile file any time and memory:
+    `work.Apart` sets limits to both.
+
+    Args:
+        body: The PDF itself, or the path of a file that holds it.
+    """
+    import pikepdf
+
+    file = BytesIO(body) if isinstance(body, bytes) else body
+    pages: int | None = None
+    reported: dict[str, None] = {}
+    try:
+        with pikepdf.open(file, suppress_warnings=True) as found, warnings.catch_warnings(record=True) as missing:
+            # Python's own filter would show it once in a process, and this one looks into many files.
+            warnings.simplefilter("always")
+            try:
+                pages = len(found.pages)
+                reported.update(dict.fromkeys(map(str, found.check_pdf_syntax())))
+            except pikepdf.DependencyError:
+                reported[NO_JBIG2] = None
+            except (pikepdf.PdfError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+                # It opens; one part of it stopped the check, for which pikepdf raises whatever lies beneath.
+                reported[f"pikepdf could not check all of it: {error}"] = None
+            if any("decoder" in str(warning.message) for warning in missing):
+                reported[NO_JBIG2] = None
+            undecoded = [NO_JBIG2] if NO_JBIG2 in reported else []
+            reported = dict.fromkeys((*undecoded, *map(str, found.get_warnings()), *reported))
+    except pikepdf.PasswordError:
+        return Structure(None, None, ("it asks for a password",))
+    except pikepdf.PdfError as error:
+        text = _plain(str(error), file)
+        if "unsupported" in text.lower() and "encryption" in text:
+            return Structure(None, None, (_encryption(body) or text,))
+        return Structure(False, None, (text,))
+    oddities = [_plain(problem, file) for problem in reported] + (["it has no pages"] if pages == 0 else [])
+    return Structure(True, pages, tuple(oddities[:MOST_ODDITIES]))
+
+
+def inspect_with_pdfium(body: bytes | str) -> Structure:
+    """Open a PDF with PDFium, the reader of Chrome, and count its pages; hostile files are for `work.Apart`.
+
+    Args:
+        body: The PDF itself, or the path of a file that holds it.
+    """
+    import pypdfium2
+    from pypdfium2 import raw
+
+    try:
+        found = pypdfium2.PdfDocument(body)
+    except pypdfium2.PdfiumError as error:
+        if error.err_code == raw.FPDF_ERR_PASSWORD:
+            return Structure(None, None, ("it asks for a password",))
+        if error.err_code == raw.FPDF_ERR_SECURITY:
+            return Structure(None, None, (_encryption(body) or "its encryption is of an unsupported kind",))
+        return Structure(False, None, (str(error).partition("PDFium: ")[2].rstrip(").").lower() or str(error),))
+    try:
+        return Structure(True, len(found))
+    finally:
+        found.close()
+
+
+# Independent of each other: what one of them opens is not malformed.
+READERS = {"pikepdf": inspect_with_pikepdf, "PDFium": inspect_with_pdfium}
+
+
+def combine(structures: Mapping[str, Structure]) -> Structure:
+    """Say what several readers together make of a PDF.
+
+    If one opens it, it opens, and what the others say is odd. If none does, it is malformed only if each could look
+    into it: a password, an encryption that a reader does not know and a reader that died are no damage.
+
+    Args:
+        structures: What each reader sees, by its name.
+    """
+    oddities: list[str] = []
+    closed: dict[str, list[str]] = {}
+    for name, seen in structures.items():
+        if seen.opens:
+            oddities += seen.oddities
+        else:
+            word = "cannot look into it" if seen.opens is None else "cannot open it"
+            closed.setdefault(f"{word}: {'; '.join(seen.oddities)}", []).append(name)
+    oddities += [_said(names, what) for what, names in closed.items()]
+    answers = {seen.opens for seen in structures.values()}
+    opens = True if True in answers else None if None in answers else False
+    return Structure(opens, next((seen.pages for seen in structures.values() if seen.opens), None), tuple(oddities))
+
+
+def _said(names: list[str], what: str) -> str:
+    if len(names) == 1:
+        return f"{names[0]} {what}"
+    return f"neither {' nor '.join(names)} {what.replace('cannot', 'can', 1)}"
+
+
+def has_jbig2_decoder() -> bool:
+    """Say whether pikepdf can decode JBIG2 images, for which it calls the program jbig2dec."""
+    from pikepdf.jbig2 import get_decoder
+
+    return get_decoder().available()
+
+
+def _encryption(body: bytes | str) -> str | None:
+    """Say whether a PDF is encrypted for the holders of certificates; no other kind has a name worth knowing."""
+    # The dictionary that says so is never compressed nor encrypted itself.
+    if isinstance(body, bytes):
+        found = b"/Adobe.PubSec" in body or b"/adbe.pkcs7.s" in body
+    else:
+        with Path(body).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            found = view.find(b"/Adobe.PubSec") >= 0 or view.find(b"/adbe.pkcs7.s") >= 0
+    return "it is encrypted for the holders of certificates (public-key security)" if found else None
+
+
+def _plain(problem: str, file: object) -> str:
+    """Leave out the name of the file, which is a temporary one or none at all."""
+    return problem.removeprefix("WARNING: ").replace(f"stream {file!r}", "").replace(str(file), "").lstrip(": ")

@@ -1,0 +1,1 @@
+"""What was damaged, replaced and kept."""

@@ -1,0 +1,155 @@
+"""The quarantine: damaged copies that a repair took out of the store, each beside what was found of it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from craftkit_archive.errors import AssetError, AssetKeyError, AssetUnreadableError, RequestError, disk_errors
+from craftkit_archive.records import Finding, Held
+from craftkit_archive.stores.base import OpenAsset, Piece, Store
+from craftkit_archive.stores.folder import FolderStore
+
+FOLDER = "quarantine"
+_NOTE = ".finding.json"
+# How much of a name that is too long is kept, for people.
+SHORT_BYTES = 80
+
+
+class Quarantine:
+    """The folder `quarantine/` of an archive: `<run>/<asset key>`, and beside it the finding as JSON.
+
+    It can be understood without the catalog. Nothing but `drop` deletes from it.
+
+    Args:
+        archive: The archive's directory.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        self._folder = archive / FOLDER
+        self._store = FolderStore(self._folder)
+
+    def keep(self, store: Store, finding: Finding) -> Held:
+        """Copy what lies in a store under a finding's key; if it cannot be read, keep the finding alone.
+
+        What is not a file, such as a folder or a link, is moved here instead, so that a file can take its place.
+
+        Args:
+            store: Where the damaged copy is.
+            finding: What is wrong with it; its run names the folder.
+
+        Raises:
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+        name = f"{finding.run_id}/{finding.key}"
+        try:
+            return self._keep(store, finding, name)
+        except AssetKeyError:  # with what is added to it, the name is too long, or another copy is in its way
+            return self._keep(store, finding, f"{finding.run_id}/{_short(finding.key)}")
+
+    def _keep(self, store: Store, finding: Finding, name: str) -> Held:
+        odd = store.describe(finding.key) if isinstance(store, FolderStore) else None
+        copy: Piece | None = None
+        if odd is None:
+            copy = self._copy(store, finding.key, name)
+        held = Held(
+            name=name,
+            key=finding.key,
+            render_id=finding.render_id or "",
+            verdict=finding.verdict,
+            expected=finding.expected,
+            detail=finding.detail if odd is None else f"{odd} was in its place",
+            size_bytes=copy.stored.size_bytes if copy else None,
+            sha256=copy.stored.sha256 if copy else None,
+            kept_at=finding.found_at,
+        )
+        note = self._store.receive(f"{name}{_NOTE}", [msgspec.json.encode(held)], replace=True)
+        # The note first: whatever interrupts this, no copy lies here that nobody knows of.
+        for error in self._store.place([note, *([copy] if copy else [])]).values():
+            raise error
+        if odd is not None and isinstance(store, FolderStore):
+            store.move_aside(finding.key, self._folder / name)
+        return held
+
+    def _copy(self, store: Store, key: str, name: str) -> Piece | None:
+        """Copy an asset here, and return it without its name yet; None if it cannot be read."""
+        try:
+            found = store.open(key)
+        except AssetError:
+            return None
+        with found, suppress(AssetUnreadableError):
+            return self._store.receive(name, found.chunks(), replace=True)
+        return None
+
+    def list(self) -> Iterator[Held]:
+        """Yield what is held, in the order of names.
+
+        Raises:
+            RequestError: A note is damaged; the text names the file.
+        """
+        if not self._folder.is_dir():
+            return
+        for entry in self._store.list():
+            if entry.key.endswith(_NOTE):
+                yield self._read(entry.key.removesuffix(_NOTE))
+
+    def find(self, name: str) -> Held:
+        """Return what is held under a name.
+
+        Raises:
+            RequestError: Nothing is.
+        """
+        try:
+            return self._read(name)
+        except AssetError as error:
+            raise RequestError(f"The quarantine holds nothing named {name!r}. See `quarantine list`.") from error
+
+    def _read(self, name: str) -> Held:
+        try:
+            with self._store.open(f"{name}{_NOTE}") as note:
+                held = msgspec.json.decode(b"".join(note.chunks()), type=Held)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise RequestError(
+                f"{self._folder / name}{_NOTE} cannot be understood: look at it, and delete it."
+            ) from error
+        # Where it lies is what counts: what a note says must not lead to other files.
+        return msgspec.structs.replace(held, name=name)
+
+    def open(self, held: Held) -> OpenAsset:
+        """Open a damaged copy.
+
+        Raises:
+            AssetMissingError: Only its finding was kept.
+        """
+        return self._store.open(held.name)
+
+    def tidy(self) -> None:
+        """Remove what interrupted copying and `drop` left behind; for the one who writes, at the end."""
+        self._store.sweep()
+        for folder, _, _ in os.walk(self._folder, topdown=False):
+            if folder != os.fspath(self._folder):
+                with suppress(OSError):  # something is in it
+                    Path(folder).rmdir()
+
+    def drop(self, held: Held) -> None:
+        """Delete a copy and its finding; the folders that they were in stay until `tidy`, others may be using them.
+
+        Raises:
+            NotWritableError: The disk refused.
+        """
+        with disk_errors(self._folder):
+            for path in (self._folder / held.name, self._folder / f"{held.name}{_NOTE}"):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _short(key: str) -> str:
+    """Return a name for a key whose own is too long here: the same each time, and no two keys share one."""
+    begin = key.rpartition("/")[2].encode()[:SHORT_BYTES].decode("utf-8", "ignore")
+    return f"{begin}~{sha256(key.encode()).hexdigest()[:32]}"

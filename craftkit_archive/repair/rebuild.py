@@ -1,0 +1,95 @@
+"""Rebuild: a catalog that was lost, made again from the store and the files of metadata."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from craftkit_archive.archive import CATALOG, DEFAULT_STORE, Archive, Run
+from craftkit_archive.errors import CatalogDamagedError, NoArchiveError, RequestError
+from craftkit_archive.fetch.run import fetch_assets
+from craftkit_archive.importer.run import import_records
+from craftkit_archive.parallel.pool import Stop, never
+from craftkit_archive.records import KINDS, Kind, Record, Summary
+from craftkit_archive.values import Clock, utc_now
+
+# What only the lost catalog knew.
+LOST = (
+    "when assets were stored, from where, and when they were last verified",
+    "the digests they had: what is recorded now was read today, and damage before today cannot be told",
+    "keys made with `keys create`, which no longer work",
+    "revocations made with `keys revoke`: a key that the files do not call revoked works again",
+    "past runs and findings",
+)
+
+
+def rebuild_archive(
+    path: str | Path,
+    files: Mapping[Kind, Sequence[str]],
+    *,
+    store_address: str = DEFAULT_STORE,
+    jobs: int = 1,
+    clock: Clock = utc_now,
+    stop: Stop = never,
+) -> Iterator[Record]:
+    """Make the catalog of an archive again.
+
+    The new catalog lies beside the lost one until it is whole: what interrupts this leaves nothing that looks like a
+    catalog, and the next call begins anew. One that cannot be read is kept. Digests that the files declare are what
+    assets are held against; all others are read from the store, and recorded as `first-read`.
+
+    Args:
+        path: The archive's directory.
+        files: Paths of the metadata of each kind, as `import_records` reads them.
+        store_address: Where the assets are; a relative path is relative to the archive.
+        jobs: How many processes read.
+        clock: Tells the time, in UTC.
+        stop: Asked between batches.
+
+    Yields:
+        What `import_records` and `fetch_assets` yield, their summaries too; at last the `Summary`, whose counts are
+        those of assets and whose details tell what cannot be known any more.
+
+    Raises:
+        RequestError: The catalog is there and good, or the store is no archive's.
+        StoreOfflineError, LockedError, NoSpaceError, NotWritableError: As `Archive.create`.
+
+    Example:
+        >>> import os
+        >>> from craftkit_archive import rebuild_archive
+        >>> os.rename("archive/archive.db", "lost.db")
+        >>> files = {"projects": ["projects.ndjson"], "renders": ["renders.ndjson"]}
+        >>> *_, summary = rebuild_archive("archive", files)
+        >>> summary.counts["adopted"]
+        5
+    """
+    path = Path(path)
+    _refuse_good(path)
+    total = Run(None, "rebuild")
+    worst: list[str] = []
+    with Archive.recreate(path, store_address=store_address, clock=clock) as archive:
+        _refuse_good(path)  # now that nobody else can be making one
+        # What vouched for an odd PDF may be lost with the catalog; that it is in the store says that something did.
+        steps = [import_records(archive, kind, files[kind], stop=stop) for kind in KINDS if files.get(kind)]
+        for records in (*steps, fetch_assets(archive, jobs=jobs, accept_odd=True, stop=stop)):
+            for record in records:
+                yield record
+                if isinstance(record, Summary):
+                    worst.append(record.outcome)
+                    total.counts.update(record.counts)
+                    total.bytes_read += record.bytes_read
+            if stop():
+                break
+        if not stop():
+            archive.put_in_place()
+    total.settle(problems="problems" in worst, incomplete="incomplete" in worst, stopped=stop())
+    yield total.summary(lost=LOST)
+
+
+def _refuse_good(path: Path) -> None:
+    try:
+        Archive(path, read_only=True).catalog.close()
+    except (CatalogDamagedError, NoArchiveError):
+        return
+    raise RequestError(
+        f"{path / CATALOG} is there and can be read, and only a lost catalog is made again: go on with `import` and"
+        " `fetch`."
+    )

@@ -1,0 +1,354 @@
+"""Repair: damaged and missing assets replaced by copies whose digest is the recorded one."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from hashlib import sha256
+from typing import NamedTuple
+
+from craftkit_archive.archive import Archive, Run
+from craftkit_archive.catalog.rows import DamagedAsset, Selection
+from craftkit_archive.errors import (
+    AssetError,
+    AssetKeyError,
+    AssetMissingError,
+    RemoteError,
+    RenderConflictError,
+    RenderNotFoundError,
+    RequestError,
+)
+from craftkit_archive.parallel.pool import Stop, in_batches, never, task_stop, until
+from craftkit_archive.parallel.threads import in_lanes
+from craftkit_archive.records import Finding, Held, Plan, Planned, Progress, Record, Skipped, Verdict
+from craftkit_archive.repair.quarantine import Quarantine
+from craftkit_archive.sources.address import open_source
+from craftkit_archive.sources.base import Source
+from craftkit_archive.sources.export import ExportSource
+from craftkit_archive.states import STATES
+from craftkit_archive.stores.base import OpenAsset, Store, mask_address
+from craftkit_archive.stores.base import digest as read_digest
+from craftkit_archive.stores.folder import FolderStore
+
+# How many assets an export is searched for at a time.
+PAGE = 10_000
+BATCH = 32
+
+
+class _Attempt(NamedTuple):
+    """What became of one asset: its new verdict, and which count it goes into."""
+
+    asset: DamagedAsset
+    counted: str
+    verdict: Verdict
+    detail: str | None = None
+    size_bytes: int = 0
+
+
+class _OtherBytesError(Exception):
+    """What the source has is not what is recorded."""
+
+
+class _SourceFailedError(Exception):
+    """The source, not the store, kept failing."""
+
+
+def repair_assets(
+    archive: Archive,
+    source_address: str,
+    *,
+    selection: Selection | None = None,
+    dry_run: bool = False,
+    stop: Stop = never,
+) -> Iterator[Record]:
+    """Replace what the last check found damaged or missing by copies from a source.
+
+    An asset that reads well now is left alone. A copy is taken only if its digest is the recorded one; then the damaged
+    file is kept in the quarantine, the copy takes its place, and is read once more.
+
+    Args:
+        archive: Open for writing.
+        source_address: A folder that mirrors the bucket, a bucket, a live API, or an export (a folder, zip, tar, or
+            bag), in which files are found by their digests.
+        selection: Which renders' assets; all if not given.
+        dry_run: Whether to say only what would be done, having read the copies and looked at the places that they
+            would take.
+        stop: Asked between batches.
+
+    Yields:
+        `Plan`; for each asset that is still bad a `Finding` or, if the source lacks it, a `Skipped`; `Progress`; at
+        last the `Summary` with the counts damaged, repaired, healed (good without a repair), absent and refused; and
+        acknowledged, if the loss of any that is still bad was accepted.
+
+    Raises:
+        StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
+        RequestError: The source is the store itself.
+        UnauthorizedError, ForbiddenError, RemoteError, NoSpaceError, NotWritableError: As `fetch_assets`.
+        LockedError: Another command is writing.
+
+    Example:
+        >>> from craftkit_archive import Archive, repair_assets, verify_assets
+        >>> with Archive("archive") as archive:
+        ...     *_, verified = verify_assets(archive)
+        ...     *_, repaired = repair_assets(archive, "bucket")
+        >>> repaired.outcome, repaired.counts.get("repaired", 0)
+        ('ok', 0)
+    """
+    selection = selection or Selection()
+    source = open_source(source_address, exports=True)
+    if source.address == archive.store.address:
+        raise RequestError("The source is the archive's own store: name another place that has the same assets.")
+    source.check()
+    archive.store.check(archive.id)
+    shown = mask_address(source_address)
+    with archive.lock("repair"), archive.run("repair", {"source": shown}, dry=dry_run) as run:
+        yield Plan(count=archive.catalog.count_damaged(selection))
+        run.counts.update({"damaged": 0, "repaired": 0, "healed": 0, "absent": 0, "refused": 0})
+        if not dry_run:
+            archive.store.sweep()
+            Quarantine(archive.path).tidy()
+        mend = partial(_mend, archive, source, run, dry_run)
+        for page in in_batches(archive.catalog.damaged_assets(selection), PAGE):
+            if isinstance(source, ExportSource):
+                source.look_for(asset.sha256 for asset in page)
+            for batch in in_batches(page, BATCH):
+                if stop():
+                    break
+                attempts = in_lanes(mend, batch, max(source.lanes, archive.store.lanes), stop=stop)
+                yield from _record(archive, attempts, run, dry_run=dry_run)
+        if not dry_run:
+            archive.store.sweep()
+            Quarantine(archive.path).tidy()
+        run.settle(problems=run.counts["absent"] + run.counts["refused"] > 0, stopped=stop())
+    last = archive.catalog.find_run(None, "verify")
+    details = {"last_verified": last.finished_at if last else None}
+    yield run.summary(**details, dry_run=True) if dry_run else run.summary(**details)
+
+
+def _record(archive: Archive, attempts: list[_Attempt], run: Run, *, dry_run: bool) -> Iterator[Record]:
+    now = archive.now()
+    shown: list[Record] = []
+    accepted = archive.catalog.accepted([attempt.asset.render_id for attempt in attempts])
+    for asset, counted, verdict, detail, size in attempts:
+        run.counts["damaged"] += 1
+        if counted in ("absent", "refused") and (asset.render_id, STATES[verdict]) in accepted:
+            run.counts["acknowledged"] += 1
+            continue
+        run.counts[counted] += 1
+        run.bytes_read += size
+        if counted == "repaired" and dry_run:
+            shown.append(Planned(render_id=asset.render_id, path=asset.key, size_bytes=asset.size_bytes))
+        elif counted == "absent":
+            shown.append(Skipped(render_id=asset.render_id, key=asset.key, reason=f"still {verdict}: {detail}"))
+        elif verdict != "ok":
+            shown.append(_finding(asset, run, verdict, detail, now))
+    if not dry_run:
+        with archive.catalog.transaction():
+            for asset, counted, verdict, _, _ in attempts:
+                if counted != "absent":
+                    archive.catalog.record_checks(now, verdict, [asset.render_id])
+            archive.catalog.add_findings(record for record in shown if isinstance(record, Finding))
+    yield from shown
+    yield Progress(count=len(attempts), size_bytes=sum(attempt.size_bytes for attempt in attempts))
+
+
+def _finding(asset: DamagedAsset, run: Run, verdict: Verdict, detail: str | None, now: str) -> Finding:
+    return Finding(
+        run_id=run.id or 0,
+        render_id=asset.render_id,
+        key=asset.key,
+        verdict=verdict,
+        expected=asset.sha256,
+        detail=detail,
+        found_at=now,
+    )
+
+
+def _mend(archive: Archive, source: Source, run: Run, dry_run: bool, asset: DamagedAsset) -> _Attempt:
+    """Try to repair one asset."""
+    if _is_good(archive.store, asset, task_stop()):
+        return _Attempt(asset, "healed", "ok", size_bytes=asset.size_bytes)
+    try:
+        with _opened(source, asset) as found:
+            proved = _proved(found, asset)
+            if dry_run:
+                read_digest(proved)
+                _rehearse(archive, asset)
+                return _Attempt(asset, "repaired", asset.verdict, size_bytes=asset.size_bytes)
+            return _replace(archive, run, asset, proved)
+    except (AssetMissingError, RenderNotFoundError, RenderConflictError) as error:
+        return _Attempt(asset, "absent", asset.verdict, str(error))
+    except _OtherBytesError as error:
+        return _Attempt(
+            asset, "refused", asset.verdict, f"the copy at the source is not the recorded one either: {error}"
+        )
+    except _SourceFailedError as error:
+        source.check()  # if it is down as a whole, that stops everything
+        return _Attempt(asset, "refused", asset.verdict, str(error))
+    except AssetError as error:
+        return _Attempt(asset, "refused", asset.verdict, str(error))
+
+
+def _opened(source: Source, asset: DamagedAsset) -> OpenAsset:
+    try:
+        return source.open(asset.render_id, asset.key, asset.sha256)
+    except RemoteError as error:
+        raise _SourceFailedError(str(error)) from error
+
+
+def _rehearse(archive: Archive, asset: DamagedAsset) -> None:
+    """See whether a copy could take the place of an asset; a bucket says so only of what is written to it."""
+    store = archive.store
+    if isinstance(store, FolderStore):
+        _keep_others(archive, store, asset)
+        store.rehearse(asset.key)
+
+
+def _keep_others(archive: Archive, store: FolderStore, asset: DamagedAsset) -> None:
+    if store.describe(asset.key) is not None and archive.catalog.holds_below(asset.key):
+        raise AssetKeyError(f"{asset.key} is a folder that holds other assets: rename one of them at the source.")
+
+
+def _replace(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[bytes]) -> _Attempt:
+    store, quarantine = archive.store, Quarantine(archive.path)
+    # Even where the last check found nothing: somebody may have put something there since.
+    verdict = "wrong-digest" if asset.verdict == "missing" else asset.verdict
+    finding = _finding(asset, run, verdict, None, archive.now())
+    held: Held | None = None
+    if isinstance(store, FolderStore) and store.describe(asset.key) is not None:
+        _keep_others(archive, store, asset)
+        # It is moved, not copied: not before there is something to take its place.
+        piece = store.receive(asset.key, proved, replace=True)
+        quarantine.keep(store, finding)
+    else:
+        if _is_there(store, asset):
+            held = quarantine.keep(store, finding)
+        try:
+            piece = store.receive(asset.key, proved, replace=True)
+        except BaseException:
+            if held is not None:
+                quarantine.drop(held)
+            raise
+    for error in store.place([piece]).values():
+        raise error
+    # Whatever was put in place is recorded: from here on, no stop is looked at.
+    if not _is_good(store, asset, never):
+        return _Attempt(asset, "refused", "wrong-digest", "the copy was good, and reads back as something else")
+    return _Attempt(asset, "repaired", "ok", size_bytes=asset.size_bytes)
+
+
+def _is_good(store: Store, asset: DamagedAsset, stop: Stop) -> bool:
+    try:
+        with store.open(asset.key) as found:
+            return read_digest(until(stop, found.chunks())) == (asset.size_bytes, asset.sha256)
+    except AssetError:
+        return False
+
+
+def _proved(found: OpenAsset, asset: DamagedAsset) -> Iterator[bytes]:
+    """Pass bytes on, and refuse them at their end if they are not what is recorded."""
+    hashed, size = sha256(), 0
+    try:
+        for chunk in until(task_stop(), found.chunks()):
+            hashed.update(chunk)
+            size += len(chunk)
+            yield chunk
+    except RemoteError as error:
+        raise _SourceFailedError(str(error)) from error
+    if (size, hashed.hexdigest()) != (asset.size_bytes, asset.sha256):
+        raise _OtherBytesError(f"{size} bytes, SHA-256 {hashed.hexdigest()}")
+
+
+# --- the quarantine --------------------------------------------------------------------------------------------------
+
+
+def list_quarantine(archive: Archive) -> Iterator[Record]:
+    """Yield what the quarantine holds, and at last the `Summary`."""
+    run = Run(None, "quarantine list")
+    for held in Quarantine(archive.path).list():
+        run.counts["held"] += 1
+        run.bytes_read += held.size_bytes or 0
+        yield held
+    yield run.summary()
+
+
+def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Record]:
+    """Put copies back into the store: right ones in place of bad ones, bad ones only where there is nothing.
+
+    What lies in their place is kept in the quarantine instead.
+
+    Yields:
+        A `Finding` for each that is back and is not what is recorded; at last the `Summary` with the count restored.
+
+    Raises:
+        RequestError: There is none of that name, or putting it back would make things worse.
+        LockedError: Another command is writing.
+    """
+    quarantine = Quarantine(archive.path)
+    archive.store.check(archive.id)
+    with archive.lock("quarantine restore"), archive.run("quarantine restore", {"names": list(names)}) as run:
+        for held in [quarantine.find(name) for name in names]:
+            asset = _recorded(archive, held)
+            if asset is None or held.sha256 is None:
+                raise RequestError(
+                    f"{held.name} has no bytes, or no render in the catalog: there is nothing to restore."
+                )
+            right = held.sha256 == asset.sha256
+            there = _is_there(archive.store, asset)
+            if _is_good(archive.store, asset, never) or (there and not right):
+                raise RequestError(f"Cannot restore {held.name}: the file at {held.key} is no worse. It stays.")
+            with quarantine.open(held) as copy:
+                if read_digest(copy.chunks()).sha256 != held.sha256:
+                    raise RequestError(f"{held.name} has changed since it was kept: it stays where it is.")
+            if there:
+                if archive.catalog.holds_below(asset.key):
+                    raise RequestError(f"{asset.key} is a folder that holds other assets: {held.name} stays.")
+                quarantine.keep(archive.store, _finding(asset, run, "wrong-digest", None, archive.now()))
+            with quarantine.open(held) as copy:
+                archive.store.write(held.key, copy.chunks(), replace=True)
+            quarantine.drop(held)
+            run.counts["restored"] += 1
+            attempt = _Attempt(asset, "restored", "ok" if right else held.verdict, held.detail)
+            yield from _record(archive, [attempt], Run(run.id, run.command), dry_run=False)
+        quarantine.tidy()
+    yield run.summary()
+
+
+def drop_quarantined(archive: Archive, names: Iterable[str], *, force: bool = False) -> Iterator[Record]:
+    """Delete copies whose assets are good again; with `force`, any.
+
+    Yields:
+        The `Summary` with the count dropped.
+
+    Raises:
+        RequestError: There is none of that name, or its asset is not good; then none is deleted.
+        LockedError: Another command is writing.
+    """
+    quarantine = Quarantine(archive.path)
+    with archive.lock("quarantine drop"), archive.run("quarantine drop", {"names": list(names)}) as run:
+        chosen = [quarantine.find(name) for name in names]
+        for held in chosen:
+            asset = _recorded(archive, held)
+            if not force and (asset is None or not _is_good(archive.store, asset, never)):
+                raise RequestError(f"The asset {held.key} is not good: repair it first, or drop its copy with --force.")
+        for held in chosen:
+            quarantine.drop(held)
+            run.counts["dropped"] += 1
+        quarantine.tidy()
+    yield run.summary()
+
+
+def _recorded(archive: Archive, held: Held) -> DamagedAsset | None:
+    found = archive.catalog.stored_assets(Selection(render_ids=(held.render_id,)))
+    for render_id, key, size, digest in found:
+        if key == held.key and size is not None and digest is not None:
+            return DamagedAsset(render_id, key, size, digest, held.verdict)
+    return None
+
+
+def _is_there(store: Store, asset: DamagedAsset) -> bool:
+    try:
+        store.find(asset.key)
+    except (AssetMissingError, AssetKeyError):
+        return False
+    except AssetError:
+        return True
+    return True

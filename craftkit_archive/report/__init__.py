@@ -1,0 +1,1 @@
+"""What was found, said in several forms."""

@@ -1,0 +1,274 @@
+"""What a report says, and the forms for machines and terminals: text, NDJSON, CSV, JUnit XML, Prometheus."""
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from html import escape
+from typing import Literal, NamedTuple, TextIO
+
+import msgspec
+
+from craftkit_archive.coverage import Coverage
+from craftkit_archive.parallel.progress import format_duration, format_size
+from craftkit_archive.records import Acknowledgement, Finding, Note, ProjectInfo, RunInfo
+from craftkit_archive.states import STATES, Standing, by_state, words
+from craftkit_archive.values import defused, harmless
+
+Form = Literal["text", "ndjson", "csv", "junit", "prometheus", "html"]
+SUFFIXES: dict[str, Form] = {
+    ".txt": "text",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".json": "ndjson",
+    ".csv": "csv",
+    ".xml": "junit",
+    ".prom": "prometheus",
+    ".html": "html",
+    ".htm": "html",
+}
+# Counts of a run that are no verdicts.
+NO_VERDICTS = ("checked", "same_size", "unknown", "notes", "acknowledged")
+# Verdicts that say that something could not be compared, and one that is a warning.
+UNCERTAIN = tuple(verdict for verdict, state in STATES.items() if state in ("unreadable", "unverified", "not-stored"))
+_COLUMNS = ("run_id", "verdict", "render_id", "key", "expected", "found", "detail", "found_at", "acknowledged")
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class ReadingDay(NamedTuple):
+    """How much was last read, and found good, on a day (2026-06-05); None is what never was, or is not good now."""
+
+    day: str | None
+    assets: int
+    size_bytes: int
+
+
+class Report(NamedTuple):
+    """All that a report says: one verification, and what the ledger says at the time when it is made.
+
+    Attributes:
+        archive: The archive's directory.
+        archive_id: Its id.
+        store: The store's address, without a password.
+        made_at: When the report was made.
+        run: The verification.
+        coverage: As it is now.
+        history: The verifications that wrote their coverage down, oldest first.
+        days: When what is stored was last read.
+        projects: What is held of each.
+        seal: The seal of the archive.
+        findings: Gives what the run found, from the beginning at each call.
+        standing: How the whole archive stands when the report is made.
+        accepted: The losses that were accepted.
+    """
+
+    archive: str
+    archive_id: str
+    store: str
+    made_at: str
+    run: RunInfo
+    coverage: Coverage
+    history: list[RunInfo]
+    days: list[ReadingDay]
+    projects: list[ProjectInfo]
+    seal: str
+    findings: Callable[[], Iterator[Finding | Note]]
+    standing: Standing
+    accepted: list[Acknowledgement]
+
+    @property
+    def bad(self) -> int:
+        """How many assets this run found damaged, those that were accepted as lost left out."""
+        return by_state(self.run.counts).get("damaged", 0)
+
+    @property
+    def uncertain(self) -> int:
+        """How many assets could not be read or compared."""
+        return sum(self.run.counts.get(name, 0) for name in (*UNCERTAIN, "unknown"))
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the run looked at less than everything; its level is the only argument of one that did not."""
+        return bool(set(self.run.arguments) - {"level"}) or self.run.outcome in ("limited", "interrupted", "failed")
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the run took; None if it did not come to its end."""
+        if self.run.finished_at is None:
+            return None
+        times = [datetime.fromisoformat(time) for time in (self.run.started_at, self.run.finished_at)]
+        return (times[1] - times[0]).total_seconds()
+
+    @property
+    def headline(self) -> str:
+        """The whole report in one sentence, with the state of the whole archive where the run says less, or else."""
+        found, bad = by_state(self.run.counts), self.standing.bad
+        if not self.is_part and {state: found.get(state, 0) for state in bad} == bad and bool(bad) == self._is_bad:
+            return self._verified
+        return f"{self._verified}. The whole archive: {words(bad) or 'nothing is damaged'}"
+
+    @property
+    def _is_bad(self) -> bool:
+        return bool(self.bad or self.uncertain)
+
+    @property
+    def _verified(self) -> str:
+        checked = self.run.counts.get("checked", 0)
+        if self.run.finished_at is None or self.run.outcome == "failed":
+            return f"This verification did not finish; {checked:,} PDFs were checked"
+        if self.bad:
+            return f"{self.bad:,} of {checked:,} PDFs {'is' if self.bad == 1 else 'are'} not what was stored"
+        if self.uncertain:
+            return f"{self.uncertain:,} of {checked:,} PDFs could not be read or compared"
+        orphans = self.run.counts.get("orphan", 0)
+        if not checked and orphans:
+            return f"No PDF was checked: none is recorded, and the store holds {orphans:,} files that no render claims"
+        if not checked:
+            return "Nothing was due: no PDF was checked"
+        same_size = self.run.counts.get("same_size", 0)
+        if same_size:
+            return f"{same_size:,} of {checked:,} PDFs have the recorded size; their bytes were not read"
+        whole = "" if self.run.outcome == "ok" else ", as far as this run came"
+        return f"All {checked:,} PDFs are what was stored{whole}" if checked > 1 else f"The one PDF is as stored{whole}"
+
+
+def write_text(report: Report, out: TextIO) -> None:
+    """Write it for a terminal or a mail."""
+    run = report.run
+    took = "" if report.seconds is None else f", {format_duration(report.seconds)}"
+    counts = ", ".join(f"{count:,} {name}" for name, count in run.counts.items())
+    out.write(
+        f"{report.headline}.\n\n"
+        f"run       {run.id}, {run.started_at}{took}, {run.outcome or 'not ended'}\n"
+        f"archive   {report.archive} ({report.archive_id})\n"
+        f"counts    {counts}\n"
+        f"now       {report.standing.text}\n"
+        f"read      {format_size(run.bytes_read)}\n"
+        f"coverage  {report.coverage.details()['text']}\n"
+        f"seal      {report.seal}\n"
+    )
+    for number, found in enumerate(report.findings()):
+        verdict = found.verdict if isinstance(found, Finding) else "note"
+        seen = (
+            f": expected {found.expected}, found {found.found}" if isinstance(found, Finding) and found.expected else ""
+        )
+        line = f"{verdict:<13} {found.key}{seen}{f' ({found.detail})' if found.detail else ''}{_accepted(found)}"
+        out.write(("" if number else "\n") + harmless(line).replace("\n", " ") + "\n")
+    for number, one in enumerate(report.accepted):
+        line = f"{'accepted':<13} {one.key}: {one.state.replace('-', ' ')}, {one.accepted_at[:10]}: {one.reason}"
+        out.write(("" if number else "\n") + harmless(line).replace("\n", " ") + "\n")
+
+
+def _accepted(found: Finding | Note) -> str:
+    reason = found.acknowledged if isinstance(found, Finding) else None
+    return f" [acknowledged: {reason}]" if reason else ""
+
+
+def write_ndjson(report: Report, out: TextIO) -> None:
+    """Write the lines that `--json verify` wrote: findings and notes, at last the run with its coverage."""
+    for found in report.findings():
+        out.write(msgspec.json.encode(found).decode() + "\n")
+    for one in report.accepted:
+        out.write(msgspec.json.encode(one).decode() + "\n")
+    details = {
+        "archive_id": report.archive_id,
+        "seal": report.seal,
+        "coverage": report.coverage.details(),
+        "standing": report.standing,
+        "headline": report.headline,
+    }
+    out.write(msgspec.json.encode({**msgspec.to_builtins(report.run), **details}).decode() + "\n")
+
+
+def write_csv(report: Report, out: TextIO) -> None:
+    """Write a table of findings and notes; no cell is a formula."""
+    table = csv.writer(out)
+    table.writerow(_COLUMNS)
+    for found in report.findings():
+        cells = {"verdict": "note", **msgspec.to_builtins(found)}
+        table.writerow(defused(cells.get(name)) for name in _COLUMNS)
+
+
+def write_junit(report: Report, out: TextIO) -> None:
+    """Write JUnit XML: a test case for all that is good, and one for each finding; orphans and notes are skipped ones.
+
+    Source: the schema of Jenkins' xUnit plugin.
+    """
+    counts = report.run.counts
+    passed = [f"{counts.get('ok', 0)} assets are what was stored"] if counts.get("ok") else []
+    if counts.get("same_size"):
+        passed.append(f"{counts['same_size']} assets have the recorded size")
+    skipped = sum(counts.get(name, 0) for name in ("orphan", "notes", "acknowledged"))
+    total = len(passed) + report.bad + report.uncertain - counts.get("unknown", 0) + skipped
+    attributes = (
+        f'name="craftkit-archive verify" tests="{total}" failures="{report.bad}"'
+        f' errors="{report.uncertain - counts.get("unknown", 0)}" skipped="{skipped}"'
+        f' time="{report.seconds or 0:.3f}" timestamp="{report.run.started_at}"'
+    )
+    out.write(f'<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>\n<testsuite {attributes}>\n')
+    for name in passed:
+        out.write(f"<testcase classname={_attribute(report.archive)} name={_attribute(name)}/>\n")
+    for found in report.findings():
+        verdict = found.verdict if isinstance(found, Finding) else "note"
+        kind = (
+            "skipped"
+            if verdict in ("orphan", "note") or _accepted(found)
+            else "error"
+            if verdict in UNCERTAIN
+            else "failure"
+        )
+        seen = (
+            f"expected {found.expected}, found {found.found}" if isinstance(found, Finding) and found.expected else ""
+        )
+        text = escape(_NOT_XML.sub("?", "; ".join(part for part in (found.detail, seen, _accepted(found)) if part)))
+        out.write(
+            f'<testcase classname="{verdict}" name={_attribute(found.key)}>'
+            f'<{kind} message="{verdict}">{text}</{kind}></testcase>\n'
+        )
+    out.write("</testsuite>\n</testsuites>\n")
+
+
+def _attribute(text: str) -> str:
+    return f'"{escape(_NOT_XML.sub("?", text))}"'
+
+
+def write_prometheus(report: Report, out: TextIO) -> None:
+    """Write metrics for the textfile collector of Prometheus' node exporter.
+
+    Source: Prometheus' text exposition format, version 0.0.4.
+    """
+    run, coverage = report.run, report.coverage
+    verdicts = {name: count for name, count in run.counts.items() if name not in NO_VERDICTS}
+    stored = sum(project.stored for project in report.projects)
+    metrics: list[tuple[str, str, list[tuple[str, float]]]] = [
+        ("last_verify_success", "1 if the last verification found no problem.", [("", not report.bad)]),
+        ("last_verify_started_timestamp_seconds", "When it began.", [("", _seconds(run.started_at))]),
+        ("last_verify_timestamp_seconds", "When it ended; 0 if it did not.", [("", _seconds(run.finished_at))]),
+        ("last_verify_bytes_read", "How much it read.", [("", run.bytes_read)]),
+        ("last_verify_assets", "Assets by its verdict.", [(f'verdict="{n}"', count) for n, count in verdicts.items()]),
+        ("stored_assets", "Assets that are stored.", [("", stored)]),
+        ("stored_bytes", "Their bytes.", [("", coverage.stored_bytes)]),
+        ("not_stored", "Succeeded renders whose PDF is not stored.", [("", report.standing.not_stored)]),
+        ("bad_assets", "Assets that are damaged.", [("", report.standing.damaged)]),
+        ("assets", "Assets, and files in the store, by state.", _states(report.standing)),
+        (
+            "coverage_ratio",
+            "Part of the bytes that was read and found good within the days.",
+            [(f'days="{coverage.days}"', coverage.share)],
+        ),
+        ("due_bytes", "Bytes that were not read within the days.", [("", coverage.due_bytes)]),
+    ]
+    for name, meaning, samples in metrics:
+        out.write(f"# HELP craftkit_archive_{name} {meaning}\n# TYPE craftkit_archive_{name} gauge\n")
+        for labels, value in samples:
+            both = ",".join(part for part in (f'archive="{report.archive_id}"', labels) if part)
+            out.write(f"craftkit_archive_{name}{{{both}}} {float(value):.15g}\n")
+
+
+def _states(standing: Standing) -> list[tuple[str, float]]:
+    counts = msgspec.structs.asdict(standing)
+    return [(f'state="{name.replace("_", "-")}"', count) for name, count in counts.items() if name != "stored"]
+
+
+def _seconds(time: str | None) -> float:
+    return datetime.fromisoformat(time).timestamp() if time else 0.0

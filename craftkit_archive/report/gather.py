@@ -1,0 +1,315 @@
+"""Report: what an archive holds, what was last done to it, what a verification found, and the seal."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, TextIO
+
+from craftkit_archive import records
+from craftkit_archive.archive import Archive, Run
+from craftkit_archive.coverage import COVERAGE_DAYS, NOTHING, describe
+from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.outcomes import describe_counts, describe_outcome
+from craftkit_archive.parallel.progress import format_size
+from craftkit_archive.records import ProjectInfo, Record, Summary
+from craftkit_archive.report.forms import (
+    SUFFIXES,
+    Form,
+    ReadingDay,
+    Report,
+    write_csv,
+    write_junit,
+    write_ndjson,
+    write_prometheus,
+    write_text,
+)
+from craftkit_archive.report.page import write_html
+from craftkit_archive.seal import seal
+from craftkit_archive.states import Standing
+from craftkit_archive.stores.base import mask_address
+from craftkit_archive.values import format_time
+
+LAST_RUNS = 5
+_COUNTED = ("renders", "succeeded", "stored", "not_stored", "verified_ok", "unchecked", "damaged", "unreadable",
+            "unverified", "acknowledged")  # fmt: skip
+HISTORY = 120
+# When `nagios_status` warns: a nightly job that missed two nights, and a ledger that is not whole.
+SILENT_HOURS = 48
+ENOUGH_COVERAGE = 0.95
+
+WRITERS: dict[Form, Callable[[Report, TextIO], None]] = {
+    "text": write_text,
+    "ndjson": write_ndjson,
+    "csv": write_csv,
+    "junit": write_junit,
+    "prometheus": write_prometheus,
+    "html": write_html,
+}
+
+
+def describe_archive(archive: Archive) -> Iterator[Record]:
+    """Say what is held, from the catalog alone.
+
+    Yields:
+        A `ProjectInfo` for each project, a `RunInfo` for each of the last runs, newest first, and the `Summary`, whose
+        counts are the sums over the projects. Its outcome is `problems` while anything is damaged, `incomplete` while
+        anything is unreadable or unverified.
+
+    Example:
+        >>> from craftkit_archive import Archive, describe_archive
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *_, summary = describe_archive(archive)
+        >>> summary.counts["stored"]
+        5
+    """
+    counts: Counter[str] = Counter()
+    stored = covered = due = 0
+    days = coverage_days(archive)
+    now = archive.clock()
+    for project in archive.catalog.project_summaries(format_time(now - timedelta(days=days)), format_time(now)):
+        for name in _COUNTED:
+            counts[name] += getattr(project, name)
+        stored, covered, due = (
+            stored + project.stored_bytes,
+            covered + project.covered_bytes,
+            due + project.due_bytes,
+        )
+        yield project
+    yield from archive.catalog.last_runs(LAST_RUNS)
+    counts["extra"] = archive.catalog.count_extra()
+    standing = Standing(
+        **{name: counts["verified_ok" if name == "ok" else name] for name in Standing.__struct_fields__}
+    )
+    details: dict[str, Any] = {"archive": str(archive.path), "store": archive.store.address, "stored_bytes": stored}
+    text = describe(covered / stored if stored else 1.0, stored, days) if counts["stored"] else NOTHING
+    coverage = {"days": days, "stored_bytes": stored, "covered_bytes": covered, "due_bytes": due, "text": text}
+    details |= {"coverage": coverage, "standing": standing}
+    yield Summary(command="status", outcome=standing.outcome, counts=dict(counts), details=details)
+
+
+def coverage_days(archive: Archive) -> int:
+    """Return the days within which the last verification wanted everything read."""
+    last = archive.catalog.covering_runs(1)
+    return (last[0].coverage_days if last else None) or COVERAGE_DAYS
+
+
+def nagios_status(archive: Archive) -> tuple[int, str]:
+    """Say how it stands in one line for a monitor, from the ledger alone: exit code 0, 1 or 2, and the line.
+
+    Source: the Nagios plugin guidelines (0 OK, 1 warning, 2 critical, 3 unknown; performance data after a bar).
+    """
+    coverage = archive.coverage(coverage_days(archive))
+    standing = archive.catalog.standing()
+    last = archive.catalog.find_run(None, "verify")
+    ended = last.finished_at if last else None
+    warnings = []
+    if coverage.share < ENOUGH_COVERAGE and coverage.assets:
+        warnings.append("not enough was read")
+    if last is None or ended is None or last.outcome == "failed":
+        warnings.append("the last verification did not finish" if last else "never verified")
+    elif archive.clock() - datetime.fromisoformat(ended) > timedelta(hours=SILENT_HOURS):
+        warnings.append(f"last verified {ended[:16]}Z")
+    worried = warnings or standing.outcome != "ok"
+    code, word = (2, "CRITICAL") if standing.damaged else (1, "WARNING") if worried else (0, "OK")
+    # An archive into which nothing was ever fetched is not one that is well.
+    if not coverage.assets and not standing.damaged:
+        code, word = 1, "WARNING"
+    said = [standing.text, *warnings, coverage.details()["text"]]
+    measured = (
+        f"bad={standing.damaged};;0 coverage={coverage.share * 100:.1f}%;{ENOUGH_COVERAGE * 100:g}:"
+        f" due={coverage.due_bytes}B assets={coverage.assets} unreadable={standing.unreadable};0"
+        f" unverified={standing.unverified};0"
+    )
+    return code, f"CRAFTKIT-ARCHIVE {word} - {', '.join(said)} | {measured}"
+
+
+def gather_report(archive: Archive, run_id: int | None = None) -> Report:
+    """Gather what a report says of a verification, reading the ledger alone.
+
+    Args:
+        archive: May be open read-only.
+        run_id: The run's number; the last verification if not given.
+
+    Raises:
+        RequestError: There is no such verification.
+
+    Example:
+        >>> from craftkit_archive import Archive, gather_report, verify_assets
+        >>> with Archive("archive") as archive:
+        ...     *_, verified = verify_assets(archive)
+        ...     report = gather_report(archive, verified.run_id)
+        ...     len(list(report.findings()))
+        0
+    """
+    run = archive.catalog.find_run(run_id, "verify")
+    if run is None:
+        raise RequestError(_no_such_verification(archive, run_id))
+    days = run.coverage_days or COVERAGE_DAYS
+    now = archive.clock()
+    found_in = run.id
+    return Report(
+        archive=str(archive.path.resolve()),
+        archive_id=archive.id,
+        store=mask_address(archive.store.address),
+        made_at=format_time(now),
+        run=run,
+        coverage=archive.coverage(days),
+        history=archive.catalog.covering_runs(HISTORY),
+        days=[ReadingDay(*row) for row in archive.catalog.reading_days()],
+        projects=archive.catalog.project_summaries(format_time(now - timedelta(days=days)), format_time(now)),
+        seal=seal(archive.catalog.held()),
+        findings=lambda: archive.catalog.findings_of(found_in),
+        standing=archive.catalog.standing(),
+        accepted=archive.catalog.acknowledgements(None),
+    )
+
+
+def _no_such_verification(archive: Archive, run_id: int | None) -> str:
+    if run_id is None:
+        return "Nothing was ever verified: run `verify` first, then report."
+    other = archive.catalog.find_run(run_id)
+    if other is None:
+        return f"There is no run {run_id}: `status` shows the last runs."
+    article = "an" if other.command[0] in "aeiou" else "a"
+    return f"Run {run_id} is {article} {other.command}, not a verification: `status` shows the last runs."
+
+
+def form_of(file: Path) -> Form:
+    """Return the form that a file's name asks for; asked before the work, whose report would have no place.
+
+    Raises:
+        RequestError: It asks for none, or its folder is not there.
+    """
+    if not file.parent.is_dir():
+        raise RequestError(f"There is no folder {file.parent} for the report: make it first.")
+    form = SUFFIXES.get(file.suffix.lower())
+    if form is None:
+        raise RequestError(f"Cannot tell the report's form from {file}. Use one of the suffixes {', '.join(SUFFIXES)}.")
+    return form
+
+
+def write_report(report: Report, form: Form, file: str | Path) -> None:
+    """Write a report into a file, which is replaced when it is whole: nobody reads half of one.
+
+    Raises:
+        NoSpaceError, NotWritableError: The disk refused.
+
+    Example:
+        >>> from craftkit_archive import Archive, gather_report, verify_assets, write_report
+        >>> with Archive("archive") as archive:
+        ...     *_, verified = verify_assets(archive)
+        ...     write_report(gather_report(archive), "html", "report.html")
+    """
+    records.one_of("form", form, Form)
+    file = Path(file)
+    with disk_errors(file):
+        temporary = file.with_name(f".{file.name}.{token_hex(4)}")
+        try:
+            with temporary.open("x", encoding="utf-8", newline="", errors="backslashreplace") as out:
+                WRITERS[form](report, out)
+            temporary.replace(file)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def seal_archive(archive: Archive, *, project: str | None = None, expected: str | None = None) -> Iterator[Record]:
+    """Make the seal of all that is stored, or of a project, and compare it with one that was written down.
+
+    Args:
+        archive: May be open read-only.
+        project: Id or slug.
+        expected: The seal that it should be.
+
+    Yields:
+        The `Summary`: the seal in its details; `problems` if it is another one; `incomplete` if there are assets whose
+        digest is not known, which no seal can hold.
+
+    Raises:
+        RequestError: There is no such project, or what is expected is no seal.
+
+    Example:
+        >>> from craftkit_archive import Archive, seal_archive
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *_, summary = seal_archive(archive)
+        >>> len(summary.details["seal"])
+        64
+    """
+    wanted = None if expected is None else expected.strip().lower()
+    if wanted is not None and (len(wanted) != 64 or set(wanted) - set("0123456789abcdef")):
+        raise RequestError(f"{expected!r} is not a seal: a seal has 64 hex digits.")
+    run = Run(None, "seal")
+    project_id = archive.find_project(project) if project else None
+    run.counts["sealed"] = 0
+
+    def counted() -> Iterator[tuple[str, str]]:
+        for held in archive.catalog.held(project_id):
+            run.counts["sealed"] += 1
+            yield held
+
+    found = seal(counted())
+    stored, _ = archive.catalog.count_stored(archive.select(projects=(project_id,) if project_id else ()))
+    if stored > run.counts["sealed"]:
+        run.counts["without_digest"] = stored - run.counts["sealed"]
+    run.settle(problems=wanted not in (None, found), incomplete=stored > run.counts["sealed"])
+    yield run.summary(seal=found, expected=wanted)
+
+
+def as_text(record: Record) -> str:
+    """Write a record as a line for a person; foreign characters in it are for the caller to make harmless."""
+    match record:
+        case records.Finding():
+            seen = f": expected {record.expected}, found {record.found}" if record.expected else ""
+            accepted = f" [acknowledged: {record.acknowledged}]" if record.acknowledged else ""
+            detail = f" ({record.detail.removesuffix('.')})" if record.detail else ""
+            return f"  {record.verdict}  {record.key}{seen}{detail}{accepted}"
+        case records.Note():
+            return f"  note  {record.key}: {record.detail}"
+        case records.Reject():
+            return f"  rejected  {record.source}:{record.line}: {record.reason}"
+        case records.Skipped():
+            return f"  {record.key or record.render_id}: {record.reason}"
+        case records.Held():
+            return f"{record.name}\t{record.verdict}\t{record.size_bytes}\t{record.kept_at}"
+        case records.KeyInfo():
+            state = f"revoked {record.revoked_at}" if record.revoked_at else "valid"
+            cells = (record.id, record.project_id, record.prefix or "-", state, record.name or "")
+            return "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in cells)
+        case records.Diagnosis():
+            return (
+                f"FIX   {record.name}: {record.seen.removesuffix('.')}. {record.mend}"
+                if record.mend
+                else f"good  {record.name}: {record.seen}"
+            )
+        case records.Acknowledgement():
+            force = "" if record.in_force else "\tno longer in this state"
+            state = record.state.replace("-", " ")
+            return f"{record.render_id}\t{state}\t{record.accepted_at}\t{record.reason}{force}"
+        case records.Planned():
+            return f"{record.size_bytes}\t{record.path}"
+        case records.ProjectInfo():
+            return _project_line(record)
+        case records.RunInfo():
+            counts = describe_counts(record.counts)
+            return f"run {record.id}  {record.started_at}  {record.command}  {record.outcome or 'not ended'}  {counts}"
+        case records.Summary():
+            return describe_outcome(record)
+    raise TypeError(record)
+
+
+def _project_line(project: ProjectInfo) -> str:
+    more = "".join(
+        f", {count:,} {name}"
+        for name in ("unreadable", "unverified", "acknowledged")
+        if (count := getattr(project, name))
+    )
+    deleted = f"  deleted {project.deleted_at}" if project.deleted_at else ""
+    name = (project.slug or project.id).replace("\n", " ")
+    return (
+        f"{name}: {project.renders:,} renders, {project.succeeded:,} succeeded,"
+        f" {project.stored:,} stored ({format_size(project.stored_bytes)}), {project.not_stored:,} not stored,"
+        f" {project.verified_ok:,} verified, {project.damaged:,} damaged{more}{deleted}"
+    )

@@ -1,0 +1,305 @@
+"""A live Craftkit API, or a server of ours, to take renders and their PDFs from."""
+
+import base64
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from tempfile import SpooledTemporaryFile, gettempdir
+from typing import Any, NoReturn, Self
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import msgspec
+import urllib3
+from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, SSLError
+from urllib3.util import Retry, Timeout, make_headers
+
+from craftkit_archive.errors import (
+    AssetUnavailableError,
+    ForbiddenError,
+    RemoteError,
+    RenderConflictError,
+    RenderNotFoundError,
+    RequestError,
+    StoreOfflineError,
+    UnauthorizedError,
+    disk_errors,
+)
+from craftkit_archive.stores.base import CHUNK_BYTES, Claims, OpenAsset, mask_address
+from craftkit_archive.values import mask
+
+KEY_VARIABLE = "CRAFTKIT_API_KEY"
+LANES = 8
+# What is larger waits in a temporary file: the API may not be able to go on in the middle of a PDF.
+SPOOL_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 16 << 20
+MAX_SAID = 300
+ATTEMPTS = 5
+PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 16
+CONNECT_SECONDS = 10.0
+TIMEOUT_SECONDS = 60.0
+# A body that brings less than this in each such span is given up; a modem of 1996 was faster.
+LEAST_BYTES = 64 << 10
+LEAST_SECONDS = 30.0
+HEALING = (408, 425, 429, 500, 502, 503, 504, *range(520, 525))
+_NOBODY = "00000000-0000-0000-0000-000000000000"
+_DIGEST = re.compile(r"(?:\A|,)\s*sha-256=:([A-Za-z0-9+/=]{44}):")
+
+
+class _Problem(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _Envelope(msgspec.Struct):
+    error: _Problem
+
+
+class CraftkitApi:
+    """The API at an address, asked with the key in `CRAFTKIT_API_KEY`.
+
+    Args:
+        address: `https://host`, with a path if the API has one.
+
+    Raises:
+        RequestError: The address is none, or there is no key.
+    """
+
+    lanes = LANES
+
+    def __init__(self, address: str) -> None:
+        try:
+            parts = urlsplit(address)
+            right = parts.hostname and parts.port != 0 and not parts.query and not parts.fragment
+        except ValueError:
+            right = False
+        if not right or " " in address or not address.isascii() or not address.isprintable():
+            raise RequestError(f"{mask_address(address)} is not the address of an API. Write https://host.")
+        if parts.username is not None:
+            raise RequestError(f"A key does not belong in an address. Set {KEY_VARIABLE}.")
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not key.isascii() or not key.isprintable() or not key:
+            raise RequestError(f"Set {KEY_VARIABLE} to a key of the project whose renders {address} is to give.")
+        self.address = address.rstrip("/")
+        self.key = key
+        self._pool = _pool(self.address)
+
+    def check(self) -> None:
+        """Make sure that it is there, is such an API, and accepts the key.
+
+        Raises:
+            StoreOfflineError: It cannot be reached, or is something else.
+            UnauthorizedError, ForbiddenError: It refuses the key.
+            RemoteError: It keeps failing.
+        """
+        try:
+            self.describe(_NOBODY)
+        except RenderNotFoundError:
+            pass
+        except RemoteError as error:
+            raise StoreOfflineError(str(error)) from error
+
+    def describe(self, render_id: str) -> bytes:
+        """Return the metadata of a render, as JSON.
+
+        Raises:
+            RenderNotFoundError: It is not in the key's project.
+            UnauthorizedError, ForbiddenError, RemoteError: As `check`.
+        """
+        found = b""
+        try:
+            with self._answer(render_id) as answer:
+                while len(found) <= MAX_ANSWER_BYTES and (piece := answer.read(MAX_ANSWER_BYTES + 1 - len(found))):
+                    found += piece
+        except HTTPError as error:
+            raise RemoteError(f"{self.address} broke off in its answer. Try again later.") from error
+        if len(found) > MAX_ANSWER_BYTES:
+            raise RemoteError(
+                f"{self.address} answers more than the metadata of {render_id}. Check that it is a Craftkit API."
+            )
+        return found
+
+    def size(self, render_id: str, _key: str) -> int | None:
+        """Return how many bytes a render's PDF has, or None if the API does not say so without sending it.
+
+        Raises:
+            RenderNotFoundError, RenderConflictError, UnauthorizedError, ForbiddenError, RemoteError: As `open`.
+        """
+        with self._answer(render_id, "/download", method="HEAD") as answer:
+            return length_of(answer)
+
+    def open(self, render_id: str, key: str, _sha256: str | None = None) -> OpenAsset:
+        """Open a render's PDF for reading; all of it has arrived.
+
+        Raises:
+            RenderNotFoundError: It is not in the key's project.
+            RenderConflictError: It has no PDF to give.
+            UnauthorizedError, ForbiddenError: The key is refused.
+            AssetUnavailableError: It kept breaking off, or came too slowly.
+            RemoteError: The API kept failing.
+            NoSpaceError, NotWritableError: There is no room for it among the temporary files.
+        """
+        for attempt in range(ATTEMPTS):
+            with self._answer(render_id, "/download") as answer:
+                spool = self._new_spool()
+                try:
+                    size = 0
+                    for chunk in _chunks(answer):
+                        with disk_errors(gettempdir()):
+                            spool.write(chunk)
+                        size += len(chunk)
+                    with disk_errors(gettempdir()):
+                        spool.seek(0)
+                    length = length_of(answer)
+                    return OpenAsset(key, spool, size if length is None else length, _claims(answer))  # type: ignore[arg-type]
+                except BaseException as error:
+                    spool.close()
+                    if not isinstance(error, HTTPError):
+                        raise
+                    broken = error
+            if isinstance(broken, _TooSlowError):
+                break
+            time.sleep(0 if attempt + 1 == ATTEMPTS else min(PAUSE_SECONDS * 2**attempt, MAX_PAUSE_SECONDS))
+        raise AssetUnavailableError(
+            f"{self.address} kept breaking off in the PDF of {render_id} ({broken}). Run fetch again later."
+        ) from broken
+
+    def _new_spool(self) -> "SpooledTemporaryFile[bytes]":
+        with disk_errors(gettempdir()):
+            return SpooledTemporaryFile(SPOOL_BYTES)
+
+    @contextmanager
+    def _answer(self, render_id: str, what: str = "", *, method: str = "GET") -> Iterator[urllib3.BaseHTTPResponse]:
+        """Ask, and give the answer with its body unread; a refusal is raised."""
+        url = f"{self.address}/v1/renders/{quote(render_id, safe='')}{what}"
+        headers = {"Authorization": f"Bearer {self.key}", "Accept-Encoding": "identity"}
+        try:
+            answer = self._pool.request(method, url, headers=headers, preload_content=False, redirect=False)
+        except MaxRetryError as error:
+            if isinstance(error.reason, SSLError):
+                raise RemoteError(
+                    f"The certificate of {self.address} is not trusted ({_reason(error)}). "
+                    "Set SSL_CERT_FILE to that of its authority."
+                ) from error
+            raise RemoteError(f"Cannot reach {self.address} ({_reason(error)}). Try again later.") from error
+        except (HTTPError, LocationValueError, ValueError) as error:
+            raise RemoteError(
+                f"{self.address} does not answer as HTTP ({_reason(error)}). Check the address."
+            ) from error
+        try:
+            if answer.status != 200:
+                self._refuse(render_id, answer, silent=method == "HEAD")
+            yield answer
+        finally:
+            answer.close()  # a connection whose answer was read to its end went back to the others already
+
+    def _refuse(self, render_id: str, answer: urllib3.BaseHTTPResponse, *, silent: bool) -> NoReturn:
+        status = answer.status
+        try:
+            problem = msgspec.json.decode(b"" if silent else answer.read(65_536), type=_Envelope).error
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, HTTPError):
+            problem = _Problem()
+        # It ends up on screens and in the catalog, so that the key must not, should they send it back.
+        message = mask(problem.message.replace(self.key, "…"))[:MAX_SAID]
+        said = f" ({message})" if message else ""
+        if status == 401:
+            raise UnauthorizedError(f"{self.address} refuses the key{said}: set {KEY_VARIABLE} to one that is good.")
+        if status == 403:
+            raise ForbiddenError(f"{self.address} refuses the key's project{said}: it was deleted.")
+        if status == 404 and (problem.code == "not_found" or silent):
+            raise RenderNotFoundError(f"{self.address} has no render {render_id} in the key's project.")
+        if status == 409:
+            raise RenderConflictError(f"{self.address} has no PDF of {render_id}{said}.")
+        heals = status in HEALING
+        said = f"{status} {problem.code}".strip() + said
+        what = "kept failing" if heals else "does not answer as a Craftkit API does"
+        advice = "Try again later." if heals else "Check the address."
+        raise RemoteError(f"{self.address} {what} ({said}). {advice}", reason=said, status=status)
+
+
+class _TooSlowError(HTTPError):
+    """A body that comes too slowly to be waited for."""
+
+
+def _chunks(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """Read a body as it arrives, and give up one that drips: a read time-out alone never ends it."""
+    began, got = time.monotonic(), 0
+    while chunk := answer.read1(CHUNK_BYTES):
+        yield chunk
+        got += len(chunk)
+        now = time.monotonic()
+        if now - began >= LEAST_SECONDS:
+            if got < LEAST_BYTES:
+                raise _TooSlowError(f"only {got:,} bytes came in {now - began:.0f} s")
+            began, got = now, 0
+
+
+class _Retry(Retry):
+    """urllib3's policy, but for a refusal whose body has no end, which urllib3 would read first."""
+
+    def increment(self, *arguments: Any, **given: Any) -> Self:
+        """Return the policy for the next attempt; the answer that asks for it is closed unread."""
+        if given.get("response") is not None:
+            given["response"].close()
+        return super().increment(*arguments, **given)
+
+
+def _pool(address: str) -> urllib3.PoolManager:
+    """Make the connections to an API: by the environment's proxy, with its password if its URL has one."""
+    retries = _Retry(
+        total=ATTEMPTS - 1,
+        redirect=False,  # a key is for the one who was asked
+        backoff_factor=PAUSE_SECONDS,
+        backoff_max=MAX_PAUSE_SECONDS,
+        backoff_jitter=PAUSE_SECONDS / 4,
+        status_forcelist=HEALING,
+        allowed_methods=("GET", "HEAD"),
+        raise_on_status=False,
+        retry_after_max=MAX_PAUSE_SECONDS,
+    )
+    given = {
+        "maxsize": LANES,
+        "block": False,
+        "retries": retries,
+        "timeout": Timeout(connect=min(CONNECT_SECONDS, TIMEOUT_SECONDS), read=TIMEOUT_SECONDS),
+    }
+    parts = urlsplit(address)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    try:
+        if not proxy:
+            return urllib3.PoolManager(**given)  # type: ignore[arg-type]
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        at = urlsplit(proxy)
+        headers = None
+        if at.username is not None:
+            headers = make_headers(proxy_basic_auth=f"{unquote(at.username)}:{unquote(at.password or '')}")
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, **given)  # type: ignore[arg-type]
+    except (HTTPError, ValueError) as error:
+        raise RequestError(
+            f"Cannot use the proxy that the environment names, {mask_address(proxy or '')}. Write http://host:port."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Say in a few words what kept a request from being answered."""
+    inner = getattr(error, "reason", None) or error
+    said = str(inner.args[-1] if getattr(inner, "args", None) else inner)
+    return (said.rpartition("] ")[2] or type(inner).__name__)[:MAX_SAID]
+
+
+def length_of(answer: urllib3.BaseHTTPResponse) -> int | None:
+    """Return how many bytes an answer says to have; None if it does not say so."""
+    text = answer.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
+def _claims(answer: urllib3.BaseHTTPResponse) -> Claims:
+    """Read what the answer says of the digest of its body (RFC 9530, section 3)."""
+    found = _DIGEST.search(answer.headers.get("repr-digest", ""))
+    with suppress(ValueError):
+        if found:
+            return Claims(sha256=base64.b64decode(found[1], validate=True).hex(), by="repr-digest")
+    return Claims()

@@ -1,0 +1,47 @@
+"""What a source is: where assets are copied from."""
+
+from typing import Protocol
+
+from craftkit_archive.stores.base import OpenAsset
+
+
+class Source(Protocol):
+    """A place that gives assets away.
+
+    Attributes:
+        address: Says where it is, as `open_source` reads it.
+        lanes: How many assets one process should read at a time, to keep it busy.
+    """
+
+    address: str
+    lanes: int
+
+    def check(self) -> None:
+        """Make sure that it is there.
+
+        Raises:
+            StoreOfflineError: It is not.
+            RemoteError, AccessError: It refuses, or keeps failing.
+        """
+
+    def size(self, render_id: str, key: str) -> int | None:
+        """Return how many bytes an asset has there, or None if that cannot be known without reading it.
+
+        Raises:
+            AssetError, AccessError, RemoteError: As `open`.
+        """
+
+    def open(self, render_id: str, key: str, sha256: str | None = None) -> OpenAsset:
+        """Open an asset for reading, at its first byte.
+
+        Args:
+            render_id: Its render.
+            key: Its asset key.
+            sha256: Its digest, if it is known.
+
+        Raises:
+            AssetMissingError, RenderNotFoundError, RenderConflictError: It is not there.
+            AssetUnreadableError: It is there, and cannot be read.
+            UnauthorizedError, ForbiddenError: The key is refused.
+            RemoteError: The remote end kept failing.
+        """

@@ -1,0 +1,625 @@
+"""The bucket store: a bucket and a prefix at a service that speaks S3, at Google or at Azure.
+
+obstore reads, writes and heads, and tries again what its authors know to heal. What stands here above it are the habits
+of other services than AWS: refusals that heal and that obstore takes for final, headers that one of them does not know,
+regions that only a refusal names.
+"""
+
+import io
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, UnauthenticatedError
+
+from craftkit_archive.errors import (
+    ArchiveError,
+    AssetError,
+    AssetExistsError,
+    AssetKeyError,
+    AssetMissingError,
+    AssetUnavailableError,
+    RemoteError,
+    RequestError,
+    StoreMismatchError,
+    StoreOfflineError,
+)
+from craftkit_archive.stores import aws
+from craftkit_archive.stores.aws import (
+    ATTEMPTS,
+    CONTENT_TYPE,
+    OPTIONS,
+    RENEWAL_SECONDS,
+    Access,
+    Credentials,
+    S3Service,
+    advice,
+    md5_of,
+    pauses,
+    untrusted,
+)
+from craftkit_archive.stores.base import MARKER, Claims, Entry, OpenAsset, Piece, Store, Stored, mask_address
+from craftkit_archive.stores.refusals import BAD_CREDENTIALS, ODD_LISTS, Refusal, find_word, printable
+from craftkit_archive.values import check_asset_key
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta
+    from obstore.store import ObjectStore, RetryConfig
+
+
+T = TypeVar("T")
+SCHEMES = ("s3://", "gs://", "az://")
+
+# A request for a small object ends within this; one that is broken off by it goes on from where it was, four times.
+READ_SECONDS = 30.0
+WRITE_SECONDS = 600.0
+STALL_SECONDS = 60.0
+
+# What is smaller is read whole when it is opened, so that eight of them are on their way at a time; what is larger, in
+# pieces of this size.
+WHOLE_BYTES = 4 << 20
+STREAM_BYTES = 1 << 20
+
+# Parts of an upload; S3 takes at most 10,000 of them, none but the last under 5 MiB.
+PART_BYTES = 16 << 20
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}")
+
+
+def bucket_address(address: str, **options: str | None) -> str:
+    """Put the options of a service into the address of a bucket, which then says all that there is to say.
+
+    Args:
+        address: `s3://bucket/prefix`, which may have options already.
+        options: `endpoint_url`, `region`, `profile` and `no_sign_request`; None where nothing is given.
+
+    Raises:
+        RequestError: An option cannot be part of it.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return address
+    if not address.startswith("s3://"):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise RequestError(f"{mask_address(address)} is not an S3 bucket: leave {names} out.")
+    bare, _, query = address.partition("?")
+    return f"{bare}?{urlencode(dict(parse_qsl(query)) | given)}"
+
+
+def learned_access(stores: Iterable["BucketStore"]) -> dict[str, Access]:
+    """Return how to reach those of the stores that are S3 buckets, for `learn_access` in another process.
+
+    Finding that out takes botocore a third of a second, which a worker need not spend again. The result holds
+    credentials: it goes to processes of this machine, and nowhere else.
+
+    Raises:
+        RequestError, RemoteError: The settings make no sense, or hold no credentials.
+    """
+    return {store.service: store.access for store in stores if store.service}
+
+
+def learn_access(known: Mapping[str, Access]) -> None:
+    """Remember how to reach buckets, as another process found out."""
+    _known.update(known)
+
+
+_known: dict[str, Access] = {}
+
+
+class BucketStore(Store):
+    """A store in a bucket, below a prefix. Credentials come from the environment or the service's usual files.
+
+    Args:
+        address: `s3://bucket/prefix`, with `?endpoint_url=…&region=…&profile=…&no_sign_request=…` where the defaults do
+            not do; `gs://bucket/prefix`; `az://container/prefix`.
+
+    Attributes:
+        service: Names the bucket and its service, whatever the prefix; empty where it is not S3.
+
+    Raises:
+        RequestError: It is not such an address.
+    """
+
+    lanes = 8
+
+    def __init__(self, address: str) -> None:
+        scheme, _, rest = address.partition("://")
+        bare, _, query = rest.partition("?")
+        self._bucket, _, prefix = bare.partition("/")
+        options = dict(parse_qsl(query))
+        if not _BUCKET.fullmatch(self._bucket) or (options and scheme != "s3"):
+            raise RequestError(f"{mask_address(address)} does not name a bucket. Write {scheme}://bucket/prefix.")
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._name = f"{scheme}://{self._bucket}/{self._prefix}".rstrip("/")
+        self.address = bucket_address(self._name, **options) if options else self._name
+        self._scheme = scheme
+        self._endpoint = options.get("endpoint_url")
+        self._stores: dict[bool, ObjectStore] = {}
+        self._lock = Lock()
+        # What a service has refused once is not tried on it again.
+        self._optional = _OptionalHeaders()
+        self.service = ""
+        self._aws = None
+        if scheme == "s3":
+            if set(options) - set(OPTIONS):
+                raise RequestError(f"{mask_address(address)} has an unknown option. Those of a bucket are {OPTIONS}.")
+            _check_endpoint(self._endpoint)
+            self.service = bucket_address(f"s3://{self._bucket}", **options)
+            self._aws = S3Service(self._bucket, options, _known.get(self.service))
+
+    @property
+    def access(self) -> Access:
+        """How to reach it; of an S3 bucket alone."""
+        if self._aws is None:
+            raise RequestError(f"{self._name} is not an S3 bucket.")
+        return self._aws.access
+
+    # --- the service
+
+    def _object_store(self, *, writing: bool) -> "ObjectStore":
+        with self._lock:
+            if writing not in self._stores:
+                self._stores[writing] = self._connect(writing=writing)
+            return self._stores[writing]
+
+    def _connect(self, *, writing: bool) -> "ObjectStore":
+        from obstore.store import S3Store, from_url
+
+        seconds = WRITE_SECONDS if writing else READ_SECONDS
+        client: dict[str, Any] = {
+            "allow_http": True,  # an address that says http:// means it
+            "connect_timeout": timedelta(seconds=min(10.0, seconds)),
+            "timeout": timedelta(seconds=seconds),
+            "read_timeout": timedelta(seconds=min(STALL_SECONDS, seconds)),
+        }
+        retry: RetryConfig = {
+            "max_retries": ATTEMPTS - 1,
+            "retry_timeout": timedelta(seconds=6 * seconds),
+            "backoff": {
+                "init_backoff": timedelta(seconds=aws.PAUSE_SECONDS),
+                "max_backoff": timedelta(seconds=aws.MAX_PAUSE_SECONDS),
+                "base": 2,
+            },
+        }
+        if self._aws is None:
+            url = f"{self._scheme}://{self._bucket}"
+            return from_url(url, client_options=client, retry_config=retry)  # type: ignore[call-overload, no-any-return]
+        access = self._aws.access
+        if access.ca_bundle is not None:
+            try:
+                client["root_certificate"] = Path(access.ca_bundle).read_bytes()
+            except OSError as error:
+                raise RequestError(f"Cannot read the certificates in {access.ca_bundle} ({error.strerror}).") from error
+        given: dict[str, Any] = {
+            # Both, because the environment's AWS_ENDPOINT_URL_S3 would be preferred to the first alone.
+            "endpoint": access.endpoint,
+            "aws_endpoint_url_s3": access.endpoint,
+            "virtual_hosted_style_request": access.virtual_hosted,
+            "region": access.region,
+            "conditional_put": "etag",
+        }
+        if writing and self._optional.checksum:
+            given["checksum_algorithm"] = "SHA256"
+        if access.credentials is None:
+            given["skip_signature"] = True
+        else:
+            given["credential_provider"] = _Provider(self._aws.renew, access)
+        return S3Store(self._bucket, client_options=client, retry_config=retry, **given)  # type: ignore[arg-type]
+
+    def _call(self, key: str, work: "Callable[[ObjectStore], T]", *, writing: bool = False) -> T:
+        """Ask the service for something, follow it to another region, and try again what may heal.
+
+        Raises:
+            AssetMissingError, AssetKeyError, AssetUnavailableError: It is a matter of this key.
+            RemoteError, StoreOfflineError: It is not.
+        """
+        began = time.monotonic()
+        for pause in pauses():
+            try:
+                return work(self._object_store(writing=writing))
+            except (BaseError, FileNotFoundError) as error:
+                refusal, failure = Refusal.of(error), error
+            except ValueError as error:
+                raise AssetKeyError(f"{key} cannot be a name in {self._name} ({error}).") from error
+            if refusal.moved and self._aws is not None and self._aws.move(refusal.region):
+                with self._lock:
+                    self._stores.clear()
+                continue
+            spent = refusal.exhausted or time.monotonic() - began > ATTEMPTS * READ_SECONDS
+            if pause is None or spent or not refusal.heals or isinstance(failure, UnauthenticatedError):
+                raise self._explain(key, refusal, failure) from failure
+            time.sleep(pause)
+        raise AssertionError  # the last pause is None
+
+    def _explain(self, key: str, refusal: Refusal, error: BaseException) -> ArchiveError:
+        """Say in the tree's words why the service refused."""
+        where = self._endpoint or f"the service of {self._name}"
+        if isinstance(error, UnauthenticatedError) and refusal.status is None:
+            said = printable(find_word(r"provider: (?:\w*Error: )?(.*)", str(error)) or refusal.code)
+            return RemoteError(said if self._name in said else f"Cannot get credentials for {self._name} ({said}).")
+        if refusal.untrusted:
+            return RemoteError(untrusted(where))
+        if refusal.unreachable:
+            return StoreOfflineError(f"Cannot reach {where} for {self._name}. Check the network and --endpoint-url.")
+        if refusal.code in ("NoSuchBucket", "ContainerNotFound"):
+            return StoreOfflineError(f"There is no bucket {self._bucket}. Check the bucket name and --endpoint-url.")
+        if isinstance(error, FileNotFoundError):
+            return AssetMissingError(f"{key} is not in {self._name}.")
+        if refusal.code == "InvalidObjectState":
+            return AssetUnavailableError(
+                f"{key} is in an archive class of {self._name} (GLACIER or DEEP_ARCHIVE). "
+                "Restore it first, such as with `aws s3api restore-object`, then run the command again."
+            )
+        if refusal.status == 412:
+            return _changed(key, self._name)
+        if "Content-Length" in refusal.code:
+            return AssetUnavailableError(
+                f"{self._name} does not say how long {key} is, so no copy can be proved whole."
+            )
+        if refusal.status in (401, 403) and refusal.code not in BAD_CREDENTIALS:
+            return AssetUnavailableError(
+                f"{self._name} refuses {key} ({refusal}). Check the rights of these credentials.", reason=str(refusal)
+            )
+        said = "kept failing" if refusal.heals else "refused"
+        return RemoteError(
+            f"{self._name} {said} ({refusal}). {advice(refusal.code)}",
+            reason=str(refusal),
+            status=refusal.status or 0,
+        )
+
+    # --- the store
+
+    def check(self, archive_id: str | None = None) -> None:
+        """See `Store.check`; a prefix with nothing below it is one that is not there."""
+        if not self._reach():
+            raise StoreOfflineError(f"There is nothing below {self._name}. Check the bucket name and the prefix.")
+        if archive_id is None:
+            return
+        owner = self.owner()
+        if owner is None:
+            raise StoreOfflineError(f"{self._name} has no object {MARKER}. Check the bucket name and the prefix.")
+        if owner != archive_id:
+            raise StoreMismatchError(f"{self._name} belongs to archive {owner}, not to {archive_id}. Check the prefix.")
+
+    def _reach(self) -> bool:
+        """Say whether anything is there; what stands in the way is raised.
+
+        Credentials that may read objects and not list them are good enough.
+        """
+
+        def first(store: "ObjectStore") -> bool:
+            try:
+                return any(obstore.list(store, self._prefix or None, chunk_size=1))
+            except BaseError as error:
+                if any(words in str(error) for words in ODD_LISTS):
+                    return True
+                raise
+
+        try:
+            return self._call("", first)
+        except (AssetUnavailableError, AssetKeyError):
+            return True
+        except AssetMissingError as error:
+            raise StoreOfflineError(f"There is no {self._name}. Check the bucket name and the service.") from error
+
+    def owner(self) -> str | None:
+        """See `Store.owner`."""
+        try:
+            with self.open(MARKER) as found:
+                return b"".join(found.chunks()).decode("utf-8", "replace").strip()
+        except AssetMissingError:
+            return None
+        except AssetUnavailableError as error:
+            raise RemoteError(str(error)) from error
+
+    def mark(self, archive_id: str) -> None:
+        """See `Store.mark`; the bucket must be there."""
+        self._reach()
+        owner = self.owner()
+        if owner not in (None, archive_id):
+            raise StoreMismatchError(f"{self._name} belongs to archive {owner} already. Choose another prefix.")
+        if owner is None:
+            self._put(MARKER, f"{archive_id}\n".encode(), replace=False)
+
+    def receive(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Piece:
+        """See `Store.receive`; the object has its name as soon as it is whole."""
+        self._check_key(key)
+        if not replace:
+            with suppress(AssetMissingError):
+                self.find(key)
+                raise _taken(key)
+        source = _Source(chunks)
+        first = source.read(PART_BYTES)
+        if len(first) < PART_BYTES:
+            self._put(key, first, replace=replace)
+        else:
+            self._put_parts(key, source.unread(first), replace=replace)
+        return Piece(key, source.stored())
+
+    def _put(self, key: str, body: bytes, *, replace: bool) -> None:
+        """Write a small object in one request.
+
+        An answer that was lost, or that says that the name is taken, may be to our own bytes: they are read back and
+        compared before anything is called wrong.
+        """
+        mine = Stored(len(body), sha256(body).hexdigest())
+        while True:
+            optional = self._optional
+            try:
+                self._call(key, partial(self._put_once, key, body, replace=replace, optional=optional), writing=True)
+            except (AssetExistsError, RemoteError, StoreOfflineError) as error:
+                with suppress(ArchiveError):
+                    if self.measure(key) == mine:
+                        return
+                if isinstance(error, RemoteError) and self._give_up_optional(optional, error):
+                    continue
+                raise
+            return
+
+    def _put_once(
+        self, key: str, body: bytes, store: "ObjectStore", *, replace: bool, optional: "_OptionalHeaders"
+    ) -> None:
+        mode: Literal["create", "overwrite"] = "create" if optional.condition and not replace else "overwrite"
+        try:
+            obstore.put(
+                store, self._path(key), body, mode=mode, use_multipart=False, attributes={"Content-Type": CONTENT_TYPE}
+            )
+        except AlreadyExistsError as error:
+            # A 409 says that somebody else is writing just now: it is asked again, and may succeed.
+            if Refusal.of(error).status == 409:
+                raise
+            raise _taken(key) from error
+
+    def _give_up_optional(self, tried: "_OptionalHeaders", error: RemoteError) -> bool:
+        """Leave an optional header out from now on, if the service may have refused it; say whether to try again."""
+        if error.status not in (400, 405, 501):
+            return False
+        with self._lock:
+            if self._optional == tried:
+                following = tried.fewer()
+                if following is None:
+                    self._optional = _OptionalHeaders()
+                    return False
+                self._optional = following
+                self._stores.pop(True, None)
+        return True
+
+    def _put_parts(self, key: str, source: "_Source", *, replace: bool) -> None:
+        """Write a large object in parts."""
+        if self._aws is None:
+            options: dict[str, Any] = {"use_multipart": True, "chunk_size": PART_BYTES}
+            self._call(key, lambda store: obstore.put(store, self._path(key), source, **options), writing=True)
+        elif not self._aws.upload(self._prefix + key, source, replace=replace) and self.measure(key) != source.stored():
+            raise _taken(key)
+
+    def place(self, _pieces: Sequence[Piece]) -> Mapping[Piece, AssetError]:
+        """See `Store.place`; there is nothing left to do."""
+        return {}
+
+    def find(self, key: str) -> Entry:
+        """See `Store.find`."""
+        self._check_key(key)
+        found = self._call(key, lambda store: obstore.head(store, self._path(key)))
+        return Entry(key, found["size"])
+
+    def open(self, key: str) -> OpenAsset:
+        """See `Store.open`; a small object is read whole."""
+        if key != MARKER:
+            self._check_key(key)
+        return self._call(key, partial(self._open, key))
+
+    def _open(self, key: str, store: "ObjectStore") -> OpenAsset:
+        result = obstore.get(store, self._path(key))
+        size, tag = result.meta["size"], result.meta["e_tag"]
+        if size > WHOLE_BYTES:
+            file: io.IOBase = _Body(
+                iter(result.stream(STREAM_BYTES)), partial(self._read_piece, key, result.meta), size
+            )
+        else:
+            file = io.BytesIO(result.bytes())
+        claims, closer = Claims(), None
+        if self._aws is not None:
+            claims, closer = Claims(md5_of(tag)), partial(self._aws.claims, self._prefix + key)
+            if claims.md5 is None:
+                with suppress(RemoteError):
+                    claims, closer = closer(), None
+        return OpenAsset(key, file, size, claims, closer)  # type: ignore[arg-type]
+
+    def _read_piece(self, key: str, meta: "ObjectMeta", start: int) -> bytes:
+        """Read one piece of an object, if it is still the same one."""
+        options: GetOptions = {"range": (start, min(start + WHOLE_BYTES, meta["size"]))}
+        if meta["e_tag"] is not None:
+            options["if_match"] = meta["e_tag"]
+
+        def read(store: "ObjectStore") -> bytes:
+            result = obstore.get(store, self._path(key), options=options)
+            if result.meta != meta:  # a service that does not know If-Match
+                raise _changed(key, self._name)
+            return bytes(result.bytes())
+
+        return self._call(key, read)
+
+    def list(self) -> Iterator[Entry]:
+        """See `Store.list`; names that cannot be asset keys are left out."""
+        for name, size in self._listed():
+            key = name.removeprefix(self._prefix)
+            with suppress(AssetKeyError):
+                self._check_key(key)
+                yield Entry(key, size)
+
+    def _listed(self) -> Iterator[tuple[str, int]]:
+        if self._aws is not None:
+            yield from self._aws.list(self._prefix)
+            return
+        pages = self._call("", lambda store: obstore.list(store, self._prefix or None))
+        while page := self._call("", lambda _: next(pages, None)):
+            yield from ((found["path"], found["size"]) for found in page)
+
+    def sync(self, _keys: Sequence[str]) -> None:
+        """See `Store.sync`; that is the service's promise."""
+
+    def sweep(self) -> int:
+        """See `Store.sweep`; an upload that was cut off has no name, and others may be uploading below the prefix."""
+        return 0
+
+    def _path(self, key: str) -> str:
+        return self._prefix + key
+
+    def _check_key(self, key: str) -> None:
+        check_asset_key(key)
+        if key.partition("/")[0] == MARKER:
+            raise AssetKeyError(f"The asset key {key!r} is a name that the store keeps for itself.")
+
+
+class _OptionalHeaders(NamedTuple):
+    """Headers of a write that not every service knows.
+
+    Attributes:
+        condition: `If-None-Match: *`, so that nothing is replaced.
+        checksum: `x-amz-checksum-sha256`, without which a bucket with Object Lock takes nothing.
+    """
+
+    condition: bool = True
+    checksum: bool = True
+
+    def fewer(self) -> "_OptionalHeaders | None":
+        """Return what to try next; the condition, which protects more, is the last to go."""
+        return {
+            (True, True): _OptionalHeaders(True, False),
+            (True, False): _OptionalHeaders(False, True),
+            (False, True): _OptionalHeaders(False, False),
+        }.get((self.condition, self.checksum))
+
+
+class _Source:
+    """A stream of chunks as a file, whose size and digest are known when it is through."""
+
+    def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = bytearray()
+        self._size_bytes = 0
+        self._hashed = sha256()
+
+    def read(self, size: int) -> bytes:
+        """Return so many bytes; fewer only at the end."""
+        while len(self._rest) < size and (chunk := next(self._chunks, None)) is not None:
+            self._rest += chunk
+            self._size_bytes += len(chunk)
+            self._hashed.update(chunk)
+        found = bytes(self._rest[:size])
+        del self._rest[:size]
+        return found
+
+    def unread(self, begin: bytes) -> Self:
+        """Put back what was read last."""
+        self._rest[:0] = begin
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.read(PART_BYTES), b"")
+
+    def stored(self) -> Stored:
+        """Say what has been read."""
+        return Stored(self._size_bytes, self._hashed.hexdigest())
+
+
+class _Provider:
+    """Gives obstore the credentials that this or another process has found, and new ones before they expire."""
+
+    def __init__(self, renew: Callable[[], Credentials], access: Access) -> None:
+        self._renew = renew
+        self._first = access.credentials
+        self._renewable = access.renewable
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what obstore expects of a provider."""
+        credentials, self._first = self._first or self._renew(), None
+        expiry = datetime.now(UTC) + timedelta(seconds=RENEWAL_SECONDS) if self._renewable else None
+        return {**credentials._asdict(), "expires_at": expiry}
+
+
+class _Body(io.RawIOBase):
+    """The bytes of a large object as a file: as they arrive, and piece by piece once that broke off.
+
+    Each piece is tried again as a small object is. So an object of many gigabytes arrives over a bad line, and one that
+    drips is given up. It does not begin with pieces, because a service may hash the whole object for each request.
+
+    Raises:
+        AssetUnavailableError: From any method that reads: it changed in between, or kept breaking off.
+        RemoteError, StoreOfflineError: From any method that reads: the service could not be asked for the rest.
+    """
+
+    def __init__(self, stream: Iterator[bytes], read: Callable[[int], bytes], size_bytes: int) -> None:
+        super().__init__()
+        self._stream: Iterator[bytes] | None = stream
+        self._read = read
+        self._size = size_bytes
+        self._piece = memoryview(b"")
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say yes: to read on from elsewhere is another request."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position."""
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if at != self._at:
+            self._stream, self._piece, self._at = None, memoryview(b""), at
+        return at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer: some bytes, none only at the end."""
+        if not self._piece and self._at < self._size:
+            self._piece = memoryview(self._next())
+        count = min(len(buffer), len(self._piece))
+        buffer[:count] = self._piece[:count]
+        self._piece = self._piece[count:]
+        self._at += count
+        return count
+
+    def _next(self) -> bytes:
+        if self._stream is not None:
+            with suppress(BaseError, StopIteration):
+                return next(self._stream)
+            self._stream = None
+        return self._read(self._at)
+
+
+def _check_endpoint(url: str | None) -> None:
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        right = right and url.isascii() and url.isprintable() and " " not in url
+    except ValueError:
+        right = False
+    if not right:
+        raise RequestError(f"{mask_address(url)} is not a URL. Write --endpoint-url https://host or https://host:port.")
+    if "@" in parts.netloc:
+        raise RequestError("Credentials do not belong in an address. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
+
+
+def _changed(key: str, name: str) -> AssetUnavailableError:
+    return AssetUnavailableError(f"{key} changed in {name} while it was read. Run the command again.")
+
+
+def _taken(key: str) -> AssetExistsError:
+    return AssetExistsError(f"{key} is stored already, and nothing is overwritten. Compare the two copies.")

@@ -1,0 +1,1 @@
+"""Stored assets against their record."""

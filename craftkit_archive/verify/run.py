@@ -1,0 +1,353 @@
+"""Verify: every stored asset against what is recorded of it, and a ledger of when that was."""
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, NamedTuple
+
+from craftkit_archive.archive import Archive, Run
+from craftkit_archive.catalog.rows import Asset, Choice, Selection
+from craftkit_archive.coverage import COVERAGE_DAYS
+from craftkit_archive.errors import RemoteError
+from craftkit_archive.parallel.pool import Stop, in_batches, never, processes, spread, workers_for
+from craftkit_archive.pdf.ends import odd_on_arrival
+from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, one_of
+from craftkit_archive.states import STATES, by_state
+from craftkit_archive.stores.address import worker_setup
+from craftkit_archive.values import format_time
+from craftkit_archive.verify.fixity import Check, Level, Seen, Task, check_assets
+
+BATCH = 256
+BATCH_BYTES = 16 << 20
+LISTED = 2000
+COMMIT_SECONDS = 2.0
+DAY_SECONDS = 86_400
+
+# What file managers leave behind, and what begins with a dot, is nobody's asset.
+_NOT_OURS = re.compile(r"(?:^|/)(?:\.[^/]*|thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
+
+
+class Scope(NamedTuple):
+    """Which of the selected assets to check, by what the ledger says; all of them unless narrowed.
+
+    Attributes:
+        new: Those that were never checked.
+        failed: Those whose last verdict is not `ok`.
+        due_seconds: Both kinds, and those that were last checked longer ago than this, or are dated in the future.
+        share: A part of them, drawn at random; above 0 and up to 1.
+    """
+
+    new: bool = False
+    failed: bool = False
+    due_seconds: int | None = None
+    share: float | None = None
+
+
+class Limits(NamedTuple):
+    """How much one run may take; the asset with which a limit is reached is still read."""
+
+    seconds: float | None = None
+    size_bytes: int | None = None
+
+
+def verify_assets(
+    archive: Archive,
+    *,
+    level: Level = "digest",
+    selection: Selection | None = None,
+    scope: Scope | None = None,
+    limits: Limits | None = None,
+    jobs: int = 1,
+    stop: Stop = never,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Iterator[Record]:
+    """Check stored assets, and write into the ledger what was seen.
+
+    An asset is read once more before it is accused. What was read counts, whatever stops the rest: verdicts are
+    committed every few seconds. Only reading every byte proves an asset good: the size level writes down what it finds
+    wrong, and nothing else. When all assets are checked, files that no render claims, and those that one claims and no
+    fetch has recorded, are told too.
+
+    Args:
+        archive: Open for writing. The writer's lock is not taken, so that other commands can go on.
+        level: `size` compares lengths, `digest` reads every byte, `pdf` also looks into the file.
+        selection: Which renders' assets; all if not given.
+        scope: Which of these; with an age, never checked ones come first, then the last bad, then the oldest.
+        limits: When to stop; the outcome is then `limited` if all was good so far.
+        jobs: How many processes read.
+        stop: Asked between batches.
+        monotonic: Tells seconds, for the commits and the limits.
+
+    Yields:
+        `Plan`; a `Finding` for each asset that is not `ok`; a `Note` for what is odd; a `Skipped` for each selected id
+        that no render has; `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict,
+        and acknowledged (bad, and accepted as lost), unknown, notes, orphan and unrecorded, where there are such.
+
+    Raises:
+        StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's, or no longer. Then no
+            asset is called missing; what was seen before stays recorded.
+        NoSpaceError: A worker was killed for want of memory, or the disk is full.
+
+    Example:
+        >>> from craftkit_archive import Archive, Finding, verify_assets
+        >>> with Archive("archive") as archive:
+        ...     for record in verify_assets(archive, jobs=2):
+        ...         if isinstance(record, Finding):
+        ...             print(record.key, record.verdict)
+        >>> record.counts, record.exit_code  # the last one is the summary
+        ({'checked': 5, 'ok': 5}, 0)
+    """
+    one_of("level", level, Level)
+    selection, scope, limits = selection or Selection(), scope or Scope(), limits or Limits()
+    began = monotonic()
+    archive.store.check(archive.id)
+    with archive.run("verify", {"level": level, **_told(selection, scope, limits)}) as run:
+        choice = _choice(archive, scope, run)
+        if choice.whole:
+            count, size = archive.catalog.count_stored(selection)
+            assets = archive.catalog.stored_assets(selection)
+        else:
+            count, size = archive.catalog.choose(selection, choice)
+            assets = archive.catalog.chosen_assets()
+        yield Plan(count=count, size_bytes=size)
+        run.counts.update({"checked": 0, "ok": 0})
+        for render_id in archive.catalog.unknown_ids(selection):
+            run.counts["unknown"] += 1
+            yield Skipped(render_id=render_id, key="", reason="no render has this id")
+        budget = _Budget(limits, level, lambda: monotonic() - began)
+        over = budget.or_(stop)
+        everything = choice.whole and selection == Selection() and limits == Limits()
+        strays = _strays(archive, run) if everything else iter(())
+        ledger = _Ledger(archive, run, level, monotonic)
+        try:
+            for found in _checks(archive, level, budget.cut(assets), workers_for(count, size, jobs), over):
+                yield from ledger.note(*found)
+                yield Progress(count=len(found[0]), size_bytes=found[1].bytes_read)
+                # The workers are busy: time to look at what else the store holds.
+                yield from ledger.keep(next(strays, []))
+                ledger.commit_now_and_then()
+            while not over() and (listed := next(strays, None)) is not None:
+                yield from ledger.keep(listed)
+        finally:
+            ledger.commit()
+        states = by_state(run.counts)
+        # Files that nobody expects, and none that anybody does: that is no good archive, whatever it is.
+        nothing = not run.counts["checked"] and run.counts["orphan"] > 0
+        gaps = any(states.get(state) for state in ("unreadable", "unverified", "not-stored"))
+        cut_short = budget.spent and run.counts["checked"] < count
+        run.settle(
+            problems="damaged" in states,
+            incomplete=gaps or nothing or run.counts["unknown"] > 0,
+            stopped=stop(),
+            limited=cut_short,
+        )
+        run.coverage = archive.coverage(_days(scope.due_seconds))
+    more = {} if count else _nothing_due(archive, scope)
+    yield run.summary(level=level, coverage=run.coverage.details(run.bytes_read if cut_short else 0), **more)
+
+
+def _nothing_due(archive: Archive, scope: Scope) -> dict[str, Any]:
+    """Say of a run that had nothing to check how much is stored at all, and when something will be due."""
+    stored, _, oldest = archive.catalog.stored_totals()
+    if scope.due_seconds is None or oldest is None:
+        return {"stored": stored}
+    due = datetime.fromisoformat(oldest) + timedelta(seconds=scope.due_seconds)
+    return {"stored": stored, "next_due": format_time(due)}
+
+
+def _told(selection: Selection, scope: Scope, limits: Limits) -> dict[str, Any]:
+    """Say what was asked for, for the run's row; of a list of ids only how many."""
+    asked: dict[str, Any] = {
+        "projects": list(selection.project_ids) or None,
+        "ids": None if selection.render_ids is None else len(selection.render_ids),
+        **scope._asdict(),
+        "time_limit_seconds": limits.seconds,
+        "max_bytes": limits.size_bytes,
+    }
+    return {name: value for name, value in asked.items() if value not in (None, False)}
+
+
+def _choice(archive: Archive, scope: Scope, run: Run) -> Choice:
+    now = archive.clock()
+    due = None if scope.due_seconds is None else format_time(now - timedelta(seconds=scope.due_seconds))
+    return Choice(scope.new, scope.failed, due, format_time(now), scope.share, run.id or 0)
+
+
+def _days(due_seconds: int | None) -> int:
+    return max(due_seconds // DAY_SECONDS, 1) if due_seconds else COVERAGE_DAYS
+
+
+class _Budget:
+    """What a run may take, and whether it has."""
+
+    def __init__(self, limits: Limits, level: Level, elapsed: Callable[[], float]) -> None:
+        self._limits = limits
+        self._weigh = level != "size"
+        self._elapsed = elapsed
+        self.spent = False
+
+    def cut(self, assets: Iterator[Asset]) -> Iterator[Asset]:
+        """Pass assets on until their bytes are as many as may be read."""
+        if self._limits.size_bytes is None or not self._weigh:
+            yield from assets
+            return
+        planned = 0
+        for asset in assets:
+            if planned >= self._limits.size_bytes:
+                self.spent = True
+                return
+            planned += asset.size_bytes or 0
+            yield asset
+
+    def or_(self, stop: Stop) -> Stop:
+        """Return what also says "stop" when the time is over."""
+        seconds = self._limits.seconds
+
+        def over() -> bool:
+            if seconds is not None and self._elapsed() >= seconds:
+                self.spent = True
+            return stop() or (seconds is not None and self.spent)
+
+        return over
+
+
+def _checks(
+    archive: Archive, level: Level, assets: Iterator[Asset], jobs: int, stop: Stop
+) -> Iterator[tuple[list[Asset], Seen]]:
+    """Yield batches of assets and what was seen of them."""
+    sent: deque[list[Asset]] = deque()
+
+    def tasks() -> Iterator[Task]:
+        for batch in in_batches(assets, BATCH, weigh=lambda asset: asset.size_bytes or 0, limit=BATCH_BYTES):
+            sent.append(batch)
+            yield Task(archive.store.address, level, [asset[1:] for asset in batch])
+
+    with processes(jobs, worker_setup(archive.store.address)) as executor:
+        for seen in spread(executor, check_assets, tasks(), jobs=jobs, stop=stop):
+            # Results come in the order of the tasks.
+            batch = sent.popleft()[: seen.looked_at]
+            if any(check.verdict == "missing" for check in seen.checks):
+                # A store that went away in the meantime is not a thousand deleted files.
+                archive.store.check(archive.id)
+            yield batch, seen
+
+
+class _Ledger:
+    """Counts what was seen, and writes it down every few seconds."""
+
+    def __init__(self, archive: Archive, run: Run, level: Level, monotonic: Callable[[], float]) -> None:
+        self._archive = archive
+        self._run = run
+        self._proves = level != "size"
+        self._monotonic = monotonic
+        self._committed_at = monotonic()
+        self._verdicts: dict[str, list[str]] = {}
+        self._findings: list[Finding | Note] = []
+        self._any_odd = self._proves and bool(archive.catalog.oddities())
+
+    def note(self, batch: list[Asset], seen: Seen) -> list[Finding | Note]:
+        """Add a batch, and return what is to be told of it."""
+        run = self._run
+        told = {check.position: check for check in seen.checks}
+        for position, asset in enumerate(batch):
+            verdict = told[position].verdict if position in told else "ok"
+            if self._proves or verdict != "ok":
+                self._verdicts.setdefault(verdict, []).append(asset.render_id)
+        checks = self._recall(batch, told) if self._any_odd else seen.checks
+        run.bytes_read += seen.bytes_read
+        run.counts["checked"] += len(batch)
+        run.counts["ok" if self._proves else "same_size"] += len(batch) - len(checks)
+        accepted = self._archive.catalog.accepted([batch[c.position].render_id for c in checks if c.verdict != "ok"])
+        records: list[Finding | Note] = []
+        for check in checks:
+            asset = batch[check.position]
+            reason = accepted.get((asset.render_id, STATES[check.verdict]))
+            run.counts["acknowledged" if reason else check.verdict] += 1
+            if check.note:
+                run.counts["notes"] += 1
+            records.append(self._tell(asset, check, reason))
+        return self.keep(records)
+
+    def _recall(self, batch: list[Asset], told: dict[int, Check]) -> list[Check]:
+        """Add to what was seen of a batch what was odd about its PDFs when they came, if they are still the same."""
+        oddities = self._archive.catalog.oddities([asset.render_id for asset in batch])
+        for position, asset in enumerate(batch):
+            odd = oddities.get(asset.render_id)
+            check = told.get(position, Check(position, "ok"))
+            if odd is not None and check.verdict == "ok":
+                seen = (check.note or "").removeprefix(odd).removeprefix("; ")
+                told[position] = check._replace(note="; ".join(filter(None, (odd_on_arrival(odd), seen))))
+        return [told[position] for position in sorted(told)]
+
+    def _tell(self, asset: Asset, check: Check, accepted: str | None) -> Finding | Note:
+        run_id, now = self._run.id or 0, self._archive.now()
+        if check.verdict == "ok":
+            return Note(run_id, asset.render_id, asset.key, check.note or "", now)
+        detail = "; ".join(part for part in (check.detail, check.note) if part) or None
+        return Finding(
+            run_id, asset.render_id, asset.key, check.verdict, now, check.expected, check.found, detail, accepted
+        )
+
+    def keep(self, findings: list[Finding | Note]) -> list[Finding | Note]:
+        """Keep findings for the next commit."""
+        self._findings += findings
+        return findings
+
+    def commit_now_and_then(self) -> None:
+        """Commit if the last time is some seconds ago."""
+        if self._monotonic() - self._committed_at > COMMIT_SECONDS:
+            self.commit()
+            self._committed_at = self._monotonic()
+
+    def commit(self) -> None:
+        """Write down what was seen, once, whether that succeeds or not."""
+        verdicts, findings = self._verdicts, self._findings
+        self._verdicts, self._findings = {}, []
+        if not verdicts and not findings:
+            return
+        now = self._archive.now()
+        with self._archive.catalog.transaction():
+            for verdict, render_ids in verdicts.items():
+                self._archive.catalog.record_checks(now, verdict, render_ids)
+            self._archive.catalog.add_findings(findings)
+
+
+def _strays(archive: Archive, run: Run) -> Iterator[list[Finding | Note]]:
+    """Look, some thousand files at a time, for those that no render claims."""
+    listing = archive.store.keys()
+    while True:
+        try:
+            listed = list(islice(listing, LISTED))
+        except RemoteError as error:  # it only counts what nobody asked for, and undoes nothing that was checked
+            run.counts["notes"] += 1
+            yield [
+                Note(run.id or 0, None, "", f"files that no render claims were not looked for: {error}", archive.now())
+            ]
+            return
+        if not listed:
+            return
+        found = [key for key in archive.catalog.unrecorded(listed) if not _NOT_OURS.search(key)]
+        if found:
+            # A command that is writing stores bytes first and records them second; once none is, every row is there.
+            found = [] if archive.is_being_written() else archive.catalog.unrecorded(found)
+        yield _stray_findings(archive, run, found)
+
+
+def _stray_findings(archive: Archive, run: Run, keys: list[str]) -> list[Finding | Note]:
+    """Tell files that no render claims from those that one does, and that no fetch has recorded."""
+    orphans = set(archive.catalog.unclaimed(keys)) if keys else set()
+    expecting = archive.catalog.expecting([key for key in keys if key not in orphans]) if keys else {}
+    findings: list[Finding | Note] = []
+    now = archive.now()
+    for key in keys:
+        if key in orphans:
+            run.counts["orphan"] += 1
+            findings.append(Finding(run.id or 0, None, key, "orphan", now, detail="no render claims it"))
+        elif key in expecting:
+            run.counts["unrecorded"] += 1
+            detail = "it is in the store and was never checked: `fetch` without a source records it, or says why not"
+            findings.append(Finding(run.id or 0, expecting[key], key, "unrecorded", now, detail=detail))
+    return findings
