@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import __version__, errors
-from craftkit_archive.commands import assets, exporting, keys, lookup, metadata, serving, upkeep
+from craftkit_archive.commands import assets, audit, exporting, keys, lookup, metadata, serving, upkeep
 from craftkit_archive.commands.console import OK, Console, OutputError, as_json
 from craftkit_archive.commands.signals import Signals, leave
 from craftkit_archive.values import harmless
@@ -235,6 +235,7 @@ for command in (
     lookup.status,
     lookup.report,
     lookup.seal,
+    audit.audit,
     serving.serve,
     serving.quickstart,
 ):

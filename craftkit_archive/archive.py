@@ -3,8 +3,8 @@
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_urlsafe
@@ -14,13 +14,23 @@ from uuid import uuid4
 
 import msgspec
 
+from craftkit_archive.audit.events import check_who, user_and_host
 from craftkit_archive.catalog import Catalog
+from craftkit_archive.catalog.catch_up import catch_up
 from craftkit_archive.catalog.rows import Selection
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.decoding import read_record
-from craftkit_archive.errors import ArchiveError, NoArchiveError, RequestError, disk_errors
+from craftkit_archive.errors import (
+    ArchiveError,
+    DiskError,
+    LockedError,
+    NoArchiveError,
+    NotWritableError,
+    RequestError,
+    disk_errors,
+)
 from craftkit_archive.lock import LOCK, hold_lock, try_lock
-from craftkit_archive.records import ApiKey, KeyInfo, Outcome, Summary
+from craftkit_archive.records import ApiKey, KeyInfo, Note, Outcome, Summary
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import Store, mask_address
 from craftkit_archive.stores.folder import FolderStore
@@ -75,6 +85,14 @@ def _several(given: str | Iterable[str]) -> tuple[str, ...]:
 class _How(TypedDict):
     read_only: bool
     sealed: bool
+    by: str
+
+
+def _actor(by: str | None) -> str:
+    try:
+        return user_and_host() if by is None else check_who(by)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 class Archive:
@@ -85,11 +103,16 @@ class Archive:
         read_only: Whether the catalog refuses writing.
         sealed: Whether it never changes, as on read-only media: then nothing is written beside it.
         clock: Tells the time, in UTC.
+        by: Who acts, for the audit log; the user and host of this process if not given.
         catalog: The catalog's file name.
+
+    Attributes:
+        notices: What a person should hear of the audit log, such as that an older catalog was put back.
 
     Raises:
         NoArchiveError: There is no archive in this directory.
         CatalogError: The catalog cannot be used.
+        RequestError: `by` is not a name.
 
     Example:
         >>> from craftkit_archive import Archive
@@ -105,6 +128,7 @@ class Archive:
         read_only: bool = False,
         sealed: bool = False,
         clock: Clock = utc_now,
+        by: str | None = None,
         catalog: str = CATALOG,
     ) -> None:
         path = Path(path)
@@ -112,7 +136,8 @@ class Archive:
             raise NoArchiveError(f"There is no archive in {path}: make one with `init`, or name one with --archive.")
         self.path = path
         self.clock = clock
-        self._how: _How = {"read_only": read_only, "sealed": sealed}
+        self.by = _actor(by)
+        self._how: _How = {"read_only": read_only, "sealed": sealed, "by": self.by}
         self._locked = False
         # Before the catalog is opened: should it be replaced meanwhile, the next look will say so.
         self._catalog_path = str(path / catalog)
@@ -121,6 +146,7 @@ class Archive:
         try:
             self.id = self.catalog.setting("archive_id")
             self.store: Store = open_store(self.catalog.setting("store"), path)
+            self.notices = [] if read_only or sealed else self._catch_up()
         except BaseException:
             self.catalog.close()
             raise
@@ -129,7 +155,12 @@ class Archive:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        store_address: str = DEFAULT_STORE,
+        clock: Clock = utc_now,
+        by: str | None = None,
     ) -> Self:
         """Make an empty archive and open it.
 
@@ -137,6 +168,7 @@ class Archive:
             path: Its directory; made if need be.
             store_address: Where its assets are; a relative path is relative to the archive.
             clock: Tells the time, in UTC.
+            by: Who acts, for the audit log.
 
         Raises:
             RequestError: There is an archive already, or the store cannot be here.
@@ -158,13 +190,17 @@ class Archive:
                 archive_id = str(uuid4())
                 Catalog.create(new, {"archive_id": archive_id, "store": store_address})
             store.mark(archive_id)
+            with cls(path, clock=clock, by=by, catalog=new.name) as archive, archive.catalog.transaction():
+                archive.record_event("init", archive=archive_id, store=mask_address(store_address))
             with disk_errors(path):
                 new.rename(path / CATALOG)
-        return cls(path, clock=clock)
+        return cls(path, clock=clock, by=by)
 
     @classmethod
     @contextmanager
-    def recreate(cls, path: Path, *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now) -> Iterator[Self]:
+    def recreate(
+        cls, path: Path, *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now, by: str | None = None
+    ) -> Iterator[Self]:
         """Give an archive whose catalog is lost an empty one, to be filled in the block; the writer's lock is held.
 
         It lies beside the lost one until `put_in_place`. Whatever interrupts this, the next call begins anew.
@@ -173,6 +209,7 @@ class Archive:
             path: The archive's directory.
             store_address: Where its assets are; the new catalog takes the id of the archive that the store belongs to.
             clock: Tells the time, in UTC.
+            by: Who acts, for the audit log.
 
         Raises:
             RequestError: Nothing says whose the store was.
@@ -193,7 +230,7 @@ class Archive:
                 for left in path.glob(f"{REBUILT}*"):
                     left.unlink()
             Catalog.create(new, {"archive_id": owner, "store": store_address})
-            with cls(path, clock=clock, catalog=REBUILT) as archive:
+            with cls(path, clock=clock, by=by, catalog=REBUILT) as archive:
                 archive._locked = True
                 yield archive
 
@@ -240,6 +277,50 @@ class Archive:
         """Tell the time as the catalog writes it."""
         return format_time(self.clock())
 
+    def _catch_up(self) -> list[str]:
+        notices = catch_up(self.catalog, who=self.by, time=self.now())
+        if self.catalog.migrated:
+            with self.catalog.transaction():
+                self.record_event("migrate", archive=self.id, steps=self.catalog.migrated)
+        return notices
+
+    def record_event(self, what: str, counts: Mapping[str, int] | None = None, **details: Any) -> None:
+        """Add an event to the audit log, inside the transaction (`catalog.transaction`) of the change it is about.
+
+        Args:
+            what: The command that changes something.
+            counts: How many of what; those of zero are left out.
+            details: What else; text, whole numbers, lists and objects, and those that are None are left out. No secret
+                belongs there, nor a hash of one, nor what must be deleted one day: the log is never changed.
+
+        Raises:
+            RuntimeError: No transaction is open.
+        """
+        self.catalog.record_event(what, who=self.by, time=self.now(), counts=counts, details=details)
+
+    def record_apart(self, what: str, counts: Mapping[str, int] | None = None, **details: Any) -> Iterator[Note]:
+        """Add an event about what changes nothing in the catalog, such as an export, also if this one is read-only.
+
+        Args:
+            what: The command.
+            counts: See `record_event`.
+            details: See `record_event`.
+
+        Yields:
+            A `Note` if the archive cannot be written, as on read-only media.
+        """
+        try:
+            if self._how["sealed"]:
+                raise NotWritableError("A sealed archive never changes.")
+            with ExitStack() as stack:
+                writer = self
+                if self._how["read_only"]:
+                    writer = stack.enter_context(Archive(self.path, clock=self.clock, by=self.by))
+                stack.enter_context(writer.catalog.transaction())
+                writer.record_event(what, counts, **details)
+        except (DiskError, LockedError) as error:
+            yield Note(0, None, what, f"this is not in the audit log: {error}", self.now())
+
     def select(
         self,
         *,
@@ -266,8 +347,8 @@ class Archive:
         """
         return Selection(
             project_ids=tuple(self.find_project(name) for name in _several(projects)),
-            since=_time(since),
-            before=_time(until, days=1),
+            since=read_time(since),
+            before=read_time(until, days=1),
             template_id=None if template_id is None else _text(template_id),
             render_ids=None if ids is None else _read_ids(Path(ids)),
             statuses=_several(statuses),
@@ -370,6 +451,7 @@ class Archive:
         with self.run("keys create", {"project": project_id, "key": key.id}) as run, self.catalog.transaction():
             self.catalog.put("keys", [(key.id, project_id, name, key.prefix, key.key_hash, key.created_at, None, None)])
             run.counts["created"] = 1
+            self.record_event("keys create", run.counts, key=key.id, project=project_id)
         return KeyInfo(
             id=key.id,
             project_id=project_id,
@@ -403,9 +485,10 @@ class Archive:
         found, matched = self._find_keys(name.strip())
         if len(found) != 1:
             raise RequestError(_no_such_key(name.strip(), found))
-        with self.run("keys revoke", {"key": found[0].id}) as run:
+        with self.run("keys revoke", {"key": found[0].id}) as run, self.catalog.transaction():
             revoked_at = self.catalog.revoke_key(found[0].id, self.now())
             run.counts["revoked"] = 1
+            self.record_event("keys revoke", run.counts, key=found[0].id, project=found[0].project_id)
         return msgspec.structs.replace(found[0], revoked_at=revoked_at, matched=matched)
 
     def _find_keys(self, name: str) -> tuple[list[KeyInfo], str]:
@@ -495,8 +578,12 @@ def _text(given: str) -> str:
     return given.encode(errors="backslashreplace").decode()
 
 
-def _time(text: str | None, *, days: int = 0) -> str | None:
-    """Read a time; to a date without a time of day, `days` are added."""
+def read_time(text: str | None, *, days: int = 0) -> str | None:
+    """Read a time as a person writes it; to a date without a time of day, `days` are added.
+
+    Raises:
+        RequestError: It is not a time.
+    """
     if text is None:
         return None
     try:

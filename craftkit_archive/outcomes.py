@@ -161,6 +161,13 @@ def _import(summary: Summary) -> str:
     )
 
 
+def _audit(summary: Summary) -> str:
+    counts = summary.counts
+    named = {"faults": "faults", "behind": "not in the file yet", "notes": "notes", "access_logs": "access logs"}
+    bad = _named(counts, named)
+    return f"{counts['events']:,} events, {bad or 'no faults'}; the last is {summary.details['number']:,}"
+
+
 def _doctor(summary: Summary) -> str:
     problems = summary.counts["problems"]
     return f"{problems:,} {'problem' if problems == 1 else 'problems'}, {summary.counts['good']:,} good"
@@ -190,6 +197,7 @@ _SENTENCES: dict[str, _Sentence] = {
     "seal": _seal,
     "import": _import,
     "doctor": _doctor,
+    "audit verify": _audit,
     "quarantine list": _quarantine,
 }
 

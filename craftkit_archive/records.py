@@ -306,6 +306,33 @@ class Acknowledgement(Record, frozen=True):
     in_force: bool = True
 
 
+class AuditEvent(Record, frozen=True, tag="event"):
+    """An event of the audit log, as its line has it; `last` is the number of the last one, if it stands for several."""
+
+    number: int
+    time: str
+    what: str
+    who: str
+    counts: dict[str, int]
+    details: dict[str, Any]
+    prev: str
+    hash: str
+    last: int | None = None
+
+
+class AuditFault(Record, frozen=True, tag="audit-fault"):
+    """What is wrong with the audit log, at event `number`, or from there to event `last`.
+
+    `where` is the copy that has it: `file`, `table` or `both`.
+    """
+
+    where: str
+    problem: str
+    number: int
+    last: int
+    detail: str
+
+
 class Planned(Record, frozen=True):
     """What a dry run would have done: a file of `size_bytes` under `path`."""
 

@@ -366,7 +366,12 @@ def test_a_making_that_was_interrupted_can_be_done_again(tmp_path: Path) -> None
     assert command("status", archive=tmp_path / "a").code == 10
     assert command("init", archive=tmp_path / "a").code == 0
     assert command("verify", archive=tmp_path / "a").code == 0
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {"archive.db", "archive.lock", "assets"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        "archive.db",
+        "archive.lock",
+        "assets",
+        "audit.ndjson",
+    }
 
 
 def test_a_key_of_a_deleted_project_is_not_made(world: World) -> None:

@@ -643,9 +643,17 @@ def test_the_archive_is_only_read(world: World, tmp_path: Path, way: Way) -> Non
     world.archive.catalog.close()
     files = [path for path in world.archive.path.rglob("*") if path.is_file()]
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
-    with Archive(world.archive.path, read_only=True) as archive:
+    with Archive(world.archive.path, sealed=True) as archive:
         export(archive, tmp_path / way.name, options=way.options)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files} == before
+    with Archive(world.archive.path, read_only=True) as archive:
+        summary, _ = export(archive, tmp_path / way.name, options=way.options)
+        *_, event = archive.catalog.events()
+    # But for the event that says so.
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    assert {path.name for path in files if after[path] != before[path]} == {"archive.db", "audit.ndjson"}
+    assert (event.what, event.details["target"]) == ("export", str(tmp_path / way.name))
+    assert event.details["seal"] == summary.details["exports"][0]["seal"]
 
 
 def test_a_store_that_is_no_folder_takes_an_export(

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from craftkit_archive.archive import CATALOG, Archive
+from craftkit_archive.auditing import verify_log
+from craftkit_archive.records import AuditFault
 from craftkit_archive.verify.run import verify_assets
 from tests.worlds import (
     ROOT,
@@ -161,7 +163,11 @@ def _is_sound(path: Path) -> None:
     """Hold what a killed command recorded against what is on the disk."""
     if not (path / CATALOG).exists():
         return
+    with Archive(path, read_only=True) as archive:
+        assert {found.problem for found in verify_log(archive) if isinstance(found, AuditFault)} <= {"behind"}
     with Archive(path) as archive:
+        assert archive.notices == []
+        assert summary_of(verify_log(archive)).outcome == "ok"
         assert archive.catalog._query("PRAGMA integrity_check") == [("ok",)]
         for key, digest in archive.catalog._query(
             "SELECT key, sha256 FROM assets WHERE verdict IS NULL OR verdict = 'ok'"

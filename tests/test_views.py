@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from craftkit_archive.archive import CATALOG, Archive
-from craftkit_archive.catalog import migrations
+from craftkit_archive.catalog import Catalog, migrations
 from craftkit_archive.catalog.rows import Choice, Selection
 from craftkit_archive.repair.run import repair_assets
 from craftkit_archive.values import format_time
@@ -36,7 +36,8 @@ def test_a_catalog_of_any_older_version_keeps_its_rows(
 ) -> None:
     with monkeypatch.context() as older:
         older.setattr(migrations, "STEPS", migrations.STEPS[:steps])
-        Archive.create(tmp_path / "a").catalog.close()
+        (tmp_path / "a").mkdir()
+        Catalog.create(tmp_path / "a" / CATALOG, {"archive_id": "1", "store": "assets"})
     with closing(sqlite3.connect(tmp_path / "a" / CATALOG)) as connection, connection:
         connection.execute("INSERT INTO projects (id, name, slug) VALUES ('p', 'P', 'p')")
         connection.execute("INSERT INTO api_keys (id, project_id, key_hash) VALUES ('k', 'gone', 'h')")
@@ -60,6 +61,8 @@ def test_a_catalog_of_any_older_version_keeps_its_rows(
         for view in views:
             connection.execute(f"SELECT * FROM {view}").fetchall()
         dangling = {(table, parent) for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check")}
+    # The log of changes begins with this one, and notes how far its file is.
+    after["settings"] = [row for row in after["settings"] if row["name"] != "audit_flushed"]
     for table in TABLES:
         assert [{name: row[name] for name in old} for row, old in zip(after[table], before[table], strict=True)] == (
             before[table]

@@ -1,10 +1,11 @@
 """The catalog: an SQLite file. Every SQL statement is in here, in a file for each user."""
 
 from craftkit_archive.catalog.assets import AssetQueries
+from craftkit_archive.catalog.events import EventQueries
 from craftkit_archive.catalog.exports import ExportQueries
 from craftkit_archive.catalog.imports import ImportQueries
 from craftkit_archive.catalog.serving import ServeQueries
 
 
-class Catalog(ImportQueries, AssetQueries, ExportQueries, ServeQueries):
+class Catalog(ImportQueries, AssetQueries, ExportQueries, ServeQueries, EventQueries):
     """An open catalog, with the queries of all its users."""

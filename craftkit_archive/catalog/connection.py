@@ -36,6 +36,9 @@ class Connection:
         sealed: Whether the file never changes, as on read-only media: then nothing is locked and nothing written
             beside it.
 
+    Attributes:
+        migrated: The steps by which an older catalog was brought up to date.
+
     Raises:
         CatalogNewerError: A newer version of this program wrote it.
         CatalogDamagedError: SQLite cannot read it, or it is no catalog.
@@ -48,6 +51,7 @@ class Connection:
         self._read_only = read_only or sealed
         self._sealed = sealed
         self._local = threading.local()
+        self.migrated: list[str] = []
         if not path.exists():
             raise NoArchiveError(f"There is no catalog {path}: make one with `craftkit-archive init`.")
         if sealed and self._has_log():
@@ -81,6 +85,7 @@ class Connection:
                 )
             with self._errors():
                 migrations.migrate(self._connection)
+            self.migrated = sorted(known - applied)
 
     @classmethod
     def create(cls, path: Path, settings: dict[str, str]) -> None:
@@ -165,9 +170,17 @@ class Connection:
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
+                self._rolled_back()
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+        self._committed()
+
+    def _committed(self) -> None:
+        """Do what follows a transaction that has landed."""
+
+    def _rolled_back(self) -> None:
+        """Forget what was to follow it."""
 
     def _errors(self) -> Any:
         return _sqlite_errors(self.path)

@@ -310,6 +310,14 @@ def m006_for_people_who_query(db: "Database") -> None:
     )
 
 
+def m007_events(db: "Database") -> None:
+    """Keep the audit log: each event bound to the one before by its hash."""
+    db.execute(
+        "CREATE TABLE events (number INTEGER PRIMARY KEY, time TEXT NOT NULL, what TEXT NOT NULL, who TEXT NOT NULL,"
+        " counts TEXT NOT NULL, details TEXT NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL)"
+    )
+
+
 STEPS: list[Callable[["Database"], None]] = [
     m001_tables,
     m002_newest_first,
@@ -317,6 +325,7 @@ STEPS: list[Callable[["Database"], None]] = [
     m004_odd_on_arrival,
     m005_states,
     m006_for_people_who_query,
+    m007_events,
 ]
 OURS = "craftkit_archive"
 

@@ -13,6 +13,7 @@ from craftkit_archive.commands.options import (
     DURATION,
     SHARE,
     SIZE,
+    by_option,
     dry_run_option,
     ids_option,
     jobs_option,
@@ -33,6 +34,7 @@ from craftkit_archive.commands.options import (
 @service_options
 @jobs_option
 @dry_run_option
+@by_option
 @click.pass_obj
 def fetch(
     console: Console,
@@ -105,6 +107,7 @@ def fetch(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a report too: .html, .csv, .xml (JUnit), .prom (Prometheus), .ndjson or .txt.",
 )
+@by_option
 @click.pass_obj
 def verify(
     console: Console,
@@ -155,6 +158,7 @@ def verify(
 @ids_option
 @service_options
 @dry_run_option
+@by_option
 @click.pass_obj
 def repair(
     console: Console,
@@ -184,6 +188,7 @@ def repair(
 @click.option("--reason", metavar="TEXT", help="Why nothing can be done; it stands in reports.")
 @click.option("--list", "listed", is_flag=True, help="List what was accepted.")
 @click.option("--revoke", is_flag=True, help="Take acceptances back: what --ids names counts again.")
+@by_option
 @click.pass_obj
 def accept(console: Console, ids: Path | None, reason: str | None, listed: bool, revoke: bool) -> int:
     """Accept that PDFs are lost, so that commands end with 0 in spite of them and the next loss is news.
@@ -222,6 +227,7 @@ def quarantine_list(console: Console) -> int:
 
 @quarantine.command("restore")
 @click.argument("names", metavar="NAME…", nargs=-1, required=True)
+@by_option
 @click.pass_obj
 def quarantine_restore(console: Console, names: tuple[str, ...]) -> int:
     """Put copies back: one that is right after all in place of what is wrong, any where there is nothing."""
@@ -234,6 +240,7 @@ def quarantine_restore(console: Console, names: tuple[str, ...]) -> int:
 @quarantine.command("drop")
 @click.argument("names", metavar="NAME…", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Even if the asset in the store is not good.")
+@by_option
 @click.pass_obj
 def quarantine_drop(console: Console, names: tuple[str, ...], force: bool) -> int:
     """Delete copies whose assets are good again."""

@@ -42,6 +42,7 @@ class Console:
         self.progress = progress
         self.quiet = quiet
         self.verbose = verbose
+        self.by: str | None = None
 
     def say(self, text: str) -> None:
         """Tell a person something."""
@@ -98,10 +99,10 @@ class Console:
 
     def _show_one(self, record: Record, shown: int) -> bool:
         """Write one record; people see problems up to a number. Return whether it is one."""
-        from craftkit_archive.records import Diagnosis, Finding, Note, ProjectInfo, Reject, RunInfo, Skipped
+        from craftkit_archive.records import AuditFault, Diagnosis, Finding, Note, ProjectInfo, Reject, RunInfo, Skipped
         from craftkit_archive.report.gather import as_text
 
-        problem = isinstance(record, (Finding, Note, Reject, Skipped))
+        problem = isinstance(record, (AuditFault, Finding, Note, Reject, Skipped))
         if self.json:
             self.line(record)
         elif self.quiet and isinstance(record, (Diagnosis, ProjectInfo, RunInfo)):
@@ -177,4 +178,8 @@ def open_archive(console: Console, *, read_only: bool = False, sealed: bool = Fa
     """Open the archive that the command line names."""
     from craftkit_archive.archive import Archive
 
-    return Archive(console.archive, read_only=read_only, sealed=sealed)
+    archive = Archive(console.archive, read_only=read_only, sealed=sealed, by=console.by)
+    for notice in archive.notices:
+        # Even with --quiet: whoever reads the mail of a nightly job should hear of it.
+        click.echo(f"craftkit-archive: {harmless(notice)}", err=True)
+    return archive

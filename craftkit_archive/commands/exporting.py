@@ -12,6 +12,7 @@ from craftkit_archive import errors
 from craftkit_archive.commands.console import Console, open_archive
 from craftkit_archive.commands.options import (
     SIZE,
+    by_option,
     dry_run_option,
     ids_option,
     jobs_option,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 @service_options
 @jobs_option
 @dry_run_option
+@by_option
 @click.pass_obj
 def export(
     console: Console,

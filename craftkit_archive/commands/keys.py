@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from craftkit_archive.commands.console import OK, Console, OutputError, open_archive
+from craftkit_archive.commands.options import by_option
 
 if TYPE_CHECKING:
     from craftkit_archive.records import KeyInfo
@@ -43,6 +44,7 @@ def list_keys(console: Console, project: str | None) -> int:
 @click.option("--project", required=True, help="Id or slug.")
 @click.option("--name", help="What people call it.")
 @click.option("--test", is_flag=True, help="Make a ck_test_ key.")
+@by_option
 @click.pass_obj
 def create_key(console: Console, project: str, name: str | None, test: bool) -> int:
     """Make a key and print it, this once."""
@@ -58,6 +60,7 @@ def create_key(console: Console, project: str, name: str | None, test: bool) -> 
 
 @keys.command("revoke")
 @click.argument("key", metavar="KEY")
+@by_option
 @click.pass_obj
 def revoke_key(console: Console, key: str) -> int:
     """Revoke a key; it stops working with the next request.

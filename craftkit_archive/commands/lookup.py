@@ -9,6 +9,7 @@ import click
 
 from craftkit_archive import errors
 from craftkit_archive.commands.console import OK, Console, open_archive, standard_output
+from craftkit_archive.commands.options import by_option
 
 if TYPE_CHECKING:
     pass
@@ -79,6 +80,7 @@ def report(console: Console, run: int | None, form: Any, output: Path | None) ->
 @click.command()
 @click.option("--project", help="Only this project's (id or slug).")
 @click.option("--check", metavar="HEX", help="Compare it with one that was written down; 1 if it is another.")
+@by_option
 @click.pass_obj
 def seal(console: Console, project: str | None, check: str | None) -> int:
     """Print the seal: one SHA-256 over the digests and keys of all stored PDFs.

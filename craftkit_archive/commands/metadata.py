@@ -10,7 +10,7 @@ import click
 
 from craftkit_archive import errors
 from craftkit_archive.commands.console import Console, open_archive
-from craftkit_archive.commands.options import dry_run_option
+from craftkit_archive.commands.options import by_option, dry_run_option
 from craftkit_archive.values import DATABASE_SCHEME
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Metadata(click.Path):
     "--rejects", type=click.Path(path_type=Path, dir_okay=False), help="Write refused records here, as NDJSON."
 )
 @dry_run_option
+@by_option
 @click.pass_obj
 def import_(
     console: Console,

@@ -55,6 +55,26 @@ ids_option = click.option(
 dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; print what would be done.")
 
 
+def _act_as(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    from craftkit_archive.audit.events import check_who
+
+    try:
+        context.obj.by = None if value is None else check_who(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+by_option = click.option(
+    "--by",
+    metavar="NAME",
+    envvar="CRAFTKIT_ARCHIVE_BY",
+    show_envvar=True,
+    callback=_act_as,
+    expose_value=False,
+    help="Who does this, for the audit log.  [default: user@host]",
+)
+
+
 def selection_options(*, until: bool = True) -> Callable[[Any], Any]:
     """Add the options that select renders."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive.commands.console import OK, Console, open_archive, write_line
-from craftkit_archive.commands.options import SIZE, count_processes
+from craftkit_archive.commands.options import SIZE, by_option, count_processes
 
 if TYPE_CHECKING:
     import socket
@@ -269,6 +269,7 @@ def _served(console: Console, command: str) -> int:
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--once", is_flag=True, help="Download one PDF from itself and stop, instead of serving on.")
 @_listen_option("127.0.0.1:0")
+@by_option
 @click.pass_obj
 def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str, int]) -> int:
     """See it all at work: make an archive, import, fetch, verify and export DIR, then serve it.
@@ -283,7 +284,7 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
     from server.serve import url_of
 
     if not (console.archive / CATALOG).exists():
-        Archive.create(console.archive).catalog.close()
+        Archive.create(console.archive, by=console.by).catalog.close()
     worst = OK
     with open_archive(console) as archive:
         export_to = console.archive / "export"

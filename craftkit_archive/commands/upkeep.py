@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from craftkit_archive.commands.console import OK, Console, open_archive
-from craftkit_archive.commands.options import jobs_option, resolve_address, service_options
+from craftkit_archive.commands.options import by_option, jobs_option, resolve_address, service_options
 
 if TYPE_CHECKING:
     from craftkit_archive.records import Kind
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     help="Where the assets are: a folder, relative to the archive, or a bucket (s3://, gs:// or az://bucket/prefix).",
 )
 @service_options
+@by_option
 @click.pass_obj
 def init(
     console: Console,
@@ -38,7 +39,7 @@ def init(
     from craftkit_archive.records import Summary
 
     store = resolve_address(store, **service)
-    with Archive.create(console.archive, store_address=store) as archive:
+    with Archive.create(console.archive, store_address=store, by=console.by) as archive:
         details = {"archive": str(archive.path), "archive_id": archive.id, "store": archive.store.address}
     console.say(f"Made an archive in {console.archive}, with its assets in {details['store']}.")
     console.close(Summary(command="init", outcome="ok", details=details))
@@ -52,6 +53,7 @@ def init(
 @click.option("--store", default="assets", show_default=True, help="Where the assets are, as `init` was told.")
 @service_options
 @jobs_option
+@by_option
 @click.pass_obj
 def rebuild(
     console: Console,
@@ -68,7 +70,10 @@ def rebuild(
 
     store = resolve_address(store, **service)
     files: dict[Kind, tuple[str, ...]] = {"projects": projects, "keys": key_files, "renders": renders}
-    code = console.finish(rebuild_archive(console.archive, files, store_address=store, jobs=jobs, stop=console.stop))
+    rebuilding = rebuild_archive(
+        console.archive, files, store_address=store, jobs=jobs, by=console.by, stop=console.stop
+    )
+    code = console.finish(rebuilding)
     console.say("What cannot be known any more: " + "; ".join(LOST) + ".")
     return code
 

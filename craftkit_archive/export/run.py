@@ -27,6 +27,7 @@ from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped, Summary
 from craftkit_archive.states import State
 from craftkit_archive.stores.address import worker_setup
+from craftkit_archive.stores.base import mask_address
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -96,7 +97,8 @@ def export_assets(
         with processes(jobs, worker_setup(*stores)) as executor:
             yield export.plan()
             yield from export.foresee() if dry_run else export.write(executor, jobs)
-        yield export.summary()
+    yield from export.record()
+    yield export.summary()
 
 
 # --- the work --------------------------------------------------------------------------------------------------------
@@ -355,6 +357,14 @@ class _Export:
     def _title(self) -> str:
         names = sorted(set(self._projects.values()))
         return ", ".join(names) if len(names) <= 3 else f"{len(names)} projects"
+
+    def record(self) -> Iterator[Record]:
+        """Put what was written into the audit log: where it is, and its seal."""
+        counts = {name: count for name, count in self._run.counts.items() if name != "excluded"}
+        for volume in self._exports:
+            target = mask_address(volume["path"])
+            what = {name: volume[name] for name in ("pdfs", "size_bytes", "seal")}
+            yield from self._archive.record_apart("export", counts, target=target, **what)
 
     def summary(self) -> Summary:
         """Say how it went."""

@@ -241,6 +241,8 @@ def _describe(
                 yield Skipped(render_id=render_id, key="", reason=str(error))
         with archive.catalog.transaction():
             archive.catalog.put("renders", rows)
+            if rows:
+                archive.record_event("fetch", {"described": len(rows)}, run=run.id, source=mask_address(source.address))
         run.counts["described"] += len(rows)
 
 
@@ -264,7 +266,7 @@ def _project(archive: Archive, source: CraftkitApi, selection: Selection) -> str
 def _record(archive: Archive, source: str, arrivals: list[Received], run: Run) -> Iterator[Record]:
     new: dict[str, NewAsset] = {}
     outcomes: list[Finding | Note | Skipped] = []
-    now = archive.now()
+    now, before = archive.now(), run.counts.copy()
     with archive.catalog.transaction():
         taken = archive.catalog.claimed_by([arrival.asset.key for arrival in arrivals])
         accepted = archive.catalog.accepted([arrival.asset.render_id for arrival in arrivals])
@@ -301,6 +303,8 @@ def _record(archive: Archive, source: str, arrivals: list[Received], run: Run) -
                 outcomes.append(Skipped(render_id=asset.render_id, key=asset.key, reason=f"not stored: {why}"))
         archive.catalog.add_assets(new.values())
         archive.catalog.add_findings(outcome for outcome in outcomes if not isinstance(outcome, Skipped))
+        if new:
+            archive.record_event("fetch", run.counts - before, run=run.id, source=source)
     size = sum(asset.size_bytes for asset in new.values())
     run.bytes_read += size
     yield from outcomes

@@ -263,6 +263,8 @@ def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDup
                     rejects.append(Reject(source=read.source, line=line, reason=reason, record=_record(kind, row)))
         archive.catalog.put(kind, merge.changed.values())
         archive.catalog.expect(merge.expected.values())
+        if counts["inserted"] or counts["updated"]:
+            archive.record_event(f"import {kind}", counts | {"rejected": len(rejects)}, run=run.id)
     run.counts.update(counts)
     run.counts["rejected"] += len(rejects)
     run.counts["read"] += sum(counts.values()) + len(rejects)

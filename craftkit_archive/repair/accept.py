@@ -41,6 +41,8 @@ def accept_losses(archive: Archive, selection: Selection, reason: str) -> Iterat
             lost = [render_id for render_id in ids if (states.get(render_id) or "ok") not in _GOOD]
             with archive.catalog.transaction():
                 archive.catalog.acknowledge(lost, reason, archive.now())
+                if lost:
+                    archive.record_event("accept", {"accepted": len(lost)}, run=run.id, reason=reason)
             for render_id in ids:
                 if render_id not in lost:
                     run.counts["refused"] += 1
@@ -75,7 +77,10 @@ def revoke_acceptances(archive: Archive, selection: Selection) -> Iterator[Recor
         for part in selection.parts():
             ids = part.render_ids or ()
             known = {one.render_id for one in archive.catalog.acknowledgements(ids)}
-            archive.catalog.end_acknowledgements(ids)
+            with archive.catalog.transaction():
+                archive.catalog.end_acknowledgements(ids)
+                if known:
+                    archive.record_event("accept --revoke", {"revoked": len(known)}, run=run.id)
             run.counts["revoked"] += len(known)
             for render_id in ids:
                 if render_id not in known:

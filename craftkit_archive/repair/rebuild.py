@@ -28,6 +28,7 @@ def rebuild_archive(
     store_address: str = DEFAULT_STORE,
     jobs: int = 1,
     clock: Clock = utc_now,
+    by: str | None = None,
     stop: Stop = never,
 ) -> Iterator[Record]:
     """Make the catalog of an archive again.
@@ -42,6 +43,7 @@ def rebuild_archive(
         store_address: Where the assets are; a relative path is relative to the archive.
         jobs: How many processes read.
         clock: Tells the time, in UTC.
+        by: Who acts, for the audit log.
         stop: Asked between batches.
 
     Yields:
@@ -65,7 +67,7 @@ def rebuild_archive(
     _refuse_good(path)
     total = Run(None, "rebuild")
     worst: list[str] = []
-    with Archive.recreate(path, store_address=store_address, clock=clock) as archive:
+    with Archive.recreate(path, store_address=store_address, clock=clock, by=by) as archive:
         _refuse_good(path)  # now that nobody else can be making one
         # What vouched for an odd PDF may be lost with the catalog; that it is in the store says that something did.
         steps = [import_records(archive, kind, files[kind], stop=stop) for kind in KINDS if files.get(kind)]
@@ -79,6 +81,8 @@ def rebuild_archive(
             if stop():
                 break
         if not stop():
+            with archive.catalog.transaction():
+                archive.record_event("rebuild", total.counts)
             archive.put_in_place()
     total.settle(problems="problems" in worst, incomplete="incomplete" in worst, stopped=stop())
     yield total.summary(lost=LOST)

@@ -124,7 +124,7 @@ def repair_assets(
 
 
 def _record(archive: Archive, attempts: list[_Attempt], run: Run, *, dry_run: bool) -> Iterator[Record]:
-    now = archive.now()
+    now, before = archive.now(), run.counts.copy()
     shown: list[Record] = []
     accepted = archive.catalog.accepted([attempt.asset.render_id for attempt in attempts])
     for asset, counted, verdict, detail, size in attempts:
@@ -146,6 +146,8 @@ def _record(archive: Archive, attempts: list[_Attempt], run: Run, *, dry_run: bo
                 if counted != "absent":
                     archive.catalog.record_checks(now, verdict, [asset.render_id])
             archive.catalog.add_findings(record for record in shown if isinstance(record, Finding))
+            if any(counted != "absent" for _, counted, *_ in attempts):
+                archive.record_event(run.command, run.counts - before, run=run.id)
     yield from shown
     yield Progress(count=len(attempts), size_bytes=sum(attempt.size_bytes for attempt in attempts))
 
@@ -329,6 +331,10 @@ def drop_quarantined(archive: Archive, names: Iterable[str], *, force: bool = Fa
             asset = _recorded(archive, held)
             if not force and (asset is None or not _is_good(archive.store, asset, never)):
                 raise RequestError(f"The asset {held.key} is not good: repair it first, or drop its copy with --force.")
+        # The event first: nothing is ever deleted without a trace of who did it.
+        with archive.catalog.transaction():
+            renders = [held.render_id for held in chosen]
+            archive.record_event("quarantine drop", {"dropped": len(chosen)}, run=run.id, renders=renders)
         for held in chosen:
             quarantine.drop(held)
             run.counts["dropped"] += 1

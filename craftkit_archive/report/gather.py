@@ -14,7 +14,7 @@ from craftkit_archive.coverage import COVERAGE_DAYS, NOTHING, describe
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.outcomes import describe_counts, describe_outcome
 from craftkit_archive.parallel.progress import format_size
-from craftkit_archive.records import ProjectInfo, Record, Summary
+from craftkit_archive.records import AuditEvent, ProjectInfo, Record, Summary
 from craftkit_archive.report.forms import (
     SUFFIXES,
     Form,
@@ -220,7 +220,7 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
     """Make the seal of all that is stored, or of a project, and compare it with one that was written down.
 
     Args:
-        archive: May be open read-only.
+        archive: May be open read-only. A seal that is made, not compared, becomes an event of the audit log.
         project: Id or slug.
         expected: The seal that it should be.
 
@@ -255,6 +255,8 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
     if stored > run.counts["sealed"]:
         run.counts["without_digest"] = stored - run.counts["sealed"]
     run.settle(problems=wanted not in (None, found), incomplete=stored > run.counts["sealed"])
+    if wanted is None:
+        yield from archive.record_apart("seal", run.counts, seal=found, project=project_id)
     yield run.summary(seal=found, expected=wanted)
 
 
@@ -288,6 +290,10 @@ def as_text(record: Record) -> str:
             force = "" if record.in_force else "\tno longer in this state"
             state = record.state.replace("-", " ")
             return f"{record.render_id}\t{state}\t{record.accepted_at}\t{record.reason}{force}"
+        case records.AuditEvent():
+            return _event_line(record)
+        case records.AuditFault():
+            return f"  {record.problem}  {record.detail}"
         case records.Planned():
             return f"{record.size_bytes}\t{record.path}"
         case records.ProjectInfo():
@@ -298,6 +304,21 @@ def as_text(record: Record) -> str:
         case records.Summary():
             return describe_outcome(record)
     raise TypeError(record)
+
+
+def _event_line(event: AuditEvent) -> str:
+    number = f"{event.number}" if event.last is None else f"{event.number}-{event.last}"
+    said = [describe_counts(event.counts)] if event.counts else []
+    said += [f"{name} {_in_short(value)}" for name, value in event.details.items()]
+    return f"{number}\t{event.time}\t{event.who}\t{event.what}\t{', '.join(said)}"
+
+
+def _in_short(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(str(part) for part in value.values())
+    if isinstance(value, list):
+        return f"{len(value):,}" if len(value) > 3 else " ".join(map(_in_short, value))
+    return str(value)
 
 
 def _project_line(project: ProjectInfo) -> str:

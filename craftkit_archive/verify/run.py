@@ -2,11 +2,11 @@
 
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.rows import Asset, Choice, Selection
@@ -313,6 +313,15 @@ class _Ledger:
             for verdict, render_ids in verdicts.items():
                 self._archive.catalog.record_checks(now, verdict, render_ids)
             self._archive.catalog.add_findings(findings)
+            bad = Counter[str](found.verdict for found in findings if _is_damage(found))
+            if bad:
+                self._archive.record_event("verify", bad, run=self._run.id)
+
+
+def _is_damage(found: Finding | Note) -> TypeGuard[Finding]:
+    """Say whether it is about a stored PDF, and news."""
+    is_stray = isinstance(found, Finding) and found.verdict in ("orphan", "unrecorded")
+    return isinstance(found, Finding) and not is_stray and found.acknowledged is None
 
 
 def _strays(archive: Archive, run: Run) -> Iterator[list[Finding | Note]]:

@@ -1,0 +1,203 @@
+"""Events of the audit log: their one form as a line, and the hash that binds each to the one before.
+
+Source: RFC 8785 (canonical JSON), FIPS 180-4 (SHA-256).
+"""
+
+import os
+import pwd
+import re
+import socket
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import msgspec
+
+from craftkit_archive.values import mask, valid_text
+
+# What the first event continues.
+NOTHING_BEFORE = "0" * 64
+# JavaScript, jq and RFC 8785 hold whole numbers exactly up to here.
+MAX_NUMBER = 2**53 - 1
+# No event is near this; a longer line in the file is not read into memory.
+MAX_LINE_BYTES = 1 << 20
+MAX_WHO_CHARS = 200
+
+# What the log says of itself.
+CATALOG_RESTORED = "audit catalog-restored"
+FILE_RESTORED = "audit file-restored"
+FORKED = "audit forked"
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Head(NamedTuple):
+    """The last event of a log: its number and its hash. Whoever keeps a copy of it elsewhere can prove the rest."""
+
+    number: int = 0
+    hash: str = NOTHING_BEFORE
+
+
+# The fields of both stand in the order of their names, as RFC 8785 sorts them.
+class _Content(msgspec.Struct, frozen=True):
+    counts: dict[str, int]
+    details: dict[str, Any]
+    number: int
+    prev: str
+    time: str
+    what: str
+    who: str
+
+
+class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One event, as a line of the audit log has it.
+
+    Attributes:
+        counts: How many of what, such as stored or deleted PDFs.
+        details: What else there is to say; never a secret, and never a free text that names a person's data.
+        hash: SHA-256 of the canonical form of all other fields; 64 lower-case hex digits.
+        number: 1 for the first event, then one more each time.
+        prev: The hash of the event before; 64 zeros for the first.
+        time: When it was recorded, in UTC.
+        what: The command, or what the log says of itself.
+        who: Who gave the command.
+    """
+
+    counts: dict[str, int]
+    details: dict[str, Any]
+    hash: str
+    number: int
+    prev: str
+    time: str
+    what: str
+    who: str
+
+    @property
+    def line(self) -> bytes:
+        """The event in its canonical form, with a newline at the end."""
+        return canonical(self) + b"\n"
+
+    @property
+    def head(self) -> Head:
+        """What the next event continues."""
+        return Head(self.number, self.hash)
+
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decode = msgspec.json.Decoder(Event).decode
+
+
+def canonical(value: Any) -> bytes:
+    """Write a value as RFC 8785 does.
+
+    It holds for what `make_event` lets into an event: names of ASCII, no fractions, no control characters. For those,
+    the canonical form is compact JSON with sorted names, which also `jq -cS` and Python's `json` write.
+    """
+    return _encode(value)
+
+
+def _hash(content: _Content) -> str:
+    return sha256(_encode(content)).hexdigest()
+
+
+def make_event(
+    head: Head,
+    what: str,
+    *,
+    who: str,
+    time: str,
+    counts: Mapping[str, int] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> Event:
+    """Make the event that follows a log's last one.
+
+    Texts are written so that every reader agrees on their bytes: control characters and what is not Unicode are
+    spelled out, and API keys are cut down to their public beginning. Counts of zero and details that are None are left
+    out.
+
+    Raises:
+        TypeError, ValueError: A value is not text, a whole number within 2^53, a truth value, null, a list or an
+            object of these; or a name has other characters than a-z, 0-9, `_` and `-`.
+    """
+    content = _Content(
+        counts={_name(name): int(_plain(count)) for name, count in (counts or {}).items() if count},
+        details={_name(name): _plain(value) for name, value in (details or {}).items() if value is not None},
+        number=head.number + 1,
+        prev=head.hash,
+        time=time,
+        what=_text(what),
+        who=_text(who),
+    )
+    found = msgspec.structs.asdict(content)
+    return Event(hash=_hash(content), **found)
+
+
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a field of an event: use a-z, 0-9, _ and -.")
+    return name
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return _text(value)
+        case int() if abs(value) <= MAX_NUMBER:
+            return value
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case dict():
+            return {_name(name): _plain(one) for name, one in value.items()}
+    raise TypeError(f"An event cannot hold {value!r}: give text, whole numbers within 2^53, lists and objects of them.")
+
+
+def _text(text: str) -> str:
+    # jq escapes U+007F and RFC 8785 does not; without control characters there is nothing to disagree about.
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], mask(valid_text(text)))
+
+
+def is_intact(event: Event, line: bytes) -> bool:
+    """Say whether the hash of an event, which was read from this line, is that of the rest of the line."""
+    # In the canonical form, what was hashed is the line without this one field. No text can look like it, because
+    # quotes in texts are escaped; and what `details` may have of that name stands before it.
+    before, field, after = line.rpartition(b'"hash":"%b",' % event.hash.encode())
+    return bool(field) and sha256(before + after.removesuffix(b"\n")).hexdigest() == event.hash
+
+
+def read_event(line: bytes) -> Event:
+    """Read a line of a log.
+
+    Raises:
+        ValueError: It is no event, or not in the form in which events are written.
+    """
+    try:
+        event = _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError("it is not an event") from error
+    if event.line != line:
+        raise ValueError("it is not written as events are")
+    return event
+
+
+def user_and_host() -> str:
+    """Say who runs this process, as `user@host`."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def check_who(name: str) -> str:
+    """Return the name of a person or job who acts, without blanks around it.
+
+    Raises:
+        ValueError: It is empty, too long, or more than one line.
+    """
+    name = name.strip()
+    if not name or len(name) > MAX_WHO_CHARS or not name.isprintable():
+        raise ValueError(f"{name!r} does not name anybody: give one line of 1 to {MAX_WHO_CHARS} characters.")
+    return name

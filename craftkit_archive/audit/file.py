@@ -1,0 +1,173 @@
+"""The file `audit.ndjson`: the audit log beside the catalog, for those who have no SQLite."""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from craftkit_archive.audit.events import MAX_LINE_BYTES, read_event
+from craftkit_archive.errors import disk_errors
+
+AUDIT_FILE = "audit.ndjson"
+# How often lines are brought to the disk while a command writes many; the last ones are when it ends.
+FLUSH_SECONDS = 1.0
+_BLOCK_BYTES = 1 << 16
+
+
+def read_lines(file: BinaryIO, size_bytes: int | None = None) -> Iterator[bytes]:
+    """Yield the lines of a log with their newlines; what is too long for one, and what has no newline, as it is.
+
+    Args:
+        file: The log.
+        size_bytes: How much of it to read; what is appended meanwhile is left out.
+    """
+    left = -1 if size_bytes is None else size_bytes
+    while left and (line := file.readline(MAX_LINE_BYTES)):
+        left -= len(line)
+        yield line
+
+
+class AuditFile:
+    """The audit log's file, to which several processes append whole lines.
+
+    The catalog's table comes first: a line is written when its row is committed. So every writer appends whatever the
+    table has and the file has not, and a command that was killed in between leaves nothing that the next one does not
+    add.
+
+    Args:
+        path: The file; made, readable by its owner alone, when the first line is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.flushed = 0  # up to which number the lines are on the disk
+        self._descriptor: int | None = None
+        self._last, self._size = 0, -1
+        self._flushed_at, self._dirty = 0.0, False
+        self._own = threading.Lock()  # a file lock does not keep threads of one process apart
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the one who writes to the file; never inside a transaction, which others may hold while they wait for it.
+
+        Raises:
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+        with self._own:
+            with disk_errors(self.path):
+                descriptor = self._lock()
+            try:
+                yield
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+    def _lock(self) -> int:
+        while True:
+            if self._descriptor is None:
+                flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+                self._descriptor = os.open(self.path, flags, 0o600)
+                self._last, self._size = 0, -1
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            # Whoever had the lock before may have put another file in its place.
+            with suppress(FileNotFoundError):
+                here, there = os.fstat(self._descriptor), self.path.stat()
+                if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
+                    return self._descriptor
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def append_missing(self, rows_after: Callable[[int], Iterator[tuple[int, bytes]]]) -> None:
+        """Append the rows whose lines the file does not have; the file goes on from its last line.
+
+        Args:
+            rows_after: Yields the numbers of the table's rows after one, and their lines.
+        """
+        with self.locked(), disk_errors(self.path):
+            last, torn = self._last, b""
+            if os.fstat(self._held()).st_size != self._size:  # others have written to it since
+                line, torn = self.tail()
+                # If what is there is no event, this one goes on from what it knows: `audit verify` names the rest.
+                with suppress(ValueError):
+                    last = read_event(line).number if line else 0
+            self.write(last, rows_after(last), torn=torn)
+
+    def tail(self) -> tuple[bytes, bytes]:
+        """Return the last whole line, and what follows it. Only for the one who holds the lock."""
+        descriptor = self._held()
+        end = os.fstat(descriptor).st_size
+        tail = b""
+        at = end
+        while at > 0 and tail.count(b"\n") < 2 and len(tail) < 2 * MAX_LINE_BYTES:
+            length = min(_BLOCK_BYTES, at)
+            at -= length
+            tail = os.pread(descriptor, length, at) + tail
+        whole, newline, torn = tail.rpartition(b"\n")
+        return (whole.rpartition(b"\n")[2] + newline, torn) if newline else (b"", torn)
+
+    def write(self, after: int, rows: Iterator[tuple[int, bytes]], *, torn: bytes = b"") -> None:
+        """Append lines. Only for the one who holds the lock.
+
+        Args:
+            after: The number of the last whole line.
+            rows: The numbers and lines that follow it.
+            torn: What a write that broke off has left after it. It is cut off if it begins the next line, and is
+                otherwise left, as a line of its own, to be found.
+        """
+        descriptor = self._held()
+        self._last = after
+        for number, line in rows:
+            if torn:
+                size = os.fstat(descriptor).st_size
+                if line.startswith(torn):
+                    os.ftruncate(descriptor, size - len(torn))
+                else:
+                    os.write(descriptor, b"\n")
+                torn = b""
+            self._write_whole(descriptor, line)
+            self._last, self._dirty = number, True
+        self._size = os.fstat(descriptor).st_size
+        if time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+            self.flush()
+
+    def _write_whole(self, descriptor: int, line: bytes) -> None:
+        written = os.write(descriptor, line)
+        if written < len(line):  # a full disk took a part of it
+            size = os.fstat(descriptor).st_size
+            os.ftruncate(descriptor, size - written)
+            self._size = -1
+            os.write(descriptor, line)  # says what is wrong
+
+    def flush(self) -> None:
+        """Bring what is written to the disk, and note how far that is. Only for the one who holds the lock."""
+        os.fsync(self._held())
+        self._flushed_at = time.monotonic()
+        self.flushed, self._dirty = self._last, False
+
+    def _held(self) -> int:
+        if self._descriptor is None:
+            raise RuntimeError("The audit file is used without its lock.")
+        return self._descriptor
+
+    def close(self) -> None:
+        """Bring everything to the disk, and close the file; it can be used again.
+
+        Raises:
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+        with self._own:
+            if self._descriptor is None:
+                return
+            try:
+                with disk_errors(self.path):
+                    if self._dirty:
+                        self.flush()
+            finally:
+                self._let_go()

@@ -1,0 +1,147 @@
+"""What is done when a catalog is opened for writing and its audit file does not end as its table does.
+
+The row of an event and its line are in two places, and no disk writes both at once. The row comes first, with the
+change itself; the line follows. So after a kill, the file lacks the last lines, which the next command appends. If the
+file goes on where the table ends, an older catalog was put back: the events in between happened, and are taken into the
+table again. If each has what the other has not, they have parted: the file is kept under another name, as evidence, and
+a new one is written from the table. Whatever more than a kill can explain becomes an event itself.
+"""
+
+from collections.abc import Iterator
+from hashlib import file_digest
+from pathlib import Path
+from typing import NamedTuple
+
+from craftkit_archive.audit.events import CATALOG_RESTORED, FILE_RESTORED, FORKED, Event, Head, read_event
+from craftkit_archive.audit.file import read_lines
+from craftkit_archive.catalog.events import EventQueries
+from craftkit_archive.errors import disk_errors
+
+
+class _PartedError(Exception):
+    """File and table do not belong to one history."""
+
+
+class _Tail(NamedTuple):
+    """How the file ends: its last line, what follows it, and the event that the line is, if it is one."""
+
+    line: bytes
+    torn: bytes
+    event: Event | None
+
+    @property
+    def head(self) -> Head:
+        return self.event.head if self.event else Head()
+
+
+def catch_up(catalog: EventQueries, *, who: str, time: str) -> list[str]:
+    """Bring the audit file and the table of a catalog to the same end, and return what a person should hear of it.
+
+    Args:
+        catalog: Open for writing, outside of a transaction.
+        who: Who gave the command.
+        time: Now, in UTC.
+
+    Raises:
+        NoSpaceError, NotWritableError: The disk refused.
+    """
+    file = catalog.audit_file
+    with file.locked():
+        tail = _read_tail(catalog)
+        # After the file: a writer commits the row first, so the table is never the one that is behind.
+        head = catalog.audit_head()
+        if _is_of_table(catalog, tail, head):
+            with disk_errors(file.path):
+                file.write(tail.head.number, catalog.event_lines(tail.head.number), torn=tail.torn)
+                if head.number > catalog.flushed_events():
+                    file.flush()
+    if not _is_of_table(catalog, tail, head):
+        return _rejoin(catalog, tail, head, who=who, time=time)
+    lost = min(catalog.flushed_events(), head.number) - tail.head.number
+    if lost <= 0:
+        return []
+    with catalog.transaction():
+        catalog.record_event(FILE_RESTORED, who=who, time=time, counts={"lines": lost})
+    return [
+        f"{file.path} had lost its last {lost:,} lines: they were written again from the catalog, and the log says so."
+    ]
+
+
+def _read_tail(catalog: EventQueries) -> _Tail:
+    line, torn = catalog.audit_file.tail()
+    try:
+        return _Tail(line, torn, read_event(line) if line else None)
+    except ValueError:
+        return _Tail(line, torn, None)
+
+
+def _is_of_table(catalog: EventQueries, tail: _Tail, head: Head) -> bool:
+    """Say whether the file's last line is one of the table's: then it only lacks what follows."""
+    if tail.event is None:
+        return not tail.line
+    return tail.event.number <= head.number and catalog.event_line(tail.event.number) == tail.line
+
+
+def _rejoin(catalog: EventQueries, tail: _Tail, head: Head, *, who: str, time: str) -> list[str]:
+    heads = {"file_head": tail.head._asdict(), "table_head": head._asdict()}
+    path = catalog.audit_file.path
+    try:
+        with catalog.transaction():
+            if catalog.audit_head() != head:
+                return []  # another command has done it
+            catalog.add_events(_later_events(path, catalog, head))
+            if catalog.audit_head() == head:
+                raise _PartedError
+            counts = {"events": catalog.audit_head().number - head.number}
+            catalog.record_event(CATALOG_RESTORED, who=who, time=time, counts=counts, details=heads)
+    except _PartedError:
+        return [_part(catalog, heads, who=who, time=time)]
+    return [
+        f"The catalog is older than {path.name}: {counts['events']:,} events that it did not know were taken from the"
+        " file. What they changed is not in the catalog; fetch, import or dispose again what they name."
+    ]
+
+
+def _later_events(path: Path, catalog: EventQueries, head: Head) -> Iterator[Event]:
+    """Yield the events of the file that follow the table's last one.
+
+    Raises:
+        _PartedError: The file does not have that one, or is not in order after it.
+    """
+    after = head.number
+    known = catalog.event_line(head.number) if head.number else None
+    found = known is None
+    with disk_errors(path), path.open("rb") as file:
+        for line in read_lines(file):
+            if not found:
+                found = line == known
+                continue
+            if not line.endswith(b"\n"):
+                return  # a write that broke off
+            try:
+                event = read_event(line)
+            except ValueError as error:
+                raise _PartedError from error
+            if event.number != after + 1:
+                raise _PartedError
+            after += 1
+            yield event
+    if not found:
+        raise _PartedError
+
+
+def _part(catalog: EventQueries, heads: dict[str, dict[str, object]], *, who: str, time: str) -> str:
+    file = catalog.audit_file
+    number = 1 + sum(1 for _ in file.path.parent.glob(f"{file.path.name}.parted-*[0-9]"))
+    kept = file.path.with_name(f"{file.path.name}.parted-{number}")
+    with disk_errors(file.path):
+        with file.path.open("rb") as parted:
+            digest = file_digest(parted, "sha256").hexdigest()
+        # Before the event: whatever interrupts this, a file that is not there is written again from the table.
+        file.path.rename(kept)
+    with catalog.transaction():
+        catalog.record_event(FORKED, who=who, time=time, details={**heads, "kept": kept.name, "sha256": digest})
+    return (
+        f"{file.path.name} and the catalog do not tell the same history: the file is kept as {kept.name}, and a new one"
+        " was written from the catalog. Run `craftkit-archive audit verify`, and keep both until you know why."
+    )

@@ -1,0 +1,146 @@
+"""The queries of the audit log: its table, and the file beside the catalog that follows it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+from craftkit_archive.audit.events import MAX_NUMBER, Event, Head, canonical, make_event, read_event
+from craftkit_archive.audit.file import AUDIT_FILE, AuditFile
+from craftkit_archive.catalog.connection import Connection
+from craftkit_archive.catalog.rows import PAGE
+from craftkit_archive.errors import ArchiveError
+
+# A row as the line of the file, byte for byte. As bytes: who changes a row may leave other things than text in it.
+_LINE = (
+    "CASE WHEN typeof(time) || typeof(what) || typeof(who) || typeof(prev) || typeof(hash) = 'texttexttexttexttext'"
+    """ THEN CAST('{"counts":' || counts || ',"details":' || details || ',"hash":' || json_quote(hash)"""
+    """ || ',"number":' || number || ',"prev":' || json_quote(prev) || ',"time":' || json_quote(time)"""
+    """ || ',"what":' || json_quote(what) || ',"who":' || json_quote(who) || '}' || char(10) AS BLOB) ELSE x'' END"""
+)
+# Up to which event the file is known to have been on the disk.
+_FLUSHED = "audit_flushed"
+
+
+class EventQueries(Connection):
+    """Events, as rows and as lines."""
+
+    @cached_property
+    def audit_file(self) -> AuditFile:
+        """The file that follows the table."""
+        return AuditFile(self.path.with_name(AUDIT_FILE))
+
+    def record_event(
+        self,
+        what: str,
+        *,
+        who: str,
+        time: str,
+        counts: Mapping[str, int] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> Event:
+        """Add an event to the audit log, inside the transaction of the change that it is about.
+
+        When the transaction is committed, its line goes into the file. If it is rolled back, nothing has happened.
+
+        Args:
+            what: The command that changes something.
+            who: Who gave it.
+            time: When, in UTC.
+            counts: How many of what; those of zero are left out.
+            details: What else; no secrets, no hashes of keys, and nothing that must be deleted one day.
+
+        Raises:
+            RuntimeError: No transaction is open.
+        """
+        if not self._connection.in_transaction:
+            raise RuntimeError("An event is recorded in the transaction of its change.")
+        event = make_event(self.audit_head(), what, who=who, time=time, counts=counts, details=details)
+        self.add_events([event])
+        if self.audit_file.flushed:
+            self.note_flushed(self.audit_file.flushed)
+        return event
+
+    def add_events(self, events: Iterable[Event]) -> None:
+        """Add events as they are, such as those that only the file has."""
+        self._write(
+            "INSERT INTO events (number, time, what, who, counts, details, prev, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            map(_row, events),
+        )
+        self._local.recorded = True
+
+    def audit_head(self) -> Head:
+        """Return number and hash of the last event."""
+        found = self._query("SELECT number, hash FROM events ORDER BY number DESC LIMIT 1")
+        return Head(*found[0]) if found else Head()
+
+    def event_line(self, number: int) -> bytes | None:
+        """Return an event as its line in the file; None if there is none of that number."""
+        found = self._query(f"SELECT {_LINE} FROM events WHERE number = ?", (number,))
+        return found[0][0] if found else None
+
+    def event_lines(self, after: int = 0, until: int = MAX_NUMBER) -> Iterator[tuple[int, bytes]]:
+        """Yield the numbers of the events after one, each with its line."""
+        while page := self._query(
+            f"SELECT number, {_LINE} FROM events WHERE number > ? AND number <= ? ORDER BY number LIMIT ?",
+            (after, until, PAGE),
+        ):
+            yield from page
+            after = page[-1][0]
+
+    def events(self, since: str = "") -> Iterator[Event]:
+        """Yield the events from a time on, in the order of their numbers.
+
+        Raises:
+            ValueError: A row is no event.
+        """
+        found = (
+            self._query("SELECT COALESCE(MIN(number), 0) FROM events WHERE time >= ?", (since,)) if since else [(1,)]
+        )
+        if found[0][0]:
+            for _, line in self.event_lines(found[0][0] - 1):
+                yield read_event(line)
+
+    def has_event(self, what: str, sha256: str) -> bool:
+        """Say whether something with this digest was recorded before."""
+        sql = "SELECT 1 FROM events WHERE what = ? AND json_valid(details) AND details ->> 'sha256' = ? LIMIT 1"
+        return bool(self._query(sql, (what, sha256)))
+
+    def flushed_events(self) -> int:
+        """Return up to which event the file was once on the disk."""
+        found = self._query("SELECT value FROM settings WHERE name = ?", (_FLUSHED,))
+        return int(found[0][0]) if found and str(found[0][0]).isdecimal() else 0
+
+    def note_flushed(self, number: int) -> None:
+        """Note up to which event the file is on the disk."""
+        self._query(
+            "INSERT INTO settings (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+            " WHERE CAST(value AS INTEGER) < CAST(excluded.value AS INTEGER)",
+            (_FLUSHED, str(number)),
+        )
+
+    def _committed(self) -> None:
+        if getattr(self._local, "recorded", False):
+            self._local.recorded = False
+            self.audit_file.append_missing(self.event_lines)
+
+    def _rolled_back(self) -> None:
+        self._local.recorded = False
+
+    def close(self) -> None:
+        """Close this thread's connection and the audit file; see `Connection.close`."""
+        try:
+            if "audit_file" in vars(self):
+                self.audit_file.close()
+                # Where a long transaction of another command is in the way, its next event notes it.
+                with suppress(ArchiveError):
+                    self._query("PRAGMA busy_timeout = 1000")
+                    if self.audit_file.flushed > self.flushed_events():
+                        self.note_flushed(self.audit_file.flushed)
+        finally:
+            super().close()
+
+
+def _row(event: Event) -> tuple[Any, ...]:
+    counts, details = canonical(event.counts).decode(), canonical(event.details).decode()
+    return event.number, event.time, event.what, event.who, counts, details, event.prev, event.hash

@@ -1,0 +1,83 @@
+"""Commands for the audit log: audit log, head, verify, access-log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from craftkit_archive.commands.console import OK, Console, open_archive
+from craftkit_archive.commands.options import by_option
+
+
+@click.group()
+def audit() -> None:
+    """Show and prove the audit log: what was done to this archive, by whom and when."""
+
+
+@audit.command("log")
+@click.option("--since", metavar="TIME", help="Only from 2026-01-31 or a full time on.")
+@click.pass_obj
+def audit_log(console: Console, since: str | None) -> int:
+    """List the events: number, time, who, what, and how many of what.
+
+    Batches of one run are shown as one line; with --json, each event is, as it stands in audit.ndjson.
+    """
+    from craftkit_archive.auditing import list_events
+
+    with open_archive(console, read_only=True) as archive:
+        return console.finish(list_events(archive, since=since, merge=not console.json))
+
+
+@audit.command("head")
+@click.pass_obj
+def audit_head(console: Console) -> int:
+    """Print number and hash of the last event, to be kept on paper or on another machine.
+
+    Whoever has it can prove with `audit verify --head` that nothing before it was changed since.
+    """
+    from craftkit_archive.auditing import read_head
+
+    with open_archive(console, read_only=True) as archive:
+        summary = read_head(archive)
+    if not console.json:
+        console.put(f"{summary.details['number']} {summary.details['hash']}")
+    else:
+        console.close(summary)
+    return OK
+
+
+@audit.command("verify")
+@click.option("--head", metavar="HASH", help="A head that `audit head` printed: it must still be in the log.")
+@click.option(
+    "--access-logs",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Also prove that every recorded access log is in this folder, whole; compressed ones too.",
+)
+@click.pass_obj
+def audit_verify(console: Console, head: str | None, access_logs: Path | None) -> int:
+    """Prove that the audit log is as it was written, in audit.ndjson and in the catalog.
+
+    Events that were changed, removed, moved, added or cut off are named by their numbers (exit code 1). Lines that a
+    killed command had no time to write make it 3; the next command that changes something adds them.
+    """
+    from craftkit_archive.auditing import verify_log
+
+    with open_archive(console, read_only=True) as archive:
+        return console.finish(verify_log(archive, head=head, access_logs=access_logs))
+
+
+@audit.command("access-log")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@by_option
+@click.pass_obj
+def audit_access_log(console: Console, file: Path) -> int:
+    """Record the digest of a finished access log, its first and last time and its number of lines.
+
+    For logrotate's postrotate, after the server's SIGHUP. It waits until nobody has written to FILE for two seconds.
+    """
+    from craftkit_archive.auditing import record_access_log
+
+    with open_archive(console) as archive:
+        return console.finish(record_access_log(archive, file))
