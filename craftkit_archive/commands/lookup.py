@@ -12,7 +12,10 @@ from craftkit_archive.commands.console import OK, Console, open_archive, standar
 from craftkit_archive.commands.options import by_option
 
 if TYPE_CHECKING:
-    pass
+    from craftkit_archive.archive import Archive
+    from craftkit_archive.records import Summary
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
@@ -80,19 +83,77 @@ def report(console: Console, run: int | None, form: Any, output: Path | None) ->
 @click.command()
 @click.option("--project", help="Only this project's (id or slug).")
 @click.option("--check", metavar="HEX", help="Compare it with one that was written down; 1 if it is another.")
+@click.option("--sign", "sign_with", metavar="KEY", type=_FILE, help="Write FILE, signed with this SSH key: FILE.sig.")
+@click.option(
+    "--timestamp", "authority", metavar="URL", help="Write FILE, stamped by this RFC 3161 authority: FILE.tsr."
+)
+@click.option(
+    "--timestamp-request", "request", metavar="ASK", type=_FILE, help="Write FILE, and into ASK what asks for it."
+)
+@click.option("--timestamp-reply", "reply", metavar="REPLY", type=_FILE, help="Keep an authority's REPLY as FILE.tsr.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=_FILE,
+    default="seal.txt",
+    show_default=True,
+    help="Where the seal is written that is signed or stamped.",
+)
 @by_option
 @click.pass_obj
-def seal(console: Console, project: str | None, check: str | None) -> int:
+def seal(
+    console: Console,
+    project: str | None,
+    check: str | None,
+    sign_with: Path | None,
+    authority: str | None,
+    request: Path | None,
+    reply: Path | None,
+    output: Path,
+) -> int:
     """Print the seal: one SHA-256 over the digests and keys of all stored PDFs.
 
     It is what `sha256sum` of the assets, sorted by LC_ALL=C sort, has as its own sha256sum. Nothing is read but the
     catalog: after a verify it stands for the files too.
+
+    With --sign or --timestamp, it is written to FILE, with the last event of the audit log, so that ssh-keygen -Y
+    verify and openssl ts -verify prove who vouches for both, and since when they exist. On a machine without a network,
+    carry what --timestamp-request writes to one that has it, and give the answer to --timestamp-reply; FILE must still
+    be there.
     """
+    if check is not None and (sign_with or authority or request or reply):
+        raise errors.RequestError("--check compares, and signs nothing: leave it out.")
+    if reply is not None and (sign_with or authority or request):
+        raise errors.RequestError("--timestamp-reply is for the FILE that is there already: give it alone.")
     from craftkit_archive.report.gather import seal_archive
+    from craftkit_archive.sealing import stamp
 
     with open_archive(console, read_only=True) as archive:
+        if reply is not None:
+            return console.finish(stamp(archive, output, reply_file=reply))
         summary, code = console.show(seal_archive(archive, project=project, expected=check))
+        if sign_with or authority or request:
+            summary.details["files"] = _write(console, archive, summary, output, sign_with, request)
+        if authority:
+            stamped, _ = console.show(stamp(archive, output, url=authority))
+            console.say(f"Wrote {stamped.details['file']}: stamped at {stamped.details['time']}.")
+            summary.details["timestamp"] = stamped.details
         if not console.json:
             console.put(summary.details["seal"])
         console.close(summary)
         return code
+
+
+def _write(
+    console: Console, archive: Archive, sealed: Summary, file: Path, sign_with: Path | None, request: Path | None
+) -> list[str]:
+    from craftkit_archive.sealing import seal_text, write_request, write_text
+
+    written = [str(path) for path in write_text(file, seal_text(archive, sealed), sign_with=sign_with)]
+    if request is not None:
+        write_request(file, request)
+        written.append(str(request))
+        console.say(f"Keep {file} as it is until the authority's answer is there.")
+    console.say(f"Wrote {', '.join(written)}.")
+    return written

@@ -9,16 +9,17 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise, zip_longest
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from craftkit_archive.archive import Run
-from craftkit_archive.errors import AssetDamagedError, AssetError
+from craftkit_archive.errors import AssetDamagedError, AssetError, AssetMissingError
 from craftkit_archive.export.bagit import FETCH, PAYLOAD
-from craftkit_archive.export.reader import INDEX, MARKER, MISSING, SEAL, Entry, Export, Manifest, open_part
+from craftkit_archive.export.reader import INDEX, MARKER, MISSING, SEAL, SIGNATURE, Entry, Export, Manifest, open_part
 from craftkit_archive.export.unpacking import Part, is_system_file
 from craftkit_archive.parallel.pool import Stop, in_batches, never, processes, spread, workers_for
+from craftkit_archive.proof.signatures import SignatureRefusedError, find_signer
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, Verdict
 from craftkit_archive.seal import Sealing
 from craftkit_archive.stores.folder import INCOMING
@@ -28,6 +29,7 @@ BATCH = 256
 BATCH_BYTES = 16 << 20
 _INCOMPLETE = ("unreadable",)
 _NO_PROBLEM = ("checked", "ok", "lacking", "not_stored", "acknowledged", *_INCOMPLETE)
+MAX_SIGNED_BYTES = 1 << 16  # of a seal, or of its signature
 _SIGNATURES = (".asc", ".gpg", ".sig", ".sign")
 
 
@@ -53,7 +55,14 @@ class _Problem(NamedTuple):
     seen: _Seen
 
 
-def check_export(path: str | Path, *, jobs: int = 1, stop: Stop = never, clock: Clock = utc_now) -> Iterator[Record]:
+def check_export(
+    path: str | Path,
+    *,
+    jobs: int = 1,
+    allowed_signers: Path | None = None,
+    stop: Stop = never,
+    clock: Clock = utc_now,
+) -> Iterator[Record]:
     """Check an export of any form, whoever made it, against its manifests, its index and its seal; nothing is written.
 
     A file is read once more before it is accused. All digests that the manifests have of it are compared. Of a bag,
@@ -63,6 +72,8 @@ def check_export(path: str | Path, *, jobs: int = 1, stop: Stop = never, clock: 
     Args:
         path: The folder or file.
         jobs: How many processes read.
+        allowed_signers: A file of `ssh-keygen(1)` that says whose signature of the seal is good; without one, whether
+            it is signed is not asked.
         stop: Asked between batches.
         clock: Tells the time, in UTC.
 
@@ -71,7 +82,7 @@ def check_export(path: str | Path, *, jobs: int = 1, stop: Stop = never, clock: 
         and for each of its tables that breaks the rules (`malformed`); a `Note` for what is odd and allowed;
         `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict, and not_stored
         (until 1.0 also as lacking): how many files the export itself names as missing; and
-        acknowledged, those that were accepted as lost. Its details have the seal.
+        acknowledged, those that were accepted as lost. Its details have the seal, and who signed it.
 
     Raises:
         RequestError: There is no export.
@@ -90,7 +101,8 @@ def check_export(path: str | Path, *, jobs: int = 1, stop: Stop = never, clock: 
     run = Run(None, "export-check")
     run.counts.update({"checked": 0, "ok": 0})
     now = format_time(clock())
-    for record in _Check(export, run, jobs, stop).results():
+    signer, unsigned = (None, []) if allowed_signers is None else _find_signer(export, allowed_signers)
+    for record in chain(_Check(export, run, jobs, stop).results(), unsigned):
         if isinstance(record, _Problem):
             verdict, expected, found, detail = record.seen
             run.counts[verdict] += 1
@@ -109,7 +121,29 @@ def check_export(path: str | Path, *, jobs: int = 1, stop: Stop = never, clock: 
         run.counts["not_stored"] = run.counts["lacking"]
     incomplete = any(run.counts[name] for name in ("lacking", *_INCOMPLETE))
     run.settle(problems=_count_problems(run) > 0, incomplete=incomplete, stopped=stop())
-    yield run.summary(export=str(path), bag=export.is_bag, seal=export.said().get("Seal") if export.is_ours else None)
+    seal = export.said().get("Seal") if export.is_ours else None
+    yield run.summary(export=str(path), bag=export.is_bag, seal=seal, signer=signer)
+
+
+def _find_signer(export: Export, allowed_signers: Path) -> tuple[str | None, list[_Problem]]:
+    """Return who signed the seal, or what is wrong with that."""
+    try:
+        text, signature = (_bytes_of(export, name) for name in (SEAL, SIGNATURE))
+        return find_signer(text, signature, allowed_signers), []
+    except AssetMissingError:
+        return None, [_Problem(SIGNATURE, _Seen("missing", detail="the seal is not signed"))]
+    except AssetError as error:
+        return None, [_Problem(SIGNATURE, _Seen("unreadable", detail=str(error)))]
+    except SignatureRefusedError as error:
+        return None, [_Problem(SIGNATURE, _Seen("wrong-digest", detail=f"the signature is not good: {error}"))]
+
+
+def _bytes_of(export: Export, name: str) -> bytes:
+    part = export.find(name)
+    if part is None:
+        raise AssetMissingError(f"{name} is not there")
+    with open_part(name, part) as found:
+        return found.file.read(MAX_SIGNED_BYTES)
 
 
 def _count_problems(run: Run) -> int:

@@ -32,6 +32,7 @@ class Options(NamedTuple):
         split_bytes: How large a volume may become; None makes one.
         bag_info: What a bag says of itself, beside what it says anyway.
         sync: Whether everything is brought to the disk before the end.
+        sign_with: A key of SSH, with which the seal is signed; None leaves it unsigned.
     """
 
     form: Form | None = None
@@ -42,6 +43,7 @@ class Options(NamedTuple):
     split_bytes: int | None = None
     bag_info: tuple[tuple[str, str], ...] = ()
     sync: bool = False
+    sign_with: Path | None = None
 
 
 class Place(NamedTuple):

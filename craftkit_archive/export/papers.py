@@ -13,8 +13,18 @@ from craftkit_archive.catalog.rows import ExportRow
 from craftkit_archive.errors import disk_errors
 from craftkit_archive.export import bagit as bag
 from craftkit_archive.export.pages import Pages, page_name
-from craftkit_archive.export.reader import DECLARATION, INDEX, MANIFEST, MISSING, ODD, SEAL, TAG_MANIFEST
+from craftkit_archive.export.reader import (
+    DECLARATION,
+    INDEX,
+    MANIFEST,
+    MISSING,
+    ODD,
+    SEAL,
+    SIGNATURE,
+    TAG_MANIFEST,
+)
 from craftkit_archive.export.targets import Target
+from craftkit_archive.proof.signatures import sign_text
 from craftkit_archive.seal import Sealing
 from craftkit_archive.stores.base import CHUNK_BYTES, Stored, digest
 from craftkit_archive.values import defused, restored
@@ -105,6 +115,7 @@ class Papers:
         folder: Where the temporary files are; the system's place if not given.
         volume: Which part of the export this is.
         today: The date, for a bag.
+        sign_with: A key of SSH that signs `seal.txt`; None makes no signature.
     """
 
     def __init__(
@@ -116,12 +127,14 @@ class Papers:
         folder: Path | None,
         volume: Volume,
         today: str,
+        sign_with: Path | None = None,
     ) -> None:
         self._archive_id = archive_id
         self._bag_info = bag_info
         self._folder = folder
         self._volume = volume
         self._today = today
+        self._sign_with = sign_with
         self._stack = ExitStack()
         self._pages = Pages(self._open, title, volume)
         self._lacking = 0
@@ -191,6 +204,10 @@ class Papers:
             if not target.remove(page_name(number)):
                 break
         own.append((SEAL, io.BytesIO(self._sealed(seal))))
+        if self._sign_with is not None:
+            own.append((SIGNATURE, io.BytesIO(sign_text(self._sealed(seal), self._sign_with))))
+        else:
+            target.remove(SIGNATURE)
         if self._bag_info is not None:
             if not self.count:
                 target.add(bag.PAYLOAD, io.BytesIO(), self._modified)

@@ -42,6 +42,7 @@ INDEX = "index.csv"
 MISSING = "missing.csv"
 ODD = "odd.csv"
 SEAL = "seal.txt"
+SIGNATURE = "seal.txt.sig"
 CATALOGUE = "index.html"
 MARKER = ".craftkit-export"
 

@@ -24,6 +24,7 @@ from craftkit_archive.export.workers import Done, Item, run
 from craftkit_archive.parallel.pool import Stop, in_batches, never, processes, spread, workers_for
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.ends import odd_on_arrival
+from craftkit_archive.proof.signatures import sign_text
 from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped, Summary
 from craftkit_archive.states import State
 from craftkit_archive.stores.address import worker_setup
@@ -54,7 +55,8 @@ def export_assets(
 
     An export has its manifest (for `sha256sum -c`), `index.csv` (what each file is), `missing.csv` (what is lacking,
     and why; absent if nothing is), `index.html` (to browse it) and `seal.txt`. In a folder, files that are there and
-    right are left untouched, so that a repeated or interrupted export does the rest. The archive is only read.
+    right are left untouched, so that a repeated or interrupted export does the rest. The archive is only read,
+    but for the event that says where the export is and what its seal is.
 
     Args:
         archive: May be open read-only.
@@ -90,6 +92,8 @@ def export_assets(
         selection = msgspec.structs.replace(selection, statuses=("succeeded",))
     place = read_place(os.fspath(target), options)
     archive.store.check(archive.id)
+    if options.sign_with is not None and not dry_run:
+        sign_text(b"", options.sign_with)  # to learn before the first byte, not after the last, that the key is no good
     with archive.catalog.snapshot():
         export = _Export(archive, place, selection, options, stop)
         jobs = 0 if dry_run else workers_for(*archive.catalog.count_stored(selection), jobs)
@@ -273,6 +277,7 @@ class _Export:
             folder=None if address == STDOUT else folder,
             volume=volume or Volume(),
             today=self._archive.now()[:10],
+            sign_with=self._options.sign_with,
         )
         with target, papers:
             if number == 1:
@@ -364,7 +369,8 @@ class _Export:
         for volume in self._exports:
             target = mask_address(volume["path"])
             what = {name: volume[name] for name in ("pdfs", "size_bytes", "seal")}
-            yield from self._archive.record_apart("export", counts, target=target, **what)
+            signed = True if self._options.sign_with is not None else None
+            yield from self._archive.record_apart("export", counts, target=target, signed=signed, **what)
 
     def summary(self) -> Summary:
         """Say how it went."""

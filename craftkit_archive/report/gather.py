@@ -257,7 +257,7 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
     run.settle(problems=wanted not in (None, found), incomplete=stored > run.counts["sealed"])
     if wanted is None:
         yield from archive.record_apart("seal", run.counts, seal=found, project=project_id)
-    yield run.summary(seal=found, expected=wanted)
+    yield run.summary(seal=found, expected=wanted, project=project_id)
 
 
 def as_text(record: Record) -> str:

@@ -1,0 +1,77 @@
+"""SSH signatures, made and checked by `ssh-keygen`: with keys in files, in an agent, or in hardware.
+
+Source: OpenSSH, PROTOCOL.sshsig; ssh-keygen(1), -Y sign, find-principals and verify.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from craftkit_archive.errors import RequestError
+
+# What a signature is for: one that was made for another purpose, such as a commit, is none of ours.
+NAMESPACE = "craftkit-archive"
+SUFFIX = ".sig"
+
+
+class SignatureRefusedError(Exception):
+    """A signature is not good, or not by anybody who may sign."""
+
+
+def sign_text(text: bytes, key: Path) -> bytes:
+    """Sign a text, and return the signature as `ssh-keygen -Y verify` reads it.
+
+    Args:
+        text: What is signed.
+        key: A private key; or a public one whose private half is in the agent or in hardware.
+
+    Raises:
+        RequestError: There is no `ssh-keygen`, or it does not sign with this key.
+    """
+    done = _run("sign", "-f", os.fspath(key), "-n", NAMESPACE, text=text)
+    if done.returncode or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
+        raise RequestError(
+            f"Cannot sign with {key} ({_said(done)}). Name a private key, or a public one that the agent holds."
+        )
+    return done.stdout
+
+
+def find_signer(text: bytes, signature: bytes, allowed_signers: Path) -> str:
+    """Return who signed a text, as the file of allowed signers calls them.
+
+    Raises:
+        SignatureRefusedError: The signature is not of this text, or of nobody in the file; the text says which.
+        RequestError: There is no `ssh-keygen`, or no such file.
+    """
+    if not allowed_signers.is_file():
+        raise RequestError(f"Cannot read {allowed_signers}. Name a file of allowed signers, as ssh-keygen(1) has it.")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "text.sig")
+        file.write_bytes(signature)
+        given = ("-f", os.fspath(allowed_signers), "-s", os.fspath(file))
+        found = _run("find-principals", *given)
+        if found.returncode:
+            raise SignatureRefusedError(f"nobody in {allowed_signers.name} made it ({_said(found)})")
+        done = found
+        for signer in found.stdout.decode(errors="replace").splitlines():
+            done = _run("verify", *given, "-n", NAMESPACE, "-I", signer, text=text)
+            if not done.returncode:
+                return signer
+        raise SignatureRefusedError(f"it is not a signature of this text ({_said(done)})")
+
+
+def _run(verb: str, *words: str, text: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    program = shutil.which("ssh-keygen")
+    if program is None:
+        raise RequestError("Signatures need ssh-keygen, which is not installed: install OpenSSH's client.")
+    # A passphrase is asked for on the terminal, and a hardware key waits to be touched: there is no limit of time.
+    return subprocess.run(  # noqa: S603 - a list of words, and no shell
+        [program, "-Y", verb, *words], input=text or b"", capture_output=True, env={**os.environ, "LC_ALL": "C"}
+    )
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1].removesuffix(".") if lines else f"ssh-keygen ended with {done.returncode}"

@@ -1,0 +1,125 @@
+"""Sealing: the seal and the head of the audit log as texts that are signed and stamped."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+
+from craftkit_archive.archive import Archive, Run
+from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.proof import signatures, timestamps
+from craftkit_archive.records import Record, Summary
+from craftkit_archive.values import format_time
+
+SEAL_FILE = Path("seal.txt")
+HEAD_FILE = Path("audit-head.txt")
+STAMPED = "seal timestamp"
+
+
+def seal_text(archive: Archive, sealed: Summary) -> bytes:
+    """Write what `seal_archive` found as the text that is signed: one label and value a line.
+
+    It names the last event of the audit log too, so that one signature vouches for both.
+    """
+    head = archive.catalog.audit_head()
+    said = {
+        "Seal": sealed.details["seal"],
+        "PDFs": sealed.counts["sealed"],
+        "Archive": archive.id,
+        "Project": sealed.details.get("project"),
+        "Sealed": archive.now(),
+        "Audit-Event": f"{head.number} {head.hash}" if head.number else None,
+    }
+    return _lines(said)
+
+
+def head_text(archive: Archive, head: Summary) -> bytes:
+    """Write the head of the audit log as the text that is signed."""
+    event = f"{head.details['number']} {head.details['hash']}"
+    return _lines({"Audit-Event": event, "Archive": archive.id, "Time": archive.now()})
+
+
+def _lines(said: dict[str, object]) -> bytes:
+    return "".join(f"{label}: {value}\n" for label, value in said.items() if value is not None).encode()
+
+
+def write_text(file: Path, text: bytes, *, sign_with: Path | None = None) -> list[Path]:
+    """Write a text, and its signature beside it as `<file>.sig`; return the files.
+
+    A signature or a timestamp of an earlier text is removed. What cannot be signed is not written.
+
+    Raises:
+        RequestError: The key cannot sign.
+        NoSpaceError, NotWritableError: The disk refused.
+    """
+    signature = signatures.sign_text(text, sign_with) if sign_with else None
+    beside = {suffix: file.with_name(f"{file.name}{suffix}") for suffix in (signatures.SUFFIX, timestamps.SUFFIX)}
+    with disk_errors(file):
+        for old in beside.values():
+            old.unlink(missing_ok=True)
+    written = [file]
+    _replace(file, text)
+    if signature is not None:
+        written.append(beside[signatures.SUFFIX])
+        _replace(written[-1], signature)
+    return written
+
+
+def stamp(archive: Archive, file: Path, *, url: str | None = None, reply_file: Path | None = None) -> Iterator[Record]:
+    """Keep the timestamp of a text beside it, as `<file>.tsr`.
+
+    Args:
+        archive: May be open read-only; the timestamp becomes an event.
+        file: The text, as `write_text` wrote it.
+        url: The authority to ask.
+        reply_file: What an authority answered, where this machine cannot ask it.
+
+    Yields:
+        The `Summary`, with the time in its details.
+
+    Raises:
+        RequestError: A file cannot be read.
+        RemoteError: The authority does not answer, refuses, or stamped something else.
+        NoSpaceError, NotWritableError: The disk refused.
+    """
+    text = _read(file)
+    if url is not None:
+        reply, time = timestamps.fetch_timestamp(text, url)
+    else:
+        path = reply_file or file
+        reply = _read(path)
+        time = timestamps.read_reply(reply, text, str(path))
+    stamped = file.with_name(f"{file.name}{timestamps.SUFFIX}")
+    _replace(stamped, reply)
+    run = Run(None, "seal")
+    digest, at = sha256(text).hexdigest(), format_time(time)
+    yield from archive.record_apart(STAMPED, sha256=digest, time=at)
+    yield run.summary(file=str(stamped), authority=url, sha256=digest, time=at)
+
+
+def write_request(file: Path, request_file: Path) -> None:
+    """Write what asks an authority for a timestamp of a text, to be carried to where one can be asked.
+
+    Raises:
+        RequestError: The text cannot be read, or the library for it is not installed.
+        NoSpaceError, NotWritableError: The disk refused.
+    """
+    _replace(request_file, timestamps.make_request(_read(file)))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise RequestError(f"Cannot read {file} ({error.strerror}). Name a file that is there.") from error
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write a file so that it is whole or not there."""
+    with disk_errors(file):
+        new = file.with_name(f".{file.name}.{token_hex(4)}")
+        try:
+            new.write_bytes(content)
+            new.replace(file)
+        finally:
+            new.unlink(missing_ok=True)
