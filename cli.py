@@ -14,7 +14,7 @@ from craftkit_archive import __version__, errors
 from craftkit_archive.commands import assets, audit, exporting, keys, lookup, metadata, serving, upkeep
 from craftkit_archive.commands.console import OK, Console, OutputError, as_json
 from craftkit_archive.commands.signals import Signals, leave
-from craftkit_archive.values import harmless
+from craftkit_archive.values import escape_control
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +138,7 @@ class Commands(click.Group):
         elif isinstance(error, click.ClickException):
             error.show()
         else:
-            click.echo(f"craftkit-archive: {harmless(str(error))}", err=True)
+            click.echo(f"craftkit-archive: {escape_control(str(error))}", err=True)
         return code
 
     def _named(self, given: list[str]) -> str | None:

@@ -224,7 +224,7 @@ def escape_name(name: bytes) -> str:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def harmless(text: str) -> str:
+def escape_control(text: str) -> str:
     """Keep foreign text from steering the terminal or forging lines."""
     if text.isprintable():
         return text
@@ -233,13 +233,13 @@ def harmless(text: str) -> str:
     )
 
 
-def defused(value: Cell) -> Cell:
+def escape_formula(value: Cell) -> Cell:
     """Keep a spreadsheet from taking a text for a formula: it then begins with an apostrophe."""
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value  # type: ignore[return-value]
 
 
-def restored(text: str) -> str:
-    """Return what `defused` was given."""
+def unescape_formula(text: str) -> str:
+    """Return what `escape_formula` was given."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 

@@ -166,9 +166,9 @@ def test_bytes_that_contradict_an_etag_are_refused_whatever_encryption_there_is_
         service.objects[render(1)["asset_key"]] = real + b"\n"
         store = BucketStore(address(service))
         with store.open(render(1)["asset_key"]) as found:
-            claims = found.claims._replace(md5="0" * 32)
+            checksums = found.checksums._replace(md5="0" * 32)
             # The service says, asked more closely, that the object is not encrypted.
-            found.claims, found.ask_closer = claims, lambda: claims
+            found.checksums, found.ask_closer = checksums, lambda: checksums
             task = arrival.FetchTask("", "", [], None, False, False, "")
             asset = next(iter(world.archive.catalog.expected_assets(Selection())))
             checked = arrival._checked(found, asset, task, Ends(), never)

@@ -20,7 +20,7 @@ from craftkit_archive.catalog.rows import NewAsset, Selection
 from craftkit_archive.errors import LockedError, NoSpaceError, NotWritableError, RequestError, StoreOfflineError
 from craftkit_archive.export.bagit import parse_info
 from craftkit_archive.export.check import check_export
-from craftkit_archive.export.destination import Options, Place
+from craftkit_archive.export.destination import Destination, Options
 from craftkit_archive.export.reader import CATALOGUE, INDEX, MANIFEST, MARKER, MISSING, ODD, SEAL, TAG_MANIFEST, Export
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.export.targets import LEDGER
@@ -397,10 +397,10 @@ def test_an_export_that_is_killed_leaves_nothing_half_and_the_next_completes_it(
     target = tmp_path / way.name
     words = ["--link"] if way.options.link else ["--format", way.options.form] if way.options.form else []
     before = (
-        "import os, signal, craftkit_archive.export.run as e\nreal = e.Papers.add\ncalls = []\n"
+        "import os, signal, craftkit_archive.export.run as e\nreal = e.Manifests.add\ncalls = []\n"
         "def add(*given):\n    calls.append(1)\n    real(*given)\n"
         "    if len(calls) == 100: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "e.Papers.add = add"
+        "e.Manifests.add = add"
     )
     done = subprocess.run(
         program("export", target, *words, archive=world.archive.path, before=before), capture_output=True, check=False
@@ -441,11 +441,11 @@ def test_a_full_disk_is_a_clear_error_and_the_next_export_goes_on(
 ) -> None:
     world = fill(tmp_path, count=60, size_bytes=50_000)
     target = small_disk / way.name
-    with pytest.raises(NoSpaceError, match="are free there"):
+    with pytest.raises(NoSpaceError, match="Make room, or narrow"):
         export(world.archive, target, options=way.options)
     assert not target.exists(), "nothing was begun"
     # The room may also vanish while it is written.
-    monkeypatch.setattr("craftkit_archive.export.destination.Place.room", lambda self: None)
+    monkeypatch.setattr("craftkit_archive.export.destination.Destination.room", lambda self: None)
     with pytest.raises(NoSpaceError, match="No space is left"):
         export(world.archive, target, options=way.options)
     if way.packed:
@@ -661,8 +661,8 @@ def test_a_store_that_is_no_folder_takes_an_export(
 ) -> None:
     # Any store will do to show what is asked of one: here a folder's, through the protocol alone.
     (tmp_path / "bucket 2").mkdir()
-    place = Place(str(tmp_path / "bucket 2"), "store", False)
-    monkeypatch.setattr("craftkit_archive.export.run.read_place", lambda *_: place)
+    place = Destination(str(tmp_path / "bucket 2"), "store", False)
+    monkeypatch.setattr("craftkit_archive.export.run.read_destination", lambda *_: place)
     load(world.archive, world.folder, "renders", [render(20)])
     assert export(world.archive, "s3://bucket/prefix")[0].counts["written"] == 5
     prove(tmp_path / "bucket 2", tmp_path)

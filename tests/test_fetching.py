@@ -30,7 +30,7 @@ from craftkit_archive.repair.run import repair_assets
 from craftkit_archive.report.forms import write_csv
 from craftkit_archive.report.gather import gather_report
 from craftkit_archive.stores.address import open_store
-from craftkit_archive.stores.base import OpenAsset, Piece, digest
+from craftkit_archive.stores.base import OpenAsset, StagedAsset, digest
 from craftkit_archive.stores.folder import INCOMING, FolderStore
 from craftkit_archive.verify.run import verify_assets
 from tests.services import BUCKET
@@ -437,14 +437,14 @@ def test_what_is_not_a_file_at_the_source_is_told_and_stops_nothing(
 
 
 def test_names_that_the_store_refuses_are_told_and_stop_nothing(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = FolderStore.receive
+    real = FolderStore.stage
 
-    def refuse(store: FolderStore, key: str, *given: Any, **names: Any) -> Piece:
+    def refuse(store: FolderStore, key: str, *given: Any, **names: Any) -> StagedAsset:
         if key == render(3)["asset_key"]:
             raise AssetKeyError("Cannot write it: file name too long.")
         return real(store, key, *given, **names)
 
-    monkeypatch.setattr(FolderStore, "receive", refuse)
+    monkeypatch.setattr(FolderStore, "stage", refuse)
     summary, _ = fetch(empty)
     assert (summary.outcome, summary.counts["copied"], summary.counts["absent"]) == ("incomplete", 9, 1)
 
@@ -548,11 +548,11 @@ def _count(store: Path) -> int:
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = (
         "import os, sys, time\n"
-        "from craftkit_archive.parallel.pool import processes, spread\n"
+        "from craftkit_archive.parallel.pool import processes, map_ordered\n"
         "from tests.test_fetching import report_and_sleep\n"
         "if __name__ == '__main__':\n"
         "    with processes(2) as executor:\n"
-        "        list(spread(executor, report_and_sleep, [sys.argv[1]] * 2, jobs=2))\n"
+        "        list(map_ordered(executor, report_and_sleep, [sys.argv[1]] * 2, jobs=2))\n"
     )
     file = tmp_path / "main.py"
     file.write_text(script)

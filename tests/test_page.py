@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from craftkit_archive.export.manifests import Cells, Volume
 from craftkit_archive.export.pages import Pages, page_name
-from craftkit_archive.export.papers import Cells, Volume
 from craftkit_archive.export.reader import CATALOGUE
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.fetch.run import fetch_assets

@@ -12,7 +12,7 @@ import pytest
 from craftkit_archive.catalog.rows import NewAsset
 from craftkit_archive.errors import RequestError, StoreOfflineError
 from craftkit_archive.export.run import export_assets
-from craftkit_archive.parallel.threads import in_lanes
+from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.records import Finding, Planned, Record, Skipped, Summary
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.repair.run import drop_quarantined, list_quarantine, repair_assets, restore_quarantined
@@ -330,7 +330,7 @@ def test_copies_are_kept_while_others_are_dropped(world: World) -> None:
         finding = Finding(run_id=1, render_id="", key=f"renders/{turn}.pdf", verdict="missing", found_at="")
         quarantine.drop(quarantine.keep(world.archive.store, finding))
 
-    in_lanes(keep_and_drop, range(100), 8)
+    map_threads(keep_and_drop, range(100), 8)
     quarantine.tidy()
     assert list((world.archive.path / "quarantine").iterdir()) == []
 

@@ -126,7 +126,7 @@ def test_a_process_that_dies_is_replaced(world: World) -> None:
         assert first[1] in second
         for number in range(5):
             assert served.get(download(number)).content == pdf(f"render {number}")
-        assert "starting another" in served.err
+        eventually(lambda: "starting another" in served.err)
 
 
 def test_the_processes_die_with_a_parent_that_is_killed(world: World) -> None:

@@ -264,7 +264,7 @@ def test_a_store_knows_its_archive(store: Store, make_store: MakeStore) -> None:
 
 def test_sweeping_an_orderly_store_changes_nothing(store: Store) -> None:
     store.write("a", [b"x"])
-    assert store.sweep() == 0
+    assert store.remove_stale() == 0
     assert read(store, "a") == b"x"
     store.check("a")
 
@@ -383,7 +383,7 @@ def test_a_killed_writer_leaves_only_what_sweep_removes(folder: FolderStore) -> 
     left.mkdir(exist_ok=True)
     (left / ("0123" * 8)).write_bytes(b"half a PDF")
     assert list(folder.list()) == []
-    assert folder.sweep() == 1
+    assert folder.remove_stale() == 1
     assert not left.exists()
 
 
@@ -422,7 +422,7 @@ def test_a_name_too_long_for_the_disk_is_a_clear_error(folder: FolderStore) -> N
 
 def test_trouble_with_one_name_leaves_the_others_alone(folder: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a file system says only when the name is given, such as ZFS of names that are not UTF-8."""
-    pieces = [folder.receive(f"{name}.pdf", [name.encode()]) for name in "abc"]
+    pieces = [folder.stage(f"{name}.pdf", [name.encode()]) for name in "abc"]
     for call in ("link", "rename"):
         real = getattr(os, call)
 
@@ -432,7 +432,7 @@ def test_trouble_with_one_name_leaves_the_others_alone(folder: FolderStore, monk
             real(path, target)
 
         monkeypatch.setattr(os, call, refuse)
-    refused = folder.place(pieces)
+    refused = folder.commit(pieces)
     assert [(piece.key, type(error)) for piece, error in refused.items()] == [("b.pdf", AssetKeyError)]
     assert list(folder.keys()) == ["a.pdf", "c.pdf"]
 
@@ -478,7 +478,7 @@ def test_without_syncfs_each_file_is_flushed(folder: FolderStore, monkeypatch: p
     synced: list[int] = []
     monkeypatch.setattr(ctypes, "CDLL", lambda *_given, **_names: Kernel())
     monkeypatch.setattr(os, "fsync", synced.append)
-    assert folder.place([folder.receive(f"{name}.pdf", [b"x"]) for name in range(10)]) == {}
+    assert folder.commit([folder.stage(f"{name}.pdf", [b"x"]) for name in range(10)]) == {}
     assert len(synced) >= 10
 
 
@@ -486,7 +486,7 @@ def test_strangers_files_among_the_pieces_are_left_alone(folder: FolderStore) ->
     left = Path(folder.address, INCOMING)
     left.mkdir(exist_ok=True)
     (left / "letter.txt").write_text("mine")
-    assert folder.sweep() == 0
+    assert folder.remove_stale() == 0
     assert (left / "letter.txt").exists()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.errors import AssetUnreadableError
-from craftkit_archive.export.unpacking import Part, Places
+from craftkit_archive.export.unpacking import MemberIndex, Part
 
 Files = dict[str, bytes]
 Pack = Callable[[Files, Path], None]
@@ -96,7 +96,7 @@ def test_every_file_is_found_where_its_bytes_are(
     path = tmp_path_factory.mktemp("packed") / "out"
     files[ROOT_FILE] = b"at the top"
     pack(files, path)
-    places = Places(path, ROOT_FILE.__eq__)
+    places = MemberIndex(path, ROOT_FILE.__eq__)
     assert {name: body_of(places.find(name)) for name in files} == files
     assert {name: body_of(part) for name, part in places} == files
     assert places.find("no such file") is None
@@ -105,7 +105,7 @@ def test_every_file_is_found_where_its_bytes_are(
 @pytest.mark.parametrize("pack", [zipped_wide, tarred])
 def test_the_one_folder_around_everything_does_not_count(tmp_path: Path, pack: Pack) -> None:
     pack({f"bag/{ROOT_FILE}": b"m", "bag/data/a.pdf": b"a"}, tmp_path / "out")
-    places = Places(tmp_path / "out", ROOT_FILE.__eq__)
+    places = MemberIndex(tmp_path / "out", ROOT_FILE.__eq__)
     assert body_of(places.find("data/a.pdf")) == b"a"
     assert sorted(name for name, _ in places) == ["data/a.pdf", ROOT_FILE]
 
@@ -121,14 +121,14 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path: Path, pack: Pack) -> No
     else:
         (tmp_path / "out").write_bytes(packed)
     with pytest.raises(AssetUnreadableError, match=r"'a\.pdf' twice"):
-        Places(tmp_path / "out", ROOT_FILE.__eq__)
+        MemberIndex(tmp_path / "out", ROOT_FILE.__eq__)
 
 
 def test_what_is_packed_in_a_way_that_is_not_read_here_is_reported(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "out", "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("a.pdf", b"a" * 100)
     with pytest.raises(AssetUnreadableError, match="unpack it"):
-        Places(tmp_path / "out", ROOT_FILE.__eq__)
+        MemberIndex(tmp_path / "out", ROOT_FILE.__eq__)
 
 
 @pytest.mark.parametrize("pack", PACKERS)
@@ -144,7 +144,7 @@ def test_no_damage_whatever_is_a_bug_of_ours(
         packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(packed[: data.draw(st.integers(0, len(packed)))])
     try:
-        for _, part in Places(path, ROOT_FILE.__eq__):
+        for _, part in MemberIndex(path, ROOT_FILE.__eq__):
             assert part.offset >= 0
     except AssetUnreadableError:
         pass
@@ -154,7 +154,7 @@ def test_what_stands_before_a_zip_is_told(tmp_path: Path) -> None:
     zipped({"a.pdf": b"a"}, tmp_path / "plain")
     (tmp_path / "out").write_bytes(b"#!/bin/sh\n" + (tmp_path / "plain").read_bytes())
     with pytest.raises(AssetUnreadableError, match="not where its end says"):
-        Places(tmp_path / "out", ROOT_FILE.__eq__)
+        MemberIndex(tmp_path / "out", ROOT_FILE.__eq__)
 
 
 def test_a_directory_that_says_more_or_less_than_its_end_is_told(tmp_path: Path) -> None:
@@ -165,4 +165,4 @@ def test_a_directory_that_says_more_or_less_than_its_end_is_told(tmp_path: Path)
         struct.pack_into("<H", packed, len(packed) - 12, count + change)
         (tmp_path / "out").write_bytes(packed)
         with pytest.raises(AssetUnreadableError):
-            Places(tmp_path / "out", ROOT_FILE.__eq__)
+            MemberIndex(tmp_path / "out", ROOT_FILE.__eq__)

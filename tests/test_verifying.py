@@ -24,7 +24,7 @@ from craftkit_archive.archive import CATALOG
 from craftkit_archive.catalog.rows import Choice, Selection
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.errors import NoSpaceError, NotWritableError, StoreMismatchError, StoreOfflineError
-from craftkit_archive.parallel.isolated import Apart
+from craftkit_archive.parallel.isolated import IsolatedProcess
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.readers import READERS, Structure
 from craftkit_archive.records import Finding, Note, Record, Skipped, Summary, Verdict
@@ -665,8 +665,8 @@ def slow_or_dead(body: bytes) -> Structure:
 def test_a_reader_that_dies_of_a_pdf_is_a_note_and_harms_nothing_else(
     world: World, monkeypatch: pytest.MonkeyPatch, word: str, told: str, dying: tuple[str, ...]
 ) -> None:
-    hostile = Apart(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
-    real = {name: Apart(READERS[name], seconds=60.0, memory_bytes=4 << 30) for name in READERS}
+    hostile = IsolatedProcess(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
+    real = {name: IsolatedProcess(READERS[name], seconds=60.0, memory_bytes=4 << 30) for name in READERS}
     monkeypatch.setattr("craftkit_archive.verify.fixity._reader", lambda name: hostile if name in dying else real[name])
     replace_both(world, 2, pdf(word))
     records = list(verify_assets(world.archive, level="pdf"))
@@ -679,7 +679,7 @@ def test_a_reader_that_dies_of_a_pdf_is_a_note_and_harms_nothing_else(
 
 
 def test_a_reader_that_dies_hides_no_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    hostile = Apart(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
+    hostile = IsolatedProcess(slow_or_dead, seconds=1.0, memory_bytes=4 << 30)
     monkeypatch.setattr("craftkit_archive.verify.fixity._reader", lambda _: hostile)
     world.asset(2).write_bytes(pdf("crash"))
     [finding] = verify(world, level="pdf")[1]

@@ -18,9 +18,18 @@ from hypothesis import strategies as st
 
 from craftkit_archive.errors import NoSpaceError, RequestError
 from craftkit_archive.parallel import pool, progress
-from craftkit_archive.parallel.pool import AHEAD, Stop, StoppedError, in_batches, processes, spread, task_stop, until
+from craftkit_archive.parallel.pool import (
+    AHEAD,
+    Stop,
+    StoppedError,
+    in_batches,
+    map_ordered,
+    processes,
+    task_stop,
+    until,
+)
 from craftkit_archive.parallel.progress import format_duration, format_size, show_progress
-from craftkit_archive.parallel.threads import aside, in_lanes, prefetch
+from craftkit_archive.parallel.threads import background, map_threads, prefetch
 from craftkit_archive.records import Plan, Progress, Record
 
 
@@ -38,7 +47,7 @@ def process_id(_number: int) -> int:
 def test_results_come_in_the_order_of_the_tasks(make: object) -> None:
     assert callable(make)
     with make() as executor:
-        assert list(spread(executor, double, range(50), jobs=2)) == [2 * number for number in range(50)]
+        assert list(map_ordered(executor, double, range(50), jobs=2)) == [2 * number for number in range(50)]
 
 
 @pytest.mark.parametrize("waiting", [0, 6])
@@ -50,18 +59,18 @@ def test_workers_that_are_given_up_say_nothing(monkeypatch: pytest.MonkeyPatch, 
         executor.submit(double, 1).result()  # its worker is up
         stop_at = time.monotonic() + 0.5
         tasks = [60.0] * (1 + waiting)
-        assert list(spread(executor, time.sleep, tasks, jobs=1, stop=lambda: time.monotonic() > stop_at)) == []
+        assert list(map_ordered(executor, time.sleep, tasks, jobs=1, stop=lambda: time.monotonic() > stop_at)) == []
     for thread in set(threading.enumerate()) - others:
         thread.join(5)
 
 
 def test_a_worker_that_is_killed_ends_the_work_although_another_has_nothing_to_do() -> None:
     with pytest.raises(NoSpaceError), processes(2) as executor:  # noqa: PT012 - it must end, too
-        list(spread(executor, time.sleep, [0.2] * 4, jobs=2))  # both are up
+        list(map_ordered(executor, time.sleep, [0.2] * 4, jobs=2))  # both are up
         assert isinstance(executor, pool._Processes)
         victim = next(iter(executor._processes))
         os.kill(victim, signal.SIGKILL)
-        list(spread(executor, time.sleep, [0.2] * 4, jobs=2))
+        list(map_ordered(executor, time.sleep, [0.2] * 4, jobs=2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -79,7 +88,9 @@ def test_a_task_that_asks_ends_early_and_is_counted() -> None:
     with processes(1) as executor:
         executor.submit(double, 1).result()  # its worker is up
         stop_at = time.monotonic() + 0.5
-        done = list(spread(executor, _count_until_stopped, [60.0] * 9, jobs=1, stop=lambda: time.monotonic() > stop_at))
+        done = list(
+            map_ordered(executor, _count_until_stopped, [60.0] * 9, jobs=1, stop=lambda: time.monotonic() > stop_at)
+        )
     assert 1 <= len(done) <= pool.AHEAD
     assert sum(done) < 10
 
@@ -94,13 +105,13 @@ def _count_until_stopped(most: float) -> float:
 
 def test_several_processes_are_other_processes() -> None:
     with processes(2) as executor:
-        assert os.getpid() not in set(spread(executor, process_id, range(4), jobs=2))
+        assert os.getpid() not in set(map_ordered(executor, process_id, range(4), jobs=2))
 
 
 def test_no_more_tasks_are_drawn_than_are_worked_on() -> None:
     drawn = itertools.count()
     with ThreadPoolExecutor(2) as executor:
-        results = spread(executor, double, (next(drawn) for _ in range(1000)), jobs=2)
+        results = map_ordered(executor, double, (next(drawn) for _ in range(1000)), jobs=2)
         for done in range(1, 20):
             next(results)
             assert next(drawn) <= 2 * (done + AHEAD * 2 + 1)
@@ -110,21 +121,21 @@ def test_no_more_tasks_are_drawn_than_are_worked_on() -> None:
 def test_a_stop_finishes_what_is_under_way_and_draws_no_more() -> None:
     with ThreadPoolExecutor(2) as executor:
         answers = iter([False] * 5)
-        done = list(spread(executor, double, range(1000), jobs=2, stop=lambda: next(answers, True)))
+        done = list(map_ordered(executor, double, range(1000), jobs=2, stop=lambda: next(answers, True)))
     assert done == [2 * number for number in range(len(done))]
     assert 0 < len(done) <= 5
 
 
 @pytest.mark.parametrize("lanes", [1, 3, 20])
 def test_lanes_keep_the_order_and_share_the_work(lanes: int) -> None:
-    assert in_lanes(double, range(10), lanes) == [2 * number for number in range(10)]
+    assert map_threads(double, range(10), lanes) == [2 * number for number in range(10)]
     together = threading.Barrier(lanes)
 
     def meet(_number: int) -> int:
         together.wait(5)
         return threading.get_ident()
 
-    assert len(set(in_lanes(meet, range(lanes), lanes))) == lanes
+    assert len(set(map_threads(meet, range(lanes), lanes))) == lanes
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -138,7 +149,7 @@ def test_an_error_in_a_lane_ends_all_and_is_told(lanes: int) -> None:
         time.sleep(0.01)
 
     with pytest.raises(ValueError, match="five"):
-        in_lanes(fail, range(1000), lanes)
+        map_threads(fail, range(1000), lanes)
     assert len(done) < 20
 
 
@@ -165,17 +176,17 @@ def test_what_is_done_aside_is_told_when_it_is_over() -> None:
             time.sleep(0.001)
         return "over"
 
-    with aside(wait):
+    with background(wait):
         pass
-    with aside(lambda _over: "done") as result:
+    with background(lambda _over: "done") as result:
         assert result() == "done"
-    with pytest.raises(ZeroDivisionError), aside(lambda _over: 1 // 0) as failed:
+    with pytest.raises(ZeroDivisionError), background(lambda _over: 1 // 0) as failed:
         failed()
 
 
 def test_workers_begin_with_what_prepares_them_and_outlive_its_failure() -> None:
     with processes(2, prepare=fail_to_prepare) as executor:
-        assert list(spread(executor, double, range(4), jobs=2)) == [0, 2, 4, 6]
+        assert list(map_ordered(executor, double, range(4), jobs=2)) == [0, 2, 4, 6]
 
 
 def fail_to_prepare() -> None:
@@ -192,7 +203,7 @@ def test_a_stop_leaves_out_what_only_waits() -> None:
         return number
 
     with ThreadPoolExecutor(1) as executor:
-        done = list(spread(executor, slow, range(100), jobs=1, stop=lambda: bool(begun)))
+        done = list(map_ordered(executor, slow, range(100), jobs=1, stop=lambda: bool(begun)))
     assert done == begun
     assert len(done) <= 2
 
@@ -206,7 +217,7 @@ def test_a_consumer_that_leaves_early_leaves_no_task_behind() -> None:
         return number
 
     with ThreadPoolExecutor(1) as executor:
-        results = spread(executor, slow, range(100), jobs=1)
+        results = map_ordered(executor, slow, range(100), jobs=1)
         next(results)
         results.close()  # type: ignore[attr-defined]
     assert len(begun) <= 3
@@ -231,7 +242,7 @@ def test_processes_are_started_where_there_is_work_for_them(count: int, size: in
 
 def test_an_error_in_a_task_is_raised() -> None:
     with ThreadPoolExecutor(1) as executor, pytest.raises(ZeroDivisionError):
-        list(spread(executor, lambda number: 1 // number, [1, 0, 1], jobs=1))
+        list(map_ordered(executor, lambda number: 1 // number, [1, 0, 1], jobs=1))
 
 
 @given(st.lists(st.integers()), st.integers(1, 5))
@@ -250,7 +261,7 @@ def test_any_executor_will_do() -> None:
             future.set_result(function(*arguments, **names))
             return future
 
-    assert list(spread(Immediate(), double, range(3), jobs=1)) == [0, 2, 4]
+    assert list(map_ordered(Immediate(), double, range(3), jobs=1)) == [0, 2, 4]
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
@@ -327,7 +338,7 @@ def test_executors_that_overlap_hear_of_a_lost_thread_and_leave_no_hook(monkeypa
     assert isinstance(other, pool._Processes)
     assert (one.starved, type(other.starved)) == (None, RuntimeError)
     with pytest.raises(NoSpaceError):
-        list(spread(other, time.sleep, [5.0], jobs=1))
+        list(map_ordered(other, time.sleep, [5.0], jobs=1))
     second.__exit__(None, None, None)
     assert threading.excepthook is hook
     fail(RuntimeError("can't start new thread"))

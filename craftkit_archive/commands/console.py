@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from craftkit_archive.commands.signals import Signals
-from craftkit_archive.values import harmless, valid_text
+from craftkit_archive.values import escape_control, valid_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,11 +47,11 @@ class Console:
     def say(self, text: str) -> None:
         """Tell a person something."""
         if not self.quiet and not self.json:
-            click.echo(harmless(text), err=True)
+            click.echo(escape_control(text), err=True)
 
     def put(self, result: str) -> None:
         """Write a line of the result."""
-        write_line(harmless(result))
+        write_line(escape_control(result))
 
     def line(self, record: Record) -> None:
         """Write a record as a line of JSON."""
@@ -92,7 +92,7 @@ class Console:
         # Only here is it known which signal it was.
         code = self.stop.exit_code if summary.outcome == "interrupted" else summary.exit_code
         for record in worst(kept, SHOWN) if code != OK else ():
-            click.echo(harmless(as_text(record)), err=True)
+            click.echo(escape_control(as_text(record)), err=True)
         if problems > SHOWN and not self.json and (code != OK if self.quiet else not self.verbose):
             click.echo(f"  … and {problems - SHOWN:,} more: -v shows them all, --json too.", err=True)
         return msgspec.structs.replace(summary, exit_code=code), code
@@ -129,7 +129,7 @@ class Console:
             return
         text = as_text(summary)
         if text and (not self.quiet or summary.outcome in ("problems", "incomplete", "limited")):
-            click.echo(harmless(text), err=True)
+            click.echo(escape_control(text), err=True)
 
 
 def as_json(record: object) -> str:
@@ -181,5 +181,5 @@ def open_archive(console: Console, *, read_only: bool = False, sealed: bool = Fa
     archive = Archive(console.archive, read_only=read_only, sealed=sealed, by=console.by)
     for notice in archive.notices:
         # Even with --quiet: whoever reads the mail of a nightly job should hear of it.
-        click.echo(f"craftkit-archive: {harmless(notice)}", err=True)
+        click.echo(f"craftkit-archive: {escape_control(notice)}", err=True)
     return archive

@@ -18,7 +18,7 @@ from craftkit_archive.errors import AssetDamagedError, AssetError, AssetMissingE
 from craftkit_archive.export.bagit import FETCH, PAYLOAD
 from craftkit_archive.export.reader import INDEX, MARKER, MISSING, SEAL, SIGNATURE, Entry, Export, Manifest, open_part
 from craftkit_archive.export.unpacking import Part, is_system_file
-from craftkit_archive.parallel.pool import Stop, in_batches, never, processes, spread, workers_for
+from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
 from craftkit_archive.proof.signatures import SignatureRefusedError, find_signer
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, Verdict
 from craftkit_archive.seal import Sealing
@@ -226,7 +226,7 @@ class _Check:
                 yield batch
 
         with processes(jobs) as executor:
-            for seen in spread(executor, _check_batch, batches(), jobs=jobs, stop=self._stop):
+            for seen in map_ordered(executor, _check_batch, batches(), jobs=jobs, stop=self._stop):
                 batch = under_way.popleft()
                 size = sum(_weigh(look) for look in batch)
                 self._run.counts["checked"] += len(batch)

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.export.manifests import Volume
 from craftkit_archive.export.names import DEFAULT_NAME, safe_part
-from craftkit_archive.export.papers import Volume
 from craftkit_archive.export.targets import FolderTarget, PackedTarget, StoreTarget, Target
 from craftkit_archive.records import one_of
 from craftkit_archive.stores.address import open_store
@@ -46,7 +46,7 @@ class Options(NamedTuple):
     sign_with: Path | None = None
 
 
-class Place(NamedTuple):
+class Destination(NamedTuple):
     """Where an export goes, and what it becomes there: a folder, a zip, a tar, or a store's address; a bag or not."""
 
     address: str
@@ -91,7 +91,7 @@ class Place(NamedTuple):
             return shutil.disk_usage(folder).free
 
 
-def read_place(address: str, options: Options) -> Place:
+def read_destination(address: str, options: Options) -> Destination:
     """Read a target as a person writes it, and see that the options make sense there.
 
     Raises:
@@ -121,4 +121,4 @@ def read_place(address: str, options: Options) -> Place:
     for holds, problem in wrong:
         if holds:
             raise RequestError(f"{problem}: mend that, or leave it out.")
-    return Place(address, kind, options.form == "bagit")
+    return Destination(address, kind, options.form == "bagit")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from craftkit_archive.parallel.progress import format_size
-from craftkit_archive.values import harmless
+from craftkit_archive.values import escape_control
 
 if TYPE_CHECKING:
-    from craftkit_archive.export.papers import Cells, Volume
+    from craftkit_archive.export.manifests import Cells, Volume
 
 PAGE_ROWS = 100_000
 SHOWN_PROJECTS = 12
@@ -135,7 +135,7 @@ def _text(value: str) -> str:
     """Write foreign text into a page, on one line."""
     if _SIMPLE.fullmatch(value):
         return value
-    return escape(harmless(value.replace("\n", " ").replace("\t", " ")))
+    return escape(escape_control(value.replace("\n", " ").replace("\t", " ")))
 
 
 def _months(months: Counter[str]) -> str:

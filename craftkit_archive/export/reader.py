@@ -22,7 +22,7 @@ from craftkit_archive.errors import (
     RequestError,
 )
 from craftkit_archive.export import bagit as bag
-from craftkit_archive.export.manifest import (
+from craftkit_archive.export.manifest_lines import (
     MOST_LINE,
     Line,
     manifest_name,
@@ -31,9 +31,9 @@ from craftkit_archive.export.manifest import (
     spellings,
     strength,
 )
-from craftkit_archive.export.unpacking import Part, Places, is_unsafe
+from craftkit_archive.export.unpacking import MemberIndex, Part, is_unsafe
 from craftkit_archive.stores.base import OpenAsset
-from craftkit_archive.values import restored
+from craftkit_archive.values import unescape_formula
 
 MANIFEST = "manifest-sha256.txt"
 TAG_MANIFEST = "tagmanifest-sha256.txt"
@@ -115,15 +115,15 @@ class Export:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._places: Places | None = None
+        self._members: MemberIndex | None = None
         self._known_folder = ""
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a folder may not be looked into
             self._root = os.path.realpath(path)
             with self._looking("."):
                 top = [name for name in os.listdir(self._root) if _is_top(name)]  # noqa: PTH208
         elif os.path.isfile(path):  # noqa: PTH113
-            self._places = Places(path, _is_top)
-            top = self._places.top
+            self._members = MemberIndex(path, _is_top)
+            top = self._members.top
         else:
             raise RequestError(f"There is no export {path}: name a folder, a .zip or a .tar.")
         self.declaration = self._declared() if DECLARATION in top else None
@@ -191,7 +191,7 @@ class Export:
             rows = csv.DictReader(lines)
             for row in rows:
                 try:
-                    cells = {name: restored(value) for name, value in row.items()}
+                    cells = {name: unescape_formula(value) for name, value in row.items()}
                     size = int(cells["size_bytes"])
                     digest, key, render = cells["sha256"], cells.get("asset_key"), cells["render_id"]
                     yield Listed(cells["path"], digest, size, key, render)
@@ -317,8 +317,8 @@ class Export:
         Raises:
             AssetUnreadableError: A folder cannot be looked into.
         """
-        if self._places is not None:
-            yield from self._places
+        if self._members is not None:
+            yield from self._members
             return
         # os.walk says nothing of a folder that it cannot read, and goes down by recursion.
         folders = [""]
@@ -343,7 +343,7 @@ class Export:
 
     def has(self, folder: str) -> bool:
         """Say whether a folder is there; a zip or tar need not say so of one."""
-        return self._places is not None or os.path.isdir(f"{self._root}/{folder}")  # noqa: PTH112
+        return self._members is not None or os.path.isdir(f"{self._root}/{folder}")  # noqa: PTH112
 
     def find(self, path: str) -> Part | None:
         """Return where a file of the export is; None if it is not there, or is no file.
@@ -356,8 +356,8 @@ class Export:
         """
         if is_unsafe(path):
             raise AssetKeyError(f"the path {path!a} leads out of the export")
-        if self._places is not None:
-            return self._places.find(path)
+        if self._members is not None:
+            return self._members.find(path)
         file = f"{self._root}/{path}"
         folder = file.rpartition("/")[0]
         try:

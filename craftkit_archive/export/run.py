@@ -16,12 +16,12 @@ from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.rows import ExportRow, Selection
 from craftkit_archive.errors import NoSpaceError, RequestError
 from craftkit_archive.export import bagit as bag
-from craftkit_archive.export.destination import STDOUT, Options, Place, read_place
+from craftkit_archive.export.destination import STDOUT, Destination, Options, read_destination
+from craftkit_archive.export.manifests import Cells, Manifests, Volume, csv_line, index_cells, read_cells
 from craftkit_archive.export.names import NamePlan, mark
-from craftkit_archive.export.papers import Cells, Papers, Volume, csv_line, index_cells, read_cells
 from craftkit_archive.export.targets import Target
 from craftkit_archive.export.workers import Done, Item, run
-from craftkit_archive.parallel.pool import Stop, in_batches, never, processes, spread, workers_for
+from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.proof.signatures import sign_text
@@ -90,14 +90,14 @@ def export_assets(
     selection, options = selection or Selection(), options or Options()
     if selection.render_ids is None and not selection.statuses:
         selection = msgspec.structs.replace(selection, statuses=("succeeded",))
-    place = read_place(os.fspath(target), options)
+    destination = read_destination(os.fspath(target), options)
     archive.store.check(archive.id)
     if options.sign_with is not None and not dry_run:
         sign_text(b"", options.sign_with)  # to learn before the first byte, not after the last, that the key is no good
     with archive.catalog.snapshot():
-        export = _Export(archive, place, selection, options, stop)
+        export = _Export(archive, destination, selection, options, stop)
         jobs = 0 if dry_run else workers_for(*archive.catalog.count_stored(selection), jobs)
-        stores = [archive.store.address, *([place.address] if place.kind == "store" else [])]
+        stores = [archive.store.address, *([destination.address] if destination.kind == "store" else [])]
         with processes(jobs, worker_setup(*stores)) as executor:
             yield export.plan()
             yield from export.foresee() if dry_run else export.write(executor, jobs)
@@ -142,9 +142,11 @@ class _Splitter:
 class _Export:
     """One export: planned as a whole, then written volume by volume."""
 
-    def __init__(self, archive: Archive, place: Place, selection: Selection, options: Options, stop: Stop) -> None:
+    def __init__(
+        self, archive: Archive, destination: Destination, selection: Selection, options: Options, stop: Stop
+    ) -> None:
         self._archive, self._catalog = archive, archive.catalog
-        self._place = place
+        self._destination = destination
         self._selection = selection
         self._options = options
         self._stop = stop
@@ -177,16 +179,16 @@ class _Export:
         self._volumes = splitter.number
         # Before anything is written, see that nothing stands in the way.
         for number in range(1, self._volumes + 1):
-            self._place.open(self._archive, self._options, self._volume(number))
+            self._destination.open(self._archive, self._options, self._volume(number))
         self._refuse_more_volumes()
         self._need_room(0 if self._options.link else size + pdfs * ENTRY_BYTES + PAPER_BYTES)
         return Plan(count=count, size_bytes=size)
 
     def _refuse_more_volumes(self) -> None:
         """See that no volume of an earlier export would be taken for one of these."""
-        if self._options.split_bytes is None or self._place.kind == "store":
+        if self._options.split_bytes is None or self._destination.kind == "store":
             return
-        following = self._place.named(Volume(self._volumes + 1, self._volumes + 1))
+        following = self._destination.named(Volume(self._volumes + 1, self._volumes + 1))
         if os.path.lexists(following):
             raise RequestError(
                 f"{following} is a volume too many, this export has only {self._volumes}: remove it and those after it,"
@@ -194,21 +196,21 @@ class _Export:
             )
 
     def _need_room(self, needed: int) -> None:
-        free = self._place.room()
+        free = self._destination.room()
         if free is None or needed <= free:
             return
         there = sum(self._present(number) for number in range(1, self._volumes + 1))
         if needed - there > free:
             raise NoSpaceError(
-                f"{self._place.address} needs {format_size(needed - there)}, and {format_size(free)} are free there:"
-                " make room, or narrow the selection."
+                f"{self._destination.address} needs {format_size(needed - there)} and has {format_size(free)} free."
+                " Make room, or narrow the selection."
             )
 
     def _present(self, number: int) -> int:
         """Add up what earlier exports have put into a folder already."""
-        if self._place.kind != "dir":
+        if self._destination.kind != "dir":
             return 0
-        folder = Path(self._place.named(self._volume(number)))
+        folder = Path(self._destination.named(self._volume(number)))
         return sum(file.stat().st_size for file in folder.rglob("*.pdf")) if folder.is_dir() else 0
 
     def _volume(self, number: int) -> Volume | None:
@@ -216,7 +218,7 @@ class _Export:
 
     def _entries(self) -> Iterator[tuple[int, _Entry]]:
         """Yield the renders with the number of the volume that each belongs to."""
-        splitter, prefix = _Splitter(self._options.split_bytes), bag.PAYLOAD if self._place.bag else ""
+        splitter, prefix = _Splitter(self._options.split_bytes), bag.PAYLOAD if self._destination.bag else ""
         for row in self._catalog.export_rows(self._selection):
             lack = _lack(row)
             if lack is not None:
@@ -241,11 +243,11 @@ class _Export:
             else:
                 counts["written"] += 1
                 volume = self._volume(number)
-                path = entry.item.path if volume is None else f"{self._place.named(volume)}/{entry.item.path}"
+                path = entry.item.path if volume is None else f"{self._destination.named(volume)}/{entry.item.path}"
                 yield Planned(render_id=entry.row.render_id, path=path, size_bytes=entry.item.size_bytes)
             yield Progress(count=1, size_bytes=entry.item.size_bytes if entry.item else 0)
 
-    def _unknown(self, papers: Papers | None = None) -> Iterator[Record]:
+    def _unknown(self, papers: Manifests | None = None) -> Iterator[Record]:
         """Tell of the ids that were asked for and that no render has."""
         for render_id in self._catalog.unknown_ids(self._selection):
             self._run.counts["selected"] += 1
@@ -267,13 +269,13 @@ class _Export:
         self, number: int, entries: Iterable[_Entry], executor: "Executor", jobs: int
     ) -> Iterator[Record]:
         volume = self._volume(number)
-        target = self._place.open(self._archive, self._options, volume)
-        address = self._place.named(volume)
-        folder = {"dir": Path(address), "store": None}.get(self._place.kind, Path(address).absolute().parent)
-        papers = Papers(
+        target = self._destination.open(self._archive, self._options, volume)
+        address = self._destination.named(volume)
+        folder = {"dir": Path(address), "store": None}.get(self._destination.kind, Path(address).absolute().parent)
+        papers = Manifests(
             self._archive.id,
             title=self._title(),
-            bag_info=self._options.bag_info if self._place.bag else None,
+            bag_info=self._options.bag_info if self._destination.bag else None,
             folder=None if address == STDOUT else folder,
             volume=volume or Volume(),
             today=self._archive.now()[:10],
@@ -291,7 +293,7 @@ class _Export:
         self._exports.append({"path": address, "pdfs": papers.count, "size_bytes": papers.size_bytes, "seal": seal})
 
     def _copy(
-        self, target: Target, papers: Papers, entries: Iterable[_Entry], executor: "Executor", jobs: int
+        self, target: Target, papers: Manifests, entries: Iterable[_Entry], executor: "Executor", jobs: int
     ) -> Iterator[Record]:
         under_way: deque[tuple[Any, list[_Entry]]] = deque()
         self._marks = array("Q")
@@ -305,14 +307,16 @@ class _Export:
                 under_way.append((task, batch))
                 yield task
 
-        for done in spread(executor, run, tasks(), jobs=jobs, stop=self._stop):
+        for done in map_ordered(executor, run, tasks(), jobs=jobs, stop=self._stop):
             task, batch = under_way.popleft()
             target.settle(task, done)
             size = yield from self._count_batch(batch, iter(done), papers)
             self._run.bytes_read += size
             yield Progress(count=len(batch), size_bytes=size)
 
-    def _count_batch(self, batch: list[_Entry], done: Iterator[Done], papers: Papers) -> Generator[Record, None, int]:
+    def _count_batch(
+        self, batch: list[_Entry], done: Iterator[Done], papers: Manifests
+    ) -> Generator[Record, None, int]:
         counts, size = self._run.counts, 0
         counts["selected"] += len(batch)
         for entry in batch:
@@ -337,7 +341,7 @@ class _Export:
                 yield _skipped(entry, lack)
         return size
 
-    def _settle_earlier(self, target: Target, papers: Papers) -> None:
+    def _settle_earlier(self, target: Target, papers: Manifests) -> None:
         """See to what earlier exports wrote and this selection does not have: it is removed, or stays in the lists.
 
         What a person has changed since stays where it is, and is in no list.

@@ -129,7 +129,7 @@ class FolderTarget:
             incoming.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             stack.enter_context(hold_lock(incoming, "export", self._archive.clock))
-            self._folder.sweep()
+            self._folder.remove_stale()
             with disk_errors(self.path):
                 incoming.mkdir(exist_ok=True)
                 self._folder.write(MARKER, [msgspec.json.encode(self._claim)], replace=True)
@@ -216,7 +216,7 @@ class FolderTarget:
         with disk_errors(self.path):
             (self.path / LEDGER).unlink()
             (self.path / INCOMING / LOCK).unlink()
-        self._folder.sweep()
+        self._folder.remove_stale()
 
 
 def _check_outside(store: Store, path: Path) -> None:

@@ -92,7 +92,7 @@ class _DamagedError(Exception):
     """The directory, or what stands before a file, is not as it must be."""
 
 
-class Places:
+class MemberIndex:
     """Where the files in a zip or tar are: 24 bytes each, and none of their names.
 
     A compressed tar is unpacked into one temporary file (`TMPDIR`), which goes away with this object: its files could

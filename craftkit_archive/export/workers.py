@@ -21,7 +21,7 @@ from craftkit_archive.errors import (
     disk_errors,
 )
 from craftkit_archive.export.packing import FORMS
-from craftkit_archive.parallel.threads import in_lanes
+from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import CHUNK_BYTES, OpenAsset
 from craftkit_archive.stores.folder import INCOMING
@@ -116,7 +116,7 @@ class FilesTask(NamedTuple):
 
     def run(self) -> list[Done]:
         """Do it; files that are there and right are left untouched."""
-        return in_lanes(self._one, self.items, open_store(self.store).lanes)
+        return map_threads(self._one, self.items, open_store(self.store).lanes)
 
     def _one(self, item: Item) -> Done:
         try:
@@ -238,7 +238,7 @@ class StoreTask(NamedTuple):
 
     def run(self) -> list[Done]:
         """Do it; what is there and right is left untouched."""
-        return in_lanes(self._one, self.items, max(open_store(self.store).lanes, open_store(self.target).lanes))
+        return map_threads(self._one, self.items, max(open_store(self.store).lanes, open_store(self.target).lanes))
 
     def _one(self, item: Item) -> Done:
         target = open_store(self.target)

@@ -1,4 +1,4 @@
-"""What a worker of a fetch does: open, receive, compare, place."""
+"""What a worker of a fetch does: open, stage, compare, commit."""
 
 import hashlib
 import time
@@ -23,13 +23,13 @@ from craftkit_archive.errors import (
     RenderNotFoundError,
 )
 from craftkit_archive.parallel.pool import ASK_SECONDS, Stop, StoppedError, task_stop, until
-from craftkit_archive.parallel.threads import in_lanes, prefetch
+from craftkit_archive.parallel.threads import map_threads, prefetch
 from craftkit_archive.pdf.ends import Ends
 from craftkit_archive.records import Verdict
 from craftkit_archive.sources.address import open_source
 from craftkit_archive.sources.base import Source
 from craftkit_archive.stores.address import open_store
-from craftkit_archive.stores.base import OpenAsset, Piece, Store, Stored, digest, mask_address
+from craftkit_archive.stores.base import OpenAsset, StagedAsset, Store, Stored, digest, mask_address
 from craftkit_archive.verify.fixity import Arrival, judge_arrival
 
 # So many assets refused alike, and none that came, are a service that refuses.
@@ -54,7 +54,7 @@ class Received(NamedTuple):
     Attributes:
         vouched: What vouched for its digest.
         odd: What is odd about it as a PDF, though it is stored.
-        piece: What the store is still to give its name.
+        staged: What the store is still to give its name.
         stopped: Whether nothing became of it because the batch was to end.
     """
 
@@ -64,7 +64,7 @@ class Received(NamedTuple):
     vouched: str = "first-read"
     verdict: Verdict | None = None
     detail: str | None = None
-    piece: Piece | None = None
+    staged: StagedAsset | None = None
     stopped: bool = False
     odd: str | None = None
 
@@ -90,22 +90,22 @@ def copy_assets(task: FetchTask) -> tuple[list[Received], ArchiveError | None]:
     """Copy a batch of assets; with what stopped it half-way comes what was copied until then."""
     source, store = open_source(task.source), open_store(task.store)
     stopping = _Stopping(task_stop())
-    receive = partial(_receive, source, store, task, stopping)
+    stage = partial(_stage, source, store, task, stopping)
     read = partial(_open, source, stopping)
     arrivals: list[Received]
     if store.lanes == 1 or task.source == task.store:
-        arrivals = list(map(receive, prefetch(read, task.assets, source.lanes)))
+        arrivals = list(map(stage, prefetch(read, task.assets, source.lanes)))
     else:  # a store that makes one wait for what is written takes threads
-        arrivals = in_lanes(receive, ((asset, partial(read, asset)) for asset in task.assets), store.lanes)
+        arrivals = map_threads(stage, ((asset, partial(read, asset)) for asset in task.assets), store.lanes)
     error = stopping.error
     arrivals = [arrival for arrival in arrivals if not arrival.stopped]
     try:
         store.sync([arrival.asset.key for arrival in arrivals if arrival.adopted])
-        refused = store.place([a.piece for a in arrivals if a.piece is not None])
+        refused = store.commit([a.staged for a in arrivals if a.staged is not None])
     except ArchiveError as failure:
         return [arrival for arrival in arrivals if arrival.stored is None], failure
     return [
-        a._replace(piece=None) if a.piece is None or a.piece not in refused else _late(store, a, refused[a.piece])
+        a._replace(staged=None) if a.staged is None or a.staged not in refused else _late(store, a, refused[a.staged])
         for a in arrivals
     ], error
 
@@ -157,7 +157,7 @@ def _refusals(_run: str) -> _Refusals:
     return _Refusals()
 
 
-def _receive(
+def _stage(
     source: Source,
     store: Store,
     task: FetchTask,
@@ -171,7 +171,7 @@ def _receive(
             pass
         return Received(asset, stopped=True)
     try:
-        arrival = _receive_one(store, task, stopping, asset, opened)
+        arrival = _stage_one(store, task, stopping, asset, opened)
     except StoppedError:
         return Received(asset, stopped=True)
     except AssetUnavailableError as error:
@@ -211,21 +211,21 @@ def _unavailable(source: Source, task: FetchTask, stopping: _Stopping, arrival: 
     return stopping.stop_all(arrival.asset, error)
 
 
-def _receive_one(
+def _stage_one(
     store: Store, task: FetchTask, stop: Stop, asset: Expectation, opened: Callable[[], OpenAsset]
 ) -> Received:
     try:
         with opened() as found:
             if task.ignore_etag:
-                found.claims, found.ask_closer = found.claims._replace(md5=None), None
+                found.checksums, found.ask_closer = found.checksums._replace(md5=None), None
             ends = Ends()
             checked = _checked(found, asset, task, ends, stop)
             if task.source == task.store:
                 arrival = Received(asset, digest(checked), adopted=True)
             else:
                 try:
-                    piece = store.receive(asset.key, checked)
-                    arrival = Received(asset, piece.stored, piece=piece)
+                    staged = store.stage(asset.key, checked)
+                    arrival = Received(asset, staged.stored, staged=staged)
                 except AssetExistsError:
                     arrival = _adopt(store, asset, checked)
             return arrival._replace(vouched=_vouched(asset, found), odd=ends.oddity())
@@ -241,18 +241,18 @@ def _vouched(asset: Expectation, found: OpenAsset) -> str:
     """Say what vouches for the digest of bytes that are accepted."""
     if asset.sha256 is not None:
         return "declared"
-    if found.claims.sha256 is not None:
-        return found.claims.by
-    return "etag" if found.claims.md5 is not None else "first-read"
+    if found.checksums.sha256 is not None:
+        return found.checksums.by
+    return "etag" if found.checksums.md5 is not None else "first-read"
 
 
 def _checked(found: OpenAsset, asset: Expectation, task: FetchTask, ends: Ends, stop: Stop) -> Iterator[bytes]:
     """Pass the bytes of a source on, and refuse them at their end if `judge_arrival` does.
 
-    What vouches for them stands in `found.claims` when they are through.
+    What vouches for them stands in `found.checksums` when they are through.
     """
-    md5 = hashlib.md5(usedforsecurity=False) if found.claims.md5 is not None else None
-    sha256 = hashlib.sha256() if found.claims.sha256 is not None or asset.sha256 is not None else None
+    md5 = hashlib.md5(usedforsecurity=False) if found.checksums.md5 is not None else None
+    sha256 = hashlib.sha256() if found.checksums.sha256 is not None or asset.sha256 is not None else None
     hashes = [hashed for hashed in (md5, sha256) if hashed is not None]
     try:
         for chunk in until(stop, ends.watch(found.chunks())):
@@ -264,19 +264,19 @@ def _checked(found: OpenAsset, asset: Expectation, task: FetchTask, ends: Ends, 
     except RemoteError as error:
         raise _SourceFailedError(error) from error
     wrong = []
-    if md5 is not None and md5.hexdigest() != found.claims.md5 and found.ask_closer is not None:
+    if md5 is not None and md5.hexdigest() != found.checksums.md5 and found.ask_closer is not None:
         # The ETag of an object that is encrypted with a key of its own looks like an MD5, and is none. obstore does not
         # show whether it is, and to ask about each object would double the requests.
-        found.claims = found.ask_closer()
-        if found.claims.sha256 is not None and sha256 is None:
+        found.checksums = found.ask_closer()
+        if found.checksums.sha256 is not None and sha256 is None:
             found.file.seek(0)
             sha256 = hashlib.sha256()
             for chunk in found.chunks():
                 sha256.update(chunk)
-    if sha256 is not None and sha256.hexdigest() != (found.claims.sha256 or sha256.hexdigest()):
-        wrong.append(f"its SHA-256 is {sha256.hexdigest()}, and the source says {found.claims.sha256}")
-    if md5 is not None and md5.hexdigest() != (found.claims.md5 or md5.hexdigest()):
-        wrong.append(f"its MD5 is {md5.hexdigest()}, and its ETag says {found.claims.md5}")
+    if sha256 is not None and sha256.hexdigest() != (found.checksums.sha256 or sha256.hexdigest()):
+        wrong.append(f"its SHA-256 is {sha256.hexdigest()}, and the source says {found.checksums.sha256}")
+    if md5 is not None and md5.hexdigest() != (found.checksums.md5 or md5.hexdigest()):
+        wrong.append(f"its MD5 is {md5.hexdigest()}, and its ETag says {found.checksums.md5}")
     if sha256 is not None and sha256.hexdigest() != (asset.sha256 or sha256.hexdigest()):
         wrong.append(f"its SHA-256 is {sha256.hexdigest()}, and {asset.sha256} is declared")
     arrival = Arrival(ends, found.size_bytes, asset.size_bytes, wrong, _vouched(asset, found) != "first-read")
@@ -300,7 +300,7 @@ def _late(store: Store, arrival: Received, refused: AssetError) -> Received:
         return _failed(arrival.asset, refused)
     with suppress(AssetError):
         if store.measure(arrival.asset.key) == arrival.stored:
-            return arrival._replace(adopted=True, piece=None)
+            return arrival._replace(adopted=True, staged=None)
     return _taken(arrival)
 
 

@@ -24,8 +24,8 @@ from craftkit_archive.errors import (
     RequestError,
 )
 from craftkit_archive.fetch.arrival import FetchTask, Received, copy_assets
-from craftkit_archive.parallel.pool import Stop, in_batches, never, processes, spread, workers_for
-from craftkit_archive.parallel.threads import aside, in_lanes
+from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
+from craftkit_archive.parallel.threads import background, map_threads
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Record, Render, Skipped, Verdict
 from craftkit_archive.sources.address import open_source
@@ -122,23 +122,23 @@ def fetch_assets(
         listing = None
         if selection == Selection() and limit is None and isinstance(source, StoreSource):
             # To list a million objects takes minutes, in which they can be copied.
-            listing = stack.enter_context(aside(partial(_unclaimed, archive.catalog.path, source.store, stop)))
+            listing = stack.enter_context(background(partial(_unclaimed, archive.catalog.path, source.store, stop)))
         expected = islice(archive.catalog.expected_assets(selection), limit)
         if dry_run:
             yield from _foresee(archive, source, expected, run, stop)
         else:
-            archive.store.sweep()
+            archive.store.remove_stale()
             share = bytes_per_second / max(jobs, 1) if bytes_per_second else None
             token = f"{archive.path} {run.id}"
             tasks = (
                 FetchTask(source.address, archive.store.address, batch, share, ignore_etag, accept_odd, token)
                 for batch in _batches(expected, run)
             )
-            for arrivals, error in spread(executor, copy_assets, tasks, jobs=jobs, stop=stop):
+            for arrivals, error in map_ordered(executor, copy_assets, tasks, jobs=jobs, stop=stop):
                 yield from _record(archive, shown, arrivals, run)
                 if error is not None:
                     raise error
-            archive.store.sweep()
+            archive.store.remove_stale()
         if listing is not None and not stop():
             try:
                 run.counts["unclaimed"], details["unclaimed"] = listing()
@@ -174,7 +174,7 @@ def _foresee(
         if stop():
             return
         accepted = archive.catalog.accepted([asset.render_id for asset in batch])
-        for asset, size, reason in in_lanes(partial(_look, source), batch, source.lanes):
+        for asset, size, reason in map_threads(partial(_look, source), batch, source.lanes):
             run.counts["expected"] += 1
             if reason is None:
                 yield Planned(render_id=asset.render_id, path=asset.key, size_bytes=size)
@@ -226,7 +226,7 @@ def _describe(
             answers: list[bytes | str] = ["the catalog has no such render"] * len(batch)
         else:
             project_id = _project(archive, source, selection)
-            answers = in_lanes(partial(_ask, source), batch, source.lanes)
+            answers = map_threads(partial(_ask, source), batch, source.lanes)
         rows = []
         for render_id, answer in zip(batch, answers, strict=True):
             try:

@@ -21,7 +21,7 @@ from craftkit_archive.importer.json_values import read_line
 from craftkit_archive.importer.merge import Declared, Merge, OnDuplicate, Row
 from craftkit_archive.importer.postgres import is_database, read_table
 from craftkit_archive.importer.streams import Block, Span
-from craftkit_archive.parallel.pool import Stop, default_jobs, in_batches, never, processes, spread
+from craftkit_archive.parallel.pool import Stop, default_jobs, in_batches, map_ordered, never, processes
 from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary, one_of
 from craftkit_archive.values import hide, mask, without_password
 
@@ -171,7 +171,7 @@ def _read_all(tasks: Iterator[_Task], stop: Stop) -> Iterator[_Read]:
         for _ in range(jobs):
             executor.submit(default_jobs)  # they start while this process reads the first pieces itself
         yield from map(_read, first)
-        for packed in spread(executor, _read_packed, map(_lightened, tasks), jobs=jobs, stop=stop):
+        for packed in map_ordered(executor, _read_packed, map(_lightened, tasks), jobs=jobs, stop=stop):
             yield msgspec.msgpack.decode(packed, type=_Read)
 
 

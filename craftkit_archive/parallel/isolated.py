@@ -13,7 +13,7 @@ from craftkit_archive.parallel.pool import ASK_SECONDS, R, StoppedError, T, begi
 from craftkit_archive.parallel.spawning import CONTEXT
 
 
-class Apart(Generic[T, R]):
+class IsolatedProcess(Generic[T, R]):
     """Calls a function in a process of its own, with limits, so that what it is given can harm nothing else.
 
     The process is started by the first call and serves the next ones too; one that died is replaced.

@@ -305,7 +305,7 @@ def in_batches(
         yield batch
 
 
-def spread(
+def map_ordered(
     executor: Executor, function: Callable[[T], R], tasks: Iterable[T], *, jobs: int, stop: Stop = never
 ) -> Iterator[R]:
     """Apply a function to tasks in parallel and yield the results in the tasks' order.

@@ -1,4 +1,4 @@
-"""Several threads where one would wait: ahead of the reader, in lanes, or aside."""
+"""Several threads where one would wait: ahead of the reader, in lanes, or in the background."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +28,7 @@ def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iter
     yield from begun
 
 
-def in_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int, *, stop: Stop | None = None) -> list[R]:
+def map_threads(function: Callable[[T], R], items: Iterable[T], lanes: int, *, stop: Stop | None = None) -> list[R]:
     """Apply a function to items, so many at a time, in threads of this process; return the results in order.
 
     It is for work that waits for a network; with one lane, everything is done in the calling thread. What the function
@@ -78,7 +78,7 @@ def _stoppable_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int,
             return stopped
 
     results: list[R] = []
-    for result in in_lanes(one, items, lanes):
+    for result in map_threads(one, items, lanes):
         if isinstance(result, StoppedError):
             break
         results.append(result)
@@ -91,7 +91,7 @@ def _lanes(lanes: int) -> ThreadPoolExecutor:
 
 
 @contextmanager
-def aside(function: Callable[[Stop], R]) -> Iterator[Callable[[], R]]:
+def background(function: Callable[[Stop], R]) -> Iterator[Callable[[], R]]:
     """Call a function in a thread, and give what waits for its result; at the end of the block it is told to stop.
 
     It is not waited for longer than a second then: a network may keep it.

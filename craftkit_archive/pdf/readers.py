@@ -32,7 +32,7 @@ def inspect_with_pikepdf(body: bytes | str) -> Structure:
     """Open a PDF with pikepdf (qpdf), count its pages, and read its cross-reference table and every stream.
 
     What is odd is no damage: viewers open one in eight of such files. It can take a hostile file any time and memory:
-    `work.Apart` sets limits to both.
+    an `IsolatedProcess` sets limits to both.
 
     Args:
         body: The PDF itself, or the path of a file that holds it.
@@ -70,7 +70,7 @@ def inspect_with_pikepdf(body: bytes | str) -> Structure:
 
 
 def inspect_with_pdfium(body: bytes | str) -> Structure:
-    """Open a PDF with PDFium, the reader of Chrome, and count its pages; hostile files are for `work.Apart`.
+    """Open a PDF with PDFium, the reader of Chrome, and count its pages; hostile files are for an `IsolatedProcess`.
 
     Args:
         body: The PDF itself, or the path of a file that holds it.

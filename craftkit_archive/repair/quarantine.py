@@ -11,7 +11,7 @@ import msgspec
 
 from craftkit_archive.errors import AssetError, AssetKeyError, AssetUnreadableError, RequestError, disk_errors
 from craftkit_archive.records import Finding, Held
-from craftkit_archive.stores.base import OpenAsset, Piece, Store
+from craftkit_archive.stores.base import OpenAsset, StagedAsset, Store
 from craftkit_archive.stores.folder import FolderStore
 
 FOLDER = "quarantine"
@@ -53,7 +53,7 @@ class Quarantine:
 
     def _keep(self, store: Store, finding: Finding, name: str) -> Held:
         odd = store.describe(finding.key) if isinstance(store, FolderStore) else None
-        copy: Piece | None = None
+        copy: StagedAsset | None = None
         if odd is None:
             copy = self._copy(store, finding.key, name)
         held = Held(
@@ -67,22 +67,22 @@ class Quarantine:
             sha256=copy.stored.sha256 if copy else None,
             kept_at=finding.found_at,
         )
-        note = self._store.receive(f"{name}{_NOTE}", [msgspec.json.encode(held)], replace=True)
+        note = self._store.stage(f"{name}{_NOTE}", [msgspec.json.encode(held)], replace=True)
         # The note first: whatever interrupts this, no copy lies here that nobody knows of.
-        for error in self._store.place([note, *([copy] if copy else [])]).values():
+        for error in self._store.commit([note, *([copy] if copy else [])]).values():
             raise error
         if odd is not None and isinstance(store, FolderStore):
             store.move_aside(finding.key, self._folder / name)
         return held
 
-    def _copy(self, store: Store, key: str, name: str) -> Piece | None:
+    def _copy(self, store: Store, key: str, name: str) -> StagedAsset | None:
         """Copy an asset here, and return it without its name yet; None if it cannot be read."""
         try:
             found = store.open(key)
         except AssetError:
             return None
         with found, suppress(AssetUnreadableError):
-            return self._store.receive(name, found.chunks(), replace=True)
+            return self._store.stage(name, found.chunks(), replace=True)
         return None
 
     def list(self) -> Iterator[Held]:
@@ -129,7 +129,7 @@ class Quarantine:
 
     def tidy(self) -> None:
         """Remove what interrupted copying and `drop` left behind; for the one who writes, at the end."""
-        self._store.sweep()
+        self._store.remove_stale()
         for folder, _, _ in os.walk(self._folder, topdown=False):
             if folder != os.fspath(self._folder):
                 with suppress(OSError):  # something is in it

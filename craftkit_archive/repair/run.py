@@ -17,7 +17,7 @@ from craftkit_archive.errors import (
     RequestError,
 )
 from craftkit_archive.parallel.pool import Stop, in_batches, never, task_stop, until
-from craftkit_archive.parallel.threads import in_lanes
+from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.records import Finding, Held, Plan, Planned, Progress, Record, Skipped, Verdict
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.sources.address import open_source
@@ -103,7 +103,7 @@ def repair_assets(
         yield Plan(count=archive.catalog.count_damaged(selection))
         run.counts.update({"damaged": 0, "repaired": 0, "healed": 0, "absent": 0, "refused": 0})
         if not dry_run:
-            archive.store.sweep()
+            archive.store.remove_stale()
             Quarantine(archive.path).tidy()
         mend = partial(_mend, archive, source, run, dry_run)
         for page in in_batches(archive.catalog.damaged_assets(selection), PAGE):
@@ -112,10 +112,10 @@ def repair_assets(
             for batch in in_batches(page, BATCH):
                 if stop():
                     break
-                attempts = in_lanes(mend, batch, max(source.lanes, archive.store.lanes), stop=stop)
+                attempts = map_threads(mend, batch, max(source.lanes, archive.store.lanes), stop=stop)
                 yield from _record(archive, attempts, run, dry_run=dry_run)
         if not dry_run:
-            archive.store.sweep()
+            archive.store.remove_stale()
             Quarantine(archive.path).tidy()
         run.settle(problems=run.counts["absent"] + run.counts["refused"] > 0, stopped=stop())
     last = archive.catalog.find_run(None, "verify")
@@ -218,18 +218,18 @@ def _replace(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[b
     if isinstance(store, FolderStore) and store.describe(asset.key) is not None:
         _keep_others(archive, store, asset)
         # It is moved, not copied: not before there is something to take its place.
-        piece = store.receive(asset.key, proved, replace=True)
+        staged = store.stage(asset.key, proved, replace=True)
         quarantine.keep(store, finding)
     else:
         if _is_there(store, asset):
             held = quarantine.keep(store, finding)
         try:
-            piece = store.receive(asset.key, proved, replace=True)
+            staged = store.stage(asset.key, proved, replace=True)
         except BaseException:
             if held is not None:
                 quarantine.drop(held)
             raise
-    for error in store.place([piece]).values():
+    for error in store.commit([staged]).values():
         raise error
     # Whatever was put in place is recorded: from here on, no stop is looked at.
     if not _is_good(store, asset, never):

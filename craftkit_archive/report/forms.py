@@ -13,7 +13,7 @@ from craftkit_archive.coverage import Coverage
 from craftkit_archive.parallel.progress import format_duration, format_size
 from craftkit_archive.records import Acknowledgement, Finding, Note, ProjectInfo, RunInfo
 from craftkit_archive.states import STATES, Standing, by_state, words
-from craftkit_archive.values import defused, harmless
+from craftkit_archive.values import escape_control, escape_formula
 
 Form = Literal["text", "ndjson", "csv", "junit", "prometheus", "html"]
 SUFFIXES: dict[str, Form] = {
@@ -153,10 +153,10 @@ def write_text(report: Report, out: TextIO) -> None:
             f": expected {found.expected}, found {found.found}" if isinstance(found, Finding) and found.expected else ""
         )
         line = f"{verdict:<13} {found.key}{seen}{f' ({found.detail})' if found.detail else ''}{_accepted(found)}"
-        out.write(("" if number else "\n") + harmless(line).replace("\n", " ") + "\n")
+        out.write(("" if number else "\n") + escape_control(line).replace("\n", " ") + "\n")
     for number, one in enumerate(report.accepted):
         line = f"{'accepted':<13} {one.key}: {one.state.replace('-', ' ')}, {one.accepted_at[:10]}: {one.reason}"
-        out.write(("" if number else "\n") + harmless(line).replace("\n", " ") + "\n")
+        out.write(("" if number else "\n") + escape_control(line).replace("\n", " ") + "\n")
 
 
 def _accepted(found: Finding | Note) -> str:
@@ -186,7 +186,7 @@ def write_csv(report: Report, out: TextIO) -> None:
     table.writerow(_COLUMNS)
     for found in report.findings():
         cells = {"verdict": "note", **msgspec.to_builtins(found)}
-        table.writerow(defused(cells.get(name)) for name in _COLUMNS)
+        table.writerow(escape_formula(cells.get(name)) for name in _COLUMNS)
 
 
 def write_junit(report: Report, out: TextIO) -> None:

@@ -261,7 +261,7 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
 
 
 def as_text(record: Record) -> str:
-    """Write a record as a line for a person; foreign characters in it are for the caller to make harmless."""
+    """Write a record as a line for a person; the caller escapes foreign characters in it (`escape_control`)."""
     match record:
         case records.Finding():
             seen = f": expected {record.expected}, found {record.found}" if record.expected else ""

@@ -15,7 +15,7 @@ from craftkit_archive.parallel.progress import format_duration, format_size
 from craftkit_archive.records import Finding
 from craftkit_archive.report.forms import NO_VERDICTS, UNCERTAIN
 from craftkit_archive.states import words
-from craftkit_archive.values import harmless
+from craftkit_archive.values import escape_control
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,8 +82,8 @@ def _resource(name: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Make foreign text harmless: what steers a terminal or turns the direction of writing is shown as an escape."""
-    return escape(harmless(text).replace("\n", " "))
+    """Show what steers a terminal or turns the direction of writing in foreign text as an escape."""
+    return escape(escape_control(text).replace("\n", " "))
 
 
 def _when(time: str | None) -> str:

@@ -27,7 +27,7 @@ from craftkit_archive.errors import (
     UnauthorizedError,
     disk_errors,
 )
-from craftkit_archive.stores.base import CHUNK_BYTES, Claims, OpenAsset, mask_address
+from craftkit_archive.stores.base import CHUNK_BYTES, OpenAsset, SourceChecksums, mask_address
 from craftkit_archive.values import mask
 
 KEY_VARIABLE = "CRAFTKIT_API_KEY"
@@ -154,7 +154,7 @@ class CraftkitApi:
                     with disk_errors(gettempdir()):
                         spool.seek(0)
                     length = length_of(answer)
-                    return OpenAsset(key, spool, size if length is None else length, _claims(answer))  # type: ignore[arg-type]
+                    return OpenAsset(key, spool, size if length is None else length, _checksums(answer))  # type: ignore[arg-type]
                 except BaseException as error:
                     spool.close()
                     if not isinstance(error, HTTPError):
@@ -296,10 +296,10 @@ def length_of(answer: urllib3.BaseHTTPResponse) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
-def _claims(answer: urllib3.BaseHTTPResponse) -> Claims:
+def _checksums(answer: urllib3.BaseHTTPResponse) -> SourceChecksums:
     """Read what the answer says of the digest of its body (RFC 9530, section 3)."""
     found = _DIGEST.search(answer.headers.get("repr-digest", ""))
     with suppress(ValueError):
         if found:
-            return Claims(sha256=base64.b64decode(found[1], validate=True).hex(), by="repr-digest")
-    return Claims()
+            return SourceChecksums(sha256=base64.b64decode(found[1], validate=True).hex(), by="repr-digest")
+    return SourceChecksums()

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from craftkit_archive.errors import ArchiveError, RemoteError, RequestError, StoreOfflineError
-from craftkit_archive.stores.base import Claims
+from craftkit_archive.stores.base import SourceChecksums
 
 OPTIONS = ("endpoint_url", "region", "profile", "no_sign_request")
 ATTEMPTS = 5
@@ -235,7 +235,7 @@ class S3Service:
                 )
             given = {"ContinuationToken": token}
 
-    def claims(self, key: str) -> Claims:
+    def checksums(self, key: str) -> SourceChecksums:
         """Ask what the service itself says of the digests of a whole object.
 
         An ETag is an MD5 only of an object that came in one part and was not encrypted with a key of its own.
@@ -251,7 +251,7 @@ class S3Service:
         in_parts = "-" in head.get("ETag", "")
         if head.get("ChecksumType", "COMPOSITE" if in_parts else "FULL_OBJECT") != "FULL_OBJECT":
             checksum = None
-        return Claims(None if encrypted else md5_of(head.get("ETag")), checksum)
+        return SourceChecksums(None if encrypted else md5_of(head.get("ETag")), checksum)
 
     def _head(self, key: str) -> dict[str, Any]:
         if not self._checksums_refused:

@@ -24,7 +24,7 @@ class Stored(NamedTuple):
     sha256: str
 
 
-class Piece(NamedTuple):
+class StagedAsset(NamedTuple):
     """Bytes that a store has received, and that may not have their name yet.
 
     Attributes:
@@ -47,7 +47,7 @@ class Entry(NamedTuple):
     size_bytes: int
 
 
-class Claims(NamedTuple):
+class SourceChecksums(NamedTuple):
     """What a place itself says of the bytes that it gives.
 
     Attributes:
@@ -68,7 +68,7 @@ class OpenAsset:
         key: Its asset key.
         file: Its bytes, from the first one on; seekable.
         size_bytes: How many there should be.
-        claims: What the place says of them.
+        checksums: What the place says of them.
         ask_closer: Asks the place once more, where its ETag turned out not to be the MD5 that it looked like.
     """
 
@@ -77,13 +77,13 @@ class OpenAsset:
         key: str,
         file: BinaryIO,
         size_bytes: int,
-        claims: Claims = Claims(),  # noqa: B008
-        ask_closer: Callable[[], Claims] | None = None,
+        checksums: SourceChecksums = SourceChecksums(),  # noqa: B008
+        ask_closer: Callable[[], SourceChecksums] | None = None,
     ) -> None:
         self.key = key
         self.file = file
         self.size_bytes = size_bytes
-        self.claims = claims
+        self.checksums = checksums
         self.ask_closer = ask_closer
 
     def chunks(self) -> Iterator[bytes]:
@@ -132,7 +132,7 @@ class Store(Protocol):
     """A place that holds assets by key. Every implementation passes the suite in `tests/test_store.py`.
 
     Attributes:
-        address: Says where it is, as `places.open_store` reads it.
+        address: Says where it is, as `stores.address.open_store` reads it.
         lanes: How many assets one process should read or write at a time, to keep it busy.
     """
 
@@ -163,8 +163,8 @@ class Store(Protocol):
             NoSpaceError, NotWritableError, RemoteError: It refused.
         """
 
-    def receive(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Piece:
-        """Take a stream in, to be stored under an asset key by `place`.
+    def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
+        """Take a stream in, to be stored under an asset key by `commit`.
 
         An error that `chunks` raises passes through, and nothing is left behind. Nothing is drawn from `chunks` if the
         key is taken from the start.
@@ -180,26 +180,26 @@ class Store(Protocol):
             NoSpaceError, NotWritableError, RemoteError: The store refused.
         """
 
-    def place(self, pieces: Sequence[Piece]) -> Mapping[Piece, AssetError]:
-        """Give pieces their names, once they are sure to outlive a power cut, and return those that got none, and why.
+    def commit(self, staged: Sequence[StagedAsset]) -> Mapping[StagedAsset, AssetError]:
+        """Give staged assets their names once they will survive a power cut; return those without one, and why.
 
         It is `AssetExistsError` where the name was taken, and `AssetKeyError` where the store cannot hold it. A reader
-        sees all bytes of a piece or none. Several at once cost much less than one by one.
+        sees all bytes of an asset or none. Several at once cost much less than one by one.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
         """
 
     def write(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Stored:
-        """Store a stream under an asset key and return what landed: `receive` and `place` in one.
+        """Store a stream under an asset key and return what landed: `stage` and `commit` in one.
 
         Raises:
             AssetExistsError, AssetKeyError, NoSpaceError, NotWritableError, RemoteError: As they do.
         """
-        piece = self.receive(key, chunks, replace=replace)
-        for error in self.place([piece]).values():
+        staged = self.stage(key, chunks, replace=replace)
+        for error in self.commit([staged]).values():
             raise error
-        return piece.stored
+        return staged.stored
 
     def find(self, key: str) -> Entry:
         """Look an asset up without reading it.
@@ -245,8 +245,8 @@ class Store(Protocol):
             NoSpaceError, NotWritableError: The disk refused.
         """
 
-    def sweep(self) -> int:
-        """Remove what interrupted writes left behind, and return how many pieces. Only the one writer may call it."""
+    def remove_stale(self) -> int:
+        """Remove what interrupted writes left behind, and return how many. Only the one writer may call it."""
 
 
 _own = local()

@@ -47,7 +47,16 @@ from craftkit_archive.stores.aws import (
     pauses,
     untrusted,
 )
-from craftkit_archive.stores.base import MARKER, Claims, Entry, OpenAsset, Piece, Store, Stored, mask_address
+from craftkit_archive.stores.base import (
+    MARKER,
+    Entry,
+    OpenAsset,
+    SourceChecksums,
+    StagedAsset,
+    Store,
+    Stored,
+    mask_address,
+)
 from craftkit_archive.stores.refusals import BAD_CREDENTIALS, ODD_LISTS, Refusal, find_word, printable
 from craftkit_archive.values import check_asset_key
 
@@ -329,8 +338,8 @@ class BucketStore(Store):
         if owner is None:
             self._put(MARKER, f"{archive_id}\n".encode(), replace=False)
 
-    def receive(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Piece:
-        """See `Store.receive`; the object has its name as soon as it is whole."""
+    def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
+        """See `Store.stage`; the object has its name as soon as it is whole."""
         self._check_key(key)
         if not replace:
             with suppress(AssetMissingError):
@@ -342,7 +351,7 @@ class BucketStore(Store):
             self._put(key, first, replace=replace)
         else:
             self._put_parts(key, source.unread(first), replace=replace)
-        return Piece(key, source.stored())
+        return StagedAsset(key, source.stored())
 
     def _put(self, key: str, body: bytes, *, replace: bool) -> None:
         """Write a small object in one request.
@@ -400,8 +409,8 @@ class BucketStore(Store):
         elif not self._aws.upload(self._prefix + key, source, replace=replace) and self.measure(key) != source.stored():
             raise _taken(key)
 
-    def place(self, _pieces: Sequence[Piece]) -> Mapping[Piece, AssetError]:
-        """See `Store.place`; there is nothing left to do."""
+    def commit(self, _staged: Sequence[StagedAsset]) -> Mapping[StagedAsset, AssetError]:
+        """See `Store.commit`; there is nothing left to do."""
         return {}
 
     def find(self, key: str) -> Entry:
@@ -425,13 +434,13 @@ class BucketStore(Store):
             )
         else:
             file = io.BytesIO(result.bytes())
-        claims, closer = Claims(), None
+        checksums, closer = SourceChecksums(), None
         if self._aws is not None:
-            claims, closer = Claims(md5_of(tag)), partial(self._aws.claims, self._prefix + key)
-            if claims.md5 is None:
+            checksums, closer = SourceChecksums(md5_of(tag)), partial(self._aws.checksums, self._prefix + key)
+            if checksums.md5 is None:
                 with suppress(RemoteError):
-                    claims, closer = closer(), None
-        return OpenAsset(key, file, size, claims, closer)  # type: ignore[arg-type]
+                    checksums, closer = closer(), None
+        return OpenAsset(key, file, size, checksums, closer)  # type: ignore[arg-type]
 
     def _read_piece(self, key: str, meta: "ObjectMeta", start: int) -> bytes:
         """Read one piece of an object, if it is still the same one."""
@@ -466,9 +475,9 @@ class BucketStore(Store):
     def sync(self, _keys: Sequence[str]) -> None:
         """See `Store.sync`; that is the service's promise."""
 
-    def sweep(self) -> int:
-        """See `Store.sweep`; an upload that was cut off has no name, and others may be uploading below the prefix."""
-        return 0
+    def remove_stale(self) -> int:
+        """See `Store.remove_stale`."""
+        return 0  # an upload that was cut off has no name, and others may be uploading below the prefix
 
     def _path(self, key: str) -> str:
         return self._prefix + key

@@ -31,7 +31,7 @@ from craftkit_archive.stores.base import (
     MARKER,
     Entry,
     OpenAsset,
-    Piece,
+    StagedAsset,
     Store,
     Stored,
     thread_buffer,
@@ -41,7 +41,7 @@ from craftkit_archive.values import check_asset_key, escape_name
 
 INCOMING = ".incoming"
 _OWN_NAMES = (MARKER.encode(), f"{INCOMING}/".encode())
-_PIECE = re.compile(r"[0-9a-f]{32}")
+_STAGED = re.compile(r"[0-9a-f]{32}")
 # With fewer files than this, flushing each is quicker than flushing the file system.
 _FEW = 4
 
@@ -90,8 +90,8 @@ class FolderStore(Store):
             with disk_errors(self.address):
                 self._make_folder(self._root)
                 path, stored = self._receive_file([f"{archive_id}\n".encode()])
-            self.place([Piece(MARKER, stored, path, replace=True)])
-            self.sweep()
+            self.commit([StagedAsset(MARKER, stored, path, replace=True)])
+            self.remove_stale()
 
     def owner(self) -> str | None:
         """See `Store.owner`."""
@@ -104,8 +104,8 @@ class FolderStore(Store):
                 f"{self.address} cannot be read ({error.strerror}). Check its rights and the disk."
             ) from error
 
-    def receive(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Piece:
-        """See `Store.receive`."""
+    def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
+        """See `Store.stage`."""
         target = self._locate(key)
         with disk_errors(target, key=key):
             if _is_taken(target, replace=replace):
@@ -115,7 +115,7 @@ class FolderStore(Store):
                 self._make_folder(folder)
         with disk_errors(target):
             path, stored = self._receive_file(chunks)
-        return Piece(key, stored, path, replace)
+        return StagedAsset(key, stored, path, replace)
 
     def _receive_file(self, chunks: Iterable[bytes | memoryview]) -> tuple[str, Stored]:
         path = f"{self._root}/{INCOMING}/{token_hex(16)}"
@@ -140,20 +140,20 @@ class FolderStore(Store):
             raise
         return path, Stored(size, hashed.hexdigest())
 
-    def place(self, pieces: Sequence[Piece]) -> Mapping[Piece, AssetError]:
-        """See `Store.place`."""
-        waiting = [(piece, piece.path, f"{self._root}/{piece.key}") for piece in pieces if piece.path]
-        refused: dict[Piece, AssetError] = {}
+    def commit(self, staged: Sequence[StagedAsset]) -> Mapping[StagedAsset, AssetError]:
+        """See `Store.commit`."""
+        waiting = [(each, each.path, f"{self._root}/{each.key}") for each in staged if each.path]
+        refused: dict[StagedAsset, AssetError] = {}
         with disk_errors(waiting[0][2] if len(waiting) == 1 else self.address):
             try:
                 if self._durable:
                     self._sync([path for _, path, _ in waiting])
-                for piece, path, target in waiting:
-                    error = _name(piece, path, target)
+                for each, path, target in waiting:
+                    error = _name(each, path, target)
                     if error is not None:
-                        refused[piece] = error
+                        refused[each] = error
                 if self._durable:
-                    for folder in {os.path.dirname(target) for piece, _, target in waiting if piece not in refused}:
+                    for folder in {os.path.dirname(target) for each, _, target in waiting if each not in refused}:
                         _sync(folder)
             finally:
                 for _, path, _ in waiting:
@@ -374,15 +374,15 @@ class FolderStore(Store):
             for path in paths:
                 _sync(path)
 
-    def sweep(self) -> int:
-        """See `Store.sweep`; only what is named as this store names its pieces is touched."""
+    def remove_stale(self) -> int:
+        """See `Store.remove_stale`; only what is named as this store names what it stages is touched."""
         incoming = Path(self._root, INCOMING)
         with disk_errors(incoming):
             if not incoming.is_dir():
                 return 0
-            left = [piece for piece in incoming.rglob("*") if _PIECE.fullmatch(piece.name)]
-            for piece in left:
-                piece.unlink(missing_ok=True)
+            left = [path for path in incoming.rglob("*") if _STAGED.fullmatch(path.name)]
+            for path in left:
+                path.unlink(missing_ok=True)
             for folder in (*(path for path in incoming.iterdir() if path.is_dir()), incoming):
                 with suppress(OSError):  # others' files are in it
                     folder.rmdir()
@@ -462,17 +462,17 @@ def _discard(path: str) -> None:
         os.unlink(path)
 
 
-def _name(piece: Piece, temporary: str, target: str) -> AssetError | None:
-    """Give a piece its name, and return why it cannot have it, if that is a matter of the name alone."""
+def _name(staged: StagedAsset, temporary: str, target: str) -> AssetError | None:
+    """Give a staged asset its name, or return why it cannot have it, if that is a matter of the name alone."""
     try:
-        if piece.replace:
+        if staged.replace:
             os.rename(temporary, target)
         elif not _rename_new(temporary, target):
-            return AssetExistsError(f"{piece.key} has just been stored by another: look at both copies.")
+            return AssetExistsError(f"{staged.key} has just been stored by another: look at both copies.")
     except OSError as error:
         if error.errno not in NAME_TROUBLE:
             raise
-        return name_refused(piece.key, error)
+        return name_refused(staged.key, error)
     return None
 
 

@@ -18,9 +18,9 @@ from craftkit_archive.errors import (
     RemoteError,
     disk_errors,
 )
-from craftkit_archive.parallel.isolated import Apart
+from craftkit_archive.parallel.isolated import IsolatedProcess
 from craftkit_archive.parallel.pool import task_stop
-from craftkit_archive.parallel.threads import in_lanes
+from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.pdf.ends import Ends
 from craftkit_archive.pdf.readers import READERS, Structure, combine
 from craftkit_archive.stores.address import open_store
@@ -140,7 +140,7 @@ def check_assets(task: Task) -> Seen:
     store = open_store(task.store)
     bytes_read, checks = 0, []
     check = partial(_check, store, task.level)
-    looks = in_lanes(check, task.assets, store.lanes, stop=task_stop())
+    looks = map_threads(check, task.assets, store.lanes, stop=task_stop())
     for position, (read, seen) in enumerate(looks):
         bytes_read += read
         if seen is not None and (seen.verdict != "ok" or seen.note):
@@ -315,6 +315,6 @@ def _seen_by(name: str, body: bytes | str) -> Structure:
 
 
 @cache
-def _reader(name: str) -> Apart[bytes | str, Structure]:
+def _reader(name: str) -> IsolatedProcess[bytes | str, Structure]:
     # A process for each: the death of one must not take the other's answer along.
-    return Apart(READERS[name], seconds=INSPECT_SECONDS, memory_bytes=INSPECT_MEMORY_BYTES)
+    return IsolatedProcess(READERS[name], seconds=INSPECT_SECONDS, memory_bytes=INSPECT_MEMORY_BYTES)

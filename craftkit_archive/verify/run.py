@@ -12,7 +12,7 @@ from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.rows import Asset, Choice, Selection
 from craftkit_archive.coverage import COVERAGE_DAYS
 from craftkit_archive.errors import RemoteError
-from craftkit_archive.parallel.pool import Stop, in_batches, never, processes, spread, workers_for
+from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, one_of
 from craftkit_archive.states import STATES, by_state
@@ -226,7 +226,7 @@ def _checks(
             yield Task(archive.store.address, level, [asset[1:] for asset in batch])
 
     with processes(jobs, worker_setup(archive.store.address)) as executor:
-        for seen in spread(executor, check_assets, tasks(), jobs=jobs, stop=stop):
+        for seen in map_ordered(executor, check_assets, tasks(), jobs=jobs, stop=stop):
             # Results come in the order of the tasks.
             batch = sent.popleft()[: seen.looked_at]
             if any(check.verdict == "missing" for check in seen.checks):

@@ -27,7 +27,7 @@ from craftkit_archive.export.targets import Target
 from craftkit_archive.proof.signatures import sign_text
 from craftkit_archive.seal import Sealing
 from craftkit_archive.stores.base import CHUNK_BYTES, Stored, digest
-from craftkit_archive.values import defused, restored
+from craftkit_archive.values import escape_formula, unescape_formula
 
 INDEX_COLUMNS = ("path", "render_id", "project_id", "project_slug", "template_id", "status", "created_at",
                  "completed_at", "size_bytes", "sha256", "asset_key")  # fmt: skip
@@ -80,7 +80,7 @@ def csv_line(cells: Sequence[str]) -> str:
     ):
         return f"{line}\r\n"  # nothing to quote or to defuse: so it is ten times as quick
     text = io.StringIO()
-    csv.writer(text).writerow(map(defused, cells))
+    csv.writer(text).writerow(map(escape_formula, cells))
     return text.getvalue()
 
 
@@ -95,7 +95,7 @@ def read_cells(lines: Iterable[str]) -> Iterable[Cells]:
         except csv.Error:
             continue
         if len(cells) == len(INDEX_COLUMNS) and cells[8].isdecimal() and len(cells[8]) < 20:
-            yield Cells(*map(restored, cells))
+            yield Cells(*map(unescape_formula, cells))
 
 
 class Volume(NamedTuple):
@@ -105,7 +105,7 @@ class Volume(NamedTuple):
     total: int = 1
 
 
-class Papers:
+class Manifests:
     """The papers of one export, kept in temporary files until they are whole; a context manager.
 
     Args:
@@ -145,7 +145,7 @@ class Papers:
     def _open(self) -> BinaryIO:
         return self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))
 
-    def __enter__(self) -> "Papers":
+    def __enter__(self) -> "Manifests":
         with disk_errors(self._folder or tempfile.gettempdir()):
             self._seal = self._stack.enter_context(Sealing())
             self._manifest, self._index, self._missing, self._odd = (self._open() for _ in range(4))
