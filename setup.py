@@ -37,6 +37,7 @@ setup(
         "prometheus-client>=0.21",
         "sqlite-utils>=4.2",
         "tqdm>=4.66",
+        "typing-extensions>=4.12",
         "urllib3>=2.8,<3",
         "waitress>=3.0.2,<3.1",  # server/http.py relies on its inside
     ],

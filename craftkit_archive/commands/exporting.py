@@ -22,7 +22,7 @@ from craftkit_archive.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from craftkit_archive.export.destination import Form as ExportForm
+    from craftkit_archive.export.destination import ExportForm
 
 
 @click.command()

@@ -14,7 +14,7 @@ from craftkit_archive.commands.options import by_option, dry_run_option
 from craftkit_archive.values import DATABASE_SCHEME
 
 if TYPE_CHECKING:
-    from craftkit_archive.importer.files import Form
+    from craftkit_archive.importer.files import FileForm
     from craftkit_archive.importer.merge import OnDuplicate
     from craftkit_archive.records import Kind
 
@@ -76,7 +76,7 @@ def import_(
     sources: tuple[str, ...],
     table: str | None,
     where: str | None,
-    form: Form | None,
+    form: FileForm | None,
     null: str | None,
     project: str | None,
     on_duplicate: OnDuplicate,

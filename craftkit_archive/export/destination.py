@@ -13,7 +13,7 @@ from craftkit_archive.export.targets import FolderTarget, PackedTarget, StoreTar
 from craftkit_archive.records import one_of
 from craftkit_archive.stores.address import open_store
 
-Form = Literal["dir", "zip", "tar", "bagit"]
+ExportForm = Literal["dir", "zip", "tar", "bagit"]
 Kind = Literal["dir", "zip", "tar", "store"]
 STDOUT = "-"
 LEAST_SPLIT = 1 << 20
@@ -35,7 +35,7 @@ class Options(NamedTuple):
         sign_with: A key of SSH, with which the seal is signed; None leaves it unsigned.
     """
 
-    form: Form | None = None
+    form: ExportForm | None = None
     name: str = DEFAULT_NAME
     link: bool = False
     verify_links: bool = False
@@ -100,7 +100,7 @@ def read_destination(address: str, options: Options) -> Destination:
     if not address:
         raise RequestError("DEST is empty: name a folder, a .zip or a .tar, or - for standard output.")
     if options.form is not None:
-        one_of("form", options.form, Form)
+        one_of("form", options.form, ExportForm)
     kind: Kind = "dir"
     if "://" in address:
         kind = "store"

@@ -8,8 +8,10 @@ Source: APPNOTE.TXT 6.3.10 (zip, zip64), POSIX.1-2001 pax (tar).
 
 import struct
 import tarfile
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime
-from typing import Protocol
+
+from typing_extensions import override
 
 MODE = 0o644
 _LIMIT = 0xFFFFFFFF
@@ -21,7 +23,7 @@ _FIRST_DOS = 315_532_800  # 1980-01-01
 _LAST_DOS = 4_354_819_198  # 2107-12-31
 
 
-class Form(Protocol):
+class Packing(ABC):
     """How files are packed into one. Sizes in bytes, times in seconds since 1970, UTC.
 
     A path that ends with a slash is a folder; only an empty one needs to be written.
@@ -29,29 +31,34 @@ class Form(Protocol):
 
     has_crc: bool
 
+    @abstractmethod
     def head(self, path: str, size: int, modified: int, crc: int) -> bytes:
         """Write what stands before a body; as long for every checksum."""
 
+    @abstractmethod
     def tail(self, size: int) -> bytes:
         """Write what stands after a body."""
 
+    @abstractmethod
     def measure(self, path: str, size: int) -> int:
         """Say how long head, body and tail are together."""
 
+    @abstractmethod
     def record(self, path: str, size: int, modified: int, crc: int, offset: int) -> bytes:
         """Write what the directory at the end says of a file whose head begins at `offset`."""
 
+    @abstractmethod
     def end(self, count: int, offset: int, size: int) -> bytes:
         """Write what follows a directory of `count` records and `size` bytes that begins at `offset`."""
 
 
-class Zip:
+class Zip(Packing):
     """Stored, not compressed: PDFs are compressed already. zip64 where it must be, and only there."""
 
     has_crc = True
 
+    @override
     def head(self, path: str, size: int, modified: int, crc: int) -> bytes:
-        """See `Form.head`."""
         name, extra = path.encode(), _utc(modified)
         large = size >= _LIMIT
         if large:
@@ -61,16 +68,16 @@ class Zip:
         fields = (b"PK\3\4", version, _UTF8, 0, _dos(modified), crc, shown, shown, len(name), len(extra))
         return struct.pack("<4sHHHIIIIHH", *fields) + name + extra
 
+    @override
     def tail(self, size: int) -> bytes:
-        """See `Form.tail`."""
         return b""
 
+    @override
     def measure(self, path: str, size: int) -> int:
-        """See `Form.measure`."""
         return _LOCAL_BYTES + len(path.encode()) + len(_utc(0)) + (20 if size >= _LIMIT else 0) + size
 
+    @override
     def record(self, path: str, size: int, modified: int, crc: int, offset: int) -> bytes:
-        """See `Form.record`."""
         name, extra = path.encode(), _utc(modified)
         wide = ([size, size] if size >= _LIMIT else []) + ([offset] if offset >= _LIMIT else [])
         if wide:
@@ -83,8 +90,8 @@ class Zip:
         )
         return struct.pack("<4sHHHHIIIIHHHHHII", *fields) + name + extra
 
+    @override
     def end(self, count: int, offset: int, size: int) -> bytes:
-        """See `Form.end`."""
         wide = b""
         if count >= _MANY or offset >= _LIMIT or size >= _LIMIT:
             fields = (b"PK\6\6", 44, _UNIX | 45, 45, 0, 0, count, count, size, offset)
@@ -112,13 +119,13 @@ def _utc(modified: int) -> bytes:
     return struct.pack("<HHBi", 0x5455, 5, 1, min(max(modified, 0), 0x7FFFFFFF))
 
 
-class Tar:
+class Tar(Packing):
     """pax, as every tar of this century reads it; what fits is written as in 1988."""
 
     has_crc = False
 
+    @override
     def head(self, path: str, size: int, modified: int, crc: int) -> bytes:
-        """See `Form.head`."""
         if not _is_plain(path, size) or not 0 <= modified <= _OCTAL:
             entry = tarfile.TarInfo(path)
             entry.size, entry.mtime, entry.mode = size, min(max(modified, 0), _OCTAL), MODE
@@ -130,21 +137,22 @@ class Tar:
         after = _AFTER_CHECKSUM
         return before + b"%06o\0 " % (sum(before) + sum(after) + 8 * ord(" ")) + after
 
+    @override
     def tail(self, size: int) -> bytes:
-        """See `Form.tail`."""
         return bytes(-size % tarfile.BLOCKSIZE)
 
+    @override
     def measure(self, path: str, size: int) -> int:
-        """See `Form.measure`."""
         head = tarfile.BLOCKSIZE if _is_plain(path, size) else len(self.head(path, size, 0, 0))
         return head + size + -size % tarfile.BLOCKSIZE
 
+    @override
     def record(self, path: str, size: int, modified: int, crc: int, offset: int) -> bytes:
-        """See `Form.record`; a tar has none."""
+        """Return nothing: a tar has no directory."""
         return b""
 
+    @override
     def end(self, count: int, offset: int, size: int) -> bytes:
-        """See `Form.end`."""
         return bytes(2 * tarfile.BLOCKSIZE + -(offset + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE)
 
 
@@ -156,4 +164,4 @@ def _is_plain(path: str, size: int) -> bool:
     return len(path) <= 100 and size <= _OCTAL and path.isascii() and not path.endswith("/")
 
 
-FORMS: dict[str, Form] = {"zip": Zip(), "tar": Tar()}
+FORMS: dict[str, Packing] = {"zip": Zip(), "tar": Tar()}

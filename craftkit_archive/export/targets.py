@@ -5,15 +5,17 @@ import os
 import shutil
 import tempfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Self
 
 import msgspec
+from typing_extensions import override
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import ArchiveError, AssetError, AssetMissingError, LockedError, RequestError, disk_errors
@@ -28,7 +30,7 @@ from craftkit_archive.values import check_asset_key
 LEDGER = f"{INCOMING}/ledger.csv"
 
 
-class Target(Protocol):
+class Target(ABC):
     """One export while it is made. Every implementation passes the suite in `tests/test_exporting.py`.
 
     It is a context manager: whatever leaves it before `close` leaves nothing that looks like a whole export.
@@ -39,30 +41,39 @@ class Target(Protocol):
     has_earlier: bool
     removes: bool
 
+    @abstractmethod
     def __enter__(self) -> Self:
         """Take the place, so that no other export writes to it."""
 
+    @abstractmethod
     def __exit__(self, *_error: object) -> None:
         """Let go of it."""
 
+    @abstractmethod
     def earlier(self) -> Iterator[str]:
         """Yield the lines of the index of whatever earlier exports may have written here; ends of lines included."""
 
+    @abstractmethod
     def task(self, items: list[Item], lines: str) -> Any:
         """Say what a worker is to do with these, and note down that it will; `lines` are theirs of the index."""
 
+    @abstractmethod
     def settle(self, task: Any, done: list[Done]) -> None:
         """Take in what a worker has done. Tasks are settled in the order in which they were made."""
 
+    @abstractmethod
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
         """Write one of the export's own papers; a path that ends with a slash is an empty folder."""
 
+    @abstractmethod
     def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
         """Say whether a file of an earlier export is there and as it was written."""
 
+    @abstractmethod
     def remove(self, path: str) -> bool:
         """Remove a file of an earlier export, and say whether there was one."""
 
+    @abstractmethod
     def close(self) -> None:
         """Make the export whole under its final name."""
 
@@ -79,7 +90,7 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
     return iter(partial(file.read, CHUNK_BYTES), b"")
 
 
-class FolderTarget:
+class FolderTarget(Target):
     """A folder; it must be empty, absent, or hold an export of the same archive and form.
 
     Args:
@@ -122,8 +133,8 @@ class FolderTarget:
             marker = self.path / MARKER
             _check_claim(marker.read_bytes() if marker.exists() else None, self._claim, self.path)
 
+    @override
     def __enter__(self) -> Self:
-        """See `Target`."""
         incoming = self.path / INCOMING
         with disk_errors(self.path):
             incoming.mkdir(parents=True, exist_ok=True)
@@ -154,13 +165,13 @@ class FolderTarget:
         self._earlier_bytes = self._ledger.tell()
         self.has_earlier = self._earlier_bytes > 0
 
+    @override
     def __exit__(self, *_error: object) -> None:
-        """See `Target`."""
         with suppress(OSError):  # what a full disk did not take is not missed here
             self._stack.close()
 
+    @override
     def earlier(self) -> Iterator[str]:
-        """See `Target.earlier`."""
         with (self.path / LEDGER).open("rb") as lines:
             left = self._earlier_bytes
             for line in lines:
@@ -171,35 +182,37 @@ class FolderTarget:
                 with suppress(UnicodeDecodeError):
                     yield line.decode()
 
+    @override
     def task(self, items: list[Item], lines: str) -> FilesTask:
-        """See `Target.task`."""
         with disk_errors(self.path):
             self._ledger.write(lines.encode())
             self._ledger.flush()
         store, folder = self._archive.store.address, self._folder.address
         return FilesTask(store, folder, items, self._is_new, self._link, self._read, self._token)
 
+    @override
     def settle(self, task: FilesTask, done: list[Done]) -> None:
-        """See `Target.settle`: the workers have done it all."""
+        """Do nothing: the workers have written everything."""
 
+    @override
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
-        """See `Target.add`."""
         if path.endswith("/"):
             with disk_errors(self.path):
                 (self.path / path).mkdir(exist_ok=True)
             return
         self._folder.write(path, _chunks(file), replace=True)
 
+    @override
     def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
-        """See `Target.holds`."""
         try:
             with self._folder.open(path) as found:
                 return found.size_bytes == size_bytes and digest(found.chunks()).sha256 == sha256
         except AssetError:
             return False
 
+    @override
     def remove(self, path: str) -> bool:
-        """See `Target.remove`; folders that become empty go too."""
+        """Also removes folders that become empty."""
         file = self.path / check_asset_key(path)
         with disk_errors(file):
             try:
@@ -211,8 +224,8 @@ class FolderTarget:
                     folder.rmdir()
         return True
 
+    @override
     def close(self) -> None:
-        """See `Target.close`."""
         with disk_errors(self.path):
             (self.path / LEDGER).unlink()
             (self.path / INCOMING / LOCK).unlink()
@@ -233,7 +246,7 @@ def _check_claim(found: bytes | None, claim: Claim, where: object) -> None:
     raise RequestError(f"{where} holds an export of something else, as its {MARKER} says: choose an empty folder.")
 
 
-class StoreTarget:
+class StoreTarget(Target):
     """A store that is no folder, such as a bucket; nobody can lock it, and nothing is removed from it."""
 
     has_earlier = False
@@ -244,8 +257,8 @@ class StoreTarget:
         self._store = store
         self._claim = Claim(archive.id, bag)
 
+    @override
     def __enter__(self) -> Self:
-        """See `Target`."""
         try:
             with self._store.open(MARKER) as found:
                 _check_claim(b"".join(found.chunks()), self._claim, self._store.address)
@@ -255,38 +268,43 @@ class StoreTarget:
         self._store.write(MARKER, [msgspec.json.encode(self._claim)], replace=True)
         return self
 
+    @override
     def __exit__(self, *_error: object) -> None:
-        """See `Target`."""
+        return
 
+    @override
     def earlier(self) -> Iterator[str]:
-        """See `Target.earlier`: what earlier exports wrote stays, and is no part of this one."""
+        """Yield nothing: what earlier exports wrote stays, and is not part of this one."""
         return iter(())
 
+    @override
     def task(self, items: list[Item], lines: str) -> StoreTask:
-        """See `Target.task`."""
         return StoreTask(self._archive.store.address, self._store.address, items)
 
+    @override
     def settle(self, task: StoreTask, done: list[Done]) -> None:
-        """See `Target.settle`: the workers have done it all."""
+        """Do nothing: the workers have written everything."""
 
+    @override
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
-        """See `Target.add`; a bucket has no empty folders."""
+        """Skips empty folders, which a bucket cannot hold."""
         if not path.endswith("/"):
             self._store.write(path, _chunks(file), replace=True)
 
+    @override
     def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
-        """See `Target.holds`."""
         return False
 
+    @override
     def remove(self, path: str) -> bool:
-        """See `Target.remove`."""
         return False
 
+    @override
     def close(self) -> None:
-        """See `Target.close`."""
+        return
 
 
-class PackedTarget:
+class PackedTarget(Target):
     """One zip or tar, in a file or on standard output.
 
     In a file, workers write their pieces at their places at once; it gets its name when it is whole. Where an asset is
@@ -323,8 +341,8 @@ class PackedTarget:
             if owner != archive.id:
                 raise RequestError(f"{path} is an export of something else: remove it, or name another.")
 
+    @override
     def __enter__(self) -> Self:
-        """See `Target`."""
         with ExitStack() as stack:
             if self.path is None:
                 self._pieces = stack.enter_context(tempfile.TemporaryDirectory())
@@ -349,17 +367,18 @@ class PackedTarget:
         stack.callback(self._part.unlink, missing_ok=True)
         os.ftruncate(self._file, 0)
 
+    @override
     def __exit__(self, *_error: object) -> None:
-        """See `Target`."""
         with suppress(OSError):  # what a full disk did not take is not missed here
             self._stack.close()
 
+    @override
     def earlier(self) -> Iterator[str]:
-        """See `Target.earlier`: a file is always written from its beginning."""
+        """Yield nothing: a packed file is always written from its beginning."""
         return iter(())
 
+    @override
     def task(self, items: list[Item], lines: str) -> PackTask:
-        """See `Target.task`."""
         items = [item._replace(path=self._prefix + item.path) for item in items] if self._prefix else items
         offset = self._planned
         self._planned += sum(self._form.measure(item.path, item.size_bytes) for item in items)
@@ -367,8 +386,8 @@ class PackedTarget:
             return PackTask(self._archive.store.address, self._name, f"{self._pieces}/{offset}", 0, items)
         return PackTask(self._archive.store.address, self._name, os.fspath(self._part), offset, items)
 
+    @override
     def settle(self, task: PackTask, done: list[Done]) -> None:
-        """See `Target.settle`."""
         length, at = sum(one.length for one in done), self._at
         for item, one in zip(task.items, done, strict=True):
             if one.outcome == "written":
@@ -399,8 +418,8 @@ class PackedTarget:
                     self._at += count
                     view = view[count:]
 
+    @override
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
-        """See `Target.add`."""
         size, crc = file.seek(0, os.SEEK_END), 0
         for chunk in _chunks(file):
             crc = zlib.crc32(chunk, crc)
@@ -410,16 +429,16 @@ class PackedTarget:
         self._write(_chunks(file))
         self._write([self._form.tail(size)])
 
+    @override
     def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
-        """See `Target.holds`."""
         return False
 
+    @override
     def remove(self, path: str) -> bool:
-        """See `Target.remove`."""
         return False
 
+    @override
     def close(self) -> None:
-        """See `Target.close`."""
         begin = self._at
         with disk_errors(self.path or tempfile.gettempdir()):
             size = self._directory.seek(0, os.SEEK_END)

@@ -35,7 +35,7 @@ from craftkit_archive.importer.tables import (
 from craftkit_archive.parallel.pool import Stop, in_batches
 from craftkit_archive.records import Kind
 
-Form = Literal["json", "ndjson"] | TableForm
+FileForm = Literal["json", "ndjson"] | TableForm
 BLOCK_RECORDS = 2000
 
 
@@ -43,7 +43,7 @@ def read_source(
     source: str,
     *,
     kind: Kind,
-    form: Form | None = None,
+    form: FileForm | None = None,
     null: str | None = None,
     table: str | None = None,
     stop: Stop,
@@ -131,7 +131,7 @@ def read_source(
             yield problems
 
 
-def _form(head: bytes) -> Form | None:
+def _form(head: bytes) -> FileForm | None:
     """Say what a file is that begins like this."""
     first, _, rest = head.strip().partition(b"\n")
     second = rest.lstrip().partition(b"\n")[0]

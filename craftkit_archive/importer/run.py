@@ -16,7 +16,7 @@ from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.imports import COLUMNS
 from craftkit_archive.decoding import Item, LineReader, read_record, snake
 from craftkit_archive.errors import RequestError, disk_errors
-from craftkit_archive.importer.files import Form, read_source
+from craftkit_archive.importer.files import FileForm, read_source
 from craftkit_archive.importer.json_values import read_line
 from craftkit_archive.importer.merge import Declared, Merge, OnDuplicate, Row
 from craftkit_archive.importer.postgres import is_database, read_table
@@ -56,7 +56,7 @@ def import_records(
     kind: Kind,
     sources: Sequence[str],
     *,
-    form: Form | None = None,
+    form: FileForm | None = None,
     null: str | None = None,
     table: str | None = None,
     where: str | None = None,
@@ -108,7 +108,7 @@ def import_records(
     one_of("kind", kind, Kind)
     one_of("way with duplicates", on_duplicate, OnDuplicate)
     if form is not None:
-        one_of("form", form, Form)
+        one_of("form", form, FileForm)
     if where is not None and not any(map(is_database, sources)):
         raise RequestError("--where is for a database: name one as postgresql://user@host/database.")
     arguments: dict[str, Any] = {

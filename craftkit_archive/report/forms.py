@@ -15,8 +15,8 @@ from craftkit_archive.records import Acknowledgement, Finding, Note, ProjectInfo
 from craftkit_archive.states import STATES, Standing, by_state, words
 from craftkit_archive.values import escape_control, escape_formula
 
-Form = Literal["text", "ndjson", "csv", "junit", "prometheus", "html"]
-SUFFIXES: dict[str, Form] = {
+ReportForm = Literal["text", "ndjson", "csv", "junit", "prometheus", "html"]
+SUFFIXES: dict[str, ReportForm] = {
     ".txt": "text",
     ".ndjson": "ndjson",
     ".jsonl": "ndjson",

@@ -17,9 +17,9 @@ from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.records import AuditEvent, ProjectInfo, Record, Summary
 from craftkit_archive.report.forms import (
     SUFFIXES,
-    Form,
     ReadingDay,
     Report,
+    ReportForm,
     write_csv,
     write_junit,
     write_ndjson,
@@ -40,7 +40,7 @@ HISTORY = 120
 SILENT_HOURS = 48
 ENOUGH_COVERAGE = 0.95
 
-WRITERS: dict[Form, Callable[[Report, TextIO], None]] = {
+WRITERS: dict[ReportForm, Callable[[Report, TextIO], None]] = {
     "text": write_text,
     "ndjson": write_ndjson,
     "csv": write_csv,
@@ -177,7 +177,7 @@ def _no_such_verification(archive: Archive, run_id: int | None) -> str:
     return f"Run {run_id} is {article} {other.command}, not a verification: `status` shows the last runs."
 
 
-def form_of(file: Path) -> Form:
+def form_of(file: Path) -> ReportForm:
     """Return the form that a file's name asks for; asked before the work, whose report would have no place.
 
     Raises:
@@ -191,7 +191,7 @@ def form_of(file: Path) -> Form:
     return form
 
 
-def write_report(report: Report, form: Form, file: str | Path) -> None:
+def write_report(report: Report, form: ReportForm, file: str | Path) -> None:
     """Write a report into a file, which is replaced when it is whole: nobody reads half of one.
 
     Raises:
@@ -203,7 +203,7 @@ def write_report(report: Report, form: Form, file: str | Path) -> None:
         ...     *_, verified = verify_assets(archive)
         ...     write_report(gather_report(archive), "html", "report.html")
     """
-    records.one_of("form", form, Form)
+    records.one_of("form", form, ReportForm)
     file = Path(file)
     with disk_errors(file):
         temporary = file.with_name(f".{file.name}.{token_hex(4)}")

@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 import urllib3
+from typing_extensions import override
 from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, SSLError
 from urllib3.util import Retry, Timeout, make_headers
 
@@ -27,6 +28,7 @@ from craftkit_archive.errors import (
     UnauthorizedError,
     disk_errors,
 )
+from craftkit_archive.sources.base import Source
 from craftkit_archive.stores.base import CHUNK_BYTES, OpenAsset, SourceChecksums, mask_address
 from craftkit_archive.values import mask
 
@@ -58,7 +60,7 @@ class _Envelope(msgspec.Struct):
     error: _Problem
 
 
-class CraftkitApi:
+class CraftkitApi(Source):
     """The API at an address, asked with the key in `CRAFTKIT_API_KEY`.
 
     Args:
@@ -87,6 +89,7 @@ class CraftkitApi:
         self.key = key
         self._pool = _pool(self.address)
 
+    @override
     def check(self) -> None:
         """Make sure that it is there, is such an API, and accepts the key.
 
@@ -122,6 +125,7 @@ class CraftkitApi:
             )
         return found
 
+    @override
     def size(self, render_id: str, _key: str) -> int | None:
         """Return how many bytes a render's PDF has, or None if the API does not say so without sending it.
 
@@ -131,6 +135,7 @@ class CraftkitApi:
         with self._answer(render_id, "/download", method="HEAD") as answer:
             return length_of(answer)
 
+    @override
     def open(self, render_id: str, key: str, _sha256: str | None = None) -> OpenAsset:
         """Open a render's PDF for reading; all of it has arrived.
 

@@ -1,11 +1,11 @@
 """What a source is: where assets are copied from."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from craftkit_archive.stores.base import OpenAsset
 
 
-class Source(Protocol):
+class Source(ABC):
     """A place that gives assets away.
 
     Attributes:
@@ -16,6 +16,7 @@ class Source(Protocol):
     address: str
     lanes: int
 
+    @abstractmethod
     def check(self) -> None:
         """Make sure that it is there.
 
@@ -24,6 +25,7 @@ class Source(Protocol):
             RemoteError, AccessError: It refuses, or keeps failing.
         """
 
+    @abstractmethod
     def size(self, render_id: str, key: str) -> int | None:
         """Return how many bytes an asset has there, or None if that cannot be known without reading it.
 
@@ -31,6 +33,7 @@ class Source(Protocol):
             AssetError, AccessError, RemoteError: As `open`.
         """
 
+    @abstractmethod
     def open(self, render_id: str, key: str, sha256: str | None = None) -> OpenAsset:
         """Open an asset for reading, at its first byte.
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from typing_extensions import override
+
 from craftkit_archive.errors import AssetMissingError
 from craftkit_archive.export.reader import Export
 from craftkit_archive.sources.base import Source
@@ -19,20 +21,22 @@ class ExportSource(Source):
         self.address = str(path)
         self._paths: dict[str, str] = {}
 
+    @override
     def check(self) -> None:
-        """See `Source.check`; that it could be opened says so."""
+        """Do nothing: an export that is not whole could not have been opened."""
 
     def look_for(self, digests: Iterable[str]) -> None:
         """Find out, in one pass over the export's index, where the assets with these digests are."""
         wanted = set(digests)
         self._paths = {listed.sha256: listed.path for listed in self._export.listed() if listed.sha256 in wanted}
 
+    @override
     def size(self, _render_id: str, _key: str) -> int | None:
-        """See `Source.size`."""
         return None
 
+    @override
     def open(self, _render_id: str, key: str, sha256: str | None = None) -> OpenAsset:
-        """See `Source.open`; `look_for` comes first."""
+        """Open what `look_for` has found for this digest; the render and the key do not matter."""
         path = self._paths.get(sha256 or "")
         if path is None:
             raise AssetMissingError(f"{key} is not in {self.address}.")

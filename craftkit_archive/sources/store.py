@@ -1,5 +1,7 @@
 """A store as a source."""
 
+from typing_extensions import override
+
 from craftkit_archive.sources.base import Source
 from craftkit_archive.stores.base import OpenAsset, Store
 
@@ -12,14 +14,14 @@ class StoreSource(Source):
         self.address = store.address
         self.lanes = store.lanes
 
+    @override
     def check(self) -> None:
-        """See `Source.check`."""
         self.store.check()
 
+    @override
     def size(self, _render_id: str, key: str) -> int | None:
-        """See `Source.size`."""
         return self.store.find(key).size_bytes
 
+    @override
     def open(self, _render_id: str, key: str, _sha256: str | None = None) -> OpenAsset:
-        """See `Source.open`."""
         return self.store.open(key)

@@ -1,12 +1,13 @@
 """What a store is: a place that holds assets by key, and what goes into it and comes out of it."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from threading import local
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Protocol, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from craftkit_archive.errors import ArchiveError, AssetError, AssetUnreadableError, starvation
 from craftkit_archive.values import valid_text
@@ -128,7 +129,7 @@ class OpenAsset:
         self.file.close()
 
 
-class Store(Protocol):
+class Store(ABC):
     """A place that holds assets by key. Every implementation passes the suite in `tests/test_store.py`.
 
     Attributes:
@@ -139,6 +140,7 @@ class Store(Protocol):
     address: str
     lanes: int
 
+    @abstractmethod
     def check(self, archive_id: str | None = None) -> None:
         """Make sure that the store is there, and with an id, that it is that archive's.
 
@@ -148,6 +150,7 @@ class Store(Protocol):
             RemoteError: It is there and refuses, or keeps failing.
         """
 
+    @abstractmethod
     def owner(self) -> str | None:
         """Return the id of the archive that the marker names; None without a marker.
 
@@ -155,6 +158,7 @@ class Store(Protocol):
             StoreOfflineError, RemoteError: It cannot be asked.
         """
 
+    @abstractmethod
     def mark(self, archive_id: str) -> None:
         """Make the store if need be, and say in it which archive it belongs to.
 
@@ -163,6 +167,7 @@ class Store(Protocol):
             NoSpaceError, NotWritableError, RemoteError: It refused.
         """
 
+    @abstractmethod
     def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
         """Take a stream in, to be stored under an asset key by `commit`.
 
@@ -180,6 +185,7 @@ class Store(Protocol):
             NoSpaceError, NotWritableError, RemoteError: The store refused.
         """
 
+    @abstractmethod
     def commit(self, staged: Sequence[StagedAsset]) -> Mapping[StagedAsset, AssetError]:
         """Give staged assets their names once they will survive a power cut; return those without one, and why.
 
@@ -201,6 +207,7 @@ class Store(Protocol):
             raise error
         return staged.stored
 
+    @abstractmethod
     def find(self, key: str) -> Entry:
         """Look an asset up without reading it.
 
@@ -208,6 +215,7 @@ class Store(Protocol):
             AssetMissingError, AssetKeyError, AssetUnreadableError: As `open` does.
         """
 
+    @abstractmethod
     def open(self, key: str) -> OpenAsset:
         """Open an asset for reading, at its first byte.
 
@@ -227,6 +235,7 @@ class Store(Protocol):
         with self.open(key) as found:
             return digest(found.views())
 
+    @abstractmethod
     def list(self) -> Iterator[Entry]:
         """List what is stored, in the order of the keys' bytes; lazily."""
 
@@ -238,6 +247,7 @@ class Store(Protocol):
         """
         return (entry.key for entry in self.list())
 
+    @abstractmethod
     def sync(self, keys: Sequence[str]) -> None:
         """Make sure that assets that others have put there outlive a power cut.
 
@@ -245,6 +255,7 @@ class Store(Protocol):
             NoSpaceError, NotWritableError: The disk refused.
         """
 
+    @abstractmethod
     def remove_stale(self) -> int:
         """Remove what interrupted writes left behind, and return how many. Only the one writer may call it."""
 

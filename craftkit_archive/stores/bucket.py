@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, UnauthenticatedError
+from typing_extensions import override
 
 from craftkit_archive.errors import (
     ArchiveError,
@@ -286,8 +287,9 @@ class BucketStore(Store):
 
     # --- the store
 
+    @override
     def check(self, archive_id: str | None = None) -> None:
-        """See `Store.check`; a prefix with nothing below it is one that is not there."""
+        """A prefix with nothing below it counts as absent."""
         if not self._reach():
             raise StoreOfflineError(f"There is nothing below {self._name}. Check the bucket name and the prefix.")
         if archive_id is None:
@@ -319,8 +321,8 @@ class BucketStore(Store):
         except AssetMissingError as error:
             raise StoreOfflineError(f"There is no {self._name}. Check the bucket name and the service.") from error
 
+    @override
     def owner(self) -> str | None:
-        """See `Store.owner`."""
         try:
             with self.open(MARKER) as found:
                 return b"".join(found.chunks()).decode("utf-8", "replace").strip()
@@ -329,8 +331,9 @@ class BucketStore(Store):
         except AssetUnavailableError as error:
             raise RemoteError(str(error)) from error
 
+    @override
     def mark(self, archive_id: str) -> None:
-        """See `Store.mark`; the bucket must be there."""
+        """The bucket must be there."""
         self._reach()
         owner = self.owner()
         if owner not in (None, archive_id):
@@ -338,8 +341,9 @@ class BucketStore(Store):
         if owner is None:
             self._put(MARKER, f"{archive_id}\n".encode(), replace=False)
 
+    @override
     def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
-        """See `Store.stage`; the object has its name as soon as it is whole."""
+        """The object has its name as soon as the upload is complete."""
         self._check_key(key)
         if not replace:
             with suppress(AssetMissingError):
@@ -409,18 +413,20 @@ class BucketStore(Store):
         elif not self._aws.upload(self._prefix + key, source, replace=replace) and self.measure(key) != source.stored():
             raise _taken(key)
 
+    @override
     def commit(self, _staged: Sequence[StagedAsset]) -> Mapping[StagedAsset, AssetError]:
-        """See `Store.commit`; there is nothing left to do."""
+        """Do nothing: an object has its name as soon as it is whole."""
         return {}
 
+    @override
     def find(self, key: str) -> Entry:
-        """See `Store.find`."""
         self._check_key(key)
         found = self._call(key, lambda store: obstore.head(store, self._path(key)))
         return Entry(key, found["size"])
 
+    @override
     def open(self, key: str) -> OpenAsset:
-        """See `Store.open`; a small object is read whole."""
+        """A small object is read with the same request."""
         if key != MARKER:
             self._check_key(key)
         return self._call(key, partial(self._open, key))
@@ -456,8 +462,9 @@ class BucketStore(Store):
 
         return self._call(key, read)
 
+    @override
     def list(self) -> Iterator[Entry]:
-        """See `Store.list`; names that cannot be asset keys are left out."""
+        """Leaves out names that cannot be asset keys."""
         for name, size in self._listed():
             key = name.removeprefix(self._prefix)
             with suppress(AssetKeyError):
@@ -472,11 +479,12 @@ class BucketStore(Store):
         while page := self._call("", lambda _: next(pages, None)):
             yield from ((found["path"], found["size"]) for found in page)
 
+    @override
     def sync(self, _keys: Sequence[str]) -> None:
-        """See `Store.sync`; that is the service's promise."""
+        """Do nothing: the service promises durability for what it has acknowledged."""
 
+    @override
     def remove_stale(self) -> int:
-        """See `Store.remove_stale`."""
         return 0  # an upload that was cut off has no name, and others may be uploading below the prefix
 
     def _path(self, key: str) -> str:

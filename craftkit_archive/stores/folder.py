@@ -13,6 +13,8 @@ from io import FileIO
 from pathlib import Path
 from secrets import token_hex
 
+from typing_extensions import override
+
 from craftkit_archive.errors import (
     NAME_TROUBLE,
     AssetDamagedError,
@@ -65,8 +67,8 @@ class FolderStore(Store):
         self._durable = durable
         self._inside: set[str] = set()
 
+    @override
     def check(self, archive_id: str | None = None) -> None:
-        """See `Store.check`."""
         if not os.path.isdir(self._root):
             raise StoreOfflineError(f"There is no folder {self.address}. Mount it, or correct the address.")
         if archive_id is None:
@@ -81,8 +83,8 @@ class FolderStore(Store):
                 f"{self.address} belongs to archive {owner}, not to {archive_id}. Mount this archive's own store."
             )
 
+    @override
     def mark(self, archive_id: str) -> None:
-        """See `Store.mark`."""
         owner = self.owner()
         if owner not in (None, archive_id):
             raise StoreMismatchError(f"{self.address} belongs to archive {owner} already: choose another folder.")
@@ -93,8 +95,8 @@ class FolderStore(Store):
             self.commit([StagedAsset(MARKER, stored, path, replace=True)])
             self.remove_stale()
 
+    @override
     def owner(self) -> str | None:
-        """See `Store.owner`."""
         try:
             return Path(self._root, MARKER).read_text("utf-8", "replace").strip()
         except FileNotFoundError:
@@ -104,8 +106,8 @@ class FolderStore(Store):
                 f"{self.address} cannot be read ({error.strerror}). Check its rights and the disk."
             ) from error
 
+    @override
     def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
-        """See `Store.stage`."""
         target = self._locate(key)
         with disk_errors(target, key=key):
             if _is_taken(target, replace=replace):
@@ -140,8 +142,8 @@ class FolderStore(Store):
             raise
         return path, Stored(size, hashed.hexdigest())
 
+    @override
     def commit(self, staged: Sequence[StagedAsset]) -> Mapping[StagedAsset, AssetError]:
-        """See `Store.commit`."""
         waiting = [(each, each.path, f"{self._root}/{each.key}") for each in staged if each.path]
         refused: dict[StagedAsset, AssetError] = {}
         with disk_errors(waiting[0][2] if len(waiting) == 1 else self.address):
@@ -170,19 +172,20 @@ class FolderStore(Store):
             if self._durable:
                 _sync(os.path.dirname(made))
 
+    @override
     def find(self, key: str) -> Entry:
-        """See `Store.find`."""
         descriptor, size = self._open(key)
         os.close(descriptor)
         return Entry(key, size)
 
+    @override
     def open(self, key: str) -> OpenAsset:
-        """See `Store.open`."""
         descriptor, size = self._open(key)
         return OpenAsset(key, FileIO(descriptor), size)
 
+    @override
     def measure(self, key: str) -> Stored:
-        """See `Store.measure`; one buffer serves all files, because a new one for each costs a tenth of the time."""
+        """Uses one buffer for all files: a new one for each would cost a tenth of the time."""
         descriptor, expected = self._open(key)
         try:
             view = thread_buffer()
@@ -300,8 +303,9 @@ class FolderStore(Store):
                 else:
                     os.unlink(path)
 
+    @override
     def list(self) -> Iterator[Entry]:
-        """See `Store.list`; names that are no asset keys are left out, linked folders are not entered."""
+        """Leaves out names that cannot be asset keys; does not enter linked folders."""
         for key in self.keys():
             if not _is_key(key):
                 continue
@@ -310,8 +314,9 @@ class FolderStore(Store):
                 if stat.S_ISREG(status.st_mode):
                     yield Entry(key, status.st_size)
 
+    @override
     def keys(self) -> Iterator[str]:
-        """See `Store.keys`; what is no file, such as a linked folder, may be among them."""
+        """May include names that are not files, such as linked folders."""
         # Bytes all the way: a name need not be text.
         open_folders = [self._names(b"")]
         while open_folders:
@@ -361,8 +366,8 @@ class FolderStore(Store):
                 os.unlink(f"{folder}/{name}")
             os.rmdir(folder)
 
+    @override
     def sync(self, keys: Sequence[str]) -> None:
-        """See `Store.sync`."""
         paths = [self._locate(key) for key in keys]
         with disk_errors(self.address):
             self._sync(paths)
@@ -374,8 +379,9 @@ class FolderStore(Store):
             for path in paths:
                 _sync(path)
 
+    @override
     def remove_stale(self) -> int:
-        """See `Store.remove_stale`; only what is named as this store names what it stages is touched."""
+        """Only removes files named the way this store names what it stages."""
         incoming = Path(self._root, INCOMING)
         with disk_errors(incoming):
             if not incoming.is_dir():
