@@ -60,6 +60,23 @@ def parse_size(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** power)
 
 
+DAILY = 0
+
+
+def parse_rotation(text: str) -> int:
+    """Read when a log is rotated: `daily`, which is `DAILY`, or a size in bytes.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if text.strip().lower() == "daily":
+        return DAILY
+    size = parse_size(text)
+    if not size:
+        raise ValueError(f"Invalid size {text!r}. Use DAILY, or a size such as 100M.")
+    return size
+
+
 def parse_duration(text: str) -> int:
     """Read a duration or an age as people write it, in seconds: `90s`, `15m`, `2h`, `1h30m`, `30d`, `4w`.
 

@@ -28,7 +28,7 @@ from craftkit_archive.audit.events import (
     make_event,
     read_event,
 )
-from craftkit_archive.auditing import verify_log
+from craftkit_archive.auditing.log import verify_log
 from craftkit_archive.records import AuditFault, Summary
 from tests.worlds import ROOT, needs
 

@@ -106,6 +106,11 @@ class EventQueries(Connection):
         sql = "SELECT 1 FROM events WHERE what = ? AND json_valid(details) AND details ->> 'sha256' = ? LIMIT 1"
         return bool(self._query(sql, (what, sha256)))
 
+    def recorded_files(self, what: str) -> set[str]:
+        """Return the names of the files that events of one kind are about."""
+        sql = "SELECT details ->> 'file' FROM events WHERE what = ? AND json_valid(details)"
+        return {str(name) for (name,) in self._query(sql, (what,))}
+
     def flushed_events(self) -> int:
         """Return up to which event the file was once on the disk."""
         found = self._query("SELECT value FROM settings WHERE name = ?", (_FLUSHED,))

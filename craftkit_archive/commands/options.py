@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import errors
-from craftkit_archive.values import parse_duration, parse_share, parse_size
+from craftkit_archive.values import parse_duration, parse_rotation, parse_share, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +34,7 @@ class Parsed(click.ParamType[Any]):
 SIZE = Parsed("SIZE", parse_size)
 DURATION = Parsed("DURATION", parse_duration)
 SHARE = Parsed("SHARE", parse_share)
+ROTATION = Parsed("DAILY|SIZE", parse_rotation)
 
 
 def count_processes(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:

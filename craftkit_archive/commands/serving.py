@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from craftkit_archive import errors
 from craftkit_archive.commands.console import OK, Console, open_archive, write_line
-from craftkit_archive.commands.options import SIZE, by_option, count_processes
+from craftkit_archive.commands.options import ROTATION, SIZE, by_option, count_processes
+from craftkit_archive.values import DAILY
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
+    from craftkit_archive.auditing.access import Rotation
     from server.access_log import LogFormat
     from server.bodies import VerifyReads
+    from server.serve import Supervisor
 
 
 LISTEN = "127.0.0.1:8080"
@@ -179,7 +183,15 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
     show_default=True,
     help="The form of a line: an object of JSON, or Apache's combined format.",
 )
+@click.option(
+    "--audit-access",
+    "rotation",
+    metavar="DAILY|SIZE",
+    type=ROTATION,
+    help="Rotate the access log each day (UTC) or at a size such as 100M, and record finished ones in the audit log.",
+)
 @click.option("--sealed", is_flag=True, help="The archive never changes, as on read-only media: write nothing to it.")
+@by_option
 @click.pass_obj
 def serve(
     console: Console,
@@ -196,6 +208,7 @@ def serve(
     max_buffer: int,
     access_log: str | None,
     log_format: LogFormat,
+    rotation: int | None,
     sealed: bool,
 ) -> int:
     """Serve GET /v1/renders/:id/download and its companions, as Craftkit does, to whoever has a key.
@@ -206,6 +219,8 @@ def serve(
     from server.app import Settings
     from server.serve import Plan, listen, supervised, url_of
 
+    if rotation is not None and (sealed or access_log is None or not _is_file(access_log)):
+        raise errors.RequestError("--audit-access rotates a file and writes to the archive: add --access-log FILE.")
     with open_archive(console, read_only=True, sealed=sealed) as archive:
         archive.store.check(archive.id)
     if access_log is not None:
@@ -224,9 +239,28 @@ def serve(
         log_folder=Path(access_log).absolute().parent if access_log not in (None, "-") else None,
     )
     plan = Plan(console.archive, settings, threads, access_log, log_format, sealed, console.quiet, metrics)
-    with supervised(plan, listeners, workers) as (supervisor, metrics_url):
+    with ExitStack() as stack:
+        supervisor, metrics_url = stack.enter_context(supervised(plan, listeners, workers))
+        if rotation is not None and access_log is not None:
+            stack.enter_context(_rotating(console, Path(access_log), rotation, supervisor))
         _wait(console, urls, supervisor.restart_dead, metrics_url)
     return _served(console, "serve")
+
+
+def _is_file(path: str) -> bool:
+    return path != "-" and (Path(path).is_file() or not Path(path).exists())
+
+
+def _rotating(console: Console, path: Path, rotation: int, supervisor: Supervisor) -> Rotation:
+    import signal
+
+    from craftkit_archive.auditing.access import Rotation
+
+    def reopen() -> None:
+        supervisor.send(signal.SIGHUP)
+
+    size_bytes = None if rotation == DAILY else rotation
+    return Rotation(console.archive, path.absolute(), size_bytes=size_bytes, reopen=reopen, by=console.by)
 
 
 @contextmanager

@@ -1,19 +1,13 @@
-"""Auditing: the audit log shown and proved, and the server's access logs bound to it."""
+"""The audit log shown and proved."""
 
-import bz2
 import fcntl
-import gzip
-import lzma
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from hashlib import sha256
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import BinaryIO
 
 import msgspec
 
@@ -21,11 +15,10 @@ from craftkit_archive.archive import Archive, Run, read_time
 from craftkit_archive.audit.chain import Fault, compare_logs
 from craftkit_archive.audit.events import Event, Head, read_event
 from craftkit_archive.audit.file import read_lines
+from craftkit_archive.auditing.access import ACCESS_LOG, check_access_logs
 from craftkit_archive.errors import CatalogDamagedError, RequestError
 from craftkit_archive.records import AuditEvent, AuditFault, Note, Progress, Record, Summary
-from craftkit_archive.values import format_time, timestamp
 
-ACCESS_LOG = "audit access-log"
 # How long `audit verify` waits for a writer that is between its row and its line.
 WRITER_SECONDS = 2.0
 PROGRESS_EVENTS = 10_000
@@ -138,7 +131,8 @@ def verify_log(archive: Archive, *, head: str | None = None, access_logs: Path |
         detail = f"No event has the hash {wanted.hash}: the log was cut or written anew since that head was noted."
         yield _counted(run, Fault("both", "head", wanted.number, wanted.number, detail))
     if access_logs is not None:
-        yield from _check_access_logs(archive, run, logs, access_logs)
+        for one in check_access_logs(archive, run, logs, access_logs):
+            yield _counted(run, one) if isinstance(one, Fault) else one
     run.settle(problems=run.counts["faults"] > 0, incomplete=run.counts["behind"] > 0)
     yield run.summary(**archive.catalog.audit_head()._asdict())
 
@@ -195,134 +189,3 @@ def _settled(archive: Archive, stack: ExitStack) -> tuple[Iterator[bytes], int]:
 def _last_line(file: BinaryIO, size: int) -> bytes:
     file.seek(max(0, size - _BLOCK_BYTES))
     return file.read(_BLOCK_BYTES).rstrip(b"\n").rpartition(b"\n")[2] + b"\n" if size else b""
-
-
-# --- access logs -----------------------------------------------------------------------------------------------------
-
-
-class _Content(NamedTuple):
-    """What a finished access log holds: its digest, and how many lines from when to when."""
-
-    sha256: str
-    lines: int
-    first: str | None
-    last: str | None
-
-
-_COMBINED = re.compile(rb"\[(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2} [+-]\d{4})\]")
-_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-
-
-def record_access_log(
-    archive: Archive, path: Path, *, settle_seconds: float = 2.0, patience_seconds: float = 60.0
-) -> Iterator[Record]:
-    """Bind a finished access log to the audit log: its digest, its first and last time, and its number of lines.
-
-    Args:
-        archive: Open for writing.
-        path: The log, after it was moved away and the server has opened a new one; also compressed.
-        settle_seconds: For how long nobody may have written to it.
-        patience_seconds: How long that is waited for.
-
-    Yields:
-        The `Summary` with the count of lines; `unchanged` is 1 if this log was recorded before.
-
-    Raises:
-        RequestError: The file cannot be read, or is still written to.
-    """
-    run = Run(None, ACCESS_LOG)
-    _wait_until_still(path, settle_seconds, patience_seconds)
-    content = _read_log(path)
-    run.counts["lines"] = content.lines
-    if content.lines:
-        with archive.catalog.transaction():
-            if archive.catalog.has_event(ACCESS_LOG, content.sha256):
-                run.counts["unchanged"] = 1
-            else:
-                details = {name: value for name, value in content._asdict().items() if name != "lines"}
-                archive.record_event(ACCESS_LOG, {"lines": content.lines}, file=path.name, **details)
-    yield run.summary(file=str(path), **content._asdict())
-
-
-def _wait_until_still(path: Path, settle_seconds: float, patience_seconds: float) -> None:
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        before = _state(path)
-        idle = time.time() - before[1]
-        if idle >= settle_seconds:
-            return
-        if time.monotonic() > deadline:
-            raise RequestError(f"{path} is still written to: move it away and send the server SIGHUP first.")
-        time.sleep(min(max(settle_seconds - idle, 0.01), 1.0))
-
-
-def _state(path: Path) -> tuple[int, float]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise RequestError(f"Cannot read {path} ({error.strerror}). Name a finished access log.") from error
-    return status.st_size, status.st_mtime
-
-
-def _read_log(path: Path) -> _Content:
-    """Read a log, compressed or not: what counts is what was written, whatever was done to the file since."""
-    digest, lines, first, last = sha256(), 0, b"", b""
-    try:
-        with cast("IO[bytes]", _OPENERS.get(path.suffix, open)(path, "rb")) as file:
-            for line in iter(lambda: file.readline(_BLOCK_BYTES), b""):
-                digest.update(line)
-                lines += line.endswith(b"\n")
-                first, last = first or line, line
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise RequestError(f"Cannot read {path} ({error}). Name a finished access log.") from error
-    return _Content(digest.hexdigest(), lines + (not last.endswith(b"\n") and bool(last)), _when(first), _when(last))
-
-
-class _Line(msgspec.Struct):
-    time: str
-
-
-def _when(line: bytes) -> str | None:
-    """Return the time of a line of either form; None if it has none."""
-    try:
-        return timestamp(msgspec.json.decode(line, type=_Line).time)
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
-        pass
-    found = _COMBINED.search(line)
-    try:
-        moment = datetime.strptime(found[1].decode(), "%d/%b/%Y:%H:%M:%S %z") if found else None
-    except ValueError:
-        return None
-    return format_time(moment.astimezone(UTC)) if moment else None
-
-
-def _check_access_logs(archive: Archive, run: Run, recorded: dict[str, Event], folder: Path) -> Iterator[Record]:
-    run.counts["access_logs"] = 0
-    left = dict(recorded)
-    try:
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-    except OSError as error:
-        raise RequestError(f"Cannot read {folder} ({error.strerror}). Name the folder of the access logs.") from error
-    for path in files:
-        try:
-            content = _read_log(path)
-        except RequestError as error:
-            yield Note(0, None, path.name, str(error), archive.now())
-            continue
-        if left.pop(content.sha256, None) is not None:
-            run.counts["access_logs"] += 1
-        elif content.sha256 not in recorded and content.lines:
-            run.counts["notes"] += 1
-            span = f"{content.lines:,} lines from {content.first} to {content.last}"
-            yield Note(
-                0,
-                None,
-                path.name,
-                f"no event has this file ({span}): it is not finished, or was changed",
-                archive.now(),
-            )
-    for event in islice(left.values(), None):
-        name, lines = event.details.get("file"), event.counts.get("lines", 0)
-        span = f"{lines:,} lines from {event.details.get('first')} to {event.details.get('last')}"
-        detail = f"Access log {name} of event {event.number} ({span}) is not in {folder}, or was changed."
-        yield _counted(run, Fault("both", "access-log", event.number, event.number, detail))

@@ -1,0 +1,271 @@
+"""Access logs, bound to the audit log: who took what cannot be changed unseen either."""
+
+import bz2
+import fcntl
+import gzip
+import logging
+import lzma
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from threading import Event as Signal
+from threading import Thread
+from typing import IO, Any, NamedTuple, Self, cast
+
+import msgspec
+
+from craftkit_archive.archive import Archive, Run
+from craftkit_archive.audit.chain import Fault
+from craftkit_archive.audit.events import Event
+from craftkit_archive.errors import ArchiveError, RequestError, disk_errors
+from craftkit_archive.records import Note, Record
+from craftkit_archive.values import format_time, timestamp
+
+log = logging.getLogger("craftkit_archive.auditing")
+
+ACCESS_LOG = "audit access-log"
+# Where nobody can be asked whether a log is still open, it is finished when it was still for so long.
+SETTLE_SECONDS = 2.0
+PATIENCE_SECONDS = 60.0
+LOOK_SECONDS = 1.0
+_BLOCK_BYTES = 1 << 20
+_COMBINED = re.compile(rb"\[(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2} [+-]\d{4})\]")
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+class _Content(NamedTuple):
+    """What a finished access log holds: its digest, and how many lines from when to when."""
+
+    sha256: str
+    lines: int
+    first: str | None
+    last: str | None
+
+
+def record_access_log(
+    archive: Archive,
+    path: Path,
+    *,
+    settle_seconds: float = SETTLE_SECONDS,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> Iterator[Record]:
+    """Bind a finished access log to the audit log: its digest, its first and last time, and its number of lines.
+
+    Args:
+        archive: Open for writing.
+        path: The log, after it was moved away and the server has opened a new one; also compressed.
+        settle_seconds: For how long nobody may have written to it, if others still have it open.
+        patience_seconds: How long that is waited for.
+
+    Yields:
+        The `Summary` with the count of lines; `unchanged` is 1 if this log was recorded before.
+
+    Raises:
+        RequestError: The file cannot be read, or is still written to.
+    """
+    run = Run(None, ACCESS_LOG)
+    _wait_until_finished(path, settle_seconds, patience_seconds)
+    content = _read_log(path)
+    run.counts["lines"] = content.lines
+    if content.lines:
+        with archive.catalog.transaction():
+            if archive.catalog.has_event(ACCESS_LOG, content.sha256):
+                run.counts["unchanged"] = 1
+            else:
+                details = {name: value for name, value in content._asdict().items() if name != "lines"}
+                archive.record_event(ACCESS_LOG, {"lines": content.lines}, file=path.name, **details)
+    yield run.summary(file=str(path), **content._asdict())
+
+
+def _wait_until_finished(path: Path, settle_seconds: float, patience_seconds: float) -> None:
+    deadline = time.monotonic() + patience_seconds
+    try:
+        while not _is_closed(path) and (idle := time.time() - path.stat().st_mtime) < settle_seconds:
+            if time.monotonic() > deadline:
+                raise RequestError(f"{path} is still written to: move it away and send the server SIGHUP first.")
+            time.sleep(min(max(settle_seconds - idle, 0.01), 0.1))
+    except OSError as error:
+        raise RequestError(f"Cannot read {path} ({error.strerror}). Name a finished access log.") from error
+
+
+def _is_closed(path: Path) -> bool:
+    """Say whether nobody has a file open; False also where the system cannot tell."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Linux grants this lease to no file that is open elsewhere. Asking /proc would miss other users' processes.
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except (OSError, AttributeError):
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _read_log(path: Path) -> _Content:
+    """Read a log, compressed or not: what counts is what was written, whatever was done to the file since."""
+    digest, lines, first, last = sha256(), 0, b"", b""
+    try:
+        with cast("IO[bytes]", _OPENERS.get(path.suffix, open)(path, "rb")) as file:
+            for line in iter(lambda: file.readline(_BLOCK_BYTES), b""):
+                digest.update(line)
+                lines += line.endswith(b"\n")
+                first, last = first or line, line
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise RequestError(f"Cannot read {path} ({error}). Name a finished access log.") from error
+    return _Content(digest.hexdigest(), lines + (not last.endswith(b"\n") and bool(last)), _when(first), _when(last))
+
+
+class _Line(msgspec.Struct):
+    time: str
+
+
+def _when(line: bytes) -> str | None:
+    """Return the time of a line of either form; None if it has none."""
+    try:
+        return timestamp(msgspec.json.decode(line, type=_Line).time)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+        pass
+    found = _COMBINED.search(line)
+    try:
+        moment = datetime.strptime(found[1].decode(), "%d/%b/%Y:%H:%M:%S %z") if found else None
+    except ValueError:
+        return None
+    return format_time(moment.astimezone(UTC)) if moment else None
+
+
+def check_access_logs(archive: Archive, run: Run, recorded: dict[str, Event], folder: Path) -> Iterator[Fault | Note]:
+    """Look for recorded access logs in a folder; a log is known by its digest, whatever it is called now.
+
+    Args:
+        archive: Tells the time.
+        run: Counts those that are there, and the notes.
+        recorded: Digests, and the events that have them.
+        folder: Where the logs are, compressed or not.
+
+    Yields:
+        A `Fault` for each that is not there or was changed, and a `Note` for each file that no event has.
+
+    Raises:
+        RequestError: The folder cannot be read.
+    """
+    run.counts["access_logs"] = 0
+    left = dict(recorded)
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise RequestError(f"Cannot read {folder} ({error.strerror}). Name the folder of the access logs.") from error
+    for path in files:
+        try:
+            content = _read_log(path)
+        except RequestError as error:
+            run.counts["notes"] += 1
+            yield Note(0, None, path.name, str(error), archive.now())
+            continue
+        if left.pop(content.sha256, None) is not None:
+            run.counts["access_logs"] += 1
+        elif content.sha256 not in recorded and content.lines:
+            run.counts["notes"] += 1
+            detail = f"no event has this file ({_span(content.lines, content.first, content.last)}): it is not"
+            yield Note(0, None, path.name, f"{detail} finished, is another program's, or was changed", archive.now())
+    for event in left.values():
+        span = _span(event.counts.get("lines", 0), event.details.get("first"), event.details.get("last"))
+        name = event.details.get("file")
+        detail = f"Access log {name} of event {event.number} ({span}) is not in {folder}, or was changed."
+        yield Fault("both", "access-log", event.number, event.number, detail)
+
+
+def _span(lines: int, first: object, last: object) -> str:
+    return f"{lines:,} {'line' if lines == 1 else 'lines'} from {first} to {last}"
+
+
+# --- rotation --------------------------------------------------------------------------------------------------------
+
+
+class Rotation:
+    """Rotates a server's access log and records each finished one, in a thread of its own; a context manager.
+
+    What a server that was killed has moved away and not recorded is recorded when the next one starts.
+
+    Args:
+        archive: The archive's directory.
+        path: The access log.
+        size_bytes: Rotate when it has reached this size; None rotates when a day has ended, in UTC.
+        reopen: Has the server open its log again by its name.
+        by: Who runs the server, for the audit log.
+    """
+
+    def __init__(
+        self, archive: Path, path: Path, *, size_bytes: int | None, reopen: Callable[[], object], by: str | None
+    ) -> None:
+        self._archive, self._path, self._size, self._reopen, self._by = archive, path, size_bytes, reopen, by
+        self._end = Signal()
+        self._thread = Thread(target=self._run, name="access log")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                for finished in self._left_over():
+                    self._record(finished)
+                while not self._end.wait(LOOK_SECONDS):
+                    if self._is_due():
+                        self._record(self._rotate())
+                return
+            except (ArchiveError, OSError) as error:
+                log.error("%s", error)  # and once more after a while: what is moved away is found again
+                if self._end.wait(PATIENCE_SECONDS):
+                    return
+
+    def _left_over(self) -> list[Path]:
+        """Find what was moved away and not recorded."""
+        with Archive(self._archive, read_only=True) as archive:
+            recorded = archive.catalog.recorded_files(ACCESS_LOG)
+        found = self._path.parent.glob(f"{self._path.name}-[0-9]*Z")
+        return sorted(path for path in found if path.name not in recorded)
+
+    def _is_due(self) -> bool:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return False
+        if not status.st_size:
+            return False
+        if self._size is not None:
+            return status.st_size >= self._size
+        return _began(self._path) < format_time(datetime.now(UTC))[:10]
+
+    def _rotate(self) -> Path:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        finished = self._path.with_name(f"{self._path.name}-{stamp}")
+        with disk_errors(finished):
+            self._path.rename(finished)
+        self._reopen()
+        return finished
+
+    def _record(self, finished: Path) -> None:
+        with Archive(self._archive, by=self._by) as archive:
+            for notice in archive.notices:
+                log.warning("%s", notice)
+            for _ in record_access_log(archive, finished):
+                pass
+
+
+def _began(path: Path) -> str:
+    """Return the day on which a log begins, in UTC."""
+    with disk_errors(path), path.open("rb") as file:
+        first = _when(file.readline(_BLOCK_BYTES))
+        # A line without a time says nothing; the file's own does.
+        moment = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return (first or format_time(moment))[:10]
