@@ -17,7 +17,7 @@ from craftkit_archive.commands.options import (
     dry_run_option,
     ids_option,
     jobs_option,
-    resolve_source,
+    resolve_address,
     selection_options,
     service_options,
 )
@@ -65,7 +65,7 @@ def fetch(
     from craftkit_archive.fetch.run import fetch_assets
 
     if source is not None:
-        source = resolve_source(source, **service)
+        source = resolve_address(source, **service)
     with open_archive(console) as archive:
         selection = archive.select(projects=projects, since=since, ids=ids)
         return console.finish(
@@ -177,7 +177,7 @@ def repair(
     """
     from craftkit_archive.repair.run import repair_assets
 
-    source = resolve_source(source, **service)
+    source = resolve_address(source, **service)
     with open_archive(console) as archive:
         selection = archive.select(projects=projects, since=since, ids=ids)
         return console.finish(repair_assets(archive, source, selection=selection, dry_run=dry_run, stop=console.stop))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from craftkit_archive import errors
 from craftkit_archive.values import parse_duration, parse_rotation, parse_share, parse_size
 
 if TYPE_CHECKING:
@@ -114,10 +113,3 @@ def resolve_address(address: str, **service: str | None) -> str:
     from craftkit_archive.stores.bucket import bucket_address
 
     return bucket_address(address, **given)
-
-
-def resolve_source(address: str, **service: str | None) -> str:
-    """Join the address of a source and the service that it is at."""
-    if not address:  # a path would take it for the current directory
-        raise errors.RequestError("SOURCE is empty: name a folder, s3://bucket/prefix, or https://host.")
-    return resolve_address(address, **service)

@@ -104,8 +104,8 @@ def fetch_assets(
         ('ok', 1)
     """
     selection = selection or Selection()
-    address = source_address or archive.store.address
-    shown = mask_address(source_address or "the store itself")
+    address = archive.store.address if source_address is None else source_address
+    shown = "the store itself" if source_address is None else mask_address(source_address)
     details: dict[str, Any] = {"dry_run": True} if dry_run else {}
     jobs = 0 if dry_run else workers_for(_foreseen(archive, selection, limit), 0, jobs)
     with ExitStack() as stack:

@@ -4,6 +4,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from craftkit_archive.errors import RequestError
 from craftkit_archive.export.reader import MANIFEST
 from craftkit_archive.sources.api import CraftkitApi
 from craftkit_archive.sources.base import Source
@@ -20,8 +21,10 @@ def open_source(address: str, *, exports: bool = False) -> Source:
         exports: Whether a folder, zip or tar with a manifest is to be taken as an export.
 
     Raises:
-        RequestError: The address is of no kind that is known.
+        RequestError: The address is empty, or of an unknown kind.
     """
+    if not address:  # a path would take it for the current directory
+        raise RequestError("SOURCE is empty. Name a folder, s3://bucket/prefix, or https://host.")
     return _open_source(absolute_address(address), exports)
 
 

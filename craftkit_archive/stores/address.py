@@ -23,7 +23,7 @@ def open_store(address: str, base: Path | None = None, *, durable: bool = True) 
         durable: See `FolderStore`.
 
     Raises:
-        RequestError: The address is of no kind that is known.
+        RequestError: The address is of an unknown kind.
     """
     return _open_store(absolute_address(address, base), durable)
 
