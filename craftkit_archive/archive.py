@@ -349,7 +349,7 @@ class Archive:
             project_ids=tuple(self.find_project(name) for name in _several(projects)),
             since=read_time(since),
             before=read_time(until, days=1),
-            template_id=None if template_id is None else _text(template_id),
+            template_id=None if template_id is None else _argument_text(template_id),
             render_ids=None if ids is None else _read_ids(Path(ids)),
             statuses=_several(statuses),
         )
@@ -360,7 +360,7 @@ class Archive:
         Raises:
             RequestError: None has it, or several share the slug.
         """
-        name = _text(name)
+        name = _argument_text(name)
         found = self.catalog.find_projects(name)
         if not found:
             known = ", ".join(self.catalog.project_slugs(10))
@@ -573,7 +573,7 @@ def _read_ids(file: Path) -> tuple[str, ...]:
     return ids
 
 
-def _text(given: str) -> str:
+def _argument_text(given: str) -> str:
     """Make text of what a command line may hold: bytes that are no UTF-8 name nothing."""
     return given.encode(errors="backslashreplace").decode()
 

@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"\s*(:?)')
 
 
-class Item(NamedTuple):
+class DecodedItem(NamedTuple):
     """One record of a file; or, with a `problem`, what stands in its place."""
 
     line: int

@@ -49,7 +49,7 @@ _WORDS = {"absent": "missing at the source", "unclaimed": "extra at the source",
 
 def _counted(summary: Summary) -> str:
     done = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items())
-    return f"{done}{_read(summary)}"
+    return f"{done}{_amount(summary)}"
 
 
 def _status(summary: Summary) -> str:
@@ -76,7 +76,7 @@ def _verify(summary: Summary) -> str:
     seen = _named(counts, {"checked": "checked", "ok": "ok", "same_size": "of the recorded size", "notes": "notes"})
     covered = details.get("coverage")
     coverage = f"; {covered['text']}" if covered else ""
-    return f"{bad or 'no damage'}; {seen}{_read(summary)}{coverage}"
+    return f"{bad or 'no damage'}; {seen}{_amount(summary)}{coverage}"
 
 
 def _found(counts: dict[str, int], found: dict[State, int]) -> str:
@@ -102,7 +102,7 @@ def _fetch(summary: Summary) -> str:
         return "; ".join([*filter(None, bad), "nothing to fetch: every succeeded render is stored"])
     done = _named(counts, {"copied": "copied", "adopted": "adopted", "odd": "odd", "unclaimed": "extra at the source"})
     expected = f"{counts['expected']:,} expected"
-    return "; ".join(filter(None, [*bad, ", ".join(filter(None, [expected, done]))])) + _read(summary)
+    return "; ".join(filter(None, [*bad, ", ".join(filter(None, [expected, done]))])) + _amount(summary)
 
 
 def _repair(summary: Summary) -> str:
@@ -118,14 +118,14 @@ def _repair(summary: Summary) -> str:
     done = _named(
         counts, {"damaged": "bad", "repaired": would, "healed": "good already", "acknowledged": "acknowledged"}
     )
-    return "; ".join(filter(None, [bad, done])) + _read(summary)
+    return "; ".join(filter(None, [bad, done])) + _amount(summary)
 
 
 def _export(summary: Summary) -> str:
     counts = summary.counts
     bad = _named(counts, {"failed": "failed", "not_stored": "not stored", "acknowledged": "acknowledged"})
     names = {name: name for name in ("selected", "written", "unchanged", "kept", "pruned")}
-    return "; ".join(filter(None, [bad, _named(counts, names)])) + _read(summary)
+    return "; ".join(filter(None, [bad, _named(counts, names)])) + _amount(summary)
 
 
 def _export_check(summary: Summary) -> str:
@@ -133,7 +133,7 @@ def _export_check(summary: Summary) -> str:
     found = by_state(counts)
     parts = [_found(counts, found), _named(counts, {"lacking": "not stored"})]
     bad = ", ".join(filter(None, parts))
-    return f"{bad or 'no damage'}; {_named(counts, {'checked': 'checked', 'ok': 'ok'})}{_read(summary)}"
+    return f"{bad or 'no damage'}; {_named(counts, {'checked': 'checked', 'ok': 'ok'})}{_amount(summary)}"
 
 
 def _seal(summary: Summary) -> str:
@@ -158,8 +158,8 @@ def _import(summary: Summary) -> str:
     kept = "The valid records were imported" if imported and not summary.details else "Nothing was imported"
     rest = _named(counts, {name: name for name in counts if name != "rejected"})
     return (
-        f"{counts['rejected']:,} rejected; {rest}{_read(summary)}. {kept}. Save the rejected ones with --rejects FILE,"
-        " correct them, and import that file"
+        f"{counts['rejected']:,} rejected; {rest}{_amount(summary)}. {kept}. Save the rejected ones with --rejects"
+        " FILE, correct them, and import that file"
     )
 
 
@@ -185,7 +185,7 @@ def _named(counts: dict[str, int], names: dict[str, str]) -> str:
     return ", ".join(f"{counts[name]:,} {word}" for name, word in names.items() if counts.get(name))
 
 
-def _read(summary: Summary) -> str:
+def _amount(summary: Summary) -> str:
     return f", {format_size(summary.bytes_read)} read" if summary.bytes_read else ""
 
 

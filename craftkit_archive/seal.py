@@ -54,7 +54,7 @@ class Sealing:
 
     def result(self) -> str:
         """Return the seal of what came in."""
-        return seal(heapq.merge(self._sorted(), *map(_read, self._runs), key=_order))
+        return seal(heapq.merge(self._sorted(), *map(_read_run, self._runs), key=_order))
 
     def _sorted(self) -> list[tuple[str, str]]:
         self._lines.sort(key=_order)
@@ -65,7 +65,7 @@ def _order(held: tuple[str, str]) -> tuple[str, bytes]:
     return held[0], held[1].encode()
 
 
-def _read(run: TextIO) -> Iterator[tuple[str, str]]:
+def _read_run(run: TextIO) -> Iterator[tuple[str, str]]:
     run.seek(0)
     left = ""
     while chunk := run.read(1 << 16):

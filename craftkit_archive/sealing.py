@@ -43,7 +43,7 @@ def _lines(said: dict[str, object]) -> bytes:
     return "".join(f"{label}: {value}\n" for label, value in said.items() if value is not None).encode()
 
 
-def write_text(file: Path, text: bytes, *, sign_with: Path | None = None) -> list[Path]:
+def write_signed(file: Path, text: bytes, *, sign_with: Path | None = None) -> list[Path]:
     """Write a text, and its signature beside it as `<file>.sig`; return the files.
 
     A signature or a timestamp of an earlier text is removed. What cannot be signed is not written.
@@ -58,10 +58,10 @@ def write_text(file: Path, text: bytes, *, sign_with: Path | None = None) -> lis
         for old in beside.values():
             old.unlink(missing_ok=True)
     written = [file]
-    _replace(file, text)
+    _replace_file(file, text)
     if signature is not None:
         written.append(beside[signatures.SUFFIX])
-        _replace(written[-1], signature)
+        _replace_file(written[-1], signature)
     return written
 
 
@@ -70,7 +70,7 @@ def stamp(archive: Archive, file: Path, *, url: str | None = None, reply_file: P
 
     Args:
         archive: May be open read-only; the timestamp becomes an event.
-        file: The text, as `write_text` wrote it.
+        file: The text, as `write_signed` wrote it.
         url: The authority to ask.
         reply_file: What an authority answered, where this machine cannot ask it.
 
@@ -82,15 +82,15 @@ def stamp(archive: Archive, file: Path, *, url: str | None = None, reply_file: P
         RemoteError: The authority does not answer, refuses, or stamped something else.
         NoSpaceError, NotWritableError: The disk refused.
     """
-    text = _read(file)
+    text = _read_seal(file)
     if url is not None:
         reply, time = timestamps.fetch_timestamp(text, url)
     else:
         path = reply_file or file
-        reply = _read(path)
+        reply = _read_seal(path)
         time = timestamps.read_reply(reply, text, str(path))
     stamped = file.with_name(f"{file.name}{timestamps.SUFFIX}")
-    _replace(stamped, reply)
+    _replace_file(stamped, reply)
     run = Run(None, "seal")
     digest, at = sha256(text).hexdigest(), format_time(time)
     yield from archive.record_apart(STAMPED, sha256=digest, time=at)
@@ -104,17 +104,17 @@ def write_request(file: Path, request_file: Path) -> None:
         RequestError: The text cannot be read, or the library for it is not installed.
         NoSpaceError, NotWritableError: The disk refused.
     """
-    _replace(request_file, timestamps.make_request(_read(file)))
+    _replace_file(request_file, timestamps.make_request(_read_seal(file)))
 
 
-def _read(file: Path) -> bytes:
+def _read_seal(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
         raise RequestError(f"Cannot read {file} ({error.strerror}). Name a file that is there.") from error
 
 
-def _replace(file: Path, content: bytes) -> None:
+def _replace_file(file: Path, content: bytes) -> None:
     """Write a file so that it is whole or not there."""
     with disk_errors(file):
         new = file.with_name(f".{file.name}.{token_hex(4)}")

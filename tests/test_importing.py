@@ -24,8 +24,8 @@ from craftkit_archive.decoding import LineReader, read_record
 from craftkit_archive.errors import LockedError, RequestError
 from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.importer.files import read_source
-from craftkit_archive.importer.run import _read as read_piece
-from craftkit_archive.importer.run import _Task, import_records, keep_rejects
+from craftkit_archive.importer.run import _read_batch as read_piece
+from craftkit_archive.importer.run import _ReadTask, import_records, keep_rejects
 from craftkit_archive.importer.streams import MAX_RECORD_BYTES
 from craftkit_archive.parallel.pool import never
 from craftkit_archive.records import Finding, Kind, Reject, Render, Summary
@@ -1276,7 +1276,7 @@ def read_nonsense(file: Path, seeds: range) -> None:
         reads, refused = [], False
         try:
             for piece in read_source(str(file), kind=kind, form=form, null=null, stop=never):
-                reads.append(read_piece(_Task(kind, chance.choice([None, "p"]), str(file), piece)))
+                reads.append(read_piece(_ReadTask(kind, chance.choice([None, "p"]), str(file), piece)))
                 msgspec.msgpack.encode(reads[-1])
         except RequestError:
             refused = True

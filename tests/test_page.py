@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from craftkit_archive.export.manifests import Cells, Volume
+from craftkit_archive.export.manifests import IndexRow, Volume
 from craftkit_archive.export.pages import Pages, page_name
 from craftkit_archive.export.reader import CATALOGUE
 from craftkit_archive.export.run import export_assets
@@ -109,11 +109,11 @@ def test_it_asks_nobody(exported: Path) -> None:
         assert (exported / unquote(row.split('"')[1])).is_file()
 
 
-def cells(number: int) -> Cells:
+def cells(number: int) -> IndexRow:
     made = f"20{number % 20 + 10}-{number % 12 + 1:02}-05T10:00:00.000Z"
     path = f"p{number % 7}/{made[:4]}/{render_id(number)}.pdf"
     where = (path, render_id(number), NORTHWIND, f"p{number % 7}", f"t{number % 30}", "succeeded", made, made)
-    return Cells(*where, str(number), "0" * 64, f"renders/{number}.pdf")
+    return IndexRow(*where, str(number), "0" * 64, f"renders/{number}.pdf")
 
 
 def write_page(folder: Path, count: int) -> list[Path]:

@@ -121,40 +121,42 @@ def make_event(
             object of these; or a name has other characters than a-z, 0-9, `_` and `-`.
     """
     content = _Content(
-        counts={_name(name): int(_plain(count)) for name, count in (counts or {}).items() if count},
-        details={_name(name): _plain(value) for name, value in (details or {}).items() if value is not None},
+        counts={_field_name(name): int(_canonical_value(count)) for name, count in (counts or {}).items() if count},
+        details={
+            _field_name(name): _canonical_value(value) for name, value in (details or {}).items() if value is not None
+        },
         number=head.number + 1,
         prev=head.hash,
         time=time,
-        what=_text(what),
-        who=_text(who),
+        what=_event_text(what),
+        who=_event_text(who),
     )
     found = msgspec.structs.asdict(content)
     return Event(hash=_hash(content), **found)
 
 
-def _name(name: str) -> str:
+def _field_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a field of an event: use a-z, 0-9, _ and -.")
     return name
 
 
-def _plain(value: Any) -> Any:
+def _canonical_value(value: Any) -> Any:
     match value:
         case None | bool():
             return value
         case str():
-            return _text(value)
+            return _event_text(value)
         case int() if abs(value) <= MAX_NUMBER:
             return value
         case list() | tuple():
-            return [_plain(one) for one in value]
+            return [_canonical_value(one) for one in value]
         case dict():
-            return {_name(name): _plain(one) for name, one in value.items()}
+            return {_field_name(name): _canonical_value(one) for name, one in value.items()}
     raise TypeError(f"An event cannot hold {value!r}: give text, whole numbers within 2^53, lists and objects of them.")
 
 
-def _text(text: str) -> str:
+def _event_text(text: str) -> str:
     # jq escapes U+007F and RFC 8785 does not; without control characters there is nothing to disagree about.
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], mask(valid_text(text)))
 

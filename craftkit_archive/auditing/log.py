@@ -49,7 +49,7 @@ def list_events(archive: Archive, *, since: str | None = None, merge: bool = Fal
             run.counts["events"] += 1
             info = AuditEvent(**msgspec.structs.asdict(event))
             if pending is not None and merge and _is_same_run(pending, info):
-                pending = _merged(pending, info)
+                pending = _merged_events(pending, info)
                 continue
             if pending is not None:
                 yield pending
@@ -66,7 +66,7 @@ def _is_same_run(one: AuditEvent, other: AuditEvent) -> bool:
     return same and one.details.get("run") is not None
 
 
-def _merged(one: AuditEvent, other: AuditEvent) -> AuditEvent:
+def _merged_events(one: AuditEvent, other: AuditEvent) -> AuditEvent:
     counts = dict(Counter(one.counts) + Counter(other.counts))
     return msgspec.structs.replace(one, counts=counts, last=other.number, hash=other.hash)
 
@@ -125,14 +125,14 @@ def verify_log(archive: Archive, *, head: str | None = None, access_logs: Path |
             elif found.problem == "forked":
                 forks.append(found)
             else:
-                yield _counted(run, found)
+                yield _count_fault(run, found)
     yield from _judge_forks(archive, run, forks, seen_at)
     if wanted is not None and seen_at is None:
         detail = f"No event has the hash {wanted.hash}: the log was cut or written anew since that head was noted."
-        yield _counted(run, Fault("both", "head", wanted.number, wanted.number, detail))
+        yield _count_fault(run, Fault("both", "head", wanted.number, wanted.number, detail))
     if access_logs is not None:
         for one in check_access_logs(archive, run, logs, access_logs):
-            yield _counted(run, one) if isinstance(one, Fault) else one
+            yield _count_fault(run, one) if isinstance(one, Fault) else one
     run.settle(problems=run.counts["faults"] > 0, incomplete=run.counts["behind"] > 0)
     yield run.summary(**archive.catalog.audit_head()._asdict())
 
@@ -146,7 +146,7 @@ def _parse_head(head: str | None) -> Head | None:
     return Head(int(found[1] or 0), found[2])
 
 
-def _counted(run: Run, fault: Fault) -> AuditFault:
+def _count_fault(run: Run, fault: Fault) -> AuditFault:
     run.counts["behind" if fault.problem == "behind" else "faults"] += 1
     return AuditFault(*fault)
 
@@ -157,7 +157,7 @@ def _judge_forks(archive: Archive, run: Run, forks: list[Fault], seen_at: int | 
             run.counts["notes"] += 1
             yield Note(0, None, "audit.ndjson", f"{fork.detail} The head that you gave is later.", archive.now())
         else:
-            yield _counted(run, fork)
+            yield _count_fault(run, fork)
 
 
 def _settled(archive: Archive, stack: ExitStack) -> tuple[Iterator[bytes], int]:

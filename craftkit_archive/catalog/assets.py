@@ -18,8 +18,8 @@ from craftkit_archive.catalog.rows import (
     NewAsset,
     Selection,
     Totals,
-    as_json,
     join_renders,
+    json_text,
 )
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.records import ProjectInfo
@@ -219,14 +219,14 @@ class AssetQueries(LedgerQueries):
             ("SELECT asset_key FROM renders WHERE asset_key IN (SELECT value FROM json_each(?))", None),
         ):
             wanted = list(left) if values is None else values
-            for (key,) in self._query(sql, (as_json(wanted),)) if left else ():
+            for (key,) in self._query(sql, (json_text(wanted),)) if left else ():
                 left.pop(key, None)
         return list(left)
 
     def unrecorded(self, keys: Sequence[str]) -> list[str]:
         """Return those asset keys under which nothing is recorded as stored, in their order."""
         sql = "SELECT key FROM assets WHERE stored_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"
-        stored = {key for (key,) in self._query(sql, (as_json(keys),))}
+        stored = {key for (key,) in self._query(sql, (json_text(keys),))}
         return [key for key in keys if key not in stored]
 
     def expecting(self, keys: Sequence[str]) -> dict[str, str]:
@@ -238,11 +238,11 @@ class AssetQueries(LedgerQueries):
         )
         # By the id that Craftkit's names have, which an index finds; the rest, which is little, by the key itself.
         named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
-        by_id = self._query(f"{sql} AND r.id IN (SELECT value FROM json_each(?))", (as_json(keys), as_json(named)))
+        by_id = self._query(f"{sql} AND r.id IN (SELECT value FROM json_each(?))", (json_text(keys), json_text(named)))
         found = {key: render_id for key, render_id in by_id}
         left = [key for key in keys if key not in found]
         if left:
-            found |= {key: render_id for key, render_id in self._query(sql, (as_json(left),))}
+            found |= {key: render_id for key, render_id in self._query(sql, (json_text(left),))}
         return found
 
     def add_assets(self, rows: Iterable[NewAsset]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from craftkit_archive.catalog.connection import Connection
-from craftkit_archive.catalog.rows import ExportRow, Selection, as_json, join_renders
+from craftkit_archive.catalog.rows import ExportRow, Selection, join_renders, json_text
 
 
 class ExportQueries(Connection):
@@ -25,7 +25,7 @@ class ExportQueries(Connection):
     def claimed_by(self, keys: Sequence[str]) -> dict[str, str]:
         """Map those asset keys that are taken to the ids of the renders that have them."""
         sql = "SELECT key, render_id FROM assets WHERE key IN (SELECT value FROM json_each(?))"
-        return {key: render_id for key, render_id in self._query(sql, (as_json(keys),))}
+        return {key: render_id for key, render_id in self._query(sql, (json_text(keys),))}
 
     def holders(self, keys: Sequence[str]) -> dict[str, str]:
         """Map asset keys to the ids of the renders that have them, if they are stored or lie where Craftkit puts them.
@@ -34,7 +34,7 @@ class ExportQueries(Connection):
         """
         named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
         sql = "SELECT asset_key, id FROM renders WHERE id IN (SELECT value FROM json_each(?))"
-        found = {key: render_id for key, render_id in self._query(sql, (as_json(named),)) if key in set(keys)}
+        found = {key: render_id for key, render_id in self._query(sql, (json_text(named),)) if key in set(keys)}
         return found | self.claimed_by(keys)
 
     def holds_below(self, key: str) -> bool:
@@ -54,7 +54,7 @@ class ExportQueries(Connection):
             rows = self._query(
                 "SELECT render_id, odd FROM assets"
                 " WHERE odd IS NOT NULL AND render_id IN (SELECT value FROM json_each(?))",
-                (as_json(render_ids),),
+                (json_text(render_ids),),
             )
         return {render_id: odd for render_id, odd in rows}
 
@@ -85,6 +85,8 @@ class ExportQueries(Connection):
         """Yield those of the selection's own ids that no render has."""
         for part in selection.parts():
             ids = part.render_ids or ()
-            known = self._query("SELECT id FROM renders WHERE id IN (SELECT value FROM json_each(?))", (as_json(ids),))
+            known = self._query(
+                "SELECT id FROM renders WHERE id IN (SELECT value FROM json_each(?))", (json_text(ids),)
+            )
             found = {row[0] for row in known}
             yield from (render_id for render_id in ids if render_id not in found)

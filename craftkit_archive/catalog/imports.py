@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from craftkit_archive.catalog.connection import Connection
-from craftkit_archive.catalog.rows import Expectation, as_json
+from craftkit_archive.catalog.rows import Expectation, json_text
 from craftkit_archive.records import KeyInfo, Kind
 
 COLUMNS: dict[Kind, tuple[str, ...]] = {
@@ -33,7 +33,7 @@ class ImportQueries(Connection):
         """Return the rows of those ids that are there, by id, in the order of `COLUMNS`."""
         rows = self._query(
             f"SELECT {', '.join(COLUMNS[kind])} FROM {_TABLES[kind]} WHERE id IN (SELECT value FROM json_each(?))",
-            (as_json(ids),),
+            (json_text(ids),),
         )
         return {row[0]: row for row in rows}
 
@@ -54,7 +54,7 @@ class ImportQueries(Connection):
     def key_owners(self, hashes: Sequence[str]) -> dict[str, str]:
         """Map those hashes that are known to the ids of their keys."""
         sql = "SELECT key_hash, id FROM api_keys WHERE key_hash IN (SELECT value FROM json_each(?))"
-        return {key_hash: key_id for key_hash, key_id in self._query(sql, (as_json(hashes),))}
+        return {key_hash: key_id for key_hash, key_id in self._query(sql, (json_text(hashes),))}
 
     def find_projects(self, name: str) -> list[str]:
         """Return the ids of the projects that have this id or, failing that, this slug."""
@@ -75,7 +75,7 @@ class ImportQueries(Connection):
         rows = self._query(
             "SELECT id, project_id, name, prefix, created_at, revoked_at FROM api_keys"
             " WHERE ?1 = '[]' OR project_id IN (SELECT value FROM json_each(?1)) ORDER BY project_id, created_at, id",
-            (as_json(project_ids),),
+            (json_text(project_ids),),
         )
         return [
             KeyInfo(id=i, project_id=p, name=name, prefix=prefix, created_at=created, revoked_at=revoked)
@@ -96,7 +96,7 @@ class ImportQueries(Connection):
         rows = self._query(
             "SELECT render_id, key, size_bytes, sha256, stored_at IS NOT NULL FROM assets"
             " WHERE render_id IN (SELECT value FROM json_each(?))",
-            (as_json(render_ids),),
+            (json_text(render_ids),),
         )
         return [Expectation(*row) for row in rows]
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from craftkit_archive.catalog.connection import Connection
-from craftkit_archive.catalog.rows import PAGE, as_json
+from craftkit_archive.catalog.rows import PAGE, json_text
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.errors import CatalogDamagedError
 from craftkit_archive.records import Acknowledgement, Finding, Note, RunInfo
@@ -19,7 +19,7 @@ class LedgerQueries(Connection):
         """Leave the row of a run that has begun, and return its number."""
         rows = self._query(
             "INSERT INTO runs (command, arguments, started_at) VALUES (?, ?, ?) RETURNING id",
-            (command, as_json(arguments), started_at),
+            (command, json_text(arguments), started_at),
         )
         return int(rows[0][0])
 
@@ -38,7 +38,7 @@ class LedgerQueries(Connection):
         self._query(
             "UPDATE runs SET finished_at = ?, outcome = ?, counts = ?, bytes_read = ?,"
             " coverage_days = ?, stored_bytes = ?, covered_bytes = ? WHERE id = ?",
-            (finished_at, outcome, as_json(counts), bytes_read, *covered, run_id),
+            (finished_at, outcome, json_text(counts), bytes_read, *covered, run_id),
         )
 
     def last_runs(self, limit: int) -> list[RunInfo]:
@@ -99,7 +99,7 @@ class LedgerQueries(Connection):
         """Write one verdict on these assets into the ledger."""
         self._query(
             "UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id IN (SELECT value FROM json_each(?))",
-            (verified_at, verdict, as_json(render_ids)),
+            (verified_at, verdict, json_text(render_ids)),
         )
         if verdict == "ok":
             self.end_acknowledgements(render_ids)
@@ -107,7 +107,7 @@ class LedgerQueries(Connection):
     def states_of(self, render_ids: Sequence[str]) -> dict[str, str | None]:
         """Map those of these render ids that are known to the states of their PDFs; None owes none."""
         sql = "SELECT render_id, state FROM asset_states WHERE render_id IN (SELECT value FROM json_each(?))"
-        return {render_id: state for render_id, state in self._query(sql, (as_json(render_ids),))}
+        return {render_id: state for render_id, state in self._query(sql, (json_text(render_ids),))}
 
     def acknowledge(self, render_ids: Sequence[str], reason: str, accepted_at: str) -> None:
         """Accept the states that these renders' PDFs are in; one that was accepted before gets the new reason."""
@@ -126,7 +126,7 @@ class LedgerQueries(Connection):
             " COALESCE(s.state = 'acknowledged', 0) FROM acknowledgements AS k"
             " LEFT JOIN asset_states AS s ON s.render_id = k.render_id"
             " WHERE ?1 IS NULL OR k.render_id IN (SELECT value FROM json_each(?1)) ORDER BY k.render_id",
-            (as_json(render_ids),),
+            (json_text(render_ids),),
         )
         return [
             Acknowledgement(render_id, key, state, reason, accepted_at, bool(in_force))
@@ -140,12 +140,12 @@ class LedgerQueries(Connection):
         sql = (
             "SELECT render_id, state, reason FROM acknowledgements WHERE render_id IN (SELECT value FROM json_each(?))"
         )
-        return {(render_id, state): reason for render_id, state, reason in self._query(sql, (as_json(render_ids),))}
+        return {(render_id, state): reason for render_id, state, reason in self._query(sql, (json_text(render_ids),))}
 
     def end_acknowledgements(self, render_ids: Sequence[str]) -> None:
         """Forget that the loss of these renders' PDFs was accepted."""
         self._query(
-            "DELETE FROM acknowledgements WHERE render_id IN (SELECT value FROM json_each(?))", (as_json(render_ids),)
+            "DELETE FROM acknowledgements WHERE render_id IN (SELECT value FROM json_each(?))", (json_text(render_ids),)
         )
 
     def add_findings(self, findings: Iterable[Finding | Note]) -> None:

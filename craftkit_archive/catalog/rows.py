@@ -40,12 +40,12 @@ class Selection(msgspec.Struct, frozen=True):
         """Express it in SQL over `renders AS r`, for use after another condition."""
         terms: list[tuple[str, str | None]] = [
             # The plus keeps SQLite from the index by time, after which it would have to sort by id.
-            (" AND +r.project_id IN (SELECT value FROM json_each(?))", as_json(self.project_ids or None)),
+            (" AND +r.project_id IN (SELECT value FROM json_each(?))", json_text(self.project_ids or None)),
             (" AND r.created_at >= ?", self.since),
             (" AND r.created_at < ?", self.before),
             (" AND r.template_id = ?", self.template_id),
-            (" AND r.id IN (SELECT value FROM json_each(?))", as_json(self.render_ids)),
-            (" AND r.status IN (SELECT value FROM json_each(?))", as_json(self.statuses or None)),
+            (" AND r.id IN (SELECT value FROM json_each(?))", json_text(self.render_ids)),
+            (" AND r.status IN (SELECT value FROM json_each(?))", json_text(self.statuses or None)),
         ]
         given = [(sql, value) for sql, value in terms if value is not None]
         return "".join(sql for sql, _ in given), [value for _, value in given]
@@ -229,6 +229,6 @@ def join_renders(selection: Selection) -> str:
     return " JOIN renders AS r ON r.id = a.render_id" if selection.where()[0] else ""
 
 
-def as_json(value: Any) -> str | None:
+def json_text(value: Any) -> str | None:
     """Write a value as JSON, for `json_each` or a column; None stays None."""
     return None if value is None else msgspec.json.encode(value).decode()

@@ -57,9 +57,9 @@ def audit_head(console: Console, sign_with: Path | None, output: Path) -> int:
     with open_archive(console, read_only=True) as archive:
         summary = read_head(archive)
         if sign_with is not None:
-            from craftkit_archive.sealing import head_text, write_text
+            from craftkit_archive.sealing import head_text, write_signed
 
-            written = write_text(output, head_text(archive, summary), sign_with=sign_with)
+            written = write_signed(output, head_text(archive, summary), sign_with=sign_with)
             console.say(f"Wrote {' and '.join(map(str, written))}.")
     if not console.json:
         console.put(f"{summary.details['number']} {summary.details['hash']}")

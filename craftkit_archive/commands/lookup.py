@@ -148,9 +148,9 @@ def seal(
 def _write(
     console: Console, archive: Archive, sealed: Summary, file: Path, sign_with: Path | None, request: Path | None
 ) -> list[str]:
-    from craftkit_archive.sealing import seal_text, write_request, write_text
+    from craftkit_archive.sealing import seal_text, write_request, write_signed
 
-    written = [str(path) for path in write_text(file, seal_text(archive, sealed), sign_with=sign_with)]
+    written = [str(path) for path in write_signed(file, seal_text(archive, sealed), sign_with=sign_with)]
     if request is not None:
         write_request(file, request)
         written.append(str(request))

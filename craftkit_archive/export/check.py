@@ -16,7 +16,17 @@ from typing import NamedTuple
 from craftkit_archive.archive import Run
 from craftkit_archive.errors import AssetDamagedError, AssetError, AssetMissingError
 from craftkit_archive.export.bagit import FETCH, PAYLOAD
-from craftkit_archive.export.reader import INDEX, MARKER, MISSING, SEAL, SIGNATURE, Entry, Export, Manifest, open_part
+from craftkit_archive.export.reader import (
+    INDEX,
+    MARKER,
+    MISSING,
+    SEAL,
+    SIGNATURE,
+    Export,
+    ListedFile,
+    Manifest,
+    open_part,
+)
 from craftkit_archive.export.unpacking import Part, is_system_file
 from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
 from craftkit_archive.proof.signatures import SignatureRefusedError, find_signer
@@ -33,7 +43,7 @@ MAX_SIGNED_BYTES = 1 << 16  # of a seal, or of its signature
 _SIGNATURES = (".asc", ".gpg", ".sig", ".sign")
 
 
-class _Look(NamedTuple):
+class _FileLook(NamedTuple):
     """A file to look at; `part` is None if there is nothing to read."""
 
     path: str
@@ -50,7 +60,7 @@ class _Seen(NamedTuple):
     detail: str | None = None
 
 
-class _Problem(NamedTuple):
+class _FileProblem(NamedTuple):
     path: str
     seen: _Seen
 
@@ -103,7 +113,7 @@ def check_export(
     now = format_time(clock())
     signer, unsigned = (None, []) if allowed_signers is None else _find_signer(export, allowed_signers)
     for record in chain(_Check(export, run, jobs, stop).results(), unsigned):
-        if isinstance(record, _Problem):
+        if isinstance(record, _FileProblem):
             verdict, expected, found, detail = record.seen
             run.counts[verdict] += 1
             key = _shown(record.path)
@@ -125,17 +135,17 @@ def check_export(
     yield run.summary(export=str(path), bag=export.is_bag, seal=seal, signer=signer)
 
 
-def _find_signer(export: Export, allowed_signers: Path) -> tuple[str | None, list[_Problem]]:
+def _find_signer(export: Export, allowed_signers: Path) -> tuple[str | None, list[_FileProblem]]:
     """Return who signed the seal, or what is wrong with that."""
     try:
         text, signature = (_bytes_of(export, name) for name in (SEAL, SIGNATURE))
         return find_signer(text, signature, allowed_signers), []
     except AssetMissingError:
-        return None, [_Problem(SIGNATURE, _Seen("missing", detail="the seal is not signed"))]
+        return None, [_FileProblem(SIGNATURE, _Seen("missing", detail="the seal is not signed"))]
     except AssetError as error:
-        return None, [_Problem(SIGNATURE, _Seen("unreadable", detail=str(error)))]
+        return None, [_FileProblem(SIGNATURE, _Seen("unreadable", detail=str(error)))]
     except SignatureRefusedError as error:
-        return None, [_Problem(SIGNATURE, _Seen("wrong-digest", detail=f"the signature is not good: {error}"))]
+        return None, [_FileProblem(SIGNATURE, _Seen("wrong-digest", detail=f"the signature is not good: {error}"))]
 
 
 def _bytes_of(export: Export, name: str) -> bytes:
@@ -155,7 +165,7 @@ class _Remark(NamedTuple):
     detail: str
 
 
-_Result = _Problem | _Remark | Plan | Progress | Skipped
+_Result = _FileProblem | _Remark | Plan | Progress | Skipped
 
 
 def _shown(path: str) -> str:
@@ -218,17 +228,17 @@ class _Check:
     # --- every digest ---
 
     def _compare(self, jobs: int) -> Iterator[_Result]:
-        under_way: deque[list[_Look]] = deque()
+        under_way: deque[list[_FileLook]] = deque()
 
-        def batches() -> Iterator[list[_Look]]:
-            for batch in in_batches(self._looks(), BATCH, weigh=_weigh, limit=BATCH_BYTES):
+        def batches() -> Iterator[list[_FileLook]]:
+            for batch in in_batches(self._looks(), BATCH, weigh=_look_bytes, limit=BATCH_BYTES):
                 under_way.append(batch)
                 yield batch
 
         with processes(jobs) as executor:
             for seen in map_ordered(executor, _check_batch, batches(), jobs=jobs, stop=self._stop):
                 batch = under_way.popleft()
-                size = sum(_weigh(look) for look in batch)
+                size = sum(_look_bytes(look) for look in batch)
                 self._run.counts["checked"] += len(batch)
                 self._run.bytes_read += size
                 for look, one in zip(batch, seen, strict=True):
@@ -238,16 +248,16 @@ class _Check:
                         self._run.counts["lacking"] += 1
                         yield Skipped(None, _shown(look.path), f"not fetched: {FETCH} names its source")
                     else:
-                        yield _Problem(look.path, one)
+                        yield _FileProblem(look.path, one)
                 yield Progress(count=len(batch), size_bytes=size)
         yield from (_Remark(path, "found under another spelling of its name") for path in self._respelled)
 
-    def _looks(self) -> Iterator[_Look]:
+    def _looks(self) -> Iterator[_FileLook]:
         """Yield each file once where all manifests have the same order, as they do when one program wrote them."""
         for manifests in (self._export.manifests, self._export.tag_manifests):
             is_payload = manifests is self._export.manifests
             for row in zip_longest(*(self._named_by(manifest) for manifest in manifests)):
-                entries: dict[str, list[Entry]] = {}
+                entries: dict[str, list[ListedFile]] = {}
                 for entry in filter(None, row):
                     entries.setdefault(entry.path, []).append(entry)
                 for path, same in entries.items():
@@ -255,7 +265,7 @@ class _Check:
                         self._held += sum(mark_of(f"{one.digest} {path}") for one in same if one.algorithm == "sha256")
                     yield self._look(same, is_payload=is_payload)
 
-    def _named_by(self, manifest: Manifest) -> Iterator[Entry]:
+    def _named_by(self, manifest: Manifest) -> Iterator[ListedFile]:
         marks = self._named[manifest.name]
         for entry in self._export.entries(manifest):
             marks.add(entry.path)
@@ -263,12 +273,12 @@ class _Check:
                 self._respelled.append(entry.path)
             yield entry
 
-    def _look(self, same: list[Entry], *, is_payload: bool) -> _Look:
+    def _look(self, same: list[ListedFile], *, is_payload: bool) -> _FileLook:
         first, problem = same[0], same[0].problem
         if is_payload and self._export.is_bag and not problem and not first.path.startswith(PAYLOAD):
             problem = f"a payload manifest lists what is in {PAYLOAD}, and nothing else"
         digests = tuple((entry.algorithm, entry.digest) for entry in same)
-        return _Look(first.path, digests, None if problem else first.part, problem, first.unreadable)
+        return _FileLook(first.path, digests, None if problem else first.part, problem, first.unreadable)
 
     # --- nothing twice, nothing besides ---
 
@@ -281,13 +291,15 @@ class _Check:
                 if mark in twice:
                     twice.remove(mark)
                     detail = f"it lists {_shown(entry.path)} twice"
-                    yield _Problem(manifest.name, _malformed(detail)) if standard else _Remark(manifest.name, detail)
+                    yield (
+                        _FileProblem(manifest.name, _malformed(detail)) if standard else _Remark(manifest.name, detail)
+                    )
         for name in export.unknown:
             yield _Remark(name, "not compared: its algorithm is unknown")
         for number, path, _ in export.holes():
             if not all(self._named_in(path, all_of=standard)):
                 detail = f"line {number} names {_shown(path)}, which not every manifest lists"
-                yield _Problem(FETCH, _malformed(detail))
+                yield _FileProblem(FETCH, _malformed(detail))
 
     def _named_in(self, path: str, *, all_of: bool) -> list[bool]:
         """Say which of the payload manifests name a path; of versions that ask for one only, whether one does."""
@@ -306,25 +318,25 @@ class _Check:
                 if problem := self._unnamed_payload(path, named):
                     yield problem
             elif not self._is_expected(path):
-                yield _Problem(path, _Seen("orphan", detail="no manifest lists it"))
+                yield _FileProblem(path, _Seen("orphan", detail="no manifest lists it"))
         if self._export.is_bag and not self._export.has(PAYLOAD):
-            yield _Problem(PAYLOAD, _Seen("missing", detail="a bag has this folder, even if it is empty"))
+            yield _FileProblem(PAYLOAD, _Seen("missing", detail="a bag has this folder, even if it is empty"))
         # Of a bag in which something is missing or changed, it would only say so once more.
         is_whole = not self._run.counts["lacking"] and not _count_problems(self._run)
         for name, oxum in self._export.oxums():
             if oxum != (size, count) and is_whole:
                 expected = f"{oxum[0]}.{oxum[1]}" if oxum else None
                 detail = "Payload-Oxum: bytes and files of the payload"
-                yield _Problem(name, _Seen("wrong-size", expected, f"{size}.{count}", detail))
+                yield _FileProblem(name, _Seen("wrong-size", expected, f"{size}.{count}", detail))
 
-    def _unnamed_payload(self, path: str, named: list[bool]) -> _Problem | None:
+    def _unnamed_payload(self, path: str, named: list[bool]) -> _FileProblem | None:
         declaration = self._export.declaration
         if not any(named):
-            return None if is_system_file(path) else _Problem(path, _Seen("orphan", detail="no manifest lists it"))
+            return None if is_system_file(path) else _FileProblem(path, _Seen("orphan", detail="no manifest lists it"))
         if all(named) or declaration is None or not declaration.is_standard:
             return None
         name = self._export.manifests[named.index(False)].name
-        return _Problem(path, _Seen("orphan", detail=f"{name} does not list it"))
+        return _FileProblem(path, _Seen("orphan", detail=f"{name} does not list it"))
 
     def _is_expected(self, path: str) -> bool:
         """Say whether a file that is no payload of a bag may be there."""
@@ -344,25 +356,25 @@ def _malformed(detail: str) -> _Seen:
     return _Seen("malformed", detail=detail)
 
 
-def _weigh(look: _Look) -> int:
+def _look_bytes(look: _FileLook) -> int:
     return look.part.size_bytes if look.part else 0
 
 
-def _check_batch(batch: list[_Look]) -> list[_Seen]:
-    return [_check(look) for look in batch]
+def _check_batch(batch: list[_FileLook]) -> list[_Seen]:
+    return [_check_look(look) for look in batch]
 
 
-def _check(look: _Look) -> _Seen:
+def _check_look(look: _FileLook) -> _Seen:
     if look.part is None:
         return _Seen("unreadable" if look.unreadable else "missing", detail=look.problem)
-    seen = _read(look, look.part)
+    seen = _read_part(look, look.part)
     if seen.verdict == "ok":
         return seen
-    seen = _read(look, look.part)
+    seen = _read_part(look, look.part)
     return seen if seen.verdict != "ok" else _Seen("unreadable", detail="bad at first, good when read again")
 
 
-def _read(look: _Look, part: Part) -> _Seen:
+def _read_part(look: _FileLook, part: Part) -> _Seen:
     strongest, *weaker = look.digests
     try:
         with open_part(look.path, part) as found:
@@ -390,7 +402,7 @@ def _digests(chunks: Iterable[bytes], algorithms: set[str]) -> dict[str, str]:
     return {name: one.hexdigest() for name, one in hashed.items()}
 
 
-def _check_index(export: Export, held: int) -> Iterator[_Problem]:
+def _check_index(export: Export, held: int) -> Iterator[_FileProblem]:
     """Compare the index with the manifest, and the seal with the index."""
     with Sealing() as sealing:
         for listed in export.listed():
@@ -398,10 +410,10 @@ def _check_index(export: Export, held: int) -> Iterator[_Problem]:
             sealing.add(listed.sha256, listed.asset_key or "")
         sealed = sealing.result()
     if held != 0:
-        yield _Problem(INDEX, _Seen("wrong-digest", detail="it lists other files than the manifest"))
+        yield _FileProblem(INDEX, _Seen("wrong-digest", detail="it lists other files than the manifest"))
     noted = export.said().get("Seal")
     if noted != sealed:
-        yield _Problem(SEAL, _Seen("wrong-digest", noted, sealed, "the seal is not that of the index"))
+        yield _FileProblem(SEAL, _Seen("wrong-digest", noted, sealed, "the seal is not that of the index"))
 
 
 def _missing(export: Export) -> tuple[int, int]:

@@ -30,12 +30,12 @@ class ManifestName(NamedTuple):
     of_tags: bool
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 # RFC 8493 writes `sha3256` in a name, bagit-python `sha3_256`. Digests of any length (shake) have no name of their own.
-_ALGORITHMS = {_plain(name): name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
+_ALGORITHMS = {_normalized(name): name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
 _ALGORITHMS |= {"b2": "blake2b", "blake2b512": "blake2b", "blake2s256": "blake2s"}
 _DIGITS = {name: 2 * hashlib.new(name, usedforsecurity=False).digest_size for name in set(_ALGORITHMS.values())}
 
@@ -54,7 +54,7 @@ _PERCENT_BREAK = re.compile(r"%(0[AaDd])")
 def manifest_name(name: str) -> ManifestName | None:
     """Say which manifest a file's name stands for: `manifest-md5.txt`, `SHA256SUMS`; None if it is no manifest's."""
     if found := _BAGIT_NAME.fullmatch(name):
-        return ManifestName(name, _ALGORITHMS.get(_plain(found[2])), found[1] is not None)
+        return ManifestName(name, _ALGORITHMS.get(_normalized(found[2])), found[1] is not None)
     if (found := _SUMS_NAME.fullmatch(name)) and (algorithm := _ALGORITHMS.get(found[1].lower())):
         return ManifestName(name, algorithm, of_tags=False)
     return None
@@ -74,7 +74,7 @@ def parse_sum(line: str, algorithm: str) -> Line | None:
     """
     if found := _BSD_SUM.fullmatch(line):
         escaped, name, path, digest = found.groups()
-        algorithm = _ALGORITHMS.get(_plain(name), "")
+        algorithm = _ALGORITHMS.get(_normalized(name), "")
     elif found := _SUM.fullmatch(line):
         escaped, digest, path = found.groups()
     else:
@@ -83,16 +83,16 @@ def parse_sum(line: str, algorithm: str) -> Line | None:
         if not all(code in _ESCAPED for code in _ESCAPE.findall(path)):
             return None
         path = _ESCAPE.sub(lambda code: _ESCAPED[code[1]], path)
-    return _line(digest, algorithm, path)
+    return _checked_line(digest, algorithm, path)
 
 
 def parse_bag_line(line: str, algorithm: str) -> Line | None:
     """Read a line of a bag's manifest, its path as it stands there; None if it is no such line."""
     found = _BAG_LINE.fullmatch(line)
-    return _line(found[1], algorithm, found[2]) if found else None
+    return _checked_line(found[1], algorithm, found[2]) if found else None
 
 
-def _line(digest: str, algorithm: str, path: str) -> Line | None:
+def _checked_line(digest: str, algorithm: str, path: str) -> Line | None:
     return Line(digest.lower(), algorithm, path) if len(digest) == _DIGITS.get(algorithm) else None
 
 

@@ -37,7 +37,7 @@ ODD_COLUMNS = ("path", "render_id", "asset_key", "detail")
 _SPECIAL = frozenset("'=+-@\t")
 
 
-class Cells(NamedTuple):
+class IndexRow(NamedTuple):
     """A line of the index, in the order of `INDEX_COLUMNS`; nothing is an empty text."""
 
     path: str
@@ -53,9 +53,9 @@ class Cells(NamedTuple):
     asset_key: str
 
 
-def index_cells(row: ExportRow, path: str) -> Cells:
+def index_cells(row: ExportRow, path: str) -> IndexRow:
     """Say of a render what stands in the index."""
-    return Cells(
+    return IndexRow(
         path,
         row.render_id,
         row.project_id,
@@ -84,7 +84,7 @@ def csv_line(cells: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def read_cells(lines: Iterable[str]) -> Iterable[Cells]:
+def read_cells(lines: Iterable[str]) -> Iterable[IndexRow]:
     """Read lines of the index; what is no such line, such as one that was cut or rewritten, is left out."""
     rows = csv.reader(lines)
     while True:
@@ -95,7 +95,7 @@ def read_cells(lines: Iterable[str]) -> Iterable[Cells]:
         except csv.Error:
             continue
         if len(cells) == len(INDEX_COLUMNS) and cells[8].isdecimal() and len(cells[8]) < 20:
-            yield Cells(*map(unescape_formula, cells))
+            yield IndexRow(*map(unescape_formula, cells))
 
 
 class Volume(NamedTuple):
@@ -158,7 +158,7 @@ class Manifests:
         with suppress(OSError):  # what a full disk did not take is not missed here
             self._stack.close()
 
-    def add(self, cells: Cells, line: str, modified: int = 0) -> None:
+    def add(self, cells: IndexRow, line: str, modified: int = 0) -> None:
         """Put down a PDF that the export has; `line` is what `csv_line` makes of its cells."""
         size = int(cells.size_bytes)
         self.count += 1
@@ -176,7 +176,7 @@ class Manifests:
         with disk_errors(self._folder or tempfile.gettempdir()):
             self._missing.write(csv_line(cells).encode())
 
-    def note_odd(self, cells: Cells, odd: str) -> None:
+    def note_odd(self, cells: IndexRow, odd: str) -> None:
         """Put down what was odd about a PDF on arrival, that the export has."""
         self._odd_count += 1
         with disk_errors(self._folder or tempfile.gettempdir()):
@@ -217,7 +217,7 @@ class Manifests:
         if self._bag_info is None:
             self._manifest.write(lines)
         else:
-            held = digest(_read(self._manifest))
+            held = digest(_rewound(self._manifest))
             tags = lines + bag.manifest_line(held.sha256, MANIFEST).encode()
             self._put(target, TAG_MANIFEST, io.BytesIO(tags))
         self._put(target, MANIFEST, self._manifest)
@@ -225,7 +225,7 @@ class Manifests:
 
     def _put(self, target: Target, path: str, file: BinaryIO) -> Stored:
         target.add(path, file, self._modified)
-        return digest(_read(file))
+        return digest(_rewound(file))
 
     def _sealed(self, seal: str) -> bytes:
         said = {"Seal": seal, "PDFs": self.count, "Bytes": self.size_bytes, "Archive": self._archive_id}
@@ -244,7 +244,7 @@ class Manifests:
         return bag.info(fields)
 
 
-def _read(file: BinaryIO) -> Iterable[bytes]:
+def _rewound(file: BinaryIO) -> Iterable[bytes]:
     file.seek(0)
     while chunk := file.read(CHUNK_BYTES):
         yield chunk

@@ -124,7 +124,7 @@ def _parse(template: str) -> list[Say]:
         if field not in _FIELDS or conversion:
             raise RequestError(f"The name {template!r} has the unknown field {{{field}}}: known are {_KNOWN}.")
         if field in _DATES:
-            add(spec or "%Y-%m-%d", partial(_date, template, _FIELDS[field]))
+            add(spec or "%Y-%m-%d", partial(_date_part, template, _FIELDS[field]))
         elif spec:
             raise RequestError(f"In the name {template!r}, {{{field}}} takes no format: only created and completed do.")
         else:
@@ -137,7 +137,7 @@ def _parse(template: str) -> list[Say]:
     return [_joined(part) for part in parts]
 
 
-def _date(template: str, value: Callable[[ExportRow], Any], spec: str) -> Say:
+def _date_part(template: str, value: Callable[[ExportRow], Any], spec: str) -> Say:
     """Say a part of a time, as it stands in the catalog's one form for it."""
     pieces: list[str | slice] = []
     for text, letter in re.findall(r"([^%]*)(%.?)?", spec):

@@ -13,7 +13,7 @@ from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.values import escape_control
 
 if TYPE_CHECKING:
-    from craftkit_archive.export.manifests import Cells, Volume
+    from craftkit_archive.export.manifests import IndexRow, Volume
 
 PAGE_ROWS = 100_000
 SHOWN_PROJECTS = 12
@@ -28,7 +28,7 @@ def page_name(number: int) -> str:
     return f"index-{number + 1:03}.html" if number else "index.html"
 
 
-class Held(NamedTuple):
+class Tally(NamedTuple):
     """How many PDFs there are of something, and their bytes."""
 
     pdfs: int
@@ -56,7 +56,7 @@ class Pages:
         self._project_sizes: Counter[str] = Counter()
         self._months: Counter[str] = Counter()
 
-    def add(self, cells: "Cells", size_bytes: int) -> None:
+    def add(self, cells: "IndexRow", size_bytes: int) -> None:
         """Put down a PDF."""
         if self._count % PAGE_ROWS == 0:
             self._rows.append(self._open())
@@ -68,8 +68,8 @@ class Pages:
         self._months[cells.created_at[:7] or "undated"] += 1
         name = cells.path.rpartition("/")[2]
         also = "" if name == f"{cells.render_id}.pdf" else cells.render_id
-        shown = "<td>".join(map(_text, (project, cells.template_id, cells.created_at[:19], str(size_bytes), also)))
-        row = f'<tr><td><a href="{quote(cells.path)}">{_text(name)}</a><td>{shown}\n'
+        shown = "<td>".join(map(_safe, (project, cells.template_id, cells.created_at[:19], str(size_bytes), also)))
+        row = f'<tr><td><a href="{quote(cells.path)}">{_safe(name)}</a><td>{shown}\n'
         self._rows[-1].write(row.encode())
 
     def finish(self, lacking: int) -> list[tuple[str, BinaryIO]]:
@@ -88,7 +88,7 @@ class Pages:
 
     def _fill(self, text: str, number: int, lacking: int) -> str:
         words = {
-            "title": _text(self._title),
+            "title": _safe(self._title),
             "summary": f"{self._count:,} PDFs, {format_size(self._size)}",
             "lacking": self._lacking(lacking),
             "pages": self._links(number),
@@ -115,11 +115,11 @@ class Pages:
 
     def _bars(self) -> str:
         most = self._projects.most_common(SHOWN_PROJECTS)
-        shown = [(name, Held(count, self._project_sizes[name])) for name, count in most]
-        rest = Held(self._count - sum(held.pdfs for _, held in shown), 0)
+        shown = [(name, Tally(count, self._project_sizes[name])) for name, count in most]
+        rest = Tally(self._count - sum(held.pdfs for _, held in shown), 0)
         largest = max((held.pdfs for _, held in shown), default=1)
         bars = [
-            f'<li data-project="{_text(name)}"><span class="name">{_text(name)}</span>'
+            f'<li data-project="{_safe(name)}"><span class="name">{_safe(name)}</span>'
             f'<span class="bar"><i style="width:{100 * held.pdfs / largest:.1f}%"></i></span>'
             f'<span class="count">{held.pdfs:,}</span><span class="size">{format_size(held.size_bytes)}</span></li>'
             for name, held in shown
@@ -131,7 +131,7 @@ class Pages:
         return f'<ol class="projects">{"".join(bars)}</ol>'
 
 
-def _text(value: str) -> str:
+def _safe(value: str) -> str:
     """Write foreign text into a page, on one line."""
     if _SIMPLE.fullmatch(value):
         return value
@@ -152,14 +152,14 @@ def _months(months: Counter[str]) -> str:
     for place, (name, count) in enumerate(shown):
         height = max(count / largest * CHART_HEIGHT, 1)
         columns.append(
-            f'<g data-month="{_text(name)}"><title>{_text(name)}: {count:,}</title>'
+            f'<g data-month="{_safe(name)}"><title>{_safe(name)}: {count:,}</title>'
             f'<rect class="room" x="{place * width:.3f}%" y="0" width="{width:.3f}%" height="{CHART_HEIGHT}"/>'
             f'<rect x="{(place + 0.1) * width:.3f}%" y="{CHART_HEIGHT - height:.1f}" width="{width * 0.8:.3f}%"'
             f' height="{height:.1f}" rx="2"/></g>'
         )
     first, last = (shown[0][0], shown[-1][0]) if shown else ("", "")
     return (
-        f'<svg class="months" role="img" aria-label="PDFs by month, {_text(first)} to {_text(last)}" width="100%"'
+        f'<svg class="months" role="img" aria-label="PDFs by month, {_safe(first)} to {_safe(last)}" width="100%"'
         f' height="{CHART_HEIGHT}">{"".join(columns)}</svg>'
-        f'<div class="axis"><span>{_text(first)}</span><span>{_text(last if last != first else "")}</span></div>'
+        f'<div class="axis"><span>{_safe(first)}</span><span>{_safe(last if last != first else "")}</span></div>'
     )

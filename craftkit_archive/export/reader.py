@@ -63,7 +63,7 @@ class Listed(NamedTuple):
     render_id: str | None = None
 
 
-class Entry(NamedTuple):
+class ListedFile(NamedTuple):
     """A file as a manifest lists it.
 
     Attributes:
@@ -198,7 +198,7 @@ class Export:
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
                     raise self._damaged(INDEX, rows.line_num) from error
 
-    def entries(self, manifest: Manifest) -> Iterator[Entry]:
+    def entries(self, manifest: Manifest) -> Iterator[ListedFile]:
         """Yield what a manifest lists, and where each file is; lazily.
 
         Raises:
@@ -259,7 +259,7 @@ class Export:
         with opened as lines:
             yield from ((number, line.rstrip("\n").removesuffix("\r")) for number, line in enumerate(lines, 1))
 
-    def _entry(self, line: Line) -> Entry:
+    def _entry(self, line: Line) -> ListedFile:
         """Find the file that a line means: under the first of its possible spellings that is there."""
         if self.declaration is None:
             names = [line.path.removeprefix("./")]
@@ -273,8 +273,8 @@ class Export:
                 problem, unreadable = str(error), isinstance(error, AssetUnreadableError)
                 break
             if part is not None:
-                return Entry(name, line.algorithm, line.digest, part, respelled=name != names[0])
-        return Entry(names[0], line.algorithm, line.digest, None, problem, unreadable)
+                return ListedFile(name, line.algorithm, line.digest, part, respelled=name != names[0])
+        return ListedFile(names[0], line.algorithm, line.digest, None, problem, unreadable)
 
     def said(self) -> dict[str, str]:
         """Return what `seal.txt` says, by label (`Seal`, `PDFs`, `Bytes`, `Archive`); nothing if there is none."""

@@ -17,10 +17,10 @@ from craftkit_archive.catalog.rows import ExportRow, Selection
 from craftkit_archive.errors import NoSpaceError, RequestError
 from craftkit_archive.export import bagit as bag
 from craftkit_archive.export.destination import STDOUT, Destination, Options, read_destination
-from craftkit_archive.export.manifests import Cells, Manifests, Volume, csv_line, index_cells, read_cells
+from craftkit_archive.export.manifests import IndexRow, Manifests, Volume, csv_line, index_cells, read_cells
 from craftkit_archive.export.names import NamePlan, mark
 from craftkit_archive.export.targets import Target
-from craftkit_archive.export.workers import Done, Item, run
+from craftkit_archive.export.workers import Done, ExportItem, run
 from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.ends import odd_on_arrival
@@ -108,13 +108,13 @@ def export_assets(
 # --- the work --------------------------------------------------------------------------------------------------------
 
 
-class _Entry(NamedTuple):
+class _PlannedFile(NamedTuple):
     """A render on its way into an export; `item` is None if there is no PDF to give, and `lack` says why."""
 
     row: ExportRow
-    cells: Cells
+    cells: IndexRow
     line: str
-    item: Item | None
+    item: ExportItem | None
     lack: tuple[str, str] | None
 
 
@@ -216,18 +216,18 @@ class _Export:
     def _volume(self, number: int) -> Volume | None:
         return Volume(number, self._volumes) if self._options.split_bytes is not None else None
 
-    def _entries(self) -> Iterator[tuple[int, _Entry]]:
+    def _entries(self) -> Iterator[tuple[int, _PlannedFile]]:
         """Yield the renders with the number of the volume that each belongs to."""
         splitter, prefix = _Splitter(self._options.split_bytes), bag.PAYLOAD if self._destination.bag else ""
         for row in self._catalog.export_rows(self._selection):
             lack = _lack(row)
             if lack is not None:
-                yield splitter.number, _Entry(row, index_cells(row, ""), "", None, lack)
+                yield splitter.number, _PlannedFile(row, index_cells(row, ""), "", None, lack)
                 continue
             path = prefix + self._names.path(row)
             cells = index_cells(row, path)
-            item = Item(row.key, row.sha256 or "", row.size_bytes or 0, path, _modified(row))
-            yield splitter.put(row), _Entry(row, cells, csv_line(cells), item, None)
+            item = ExportItem(row.key, row.sha256 or "", row.size_bytes or 0, path, _modified(row))
+            yield splitter.put(row), _PlannedFile(row, cells, csv_line(cells), item, None)
 
     def foresee(self) -> Iterator[Record]:
         """Say what would be written."""
@@ -236,7 +236,7 @@ class _Export:
         for number, entry in self._entries():
             counts["selected"] += 1
             if entry.item is None:
-                accepted = _accepted(entry.row, (entry.lack or ("",))[0])
+                accepted = _accepted_reason(entry.row, (entry.lack or ("",))[0])
                 counts["acknowledged" if accepted else "excluded"] += 1
                 if not accepted:
                     yield _skipped(entry, entry.lack)
@@ -266,7 +266,7 @@ class _Export:
             os.sync()
 
     def _write_volume(
-        self, number: int, entries: Iterable[_Entry], executor: "Executor", jobs: int
+        self, number: int, entries: Iterable[_PlannedFile], executor: "Executor", jobs: int
     ) -> Iterator[Record]:
         volume = self._volume(number)
         target = self._destination.open(self._archive, self._options, volume)
@@ -293,13 +293,13 @@ class _Export:
         self._exports.append({"path": address, "pdfs": papers.count, "size_bytes": papers.size_bytes, "seal": seal})
 
     def _copy(
-        self, target: Target, papers: Manifests, entries: Iterable[_Entry], executor: "Executor", jobs: int
+        self, target: Target, papers: Manifests, entries: Iterable[_PlannedFile], executor: "Executor", jobs: int
     ) -> Iterator[Record]:
-        under_way: deque[tuple[Any, list[_Entry]]] = deque()
+        under_way: deque[tuple[Any, list[_PlannedFile]]] = deque()
         self._marks = array("Q")
 
         def tasks() -> Iterator[Any]:
-            for batch in in_batches(entries, BATCH, weigh=_weigh, limit=BATCH_BYTES):
+            for batch in in_batches(entries, BATCH, weigh=_entry_bytes, limit=BATCH_BYTES):
                 items = [entry.item for entry in batch if entry.item is not None]
                 task = target.task(items, "".join(entry.line for entry in batch))
                 if target.has_earlier:
@@ -315,7 +315,7 @@ class _Export:
             yield Progress(count=len(batch), size_bytes=size)
 
     def _count_batch(
-        self, batch: list[_Entry], done: Iterator[Done], papers: Manifests
+        self, batch: list[_PlannedFile], done: Iterator[Done], papers: Manifests
     ) -> Generator[Record, None, int]:
         counts, size = self._run.counts, 0
         counts["selected"] += len(batch)
@@ -331,7 +331,7 @@ class _Export:
             lack = (one.outcome, one.detail or "") if one is not None else entry.lack or ("", "")
             if one is not None and one.outcome == "gone":  # alone, or with the whole store?
                 self._archive.store.check(self._archive.id)
-            accepted = _accepted(entry.row, lack[0])
+            accepted = _accepted_reason(entry.row, lack[0])
             # What the store does not give now is not damage: the export is incomplete.
             gap = "excluded" if one is None or one.outcome == "unavailable" else "failed"
             counts["acknowledged" if accepted else gap] += 1
@@ -406,17 +406,17 @@ _STATES: dict[str, State] = {
 }
 
 
-def _accepted(row: ExportRow, lack: str) -> str | None:
+def _accepted_reason(row: ExportRow, lack: str) -> str | None:
     """Return the reason for which a PDF's loss was accepted, if it is the state that was accepted that keeps it out."""
     return row.accepted_reason if row.accepted_state is not None and _STATES.get(lack) == row.accepted_state else None
 
 
-def _skipped(entry: _Entry, lack: tuple[str, str] | None) -> Skipped:
+def _skipped(entry: _PlannedFile, lack: tuple[str, str] | None) -> Skipped:
     word, detail = lack or ("", "")
     return Skipped(render_id=entry.row.render_id, key=entry.row.key, reason=detail or word)
 
 
-def _weigh(entry: _Entry) -> int:
+def _entry_bytes(entry: _PlannedFile) -> int:
     return entry.item.size_bytes if entry.item is not None else 0
 
 

@@ -21,7 +21,7 @@ from craftkit_archive.archive import Archive
 from craftkit_archive.errors import ArchiveError, AssetError, AssetMissingError, LockedError, RequestError, disk_errors
 from craftkit_archive.export.packing import FORMS
 from craftkit_archive.export.reader import INDEX, MANIFEST, MARKER, Export
-from craftkit_archive.export.workers import Done, FilesTask, Item, PackTask, StoreTask
+from craftkit_archive.export.workers import Done, ExportItem, FilesTask, PackTask, StoreTask
 from craftkit_archive.lock import LOCK, hold_lock
 from craftkit_archive.stores.base import CHUNK_BYTES, Store, digest
 from craftkit_archive.stores.folder import INCOMING, FolderStore
@@ -54,7 +54,7 @@ class Target(ABC):
         """Yield the lines of the index of whatever earlier exports may have written here; ends of lines included."""
 
     @abstractmethod
-    def task(self, items: list[Item], lines: str) -> Any:
+    def task(self, items: list[ExportItem], lines: str) -> Any:
         """Say what a worker is to do with these, and note down that it will; `lines` are theirs of the index."""
 
     @abstractmethod
@@ -85,7 +85,7 @@ class Claim(msgspec.Struct, frozen=True):
     bag: bool = False
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
+def _file_chunks(file: BinaryIO) -> Iterator[bytes]:
     file.seek(0)
     return iter(partial(file.read, CHUNK_BYTES), b"")
 
@@ -183,7 +183,7 @@ class FolderTarget(Target):
                     yield line.decode()
 
     @override
-    def task(self, items: list[Item], lines: str) -> FilesTask:
+    def task(self, items: list[ExportItem], lines: str) -> FilesTask:
         with disk_errors(self.path):
             self._ledger.write(lines.encode())
             self._ledger.flush()
@@ -200,7 +200,7 @@ class FolderTarget(Target):
             with disk_errors(self.path):
                 (self.path / path).mkdir(exist_ok=True)
             return
-        self._folder.write(path, _chunks(file), replace=True)
+        self._folder.write(path, _file_chunks(file), replace=True)
 
     @override
     def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
@@ -278,7 +278,7 @@ class StoreTarget(Target):
         return iter(())
 
     @override
-    def task(self, items: list[Item], lines: str) -> StoreTask:
+    def task(self, items: list[ExportItem], lines: str) -> StoreTask:
         return StoreTask(self._archive.store.address, self._store.address, items)
 
     @override
@@ -289,7 +289,7 @@ class StoreTarget(Target):
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
         """Skips empty folders, which a bucket cannot hold."""
         if not path.endswith("/"):
-            self._store.write(path, _chunks(file), replace=True)
+            self._store.write(path, _file_chunks(file), replace=True)
 
     @override
     def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
@@ -378,7 +378,7 @@ class PackedTarget(Target):
         return iter(())
 
     @override
-    def task(self, items: list[Item], lines: str) -> PackTask:
+    def task(self, items: list[ExportItem], lines: str) -> PackTask:
         items = [item._replace(path=self._prefix + item.path) for item in items] if self._prefix else items
         offset = self._planned
         self._planned += sum(self._form.measure(item.path, item.size_bytes) for item in items)
@@ -399,7 +399,7 @@ class PackedTarget(Target):
                 self._write(iter(partial(file.read, CHUNK_BYTES), b""))
             piece.unlink()
         elif length and task.offset != self._at:
-            self._write(_read(self._file, task.offset, length))
+            self._write(_read_range(self._file, task.offset, length))
         else:
             self._at = at
 
@@ -421,12 +421,12 @@ class PackedTarget(Target):
     @override
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
         size, crc = file.seek(0, os.SEEK_END), 0
-        for chunk in _chunks(file):
+        for chunk in _file_chunks(file):
             crc = zlib.crc32(chunk, crc)
         path = self._prefix + path
         self._record(path, size, modified, crc, self._at)
         self._write([self._form.head(path, size, modified, crc)])
-        self._write(_chunks(file))
+        self._write(_file_chunks(file))
         self._write([self._form.tail(size)])
 
     @override
@@ -442,7 +442,7 @@ class PackedTarget(Target):
         begin = self._at
         with disk_errors(self.path or tempfile.gettempdir()):
             size = self._directory.seek(0, os.SEEK_END)
-        self._write(_chunks(self._directory))
+        self._write(_file_chunks(self._directory))
         self._write([self._form.end(self._count, begin, size)])
         if self.path is not None:
             with disk_errors(self.path):
@@ -450,7 +450,7 @@ class PackedTarget(Target):
                 self._part.rename(self.path)
 
 
-def _read(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
+def _read_range(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
     end = offset + length
     while offset < end:
         chunk = os.pread(descriptor, min(CHUNK_BYTES, end - offset), offset)

@@ -80,7 +80,7 @@ def is_unsafe(path: str) -> bool:
     return _UNSAFE.search(path) is not None
 
 
-class _Entry(NamedTuple):
+class _Header(NamedTuple):
     path: str
     offset: int
     size_bytes: int  # below nothing if it is no plain file
@@ -163,7 +163,7 @@ class MemberIndex:
         place = bisect_left(self._marks, mark)
         return place if place < len(self._marks) and self._marks[place] == mark else None
 
-    def _entries(self, *, thorough: bool = False) -> Iterator[_Entry]:
+    def _entries(self, *, thorough: bool = False) -> Iterator[_Header]:
         """Yield what a zip or tar holds, in its order, without folders; lazily.
 
         Args:
@@ -246,7 +246,7 @@ def _find_end(file: BinaryIO) -> tuple[int, int, int] | None:
     return count, offset, at
 
 
-def _zip_entries(path: Path, file: BinaryIO, count: int, offset: int, end: int, *, thorough: bool) -> Iterator[_Entry]:
+def _zip_entries(path: Path, file: BinaryIO, count: int, offset: int, end: int, *, thorough: bool) -> Iterator[_Header]:
     file.seek(offset)
     room = offset
     with path.open("rb", buffering=512) as heads:
@@ -268,7 +268,7 @@ def _zip_entries(path: Path, file: BinaryIO, count: int, offset: int, end: int, 
                 if head[:4] != _HEAD or heads.read(name_bytes) != record.raw_name or not known:
                     raise _DamagedError(f"what stands before {record.path!r} is damaged")
             name = record.path.removeprefix("./")
-            yield _Entry(name, begin, record.size_bytes, deflated=record.method == _DEFLATED)
+            yield _Header(name, begin, record.size_bytes, deflated=record.method == _DEFLATED)
         if file.tell() != end:
             raise _DamagedError("its directory is longer than its end says")
 
@@ -392,7 +392,7 @@ class _Heads:
         return self._file.read(size)
 
 
-def _tar_entries(path: Path, file: BinaryIO) -> Iterator[_Entry]:
+def _tar_entries(path: Path, file: BinaryIO) -> Iterator[_Header]:
     with tarfile.open(fileobj=cast(BinaryIO, _Heads(file)), mode="r:") as archive:
         while (entry := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # it would keep them all
@@ -411,8 +411,8 @@ def _tar_entries(path: Path, file: BinaryIO) -> Iterator[_Entry]:
         raise tarfile.ReadError("it is cut short")
 
 
-def _tar_entry(entry: tarfile.TarInfo) -> _Entry:
+def _tar_entry(entry: tarfile.TarInfo) -> _Header:
     name = entry.name.removeprefix("./")
     if entry.islnk():
-        return _Entry(name, 0, _HARD_LINK, link=entry.linkname.removeprefix("./"))
-    return _Entry(name, entry.offset_data, entry.size if entry.isreg() else _NO_FILE)
+        return _Header(name, 0, _HARD_LINK, link=entry.linkname.removeprefix("./"))
+    return _Header(name, entry.offset_data, entry.size if entry.isreg() else _NO_FILE)

@@ -29,7 +29,7 @@ from craftkit_archive.stores.folder import INCOMING
 Outcome = Literal["written", "unchanged", "damaged", "gone", "unreadable", "unavailable", "unwritable"]
 
 
-class Item(NamedTuple):
+class ExportItem(NamedTuple):
     """A PDF to copy: where it is, what it must be, where it goes and the time it gets (seconds since 1970, UTC)."""
 
     key: str
@@ -48,7 +48,7 @@ class Done(NamedTuple):
     crc: int = 0
 
 
-def _failed(error: AssetError) -> Done:
+def _not_copied(error: AssetError) -> Done:
     if isinstance(error, AssetMissingError):
         return Done("gone", "recorded, but gone from the store")
     if isinstance(error, AssetUnavailableError):
@@ -56,7 +56,7 @@ def _failed(error: AssetError) -> Done:
     return Done("damaged" if isinstance(error, AssetDamagedError) else "unreadable", str(error))
 
 
-def _open(address: str, item: Item) -> OpenAsset:
+def _open_stored(address: str, item: ExportItem) -> OpenAsset:
     """Open an asset of the archive's store; a service that keeps failing for it alone does not stop the export."""
     store = open_store(address)
     try:
@@ -66,7 +66,7 @@ def _open(address: str, item: Item) -> OpenAsset:
         raise AssetUnavailableError(str(error), reason=error.reason) from error
 
 
-def checked(found: OpenAsset, item: Item) -> Iterator[memoryview]:
+def checked(found: OpenAsset, item: ExportItem) -> Iterator[memoryview]:
     """Pass the bytes on, and refuse them at their end if they are not the recorded ones.
 
     No more bytes come than are recorded. Each piece is good until the next is drawn (see `OpenAsset.views`).
@@ -108,7 +108,7 @@ class FilesTask(NamedTuple):
 
     store: str
     root: str
-    items: list[Item]
+    items: list[ExportItem]
     is_new: bool
     link: bool
     read: bool
@@ -118,20 +118,20 @@ class FilesTask(NamedTuple):
         """Do it; files that are there and right are left untouched."""
         return map_threads(self._one, self.items, open_store(self.store).lanes)
 
-    def _one(self, item: Item) -> Done:
+    def _one(self, item: ExportItem) -> Done:
         try:
             return self._put(item, f"{self.root}/{item.path}")
         except AssetKeyError as error:  # the folder's file system does not take the name, or something is in its way
             return Done("unwritable", str(error))
 
-    def _put(self, item: Item, target: str) -> Done:
+    def _put(self, item: ExportItem, target: str) -> Done:
         with disk_errors(target, key=item.path):
             _make_folder(self.root, target.rpartition("/")[0], self.export)
         present = not self.is_new and os.path.lexists(target)
         if present and is_file_of(target, item.size_bytes, item.sha256):
             return Done("unchanged")
         try:
-            found = _open(self.store, item)
+            found = _open_stored(self.store, item)
         except AssetError as error:
             return self._without(error, target, present=present)
         with found:
@@ -152,16 +152,16 @@ class FilesTask(NamedTuple):
         if present and (os.path.islink(target) or not os.path.isdir(target)):
             with disk_errors(target):
                 os.unlink(target)
-        return _failed(error)
+        return _not_copied(error)
 
-    def _write(self, found: OpenAsset, item: Item, target: str) -> None:
+    def _write(self, found: OpenAsset, item: ExportItem, target: str) -> None:
         temporary = f"{_own_folder(self.root, self.export)}/{next(_numbers):032x}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             try:
                 written = 0
                 for chunk in checked(found, item):
-                    written += _write_all(descriptor, chunk, written)
+                    written += _write_at(descriptor, chunk, written)
                 os.utime(descriptor, (item.modified, item.modified))
             finally:
                 os.close(descriptor)
@@ -170,7 +170,7 @@ class FilesTask(NamedTuple):
             os.unlink(temporary)
             raise
 
-    def _link(self, found: OpenAsset, item: Item, target: str) -> None:
+    def _link(self, found: OpenAsset, item: ExportItem, target: str) -> None:
         if self.read:
             for _ in checked(found, item):
                 pass
@@ -234,13 +234,13 @@ class StoreTask(NamedTuple):
 
     store: str
     target: str
-    items: list[Item]
+    items: list[ExportItem]
 
     def run(self) -> list[Done]:
         """Do it; what is there and right is left untouched."""
         return map_threads(self._one, self.items, max(open_store(self.store).lanes, open_store(self.target).lanes))
 
-    def _one(self, item: Item) -> Done:
+    def _one(self, item: ExportItem) -> Done:
         target = open_store(self.target)
         try:
             with target.open(item.path) as there:
@@ -250,10 +250,10 @@ class StoreTask(NamedTuple):
         except AssetError:
             pass  # it is not there, or not the right one
         try:
-            with _open(self.store, item) as found:
+            with _open_stored(self.store, item) as found:
                 target.write(item.path, checked(found, item), replace=True)
         except AssetError as error:
-            return _failed(error)
+            return _not_copied(error)
         return Done("written")
 
 
@@ -270,7 +270,7 @@ class PackTask(NamedTuple):
     form: str
     file: str
     offset: int
-    items: list[Item]
+    items: list[ExportItem]
 
     def run(self) -> list[Done]:
         """Do it."""
@@ -285,10 +285,10 @@ class PackTask(NamedTuple):
         finally:
             os.close(descriptor)
 
-    def _one(self, item: Item, descriptor: int, at: int) -> Done:
+    def _one(self, item: ExportItem, descriptor: int, at: int) -> Done:
         form = FORMS[self.form]
         try:
-            with _open(self.store, item) as found:
+            with _open_stored(self.store, item) as found:
                 if found.size_bytes != item.size_bytes:
                     raise AssetDamagedError(f"{item.key} is damaged, its size is not the recorded one: run `verify`.")
                 length, tail = form.measure(item.path, item.size_bytes), form.tail(item.size_bytes)
@@ -297,16 +297,16 @@ class PackTask(NamedTuple):
                     written = end - item.size_bytes
                     for chunk in checked(found, item):
                         crc = zlib.crc32(chunk, crc) if form.has_crc else 0
-                        written += _write_all(descriptor, chunk, written)
+                        written += _write_at(descriptor, chunk, written)
                     # The checksum stands in the head, which is therefore written last.
-                    _write_all(descriptor, form.head(item.path, item.size_bytes, item.modified, crc), at)
-                    _write_all(descriptor, tail, end)
+                    _write_at(descriptor, form.head(item.path, item.size_bytes, item.modified, crc), at)
+                    _write_at(descriptor, tail, end)
         except AssetError as error:
-            return _failed(error)
+            return _not_copied(error)
         return Done("written", length=length, crc=crc)
 
 
-def _write_all(descriptor: int, chunk: bytes | memoryview, at: int) -> int:
+def _write_at(descriptor: int, chunk: bytes | memoryview, at: int) -> int:
     """Write a piece at a place, and return how many bytes it has."""
     count = 0
     while count < len(chunk):

@@ -91,7 +91,7 @@ def copy_assets(task: FetchTask) -> tuple[list[Received], ArchiveError | None]:
     source, store = open_source(task.source), open_store(task.store)
     stopping = _Stopping(task_stop())
     stage = partial(_stage, source, store, task, stopping)
-    read = partial(_open, source, stopping)
+    read = partial(_open_at_source, source, stopping)
     arrivals: list[Received]
     if store.lanes == 1 or task.source == task.store:
         arrivals = list(map(stage, prefetch(read, task.assets, source.lanes)))
@@ -126,7 +126,7 @@ class _Stopping:
         return Received(asset, stopped=True)
 
 
-def _open(source: Source, stopping: _Stopping, asset: Expectation) -> OpenAsset:
+def _open_at_source(source: Source, stopping: _Stopping, asset: Expectation) -> OpenAsset:
     try:
         if stopping():
             raise StoppedError
@@ -177,7 +177,7 @@ def _stage(
     except AssetUnavailableError as error:
         return _unavailable(source, task, stopping, Received(asset, detail=str(error)), error.reason)
     except AssetError as error:
-        return _failed(asset, error)
+        return _not_fetched(asset, error)
     except _SourceFailedError as failed:
         return _unavailable(source, task, stopping, Received(asset, detail=str(failed.error)), failed.error.reason)
     except ArchiveError as error:
@@ -186,7 +186,7 @@ def _stage(
     return arrival
 
 
-def _failed(asset: Expectation, error: AssetError) -> Received:
+def _not_fetched(asset: Expectation, error: AssetError) -> Received:
     """Say of one asset what the source holds in its place, or that its name cannot be."""
     verdict: Verdict = "unreadable"
     if isinstance(error, AssetKeyError):
@@ -291,20 +291,20 @@ def _adopt(store: Store, asset: Expectation, checked: Iterator[bytes]) -> Receiv
         here, there = digest(kept.chunks()), digest(checked)
     if here == there:
         return Received(asset, here, adopted=True)
-    return _taken(Received(asset))
+    return _already_stored(Received(asset))
 
 
 def _late(store: Store, arrival: Received, refused: AssetError) -> Received:
     """Say what becomes of an asset that got no name: it was taken while the asset was on its way, or it cannot be."""
     if not isinstance(refused, AssetExistsError):
-        return _failed(arrival.asset, refused)
+        return _not_fetched(arrival.asset, refused)
     with suppress(AssetError):
         if store.measure(arrival.asset.key) == arrival.stored:
             return arrival._replace(adopted=True, staged=None)
-    return _taken(arrival)
+    return _already_stored(arrival)
 
 
-def _taken(arrival: Received) -> Received:
+def _already_stored(arrival: Received) -> Received:
     detail = "other bytes are in the store already; nothing was replaced"
     return Received(arrival.asset, verdict="wrong-digest", detail=detail)
 

@@ -135,7 +135,7 @@ def fetch_assets(
                 for batch in _batches(expected, run)
             )
             for arrivals, error in map_ordered(executor, copy_assets, tasks, jobs=jobs, stop=stop):
-                yield from _record(archive, shown, arrivals, run)
+                yield from _record_arrivals(archive, shown, arrivals, run)
                 if error is not None:
                     raise error
             archive.store.remove_stale()
@@ -174,7 +174,7 @@ def _foresee(
         if stop():
             return
         accepted = archive.catalog.accepted([asset.render_id for asset in batch])
-        for asset, size, reason in map_threads(partial(_look, source), batch, source.lanes):
+        for asset, size, reason in map_threads(partial(_look_up_size, source), batch, source.lanes):
             run.counts["expected"] += 1
             if reason is None:
                 yield Planned(render_id=asset.render_id, path=asset.key, size_bytes=size)
@@ -187,7 +187,7 @@ def _foresee(
             yield Progress(count=1, size_bytes=size or 0)
 
 
-def _look(source: Source, asset: Expectation) -> tuple[Expectation, int | None, str | None]:
+def _look_up_size(source: Source, asset: Expectation) -> tuple[Expectation, int | None, str | None]:
     try:
         return asset, source.size(asset.render_id, asset.key), None
     except (AssetError, RenderNotFoundError, RenderConflictError) as error:
@@ -263,7 +263,7 @@ def _project(archive: Archive, source: CraftkitApi, selection: Selection) -> str
     return known.project_id
 
 
-def _record(archive: Archive, source: str, arrivals: list[Received], run: Run) -> Iterator[Record]:
+def _record_arrivals(archive: Archive, source: str, arrivals: list[Received], run: Run) -> Iterator[Record]:
     new: dict[str, NewAsset] = {}
     outcomes: list[Finding | Note | Skipped] = []
     now, before = archive.now(), run.counts.copy()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Literal
 
-from craftkit_archive.decoding import Item
+from craftkit_archive.decoding import DecodedItem
 from craftkit_archive.errors import RequestError
 from craftkit_archive.importer.json_values import NOT_JSON, TOO_MANY_DIGITS, json_records
 from craftkit_archive.importer.streams import (
@@ -47,7 +47,7 @@ def read_source(
     null: str | None = None,
     table: str | None = None,
     stop: Stop,
-) -> Iterator[Block | list[Item]]:
+) -> Iterator[Block | list[DecodedItem]]:
     """Yield a file of records piece by piece; lazily.
 
     Args:
@@ -69,7 +69,7 @@ def read_source(
     with opening_of(source), open(descriptor, "rb", buffering=0, closefd=source != STDIN) as raw:
         at = None if source == STDIN else text_at(raw)
         twice = source != STDIN and stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
-        problems: list[Item] = []
+        problems: list[DecodedItem] = []
         begun = BegunStream(PatientStream(raw, stop) if source == STDIN else raw)
         begun.size_bytes = 0 if at is None else os.fstat(raw.fileno()).st_size
         blocks = read_blocks(begun, problems)
@@ -117,11 +117,11 @@ def read_source(
                     )
                     yield from in_batches(items, BLOCK_RECORDS)
             case _ if not head.strip():
-                yield [Item(1, None, "expected records, got an empty file")]
+                yield [DecodedItem(1, None, "expected records, got an empty file")]
             case _:
                 # What it holds may be a key, and is not shown.
                 yield [
-                    Item(
+                    DecodedItem(
                         1,
                         None,
                         f"expected JSON, NDJSON, or a table whose header names id, as from {export_command(kind)}",

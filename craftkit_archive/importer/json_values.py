@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from craftkit_archive.decoding import Item, TwiceError, decode_json, exact, snake, unique
+from craftkit_archive.decoding import DecodedItem, TwiceError, decode_json, exact, snake, unique
 from craftkit_archive.importer.streams import MAX_RECORD_BYTES, too_long
 from craftkit_archive.records import TABLES, Kind
 
@@ -27,7 +27,7 @@ TOO_MANY_DIGITS = re.compile(rb"(?<![.\d])\d{%d}" % (MAX_DIGITS + 1))
 WRAPPERS = ("data", "items", "results", "rows", "records")
 
 
-def read_line(line: int, text: bytes, kind: Kind) -> Iterator[Item]:
+def read_line(line: int, text: bytes, kind: Kind) -> Iterator[DecodedItem]:
     """Yield what one line of NDJSON holds: a record, or the records of a list that it wraps."""
     if len(text) > MAX_RECORD_BYTES:
         yield too_long(line)
@@ -41,9 +41,9 @@ def read_line(line: int, text: bytes, kind: Kind) -> Iterator[Item]:
     except ValueError as error:
         problem = str(error) if isinstance(error, TwiceError) else f"expected JSON: {error}"
     else:
-        yield from (Item(line, record) for value in values for record in _unwrapped(value, kind))
+        yield from (DecodedItem(line, record) for value in values for record in _unwrapped(value, kind))
         return
-    yield Item(line, text.decode("utf-8", "backslashreplace"), problem)
+    yield DecodedItem(line, text.decode("utf-8", "backslashreplace"), problem)
 
 
 def _json_values(text: bytes) -> list[Any]:
@@ -67,14 +67,14 @@ def _json_values(text: bytes) -> list[Any]:
 
 def _unwrapped(value: Any, kind: Kind) -> list[Any]:
     if isinstance(value, dict) and not _is_record(value):
-        lists = {_plain(name): records for name, records in value.items() if isinstance(records, list)}
+        lists = {_table_name(name): records for name, records in value.items() if isinstance(records, list)}
         for name in (*TABLES[kind], *WRAPPERS):
             if name in lists:
                 return list(lists[name])
     return [value]
 
 
-def _plain(name: str) -> str:
+def _table_name(name: str) -> str:
     """Write the name of a wrapper as that of a table: `apiKeys` is `api_keys`, `public.renders` is `renders`."""
     return snake(name.rpartition(".")[2].strip('"'))
 
@@ -84,7 +84,7 @@ def _is_record(value: dict[str, Any]) -> bool:
     return any(snake(name) in ("id", "render_id") for name in value)
 
 
-def json_records(blocks: Iterator[bytes], kind: Kind) -> Iterator[Item]:
+def json_records(blocks: Iterator[bytes], kind: Kind) -> Iterator[DecodedItem]:
     """Yield the records in JSON of any form, in constant memory; the first fault ends it, as a reject."""
     import ijson
 
@@ -93,8 +93,8 @@ def json_records(blocks: Iterator[bytes], kind: Kind) -> Iterator[Item]:
     records = _Records(kind)
     line, pending, item, before = 1, 0, 1, b""
 
-    def lost(problem: str) -> Item:
-        return Item(line, None, f"{problem} (in item {item}); the rest of the file was not read")
+    def lost(problem: str) -> DecodedItem:
+        return DecodedItem(line, None, f"{problem} (in item {item}); the rest of the file was not read")
 
     try:
         for piece in chain.from_iterable(map(_small_pieces, blocks)):
@@ -107,7 +107,7 @@ def json_records(blocks: Iterator[bytes], kind: Kind) -> Iterator[Item]:
                 parser.send(piece)
             finally:
                 for value, problem in records.take(events):
-                    yield Item(line, value, problem)
+                    yield DecodedItem(line, value, problem)
                     pending, item = 0, item + 1
                 del events[:]
             if unreadable:
@@ -208,7 +208,7 @@ class _Records:
             event == "start_array"
             and (self._depth, self._level) == (1, 0)
             and self._record is not None
-            and _plain(self._name) in self._wrappers
+            and _table_name(self._name) in self._wrappers
             and not _is_record(self._record.value)
         )
 

@@ -14,7 +14,7 @@ import msgspec
 
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.imports import COLUMNS
-from craftkit_archive.decoding import Item, LineReader, read_record, snake
+from craftkit_archive.decoding import DecodedItem, LineReader, read_record, snake
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.importer.files import FileForm, read_source
 from craftkit_archive.importer.json_values import read_line
@@ -32,11 +32,11 @@ INLINE_BLOCKS = 4
 R = TypeVar("R")
 
 
-class _Task(NamedTuple):
+class _ReadTask(NamedTuple):
     kind: Kind
     project_id: str | None
     source: str
-    piece: Block | Span | list[Item]
+    piece: Block | Span | list[DecodedItem]
 
 
 class _Read(msgspec.Struct, array_like=True):
@@ -123,13 +123,15 @@ def import_records(
         run.counts.update({"read": 0, "inserted": 0, "updated": 0, "unchanged": 0, "rejected": 0})
         project_id = _project_id(archive, project)
 
-        def pieces(source: str) -> Iterator[Block | list[Item]]:
+        def pieces(source: str) -> Iterator[Block | list[DecodedItem]]:
             if is_database(source):
                 return read_table(source, kind, table=table, where=where, stop=stop)
             return read_source(source, kind=kind, form=form, null=null, table=table, stop=stop)
 
         tasks = (
-            _Task(kind, project_id, without_password(source), piece) for source in sources for piece in pieces(source)
+            _ReadTask(kind, project_id, without_password(source), piece)
+            for source in sources
+            for piece in pieces(source)
         )
         whole: AbstractContextManager[None] = nullcontext()
         reads = _read_all(tasks, stop)
@@ -160,17 +162,17 @@ def _project_id(archive: Archive, project: str | None) -> str | None:
     return archive.find_project(project) if len(found) > 1 else found[0] if found else project
 
 
-def _read_all(tasks: Iterator[_Task], stop: Stop) -> Iterator[_Read]:
+def _read_all(tasks: Iterator[_ReadTask], stop: Stop) -> Iterator[_Read]:
     """Read pieces of files in order; many of them in other processes, while this one writes."""
     first = list(islice(tasks, INLINE_BLOCKS))
     if len(first) < INLINE_BLOCKS or not isinstance(first[-1].piece, Block):
-        yield from map(_read, chain(first, tasks))
+        yield from map(_read_batch, chain(first, tasks))
         return
     jobs = default_jobs()
     with processes(jobs) as executor:
         for _ in range(jobs):
             executor.submit(default_jobs)  # they start while this process reads the first pieces itself
-        yield from map(_read, first)
+        yield from map(_read_batch, first)
         for packed in map_ordered(executor, _read_packed, map(_lightened, tasks), jobs=jobs, stop=stop):
             yield msgspec.msgpack.decode(packed, type=_Read)
 
@@ -193,7 +195,7 @@ def _unspooled(spool: IO[bytes]) -> Iterator[_Read]:
             yield msgspec.msgpack.decode(spool.read(size), type=_Read)
 
 
-def _lightened(task: _Task) -> _Task:
+def _lightened(task: _ReadTask) -> _ReadTask:
     piece = task.piece
     if isinstance(piece, Block) and piece.at is not None:
         return task._replace(piece=Span(piece.line, task.source, piece.at, len(piece.text), piece.inode))
@@ -260,7 +262,7 @@ def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDup
                 if reason is None:
                     counts[outcome] += 1
                 else:
-                    rejects.append(Reject(source=read.source, line=line, reason=reason, record=_record(kind, row)))
+                    rejects.append(Reject(source=read.source, line=line, reason=reason, record=_as_record(kind, row)))
         archive.catalog.put(kind, merge.changed.values())
         archive.catalog.expect(merge.expected.values())
         if counts["inserted"] or counts["updated"]:
@@ -271,7 +273,7 @@ def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDup
     return rejects
 
 
-def _record(kind: Kind, row: Row) -> dict[str, Any]:
+def _as_record(kind: Kind, row: Row) -> dict[str, Any]:
     """Write a row as a record that can be mended and imported again."""
     fields = {name: value for name, value in zip(COLUMNS[kind], row, strict=True) if value is not None}
     extra: dict[str, Any] = msgspec.json.decode(fields.pop("extra", "{}"))
@@ -281,17 +283,17 @@ def _record(kind: Kind, row: Row) -> dict[str, Any]:
 # --- in the worker ---------------------------------------------------------------------------------------------------
 
 
-def _read_packed(task: _Task) -> bytes:
-    return msgspec.msgpack.encode(_read(task))
+def _read_packed(task: _ReadTask) -> bytes:
+    return msgspec.msgpack.encode(_read_batch(task))
 
 
-def _read(task: _Task) -> _Read:
+def _read_batch(task: _ReadTask) -> _Read:
     kind = KINDS[task.kind]
     columns = attrgetter(*COLUMNS[task.kind])
     lines = LineReader(kind, task.project_id)
     read = _Read(task.source, [], [])
 
-    def look(item: Item) -> None:
+    def look(item: DecodedItem) -> None:
         line, value, problem = item
         if problem is None:
             try:
@@ -322,14 +324,14 @@ def _read(task: _Task) -> _Read:
     return read
 
 
-def _mended(item: Item, kind: Kind) -> Iterator[Item]:
+def _mended(item: DecodedItem, kind: Kind) -> Iterator[DecodedItem]:
     """Take the record out of a line of a file of rejects; what was no JSON stands there as a text."""
     value = item.value
     if isinstance(value, dict) and value.get("type") == "reject" and "record" in value:
         record = value["record"]
         if isinstance(record, str):
             return read_line(item.line, record.encode(), kind)
-        return iter([Item(item.line, record)])
+        return iter([DecodedItem(item.line, record)])
     return iter([item])
 
 

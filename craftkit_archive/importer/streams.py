@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from craftkit_archive.decoding import Item
+from craftkit_archive.decoding import DecodedItem
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.importer.tables import Lines
 from craftkit_archive.parallel.pool import Stop
@@ -122,7 +122,7 @@ class PatientStream(io.RawIOBase):
         return self._raw.readinto(buffer)
 
 
-def read_blocks(raw: BegunStream, problems: list[Item]) -> Iterator[bytes]:
+def read_blocks(raw: BegunStream, problems: list[DecodedItem]) -> Iterator[bytes]:
     """Yield a file's bytes, unzipped, without byte-order mark; a zipped one that ends too early leaves a problem."""
     mark, line, size = codecs.BOM_UTF8, 1, 0
     with io.BufferedReader(raw, BLOCK_BYTES) as buffered:
@@ -142,17 +142,21 @@ def read_blocks(raw: BegunStream, problems: list[Item]) -> Iterator[bytes]:
                 decode(b"", final=True)
         except UnicodeDecodeError:
             problems.append(
-                Item(line, None, "expected whole characters of UTF-16: from here on it is cut short or damaged")
+                DecodedItem(line, None, "expected whole characters of UTF-16: from here on it is cut short or damaged")
             )
         except (EOFError, zlib.error, gzip.BadGzipFile):
-            problems.append(Item(line, None, "expected a whole gzip file: from here on it is cut short or damaged"))
+            problems.append(
+                DecodedItem(line, None, "expected a whole gzip file: from here on it is cut short or damaged")
+            )
         if file is buffered and size < raw.size_bytes:
-            problems.append(Item(line, None, "expected a file that stays as it is: it was cut short while it was read"))
+            problems.append(
+                DecodedItem(line, None, "expected a file that stays as it is: it was cut short while it was read")
+            )
 
 
 def line_blocks(
-    blocks: Iterator[bytes], at: int | None = None, inode: int = 0, problems: Sequence[Item] = ()
-) -> Iterator[Block | list[Item]]:
+    blocks: Iterator[bytes], at: int | None = None, inode: int = 0, problems: Sequence[DecodedItem] = ()
+) -> Iterator[Block | list[DecodedItem]]:
     """Cut bytes at the ends of lines; half a line at the end of a file that broke off is left out."""
     rest, line, skipping = b"", 1, False
     used = at or 0
@@ -178,12 +182,12 @@ def line_blocks(
             rest, skipping = b"", True
 
 
-def too_long(line: int) -> Item:
+def too_long(line: int) -> DecodedItem:
     """Make the reject of a record that is larger than any may be."""
-    return Item(line, None, f"expected at most {MAX_RECORD_BYTES >> 20} MiB in a record")
+    return DecodedItem(line, None, f"expected at most {MAX_RECORD_BYTES >> 20} MiB in a record")
 
 
-def _text_lines(blocks: Iterator[bytes]) -> Iterator[str | Item]:
+def _text_lines(blocks: Iterator[bytes]) -> Iterator[str | DecodedItem]:
     for block in line_blocks(blocks):
         if isinstance(block, Block):
             lines = block.text.removesuffix(b"\n").split(b"\n")
@@ -193,7 +197,7 @@ def _text_lines(blocks: Iterator[bytes]) -> Iterator[str | Item]:
 
 
 @contextmanager
-def reread(file: io.FileIO | None, whole: Iterator[bytes], problems: list[Item]) -> Iterator[Lines]:
+def reread(file: io.FileIO | None, whole: Iterator[bytes], problems: list[DecodedItem]) -> Iterator[Lines]:
     """Give the lines of a file as often as they are asked for; a pipe is kept in a temporary file for that."""
     with ExitStack() as stack:
         if file is None:
@@ -201,7 +205,7 @@ def reread(file: io.FileIO | None, whole: Iterator[bytes], problems: list[Item])
                 spool = stack.enter_context(tempfile.TemporaryFile())
                 spool.writelines(whole)
 
-        def lines() -> Iterator[str | Item]:
+        def lines() -> Iterator[str | DecodedItem]:
             if file is None:
                 spool.seek(0)
                 return _text_lines(iter(lambda: spool.read(BLOCK_BYTES), b""))

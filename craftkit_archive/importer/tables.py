@@ -10,14 +10,16 @@ from functools import lru_cache
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from craftkit_archive.decoding import Cells, Item, decode_json, snake, unique
+from craftkit_archive.decoding import Cells, DecodedItem, decode_json, snake, unique
 from craftkit_archive.errors import RequestError
 from craftkit_archive.parallel.pool import Stop
 from craftkit_archive.records import KINDS, TABLES, Kind
 
 TableForm = Literal["csv", "tsv", "text", "dump"]
-Lines = Callable[[], Iterator[str | Item]]  # the lines of a file, each time from its beginning; or what is wrong there
-Row = tuple[int, Sequence[str | None] | Item]  # the number of its line, and its cells; None is null
+Lines = Callable[
+    [], Iterator[str | DecodedItem]
+]  # the lines of a file, each time from its beginning; or what is wrong there
+Row = tuple[int, Sequence[str | None] | DecodedItem]  # the number of its line, and its cells; None is null
 
 DELIMITERS = (",", "\t", ";")
 # What programs write where there is nothing, and Postgres would take for a text.
@@ -45,7 +47,7 @@ def read_table_file(
     null: str | None = None,
     table: str | None = None,
     stop: Stop,
-) -> Iterator[Item]:
+) -> Iterator[DecodedItem]:
     r"""Yield the rows of a file, after a first look at all of them; lazily.
 
     Args:
@@ -77,26 +79,26 @@ def read_table_file(
     survey = _survey(rows(), source, kind, asks=null is None and form in ("csv", "tsv"), stop=stop)
     header: list[str] | None = None
     for line, cells in rows():
-        if isinstance(cells, Item):
+        if isinstance(cells, DecodedItem):
             yield cells
         elif header is None:
             header = [(name or "").strip() for name in cells]
             names = set(map(snake, header))
             if len(names) < len(header) or not names & {"id", "render_id"}:
-                yield Item(line, header, "expected a header that names id, and each column once")
+                yield DecodedItem(line, header, "expected a header that names id, and each column once")
                 return
         elif len(cells) != len(header):
             named: dict[str, object] = dict(zip(header, cells, strict=False))
             if len(cells) > len(header):
                 named["rest"] = list(cells[len(header) :])
-            yield Item(line, named, f"expected {len(header)} cells, as the header has, got {len(cells)}")
+            yield DecodedItem(line, named, f"expected {len(header)} cells, as the header has, got {len(cells)}")
         elif any("\udc80" <= letter <= "\udcff" for cell in cells if cell and not cell.isascii() for letter in cell):
             readable = [
                 cell and cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for cell in cells
             ]
-            yield Item(line, readable, "expected UTF-8")
+            yield DecodedItem(line, readable, "expected UTF-8")
         else:
-            yield Item(line, Cells(_typed(header, cells, survey)))
+            yield DecodedItem(line, Cells(_typed(header, cells, survey)))
 
 
 def _readable(cell: str | None) -> str | None:
@@ -156,7 +158,7 @@ def _survey(rows: Iterator[Row], source: str, kind: Kind, *, asks: bool, stop: S
     for number, (line, cells) in enumerate(rows):
         if number % LOOK_AT_ROWS == 0 and stop():
             break
-        if isinstance(cells, Item):
+        if isinstance(cells, DecodedItem):
             continue
         if not columns:
             columns = [_Column((name or "").strip(), kind) for name in cells]
@@ -187,15 +189,15 @@ class _QuotedHeader(list[str | None]):
     """A header whose names are quoted: so is everything else, and quotes say nothing of nulls."""
 
 
-def _csv_rows(lines: Iterator[str | Item], delimiter: str, null: str | None) -> Iterator[Row]:
+def _csv_rows(lines: Iterator[str | DecodedItem], delimiter: str, null: str | None) -> Iterator[Row]:
     """Cut CSV into rows. As Postgres says, null is not quoted: `""` is the empty text, and an empty cell is null."""
     csv.field_size_limit(sys.maxsize)  # a line has a limit already
-    problems: list[Item] = []
+    problems: list[DecodedItem] = []
     raw: list[str] = []  # the lines of a row: the reader of rows does not tell which of its cells were quoted
 
     def texts() -> Iterator[str]:
         for line in lines:
-            if isinstance(line, Item):
+            if isinstance(line, DecodedItem):
                 problems.append(line)
             else:
                 raw.append(line)
@@ -212,7 +214,7 @@ def _csv_rows(lines: Iterator[str | Item], delimiter: str, null: str | None) -> 
             break
         except csv.Error as error:
             lost = "; its quote is never closed, and nothing after it was read" if "end of data" in str(error) else ""
-            yield line, Item(line, None, f"expected a row of cells: {error}{lost}")
+            yield line, DecodedItem(line, None, f"expected a row of cells: {error}{lost}")
             continue
         finally:
             for problem in problems:
@@ -222,7 +224,7 @@ def _csv_rows(lines: Iterator[str | Item], delimiter: str, null: str | None) -> 
         if not any(row):
             continue
         if first:
-            first, all_quoted = False, all(_quoted("".join(raw), delimiter, len(row)))
+            first, all_quoted = False, all(_quoted_cells("".join(raw), delimiter, len(row)))
             yield line, _QuotedHeader(row) if all_quoted else row
         elif (null or "") in row:
             yield line, _with_nulls(row, "".join(raw), delimiter, null, all_quoted=all_quoted)
@@ -234,7 +236,7 @@ def _with_nulls(row: list[str], raw: str, delimiter: str, null: str | None, *, a
     word = null or ""
     if '"' not in raw or (word and all_quoted):
         return [None if cell == word else cell for cell in row]
-    quoted = _quoted(raw, delimiter, len(row))
+    quoted = _quoted_cells(raw, delimiter, len(row))
     return [None if cell == word and not quotes else cell for cell, quotes in zip(row, quoted, strict=True)]
 
 
@@ -243,7 +245,7 @@ def _cell_pattern(delimiter: str) -> re.Pattern[str]:
     return re.compile(rf'("(?:[^"]|"")*+")?[^{delimiter}]*(?:{delimiter}|\Z)')
 
 
-def _quoted(raw: str, delimiter: str, count: int) -> list[bool]:
+def _quoted_cells(raw: str, delimiter: str, count: int) -> list[bool]:
     """Say of each cell of a row whether it is quoted; of a row that the reader of rows has taken for good."""
     text = raw.rstrip("\r\n")
     return [found[1] is not None for found in islice(_cell_pattern(delimiter).finditer(text), count)]
@@ -258,7 +260,7 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _CSV_CELL = re.compile(r'"(?:[^"]|"")*"|[^"]*')
 
 
-def _is_escaped(lines: Iterator[str | Item], source: str) -> bool:
+def _is_escaped(lines: Iterator[str | DecodedItem], source: str) -> bool:
     """Say whether a table with tabs is in Postgres's text format, where quotes are letters and backslashes are not.
 
     Raises:
@@ -287,9 +289,9 @@ def _is_escaped(lines: Iterator[str | Item], source: str) -> bool:
     )
 
 
-def _escaped_rows(lines: Iterator[str | Item], null: str | None) -> Iterator[Row]:
+def _escaped_rows(lines: Iterator[str | DecodedItem], null: str | None) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
-        if isinstance(line, Item):
+        if isinstance(line, DecodedItem):
             yield number, line
         elif (text := line.rstrip("\r\n")) == "\\.":
             return
@@ -315,7 +317,7 @@ _INSERT = re.compile(rf"INSERT INTO ({_NAME}(?:\.{_NAME})?) ")
 _ENCODING = re.compile(r"SET client_encoding = '(.*)';")
 
 
-def _dump_rows(lines: Iterator[str | Item], kind: Kind, table: str | None, source: str) -> Iterator[Row]:
+def _dump_rows(lines: Iterator[str | DecodedItem], kind: Kind, table: str | None, source: str) -> Iterator[Row]:
     """Find the rows of a table among all that `pg_dump` writes.
 
     Raises:
@@ -324,7 +326,7 @@ def _dump_rows(lines: Iterator[str | Item], kind: Kind, table: str | None, sourc
     others: dict[str, None] = {}
     found, wanted, inside = "", False, False
     for number, line in enumerate(lines, 1):
-        if isinstance(line, Item):
+        if isinstance(line, DecodedItem):
             yield number, line
             continue
         text = line.rstrip("\r\n")

@@ -59,7 +59,7 @@ def _with_lines(records: Iterator[R], stream: TextIO, clock: Callable[[], float]
             done, size, now = done + record.count, size + record.size_bytes, clock()
             if now - shown_at >= PLAIN_SECONDS or (total and done - shown >= PLAIN_SHARE * total and now - began > 2):
                 shown_at, shown = now, done
-                stream.write(f"{_line(done, total, size, now - began)}{_problems(problems)}\n")
+                stream.write(f"{_progress_line(done, total, size, now - began)}{_problems(problems)}\n")
                 stream.flush()
         problems += isinstance(record, (Finding, Reject, Skipped))
         yield record
@@ -69,7 +69,7 @@ def _problems(count: int) -> str:
     return f", {count:,} with problems" if count else ""
 
 
-def _line(done: int, total: int, size_bytes: int, seconds: float) -> str:
+def _progress_line(done: int, total: int, size_bytes: int, seconds: float) -> str:
     share = f" of {total:,} ({done / total:.0%})" if total else ""
     left = f", {format_duration((total - done) * seconds / done)} left" if 0 < done <= total else ""
     return f"{done:,}{share}, {format_size(size_bytes)}, {format_size(int(size_bytes / seconds))}/s{left}"

@@ -61,11 +61,11 @@ def inspect_with_pikepdf(body: bytes | str) -> Structure:
     except pikepdf.PasswordError:
         return Structure(None, None, ("it asks for a password",))
     except pikepdf.PdfError as error:
-        text = _plain(str(error), file)
+        text = _without_file_name(str(error), file)
         if "unsupported" in text.lower() and "encryption" in text:
             return Structure(None, None, (_encryption(body) or text,))
         return Structure(False, None, (text,))
-    oddities = [_plain(problem, file) for problem in reported] + (["it has no pages"] if pages == 0 else [])
+    oddities = [_without_file_name(problem, file) for problem in reported] + (["it has no pages"] if pages == 0 else [])
     return Structure(True, pages, tuple(oddities[:MOST_ODDITIES]))
 
 
@@ -143,6 +143,6 @@ def _encryption(body: bytes | str) -> str | None:
     return "it is encrypted for the holders of certificates (public-key security)" if found else None
 
 
-def _plain(problem: str, file: object) -> str:
+def _without_file_name(problem: str, file: object) -> str:
     """Leave out the name of the file, which is a temporary one or none at all."""
     return problem.removeprefix("WARNING: ").replace(f"stream {file!r}", "").replace(str(file), "").lstrip(": ")

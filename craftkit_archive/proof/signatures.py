@@ -33,7 +33,7 @@ def sign_text(text: bytes, key: Path) -> bytes:
     done = _run("sign", "-f", os.fspath(key), "-n", NAMESPACE, text=text)
     if done.returncode or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
         raise RequestError(
-            f"Cannot sign with {key} ({_said(done)}). Name a private key, or a public one that the agent holds."
+            f"Cannot sign with {key} ({_last_words(done)}). Name a private key, or a public one that the agent holds."
         )
     return done.stdout
 
@@ -53,13 +53,13 @@ def find_signer(text: bytes, signature: bytes, allowed_signers: Path) -> str:
         given = ("-f", os.fspath(allowed_signers), "-s", os.fspath(file))
         found = _run("find-principals", *given)
         if found.returncode:
-            raise SignatureRefusedError(f"nobody in {allowed_signers.name} made it ({_said(found)})")
+            raise SignatureRefusedError(f"nobody in {allowed_signers.name} made it ({_last_words(found)})")
         done = found
         for signer in found.stdout.decode(errors="replace").splitlines():
             done = _run("verify", *given, "-n", NAMESPACE, "-I", signer, text=text)
             if not done.returncode:
                 return signer
-        raise SignatureRefusedError(f"it is not a signature of this text ({_said(done)})")
+        raise SignatureRefusedError(f"it is not a signature of this text ({_last_words(done)})")
 
 
 def _run(verb: str, *words: str, text: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -72,6 +72,6 @@ def _run(verb: str, *words: str, text: bytes | None = None) -> subprocess.Comple
     )
 
 
-def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+def _last_words(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     return lines[-1].removesuffix(".") if lines else f"ssh-keygen ended with {done.returncode}"

@@ -44,7 +44,7 @@ def fetch_timestamp(text: bytes, url: str) -> tuple[bytes, datetime]:
     request = _request(text)
     reply = _post(url, request.as_bytes())
     answer = _decode(reply, url)
-    time = _check(answer, text, url)
+    time = _check_reply(answer, text, url)
     if answer.tst_info.nonce != request.nonce:
         raise RemoteError(f"{url} answered another request than ours. Try again, or use another authority.")
     return reply, time
@@ -64,7 +64,7 @@ def read_reply(reply: bytes, text: bytes, source: str) -> datetime:
         RemoteError: The authority refused, or stamped something else; or this is no reply.
         RequestError: The library is not installed.
     """
-    return _check(_decode(reply, source), text, source)
+    return _check_reply(_decode(reply, source), text, source)
 
 
 def _request(text: bytes) -> "TimeStampRequest":
@@ -97,7 +97,7 @@ class _Library:
             ) from error
 
 
-def _check(answer: "TimeStampResponse", text: bytes, source: str) -> datetime:
+def _check_reply(answer: "TimeStampResponse", text: bytes, source: str) -> datetime:
     if answer.status not in _GRANTED:
         said = "; ".join(answer.status_string) or f"status {answer.status}"
         raise RemoteError(f"{source}: the authority gave no timestamp ({said}). Ask again, or another authority.")
@@ -117,7 +117,7 @@ def _post(url: str, request: bytes) -> bytes:
         raise RequestError(f"{url!r} is not the URL of a timestamp authority: write http://tsa.example.org/tsr.")
     headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
     try:
-        with _pool(url) as pool:
+        with _authority_pool(url) as pool:
             answer = pool.request(
                 "POST", url, body=request, headers=headers, timeout=_TIMEOUT, retries=False, preload_content=False
             )
@@ -135,7 +135,7 @@ def _post(url: str, request: bytes) -> bytes:
     return reply
 
 
-def _pool(url: str) -> urllib3.PoolManager:
+def _authority_pool(url: str) -> urllib3.PoolManager:
     parts = urlsplit(url)
     proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
     return urllib3.ProxyManager(proxy) if proxy else urllib3.PoolManager()

@@ -47,7 +47,7 @@ class _OtherBytesError(Exception):
     """What the source has is not what is recorded."""
 
 
-class _SourceFailedError(Exception):
+class _RepairSourceFailedError(Exception):
     """The source, not the store, kept failing."""
 
 
@@ -113,7 +113,7 @@ def repair_assets(
                 if stop():
                     break
                 attempts = map_threads(mend, batch, max(source.lanes, archive.store.lanes), stop=stop)
-                yield from _record(archive, attempts, run, dry_run=dry_run)
+                yield from _record_attempts(archive, attempts, run, dry_run=dry_run)
         if not dry_run:
             archive.store.remove_stale()
             Quarantine(archive.path).tidy()
@@ -123,7 +123,7 @@ def repair_assets(
     yield run.summary(**details, dry_run=True) if dry_run else run.summary(**details)
 
 
-def _record(archive: Archive, attempts: list[_Attempt], run: Run, *, dry_run: bool) -> Iterator[Record]:
+def _record_attempts(archive: Archive, attempts: list[_Attempt], run: Run, *, dry_run: bool) -> Iterator[Record]:
     now, before = archive.now(), run.counts.copy()
     shown: list[Record] = []
     accepted = archive.catalog.accepted([attempt.asset.render_id for attempt in attempts])
@@ -175,14 +175,14 @@ def _mend(archive: Archive, source: Source, run: Run, dry_run: bool, asset: Dama
                 read_digest(proved)
                 _rehearse(archive, asset)
                 return _Attempt(asset, "repaired", asset.verdict, size_bytes=asset.size_bytes)
-            return _replace(archive, run, asset, proved)
+            return _replace_copy(archive, run, asset, proved)
     except (AssetMissingError, RenderNotFoundError, RenderConflictError) as error:
         return _Attempt(asset, "absent", asset.verdict, str(error))
     except _OtherBytesError as error:
         return _Attempt(
             asset, "refused", asset.verdict, f"the copy at the source is not the recorded one either: {error}"
         )
-    except _SourceFailedError as error:
+    except _RepairSourceFailedError as error:
         source.check()  # if it is down as a whole, that stops everything
         return _Attempt(asset, "refused", asset.verdict, str(error))
     except AssetError as error:
@@ -193,7 +193,7 @@ def _opened(source: Source, asset: DamagedAsset) -> OpenAsset:
     try:
         return source.open(asset.render_id, asset.key, asset.sha256)
     except RemoteError as error:
-        raise _SourceFailedError(str(error)) from error
+        raise _RepairSourceFailedError(str(error)) from error
 
 
 def _rehearse(archive: Archive, asset: DamagedAsset) -> None:
@@ -209,7 +209,7 @@ def _keep_others(archive: Archive, store: FolderStore, asset: DamagedAsset) -> N
         raise AssetKeyError(f"{asset.key} is a folder that holds other assets: rename one of them at the source.")
 
 
-def _replace(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[bytes]) -> _Attempt:
+def _replace_copy(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[bytes]) -> _Attempt:
     store, quarantine = archive.store, Quarantine(archive.path)
     # Even where the last check found nothing: somebody may have put something there since.
     verdict = "wrong-digest" if asset.verdict == "missing" else asset.verdict
@@ -254,7 +254,7 @@ def _proved(found: OpenAsset, asset: DamagedAsset) -> Iterator[bytes]:
             size += len(chunk)
             yield chunk
     except RemoteError as error:
-        raise _SourceFailedError(str(error)) from error
+        raise _RepairSourceFailedError(str(error)) from error
     if (size, hashed.hexdigest()) != (asset.size_bytes, asset.sha256):
         raise _OtherBytesError(f"{size} bytes, SHA-256 {hashed.hexdigest()}")
 
@@ -309,7 +309,7 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
             quarantine.drop(held)
             run.counts["restored"] += 1
             attempt = _Attempt(asset, "restored", "ok" if right else held.verdict, held.detail)
-            yield from _record(archive, [attempt], Run(run.id, run.command), dry_run=False)
+            yield from _record_attempts(archive, [attempt], Run(run.id, run.command), dry_run=False)
         quarantine.tidy()
     yield run.summary()
 

@@ -152,14 +152,14 @@ def write_text(report: Report, out: TextIO) -> None:
         seen = (
             f": expected {found.expected}, found {found.found}" if isinstance(found, Finding) and found.expected else ""
         )
-        line = f"{verdict:<13} {found.key}{seen}{f' ({found.detail})' if found.detail else ''}{_accepted(found)}"
+        line = f"{verdict:<13} {found.key}{seen}{f' ({found.detail})' if found.detail else ''}{_accepted_note(found)}"
         out.write(("" if number else "\n") + escape_control(line).replace("\n", " ") + "\n")
     for number, one in enumerate(report.accepted):
         line = f"{'accepted':<13} {one.key}: {one.state.replace('-', ' ')}, {one.accepted_at[:10]}: {one.reason}"
         out.write(("" if number else "\n") + escape_control(line).replace("\n", " ") + "\n")
 
 
-def _accepted(found: Finding | Note) -> str:
+def _accepted_note(found: Finding | Note) -> str:
     reason = found.acknowledged if isinstance(found, Finding) else None
     return f" [acknowledged: {reason}]" if reason else ""
 
@@ -212,7 +212,7 @@ def write_junit(report: Report, out: TextIO) -> None:
         verdict = found.verdict if isinstance(found, Finding) else "note"
         kind = (
             "skipped"
-            if verdict in ("orphan", "note") or _accepted(found)
+            if verdict in ("orphan", "note") or _accepted_note(found)
             else "error"
             if verdict in UNCERTAIN
             else "failure"
@@ -220,7 +220,9 @@ def write_junit(report: Report, out: TextIO) -> None:
         seen = (
             f"expected {found.expected}, found {found.found}" if isinstance(found, Finding) and found.expected else ""
         )
-        text = escape(_NOT_XML.sub("?", "; ".join(part for part in (found.detail, seen, _accepted(found)) if part)))
+        text = escape(
+            _NOT_XML.sub("?", "; ".join(part for part in (found.detail, seen, _accepted_note(found)) if part))
+        )
         out.write(
             f'<testcase classname="{verdict}" name={_attribute(found.key)}>'
             f'<{kind} message="{verdict}">{text}</{kind}></testcase>\n'

@@ -55,13 +55,13 @@ def write_html(report: Report, out: TextIO) -> None:
         state = "warn"
     out.write(
         Template(_resource("report.html")).substitute(
-            title=_text(f"{report.headline} · {report.archive}"),
+            title=_escaped(f"{report.headline} · {report.archive}"),
             script_digest=f"sha256-{digest}",
             script=script,
             state=state,
             mark=f'<svg viewBox="0 0 52 52" aria-hidden="true"><circle class="mark-disc" cx="26" cy="26" r="26"/>'
             f"{_MARKS[state]}</svg>",
-            headline=_text(report.headline),
+            headline=_escaped(report.headline),
             subline=_subline(report),
             days=report.coverage.days,
             verdicts=_verdicts(report),
@@ -69,7 +69,7 @@ def write_html(report: Report, out: TextIO) -> None:
             history=_history(report.history),
             ages=_ages(report),
             projects=_projects(report.projects),
-            findings=_findings(report) + _accepted(report),
+            findings=_findings(report) + _accepted_section(report),
             proof=_proof(report),
         )
     )
@@ -81,12 +81,12 @@ def _resource(name: str) -> str:
     return files("craftkit_archive.report").joinpath(name).read_text("utf-8")
 
 
-def _text(text: str) -> str:
+def _escaped(text: str) -> str:
     """Show what steers a terminal or turns the direction of writing in foreign text as an escape."""
     return escape(escape_control(text).replace("\n", " "))
 
 
-def _when(time: str | None) -> str:
+def _short_time(time: str | None) -> str:
     return f"{time[:10]} {time[11:16]} UTC" if time else "–"
 
 
@@ -94,9 +94,9 @@ def _subline(report: Report) -> str:
     run = report.run
     took = f" in {format_duration(report.seconds)}" if report.seconds is not None else ""
     parts = [
-        f"Verification {run.id} of <code>{_text(report.archive)}</code>",
-        f"{_when(run.started_at)}, {format_size(run.bytes_read)} read{took}",
-        f"level {_text(str(run.arguments.get('level', 'digest')))}",
+        f"Verification {run.id} of <code>{_escaped(report.archive)}</code>",
+        f"{_short_time(run.started_at)}, {format_size(run.bytes_read)} read{took}",
+        f"level {_escaped(str(run.arguments.get('level', 'digest')))}",
     ]
     ends = {
         "limited": "stopped at its limit; what was read counts, and the next night goes on",
@@ -127,10 +127,11 @@ def _ring(parts: list[_Part], middle: str, below: str) -> str:
             at = min(at + length, 98.8)
     words = ", ".join(f"{part.name} {part.shown}" for part in parts)
     legend = "".join(
-        f'<li><span class="swatch bg-{part.colour}"></span>{_text(part.name)}<b>{part.shown}</b></li>' for part in parts
+        f'<li><span class="swatch bg-{part.colour}"></span>{_escaped(part.name)}<b>{part.shown}</b></li>'
+        for part in parts
     )
     return (
-        f'<svg viewBox="0 0 132 132" role="img" aria-label="{_text(words)}">'
+        f'<svg viewBox="0 0 132 132" role="img" aria-label="{_escaped(words)}">'
         f'<circle class="s-track" cx="66" cy="66" r="52" fill="none" stroke-width="16"/>{"".join(arcs)}'
         f'<text class="big" x="66" y="70" text-anchor="middle">{middle}</text>'
         f'<text x="66" y="86" text-anchor="middle">{below}</text></svg><ul class="legend">{legend}</ul>'
@@ -187,26 +188,26 @@ def _history(runs: list[RunInfo]) -> str:
     bars = "".join(
         f'<rect class="f-old" x="{x - 2:.1f}" width="4" y="{low - 34 * run.bytes_read / most:.1f}"'
         f' height="{34 * run.bytes_read / most:.1f}">'
-        f"<title>{_when(run.finished_at)}: {format_size(run.bytes_read)} read</title></rect>"
+        f"<title>{_short_time(run.finished_at)}: {format_size(run.bytes_read)} read</title></rect>"
         for x, run in zip(xs, points, strict=True)
     )
     dots = "".join(
         f'<circle class="f-blue" cx="{x:.1f}" cy="{y:.1f}" r="3">'
-        f"<title>{_when(run.finished_at)}: {percent(_share(run))} covered</title></circle>"
+        f"<title>{_short_time(run.finished_at)}: {percent(_share(run))} covered</title></circle>"
         for x, y, run in zip(xs, ys, points, strict=True)
     )
     rows = "".join(
-        f'<tr><td>{run.id}</td><td>{_when(run.finished_at)}</td><td class="number">{percent(_share(run))}</td>'
-        f'<td class="number">{format_size(run.bytes_read)}</td><td>{_text(run.outcome or "")}</td></tr>'
+        f'<tr><td>{run.id}</td><td>{_short_time(run.finished_at)}</td><td class="number">{percent(_share(run))}</td>'
+        f'<td class="number">{format_size(run.bytes_read)}</td><td>{_escaped(run.outcome or "")}</td></tr>'
         for run in reversed(points)
     )
-    summary = f"{percent(_share(points[0]))} on {_when(points[0].finished_at)}, {percent(_share(points[-1]))} now"
-    end = f'<text x="{left + width}" y="214" text-anchor="end">{_when(points[-1].finished_at)[:10]}</text>'
+    summary = f"{percent(_share(points[0]))} on {_short_time(points[0].finished_at)}, {percent(_share(points[-1]))} now"
+    end = f'<text x="{left + width}" y="214" text-anchor="end">{_short_time(points[-1].finished_at)[:10]}</text>'
     return (
         f'<svg class="picture" viewBox="0 0 500 220" role="img" aria-label="Covered part of the bytes: {summary}">'
         f'{grid}<polygon class="f-area" points="{area}"/><polyline class="s-blue" points="{line}"/>{dots}{bars}'
         f'<line class="s-line" x1="{left}" x2="{left + width}" y1="{low}" y2="{low}"/>'
-        f'<text x="{left}" y="214">{_when(points[0].finished_at)[:10]}</text>{end if len(points) > 1 else ""}'
+        f'<text x="{left}" y="214">{_short_time(points[0].finished_at)[:10]}</text>{end if len(points) > 1 else ""}'
         f'<text x="{left + width}" y="{low - 38}" text-anchor="end">read, up to {format_size(most)}</text></svg>'
         f"<details><summary>As a table</summary><table><thead><tr><th>Run</th><th>Ended</th><th class='number'>Covered"
         f"</th><th class='number'>Read</th><th>Outcome</th></tr></thead><tbody>{rows}</tbody></table></details>"
@@ -262,7 +263,7 @@ def _projects(projects: list[ProjectInfo]) -> str:
             at += length
         share = percent(project.covered_bytes / project.stored_bytes) if project.stored_bytes else "–"
         bad = f'<span class="badge bad">{project.damaged:,}</span>' if project.damaged else "0"
-        name = _text(project.slug or project.name) + (
+        name = _escaped(project.slug or project.name) + (
             ' <span class="soft">(deleted)</span>' if project.deleted_at else ""
         )
         rows.append(
@@ -315,13 +316,13 @@ def _findings(report: Report) -> str:
     )
 
 
-def _accepted(report: Report) -> str:
+def _accepted_section(report: Report) -> str:
     """List the losses that were accepted, whenever that was."""
     if not report.accepted:
         return ""
     rows = "".join(
-        f'<tr><td class="mono">{_text(one.key)}</td><td>{_text(one.state.replace("-", " "))}</td>'
-        f"<td>{_text(one.reason)}</td><td>{_when(one.accepted_at)}</td></tr>"
+        f'<tr><td class="mono">{_escaped(one.key)}</td><td>{_escaped(one.state.replace("-", " "))}</td>'
+        f"<td>{_escaped(one.reason)}</td><td>{_short_time(one.accepted_at)}</td></tr>"
         for one in report.accepted[:MOST_FINDINGS]
     )
     head = "".join(f"<th>{name}</th>" for name in ("Asset", "State", "Reason", "Accepted"))
@@ -339,22 +340,22 @@ def _rows(found: Iterable[Finding | Note]) -> Iterable[str]:
     for one in found:
         verdict, seen = _verdict(one), ""
         if isinstance(one, Finding) and (one.expected or one.found):
-            seen = f"{_text(one.expected or '–')} → {_text(one.found or '–')}"
+            seen = f"{_escaped(one.expected or '–')} → {_escaped(one.found or '–')}"
         accepted = one.acknowledged if isinstance(one, Finding) else None
         what = "; ".join(filter(None, [one.detail, f"acknowledged: {accepted}" if accepted else None]))
         yield (
             f'<tr data-verdict="{verdict}"><td><span class="badge {_STATES.get(verdict, "bad")}">{verdict}</span></td>'
-            f'<td class="mono">{_text(one.key)}</td><td class="mono">{seen}</td><td>{_text(what)}</td>'
-            f"<td>{_when(one.found_at)}</td></tr>\n"
+            f'<td class="mono">{_escaped(one.key)}</td><td class="mono">{seen}</td><td>{_escaped(what)}</td>'
+            f"<td>{_short_time(one.found_at)}</td></tr>\n"
         )
 
 
 def _proof(report: Report) -> str:
     facts = [
         ("Seal", f'<code id="seal">{report.seal}</code>'),
-        ("Archive", f"<code>{_text(report.archive_id)}</code>"),
-        ("Store", f"<code>{_text(report.store)}</code>"),
-        ("Report made", _when(report.made_at)),
+        ("Archive", f"<code>{_escaped(report.archive_id)}</code>"),
+        ("Store", f"<code>{_escaped(report.store)}</code>"),
+        ("Report made", _short_time(report.made_at)),
     ]
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
     return (

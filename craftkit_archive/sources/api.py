@@ -87,7 +87,7 @@ class CraftkitApi(Source):
             raise RequestError(f"Set {KEY_VARIABLE} to a key of the project whose renders {address} is to give.")
         self.address = address.rstrip("/")
         self.key = key
-        self._pool = _pool(self.address)
+        self._pool = _api_pool(self.address)
 
     @override
     def check(self) -> None:
@@ -152,7 +152,7 @@ class CraftkitApi(Source):
                 spool = self._new_spool()
                 try:
                     size = 0
-                    for chunk in _chunks(answer):
+                    for chunk in _body_chunks(answer):
                         with disk_errors(gettempdir()):
                             spool.write(chunk)
                         size += len(chunk)
@@ -186,13 +186,13 @@ class CraftkitApi(Source):
         except MaxRetryError as error:
             if isinstance(error.reason, SSLError):
                 raise RemoteError(
-                    f"The certificate of {self.address} is not trusted ({_reason(error)}). "
+                    f"The certificate of {self.address} is not trusted ({_failure_reason(error)}). "
                     "Set SSL_CERT_FILE to that of its authority."
                 ) from error
-            raise RemoteError(f"Cannot reach {self.address} ({_reason(error)}). Try again later.") from error
+            raise RemoteError(f"Cannot reach {self.address} ({_failure_reason(error)}). Try again later.") from error
         except (HTTPError, LocationValueError, ValueError) as error:
             raise RemoteError(
-                f"{self.address} does not answer as HTTP ({_reason(error)}). Check the address."
+                f"{self.address} does not answer as HTTP ({_failure_reason(error)}). Check the address."
             ) from error
         try:
             if answer.status != 200:
@@ -229,7 +229,7 @@ class _TooSlowError(HTTPError):
     """A body that comes too slowly to be waited for."""
 
 
-def _chunks(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+def _body_chunks(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     """Read a body as it arrives, and give up one that drips: a read time-out alone never ends it."""
     began, got = time.monotonic(), 0
     while chunk := answer.read1(CHUNK_BYTES):
@@ -252,7 +252,7 @@ class _Retry(Retry):
         return super().increment(*arguments, **given)
 
 
-def _pool(address: str) -> urllib3.PoolManager:
+def _api_pool(address: str) -> urllib3.PoolManager:
     """Make the connections to an API: by the environment's proxy, with its password if its URL has one."""
     retries = _Retry(
         total=ATTEMPTS - 1,
@@ -288,7 +288,7 @@ def _pool(address: str) -> urllib3.PoolManager:
         ) from error
 
 
-def _reason(error: BaseException) -> str:
+def _failure_reason(error: BaseException) -> str:
     """Say in a few words what kept a request from being answered."""
     inner = getattr(error, "reason", None) or error
     said = str(inner.args[-1] if getattr(inner, "args", None) else inner)

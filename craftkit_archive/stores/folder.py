@@ -151,7 +151,7 @@ class FolderStore(Store):
                 if self._durable:
                     self._sync([path for _, path, _ in waiting])
                 for each, path, target in waiting:
-                    error = _name(each, path, target)
+                    error = _commit_name(each, path, target)
                     if error is not None:
                         refused[each] = error
                 if self._durable:
@@ -468,7 +468,7 @@ def _discard(path: str) -> None:
         os.unlink(path)
 
 
-def _name(staged: StagedAsset, temporary: str, target: str) -> AssetError | None:
+def _commit_name(staged: StagedAsset, temporary: str, target: str) -> AssetError | None:
     """Give a staged asset its name, or return why it cannot have it, if that is a matter of the name alone."""
     try:
         if staged.replace:

@@ -139,7 +139,7 @@ def check_assets(task: Task) -> Seen:
     """
     store = open_store(task.store)
     bytes_read, checks = 0, []
-    check = partial(_check, store, task.level)
+    check = partial(_check_asset, store, task.level)
     looks = map_threads(check, task.assets, store.lanes, stop=task_stop())
     for position, (read, seen) in enumerate(looks):
         bytes_read += read
@@ -148,7 +148,7 @@ def check_assets(task: Task) -> Seen:
     return Seen(bytes_read, checks, len(looks))
 
 
-def _check(store: Store, level: Level, fields: tuple[str, int | None, str | None]) -> tuple[int, _Look | None]:
+def _check_asset(store: Store, level: Level, fields: tuple[str, int | None, str | None]) -> tuple[int, _Look | None]:
     """Check one asset, and return the bytes read, and what was seen if it is not plainly good."""
     key, size_bytes, expected = fields
     try:
@@ -157,14 +157,14 @@ def _check(store: Store, level: Level, fields: tuple[str, int | None, str | None
             try:
                 stored = store.measure(key)
             except AssetError as error:
-                look = _failed(error, key)
+                look = _look_failed(error, key)
             else:
                 read = stored.size_bytes
                 if stored.sha256 == expected and size_bytes in (None, read):
                     return read, None
                 look = _compare(Recorded(*fields), stored)
         else:
-            look = _look(store, level, Recorded(*fields))
+            look = _look_at(store, level, Recorded(*fields))
         seen = _confirm(store, level, Recorded(*fields), look)
     except RemoteError as error:
         # Whether the whole store is down, or keeps failing for this asset alone.
@@ -176,7 +176,7 @@ def _check(store: Store, level: Level, fields: tuple[str, int | None, str | None
 def _confirm(store: Store, level: Level, asset: Recorded, first: _Look) -> _Look:
     if first.verdict in ("ok", "unverified", "malformed"):
         return first
-    second = _look(store, level, asset, again=True)
+    second = _look_at(store, level, asset, again=True)
     if second.verdict not in ("ok", "malformed"):
         return second
     detail = f"{first.verdict} on the first reading, good on the second: look at the disk and the memory"
@@ -194,7 +194,7 @@ def _compare(asset: Recorded, stored: Stored) -> _Look:
     return _Look("ok")
 
 
-def _look(store: Store, level: Level, asset: Recorded, *, again: bool = False) -> _Look:
+def _look_at(store: Store, level: Level, asset: Recorded, *, again: bool = False) -> _Look:
     """Look at an asset, and where it is not as recorded, for the cause; a second look is at the disk itself."""
     try:
         if level == "size":
@@ -213,10 +213,10 @@ def _look(store: Store, level: Level, asset: Recorded, *, again: bool = False) -
         look = _compare(asset, stored)._replace(bytes_read=stored.size_bytes)
         return look if look.verdict in ("ok", "unverified") else _name_cause(store, asset, look, ends)
     except AssetError as error:
-        return _failed(error, asset.key)
+        return _look_failed(error, asset.key)
 
 
-def _failed(error: AssetError, key: str) -> _Look:
+def _look_failed(error: AssetError, key: str) -> _Look:
     verdict: Verdict = "unreadable"
     # A key that the store cannot hold, or that a link leads out of it, has no bytes there.
     if isinstance(error, (AssetMissingError, AssetKeyError)):
