@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from craftkit_archive.parallel.progress import ProgressMode
 
 
+PROGRAM = "craftkit-archive"
 USAGE = 2
 OWN_BUG = 70
 

@@ -24,7 +24,7 @@ setup(
         "craftkit_archive.report": ["report.html", "report.js"],
         "server": ["static/*"],
     },
-    entry_points={"console_scripts": ["craftkit-archive = cli:main"]},
+    entry_points={"console_scripts": ["craftkit-archive = craftkit_archive.__main__:main"]},
     install_requires=[
         "boto3>=1.36",
         "bottle>=0.13,<0.14",

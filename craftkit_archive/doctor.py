@@ -4,9 +4,11 @@ import os
 import platform
 import shutil
 import stat
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from datetime import timedelta
-from importlib.metadata import version
+from hashlib import sha256
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 from craftkit_archive import __version__
@@ -19,6 +21,7 @@ from craftkit_archive.records import Diagnosis, Record
 from craftkit_archive.stores.folder import FolderStore
 from craftkit_archive.values import timestamp
 
+PROGRAM = "craftkit-archive"
 LEAST_FREE_BYTES = 1_000_000_000
 LEAST_FREE_SHARE = 0.02
 LIBRARIES = ("pikepdf", "pypdfium2", "msgspec", "sqlite-utils", "click", "bottle", "waitress")
@@ -42,7 +45,7 @@ def examine_archive(archive: Archive) -> Iterator[Record]:
     """
     run = Run(None, "doctor")
     run.counts.update({"good": 0, "problems": 0})
-    for diagnose in (_versions, _decoders, _catalog, _modes, _store, _names, _space, _clock, _runs, _pdfs):
+    for diagnose in (_versions, _program, _decoders, _catalog, _modes, _store, _names, _space, _clock, _runs, _pdfs):
         for diagnosis in diagnose(archive):
             run.counts["problems" if diagnosis.mend else "good"] += 1
             yield diagnosis
@@ -56,6 +59,27 @@ def _versions(archive: Archive) -> Iterator[Diagnosis]:
     system = f"{platform.system()} {platform.release()}, {default_jobs()} processors"
     python = f"Python {platform.python_version()}, SQLite {archive.catalog.sqlite_version}"
     yield Diagnosis("versions", f"craftkit-archive {__version__}, {python}, {libraries}; {system}")
+
+
+def _program(_archive: Archive) -> Iterator[Diagnosis]:
+    """Compare the program's own files with the digests that came with them; an editable installation has none."""
+    changed = [
+        str(file.locate())
+        for file in distribution(PROGRAM).files or ()
+        if file.hash is not None and not file.name.endswith(".pyc") and _digest(Path(file.locate())) != file.hash.value
+    ]
+    if changed:
+        fix = f"Install {PROGRAM} anew, into a virtual environment of its own."
+        yield Diagnosis("program", f"{changed[0]} is not the file that was installed", fix)
+    else:
+        yield Diagnosis("program", "its files are those that were installed")
+
+
+def _digest(file: Path) -> str:
+    """Return a file's SHA-256 as RECORD has it: base64 of the URL's alphabet, without padding."""
+    if not file.is_file():
+        return ""
+    return urlsafe_b64encode(sha256(file.read_bytes()).digest()).rstrip(b"=").decode()
 
 
 def _decoders(_archive: Archive) -> Iterator[Diagnosis]:
