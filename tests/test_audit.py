@@ -328,7 +328,7 @@ def _rows(table: sqlite3.Connection) -> list[tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("value", ["", "x", b"\xff\x00", 7])
+@pytest.mark.parametrize("value", ["", "x", b"\xff\x00", 7, "fetch\0", 'x","y":"'])
 def test_a_row_that_was_changed_is_named(log: Archive, column: str, value: object) -> None:
     log.catalog.close()
     alter_table(log.path, f"UPDATE events SET {column} = ? WHERE number = 7", value)
@@ -545,7 +545,7 @@ def test_a_million_events_are_verified_in_ten_seconds_and_flat_memory(tmp_path: 
         taken[count] = peak_kib("audit", "verify", archive=path)
         began = time.process_time(), time.monotonic()
         with Archive(path, read_only=True) as archive:
-            assert summary_of(verify_log(archive)).counts == {"events": count + 1, "faults": 0, "behind": 0}
+            assert summary_of(verify_log(archive)).counts == {"events": count + 1, "faults": 0}
         # Of the processor: other programs of a busy machine are not what is measured.
         assert time.process_time() - began[0] < 10
         shutil.rmtree(path)
@@ -569,11 +569,11 @@ def test_events_cost_an_import_and_a_fetch_less_than_2_percent(
     def timed(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **options: Any) -> Any:
             nonlocal spent
-            began = time.process_time()
+            began = time.thread_time()
             try:
                 return real(*given, **options)
             finally:
-                spent += time.process_time() - began
+                spent += time.thread_time() - began
 
         return call
 
@@ -583,7 +583,7 @@ def test_events_cost_an_import_and_a_fetch_less_than_2_percent(
     for number in range(count):
         put(tmp_path / "bucket", render(number)["asset_key"], pdf(str(number), size_bytes=60_000))
     began = time.process_time()
-    load(archive, tmp_path, "renders", [render(number) for number in range(20_000)])
+    load(archive, tmp_path, "renders", [render(number) for number in range(100_000)])
     assert spent < 0.02 * (time.process_time() - began)
     spent, began = 0.0, time.monotonic()
     ids = tmp_path / "ids.txt"

@@ -13,10 +13,10 @@ from craftkit_archive.errors import ArchiveError
 
 # A row as the line of the file, byte for byte. As bytes: who changes a row may leave other things than text in it.
 _LINE = (
-    "CASE WHEN typeof(time) || typeof(what) || typeof(who) || typeof(prev) || typeof(hash) = 'texttexttexttexttext'"
-    """ THEN CAST('{"counts":' || counts || ',"details":' || details || ',"hash":' || json_quote(hash)"""
-    """ || ',"number":' || number || ',"prev":' || json_quote(prev) || ',"time":' || json_quote(time)"""
-    """ || ',"what":' || json_quote(what) || ',"who":' || json_quote(who) || '}' || char(10) AS BLOB) ELSE x'' END"""
+    "CASE WHEN typeof(time) = 'text' AND typeof(what) = 'text' AND typeof(who) = 'text' AND typeof(prev) = 'text'"
+    """ AND typeof(hash) = 'text' THEN CAST('{"counts":' || counts || ',"details":' || details || ',"hash":"' || hash"""
+    """ || '","number":' || number || ',"prev":"' || prev || '","time":"' || time || '","what":' || json_quote(what)"""
+    """ || ',"who":' || json_quote(who) || '}' || char(10) AS BLOB) ELSE x'' END"""
 )
 # Up to which event the file is known to have been on the disk.
 _FLUSHED = "audit_flushed"
