@@ -221,7 +221,9 @@ class _Comparison:
             detail = f"audit.ndjson was cut: {_range(first, cut)} stood in it. The table still has what is missing."
             yield Fault("file", "cut", first, cut, detail)
         if late <= last:
-            detail = f"audit.ndjson lacks {_range(late, last)}: a killed command did not write it, or it was cut off."
+            detail = (
+                f"audit.ndjson ends before {_range(late, last)}: a killed command did not write it, or it was cut off."
+            )
             yield Fault("file", "behind", late, last, detail)
 
 

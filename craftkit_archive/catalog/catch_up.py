@@ -90,8 +90,6 @@ def _rejoin(catalog: EventQueries, tail: _Tail, head: Head, *, who: str, time: s
             if catalog.audit_head() != head:
                 return []  # another command has done it
             catalog.add_events(_later_events(path, catalog, head))
-            if catalog.audit_head() == head:
-                raise _PartedError
             counts = {"events": catalog.audit_head().number - head.number}
             catalog.record_event(CATALOG_RESTORED, who=who, time=time, counts=counts, details=heads)
     except _PartedError:

@@ -85,6 +85,7 @@ def backup(console: Console, file: Path) -> int:
     """Write a consistent copy of the catalog to FILE, whatever other commands do meanwhile.
 
     To restore it, put it in the place of archive.db while no command runs, and remove archive.db-wal and -shm.
+    Leave audit.ndjson as it is: the next command that writes takes what happened since from it.
     """
     from craftkit_archive.records import Summary
 
