@@ -500,6 +500,33 @@ def test_several_writers_make_one_chain(log: Archive) -> None:
     assert (summary.counts["events"], faults) == (EVENTS + 240, [])
 
 
+def test_a_log_that_others_are_writing_to_verifies(log: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craftkit_archive.auditing.log.WRITER_SECONDS", 2.0)
+    log.catalog.close()
+    words = [sys.executable, "-c", WRITER, str(log.path), "busy", "100000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        try:
+            counts = [verify(log.path)[0] for _ in range(20)]
+        finally:
+            writer.kill()
+    assert {summary.outcome for summary in counts} == {"ok"}
+    assert counts[-1].counts["events"] > EVENTS
+
+
+def test_a_line_of_any_depth_is_no_event(log: Archive) -> None:
+    log.catalog.close()
+    for depth in (100, 990, 1000, 100_000):
+        nested = b"[" * depth + b"]" * depth
+        with (log.path / "audit.ndjson").open("ab") as file:
+            file.write(
+                b'{"counts":{},"details":{"a":%b},"hash":"","number":41,"prev":"","time":"","what":"","who":""}\n'
+                % nested
+            )
+        assert verify(log.path)[0].exit_code == 1
+
+
 def test_after_any_kill_the_log_is_whole_but_for_lines_that_the_next_command_adds(log: Archive) -> None:
     log.catalog.close()
     chance = random.Random(9)

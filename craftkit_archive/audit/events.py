@@ -177,9 +177,10 @@ def read_event(line: bytes) -> Event:
     """
     try:
         event = _decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        canonical_line = event.line
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ValueError("it is not an event") from error
-    if event.line != line:
+    if canonical_line != line:
         raise ValueError("it is not written as events are")
     return event
 

@@ -1,6 +1,7 @@
 """The audit log shown and proved."""
 
 import fcntl
+import os
 import re
 import time
 from collections import Counter
@@ -170,22 +171,26 @@ def _settled(archive: Archive, stack: ExitStack) -> tuple[Iterator[bytes], int]:
     except OSError as error:
         raise RequestError(f"Cannot read {path} ({error.strerror}). Fix that, then run the command again.") from error
     deadline = time.monotonic() + WRITER_SECONDS
+    # What is committed now is soon in the file. What comes after it, while others go on writing, is left out.
+    head = archive.catalog.audit_head().number
     while True:
         fcntl.flock(file, fcntl.LOCK_SH)
-        size = file.seek(0, 2)
-        last_line = _last_line(file, size)
+        size = file.seek(0, os.SEEK_END)
+        last = _last_number(file, size)
         fcntl.flock(file, fcntl.LOCK_UN)
-        head = archive.catalog.audit_head()
-        try:
-            is_behind = (read_event(last_line).number if last_line else 0) < head.number
-        except ValueError:
-            is_behind = False
-        if not is_behind or time.monotonic() > deadline:
-            file.seek(0)
-            return read_lines(file, size), head.number
+        if last is None or last >= head or time.monotonic() > deadline:
+            break
         time.sleep(0.05)
+    file.seek(0)
+    now = archive.catalog.audit_head().number
+    return read_lines(file, size), now if last is None else max(head, min(last, now))
 
 
-def _last_line(file: BinaryIO, size: int) -> bytes:
+def _last_number(file: BinaryIO, size: int) -> int | None:
+    """Return the number of the last whole line, 0 if there is none; None if it is no event."""
     file.seek(max(0, size - _BLOCK_BYTES))
-    return file.read(_BLOCK_BYTES).rstrip(b"\n").rpartition(b"\n")[2] + b"\n" if size else b""
+    line = file.read(_BLOCK_BYTES).rpartition(b"\n")[0].rpartition(b"\n")[2]
+    try:
+        return read_event(line + b"\n").number if line else 0
+    except ValueError:
+        return None

@@ -103,12 +103,12 @@ class EventQueries(Connection):
 
     def has_event(self, what: str, sha256: str) -> bool:
         """Say whether something with this digest was recorded before."""
-        sql = "SELECT 1 FROM events WHERE what = ? AND json_valid(details) AND details ->> 'sha256' = ? LIMIT 1"
+        sql = f"SELECT 1 FROM events WHERE what = ? AND {_detail('sha256')} = ? LIMIT 1"
         return bool(self._query(sql, (what, sha256)))
 
     def recorded_files(self, what: str) -> set[str]:
         """Return the names of the files that events of one kind are about."""
-        sql = "SELECT details ->> 'file' FROM events WHERE what = ? AND json_valid(details)"
+        sql = f"SELECT {_detail('file')} FROM events WHERE what = ?"
         return {str(name) for (name,) in self._query(sql, (what,))}
 
     def flushed_events(self) -> int:
@@ -144,6 +144,11 @@ class EventQueries(Connection):
                         self.note_flushed(self.audit_file.flushed)
         finally:
             super().close()
+
+
+def _detail(name: str) -> str:
+    """Express a detail of an event in SQL; null where somebody has left no JSON in the row."""
+    return f"CASE WHEN json_valid(details) THEN details ->> '{name}' END"
 
 
 def _row(event: Event) -> tuple[Any, ...]:
