@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from craftkit_archive.archive import Archive
+    from craftkit_archive.auditing.access import record_access_log
+    from craftkit_archive.auditing.log import list_events, verify_log
     from craftkit_archive.catalog.rows import Selection
     from craftkit_archive.doctor import examine_archive
     from craftkit_archive.errors import (
@@ -28,7 +30,19 @@ if TYPE_CHECKING:
     from craftkit_archive.export.run import export_assets
     from craftkit_archive.fetch.run import fetch_assets
     from craftkit_archive.importer.run import import_records
-    from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Record, Reject, Skipped, Summary
+    from craftkit_archive.records import (
+        AuditEvent,
+        AuditFault,
+        Finding,
+        Note,
+        Plan,
+        Planned,
+        Progress,
+        Record,
+        Reject,
+        Skipped,
+        Summary,
+    )
     from craftkit_archive.repair.rebuild import rebuild_archive
     from craftkit_archive.repair.run import repair_assets
     from craftkit_archive.report.gather import describe_archive, gather_report, seal_archive, write_report
@@ -42,6 +56,8 @@ __all__ = [
     "Archive",
     "ArchiveError",
     "AssetError",
+    "AuditEvent",
+    "AuditFault",
     "CatalogError",
     "DiskError",
     "ExportOptions",
@@ -70,16 +86,21 @@ __all__ = [
     "fetch_assets",
     "gather_report",
     "import_records",
+    "list_events",
     "rebuild_archive",
+    "record_access_log",
     "repair_assets",
     "seal_archive",
     "verify_assets",
+    "verify_log",
     "write_report",
 ]
 
 # The module each name lives in; after a colon, what it is called there.
 _MODULES = {
     "archive": ["Archive"],
+    "auditing.access": ["record_access_log"],
+    "auditing.log": ["list_events", "verify_log"],
     "catalog.rows": ["Selection"],
     "doctor": ["examine_archive"],
     "errors": [
@@ -99,7 +120,19 @@ _MODULES = {
     "export.run": ["export_assets"],
     "fetch.run": ["fetch_assets"],
     "importer.run": ["import_records"],
-    "records": ["Finding", "Note", "Plan", "Planned", "Progress", "Record", "Reject", "Skipped", "Summary"],
+    "records": [
+        "AuditEvent",
+        "AuditFault",
+        "Finding",
+        "Note",
+        "Plan",
+        "Planned",
+        "Progress",
+        "Record",
+        "Reject",
+        "Skipped",
+        "Summary",
+    ],
     "repair.rebuild": ["rebuild_archive"],
     "repair.run": ["repair_assets"],
     "report.gather": ["describe_archive", "gather_report", "seal_archive", "write_report"],

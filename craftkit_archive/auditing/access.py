@@ -48,7 +48,7 @@ class _Content(NamedTuple):
 
 def record_access_log(
     archive: Archive,
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     settle_seconds: float = SETTLE_SECONDS,
     patience_seconds: float = PATIENCE_SECONDS,
@@ -66,7 +66,17 @@ def record_access_log(
 
     Raises:
         RequestError: The file cannot be read, or is still written to.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from craftkit_archive import Archive, record_access_log
+        >>> _ = Path("access.ndjson.1").write_text('{"time":"2026-11-25T10:00:00.000Z"}')
+        >>> with Archive("archive") as archive:
+        ...     *_, summary = record_access_log(archive, "access.ndjson.1")
+        >>> summary.counts["lines"], summary.details["first"]
+        (1, '2026-11-25T10:00:00.000Z')
     """
+    path = Path(path)
     run = Run(None, ACCESS_LOG)
     _wait_until_finished(path, settle_seconds, patience_seconds)
     content = _read_log(path)

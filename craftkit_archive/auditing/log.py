@@ -41,6 +41,13 @@ def list_events(archive: Archive, *, since: str | None = None, merge: bool = Fal
     Raises:
         RequestError: The time is not valid.
         CatalogDamagedError: A row is no event any more.
+
+    Example:
+        >>> from craftkit_archive import Archive, list_events
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     first, *_ = list_events(archive)
+        >>> first.number, first.what
+        (1, 'init')
     """
     run = Run(None, "audit log")
     run.counts["events"] = 0
@@ -86,7 +93,7 @@ def read_head(archive: Archive) -> Summary:
     return run.summary(number=head.number, hash=head.hash)
 
 
-def verify_log(archive: Archive, *, head: str | None = None, access_logs: Path | None = None) -> Iterator[Record]:
+def verify_log(archive: Archive, *, head: str | None = None, access_logs: str | Path | None = None) -> Iterator[Record]:
     """Prove that the audit log is as it was written, in the file and in the table.
 
     Each line must be what was hashed, continue the one before, and be the same in both places.
@@ -104,6 +111,14 @@ def verify_log(archive: Archive, *, head: str | None = None, access_logs: Path |
 
     Raises:
         RequestError: The head is not one, or a file cannot be read.
+
+    Example:
+        >>> from craftkit_archive import Archive, verify_log
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     noted = archive.catalog.audit_head()
+        ...     *_, summary = verify_log(archive, head=noted.hash)
+        >>> summary.outcome, summary.counts["faults"]
+        ('ok', 0)
     """
     wanted = _parse_head(head)
     run = Run(None, "audit verify")
@@ -132,7 +147,7 @@ def verify_log(archive: Archive, *, head: str | None = None, access_logs: Path |
         detail = f"No event has the hash {wanted.hash}: the log was cut or written anew since that head was noted."
         yield _count_fault(run, Fault("both", "head", wanted.number, wanted.number, detail))
     if access_logs is not None:
-        for one in check_access_logs(archive, run, logs, access_logs):
+        for one in check_access_logs(archive, run, logs, Path(access_logs)):
             yield _count_fault(run, one) if isinstance(one, Fault) else one
     run.settle(problems=run.counts["faults"] > 0, incomplete=run.counts["behind"] > 0)
     yield run.summary(**archive.catalog.audit_head()._asdict())
