@@ -49,17 +49,18 @@ def catch_up(catalog: EventQueries, *, who: str, time: str) -> list[str]:
     with file.locked():
         tail = _read_tail(catalog)
         # After the file: a writer commits the row first, so the table is never the one that is behind.
-        head = catalog.audit_head()
-        if _is_of_table(catalog, tail, head):
+        head, flushed = catalog.audit_head(), catalog.flushed_events()
+        lost = min(flushed, head.number) - tail.head.number
+        is_of_table = _is_of_table(catalog, tail, head)
+        if is_of_table and lost <= 0:
             with disk_errors(file.path):
                 file.write(tail.head.number, catalog.event_lines(tail.head.number), torn=tail.torn)
-                if head.number > catalog.flushed_events():
+                if head.number > flushed:
                     file.flush()
-    if not _is_of_table(catalog, tail, head):
+            return []
+    if not is_of_table:
         return _rejoin(catalog, tail, head, who=who, time=time)
-    lost = min(catalog.flushed_events(), head.number) - tail.head.number
-    if lost <= 0:
-        return []
+    # The event first: its commit writes the lines too, so that no kill lets the file be whole again without a word.
     with catalog.transaction():
         catalog.record_event(FILE_RESTORED, who=who, time=time, counts={"lines": lost})
     return [

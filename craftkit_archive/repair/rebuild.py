@@ -18,6 +18,7 @@ LOST = (
     "keys made with `keys create`, which no longer work",
     "revocations made with `keys revoke`: a key that the files do not call revoked works again",
     "past runs and findings",
+    "events of the audit log that are not in audit.ndjson",
 )
 
 
