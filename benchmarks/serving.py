@@ -76,9 +76,9 @@ class Served:
 def wsgi_app(archive: str) -> "Bottle":
     """Make our application for gunicorn."""
     from craftkit_archive.archive import Archive
-    from server.app import create_app
+    from server.app import Service
 
-    return create_app(Archive(Path(archive), read_only=True))
+    return Service(Archive(Path(archive), read_only=True)).app
 
 
 def fill(folder: Path, count: int) -> tuple[Path, list[str], list[str]]:

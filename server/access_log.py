@@ -17,7 +17,6 @@ from server.context import RequestContext
 log = logging.getLogger("craftkit_archive.server")
 
 LogFormat = Literal["json", "combined"]
-STANDARD_OUTPUT = "-"
 MAX_PATH, MAX_AGENT = 400, 200  # characters: a line then fits into a pipe's atomic write
 
 
@@ -32,8 +31,8 @@ class AccessLog:
     """
 
     def __init__(self, path: str, form: LogFormat = "json") -> None:
-        self._path = path
-        self._format = _json if form == "json" else _combined
+        self._path = "/dev/stdout" if path == "-" else path
+        self._format = _json_line if form == "json" else _combined_line
         self._failed = False
         self._descriptor = self._open()
 
@@ -43,17 +42,14 @@ class AccessLog:
         os.close(before)
 
     def _open(self) -> int:
+        # Standard output, too, is opened anew: not blocking must not spread to whoever else has this terminal or pipe.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-        if self._path == STANDARD_OUTPUT:
-            try:
-                # Opened anew: not blocking must not spread to whoever else has this terminal or pipe.
-                return os.open("/dev/stdout", flags)
-            except OSError:  # a socket, as under systemd
-                return os.dup(1)
         with disk_errors(self._path):
             try:
                 return os.open(self._path, flags | os.O_CREAT, 0o640)
             except OSError as error:
+                if self._path == "/dev/stdout":  # a socket, as under systemd, or another user's terminal
+                    return os.dup(1)
                 if error.errno != errno.ENXIO:
                     raise
                 log.error("Nobody reads the pipe %s. Start its reader; the pipe keeps the first lines.", self._path)
@@ -86,30 +82,32 @@ class AccessLog:
         os.close(self._descriptor)
 
 
-def _json(context: RequestContext, bytes_sent: int, complete: bool) -> bytes:
+def _json_line(context: RequestContext, bytes_sent: int, complete: bool) -> bytes:
+    environ = context.environ
     line = {
         "time": format_time(datetime.now(UTC)),
         "request_id": context.request_id,
         "address": context.address,
-        "method": context.method[:MAX_AGENT],
+        "method": environ["REQUEST_METHOD"][:MAX_AGENT],
         "path": mask(context.path[:MAX_PATH]),
         "status": context.status,
         "bytes_sent": bytes_sent,
         "complete": complete,
         "milliseconds": round((time.monotonic() - context.began) * 1000, 1),
-        "user_agent": mask(context.user_agent[:MAX_AGENT]),
+        "user_agent": mask(environ.get("HTTP_USER_AGENT", "")[:MAX_AGENT]),
         **{name: getattr(context, name) for name in ("key_id", "project_id", "render_id", "range", "sha256")},
     }
     return msgspec.json.encode(line) + b"\n"
 
 
-def _combined(context: RequestContext, bytes_sent: int, _complete: bool) -> bytes:
+def _combined_line(context: RequestContext, bytes_sent: int, _complete: bool) -> bytes:
     """Write a line as Apache's `combined`, with the request's id as the identity and the key's id as the user."""
     when = datetime.now(UTC).strftime("%d/%b/%Y:%H:%M:%S +0000")
-    asked = _quoted(f"{context.method[:MAX_AGENT]} {context.path[:MAX_PATH]} HTTP/{context.version}")
-    user, agent = (context.key_id or "-").replace(" ", "_"), _quoted(context.user_agent[:MAX_AGENT] or "-")
-    line = f'{context.address} {context.request_id} {user} [{when}] {asked} {context.status} {bytes_sent} "-" {agent}'
-    return mask(line).encode("utf-8", "backslashreplace") + b"\n"
+    environ = context.environ
+    asked = f"{environ['REQUEST_METHOD'][:MAX_AGENT]} {context.path[:MAX_PATH]} {environ['SERVER_PROTOCOL']}"
+    user, agent = (context.key_id or "-").replace(" ", "_"), environ.get("HTTP_USER_AGENT", "")[:MAX_AGENT] or "-"
+    line = f'{context.address} {context.request_id} {user} [{when}] {_quoted(asked)} {context.status} {bytes_sent} "-" '
+    return mask(line + _quoted(agent)).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _quoted(text: str) -> str:

@@ -27,9 +27,10 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
-def plain_address(text: str) -> str:
-    """Return an address in its shortest form, without a port; other texts as they are."""
-    return str(parse_address(text) or text)
+def _network(text: str) -> IPv4Network | IPv6Network:
+    network = ip_network(text, strict=False)
+    mapped = isinstance(network, IPv6Network) and network.subnet_of(_MAPPED)
+    return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96)) if mapped else network
 
 
 class TrustedProxies:
@@ -42,19 +43,11 @@ class TrustedProxies:
     def __init__(self, names: Iterable[str] = ()) -> None:
         given = set(names)
         self._unix = UNIX in given
-        networks = [ip_network(name, strict=False) for name in sorted(given - {UNIX})]
-        self._networks = [
-            IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
-            if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED)
-            else network
-            for network in networks
-        ]
+        self._networks = [_network(name) for name in sorted(given - {UNIX})]
 
     def __contains__(self, address: str) -> bool:
-        if not self._networks or address == UNIX:
-            return self._unix and address == UNIX
         known = parse_address(address)
-        return known is not None and any(known in network for network in self._networks)
+        return any(known in network for network in self._networks) if known else self._unix and address == UNIX
 
 
 def client_address(environ: Mapping[str, str], proxies: TrustedProxies) -> str:
@@ -62,26 +55,26 @@ def client_address(environ: Mapping[str, str], proxies: TrustedProxies) -> str:
     address = environ.get("REMOTE_ADDR", "")
     if address not in proxies:
         return address
-    # A proxy appends to one of the two headers and passes on a forged other one. Most proxies append to this one.
-    if given := environ.get("HTTP_X_FORWARDED_FOR"):
-        chain = [text.strip() for text in given.split(",")]
-    else:
-        chain = [element.get("for", "") for element in parse_forwarded(environ.get("HTTP_FORWARDED", ""))]
+    chain = _forwarded(environ, "for")
     while chain and address in proxies and (known := parse_address(chain.pop())):
         address = str(known)
     return address
 
 
-def parse_forwarded(value: str) -> list[dict[str, str]]:
-    """Read a `Forwarded` header into its elements, nearest proxy last.
+def _forwarded(environ: Mapping[str, str], name: str) -> list[str]:
+    """Return what proxies say of `for`, `proto` or `host`, the nearest proxy last.
 
-    A comma ends an element even inside quotes, where no address or host has one: so nothing that a client sent swallows
-    what a proxy appended.
+    A proxy appends to one of the two headers and passes on a forged other one. Most proxies append to `X-Forwarded-…`.
+    In `Forwarded`, a comma ends an element even inside quotes, where no address or host has one: so nothing that a
+    client sent swallows what a proxy appended.
 
     Source: RFC 7239, section 4.
     """
-    elements = [_PARAMETER.findall(element) for element in value.split(",")]
-    return [{name.lower(): quoted or plain for name, quoted, plain in element} for element in elements]
+    if given := environ.get(f"HTTP_X_FORWARDED_{name.upper()}"):
+        return [text.strip() for text in given.split(",")]
+    elements = [_PARAMETER.findall(element) for element in environ.get("HTTP_FORWARDED", "").split(",")]
+    named = [{key.lower(): quoted or plain for key, quoted, plain in element} for element in elements]
+    return [element.get(name, "") for element in named]
 
 
 def is_host(text: str) -> bool:
@@ -105,16 +98,11 @@ def base_url(
     """
     scheme, host = environ["wsgi.url_scheme"], environ.get("HTTP_HOST", "")
     if trusted:
-        nearest = parse_forwarded(environ.get("HTTP_FORWARDED", ""))[-1]
-        scheme = _last(environ.get("HTTP_X_FORWARDED_PROTO")) or nearest.get("proto", "").lower() or scheme
-        host = _last(environ.get("HTTP_X_FORWARDED_HOST")) or nearest.get("host") or host
-        scheme = scheme if scheme in ("http", "https") else environ["wsgi.url_scheme"]
+        host = _forwarded(environ, "host")[-1] or host
+        proto = _forwarded(environ, "proto")[-1].lower()
+        scheme = proto if proto in ("http", "https") else scheme
     host = host.lower()
     named = host in allowed_hosts or host.rpartition(":")[0] in allowed_hosts
     if is_host(host) and (named or not (allowed_hosts or fixed)):
         return f"{scheme}://{host}"
     return (fixed or fallback).rstrip("/")
-
-
-def _last(value: str | None) -> str:
-    return (value or "").rpartition(",")[2].strip().lower()

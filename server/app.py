@@ -1,6 +1,7 @@
 """The routes: a WSGI application that serves an archive."""
 
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable
@@ -10,8 +11,8 @@ from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, BinaryIO, NamedTuple
-from wsgiref.util import FileWrapper
 
 import msgspec
 from bottle import Bottle, HTTPError
@@ -22,11 +23,11 @@ from craftkit_archive.catalog.rows import ServedRender
 from craftkit_archive.errors import ArchiveError, RenderConflictError
 from server.addresses import TrustedProxies, base_url, client_address
 from server.auth import find_caller
-from server.bodies import MAX_BUFFER_BYTES, VerifyReads, content_disposition, describe_render, open_pdf, repr_digest
-from server.context import CONTEXT, RequestContext, choose_request_id
-from server.errors import ANSWERS, STATUSES, Refusal, envelope
+from server.bodies import MAX_BUFFER_BYTES, VerifyReads, describe_pdf, describe_render, open_pdf
+from server.context import CONTEXT, FAULT, RequestContext
+from server.errors import ANSWERS, STATUSES, Rejection
 from server.listing import list_renders, read_query
-from server.ranges import RangeNotSatisfiable, Verdict, evaluate_preconditions, select_range
+from server.ranges import is_unchanged, select_range
 
 log = logging.getLogger("craftkit_archive.server")
 
@@ -54,6 +55,7 @@ CORS_PREFLIGHT = {
     "Access-Control-Max-Age": "3600",
 }
 PREFLIGHT = "HTTP_ACCESS_CONTROL_REQUEST_METHOD"
+SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # what a client may call its request, for the logs
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -79,16 +81,14 @@ class Response(NamedTuple):
     body: bytes | BinaryIO = b""
 
 
-def create_app(archive: Archive, settings: Settings | None = None) -> Bottle:
-    """Return the WSGI application that serves an archive, which may be open read-only."""
-    return Service(archive, settings or Settings()).app
-
-
 class Service:
-    """What the routes do; the archive is opened again when its catalog or its store is replaced."""
+    """What the routes of a WSGI application (`app`) do for an archive, which may be open read-only.
 
-    def __init__(self, archive: Archive, settings: Settings) -> None:
-        self._settings = settings
+    The archive is opened again when its catalog or its store is replaced.
+    """
+
+    def __init__(self, archive: Archive, settings: Settings | None = None) -> None:
+        self._settings = settings = settings or Settings()
         self._proxies = TrustedProxies(settings.trusted_proxies)
         self._lock = threading.Lock()
         self._opened: tuple[Archive, ArchiveError | None] = archive, None  # as last found; what is wrong with its store
@@ -109,39 +109,46 @@ class Service:
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer a WSGI request: find its route, and turn errors into answers."""
-        context: RequestContext | None = environ.get(CONTEXT)
-        if context is None:  # under another server than ours
-            request_id = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
-            context = RequestContext(environ.get("REMOTE_ADDR", ""), request_id)
+        context: RequestContext = environ.get(CONTEXT) or RequestContext()  # under another server than ours
         context.environ, context.address = environ, client_address(environ, self._proxies)
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        context.request_id = given if SANE_ID.fullmatch(given) else token_hex(8)
+        context.path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
         cors = self._cors(environ)
         try:
             if len(cors) > 1 and environ["REQUEST_METHOD"] == "OPTIONS" and PREFLIGHT in environ:
                 status, headers, body = Response(204, CORS_PREFLIGHT)
             else:
                 status, headers, body = self._respond(context)
-        except (ArchiveError, Refusal) as error:
+        except (ArchiveError, Rejection) as error:
             status, headers, body = _refuse(error, context)
         except Exception:
             log.exception("internal error (request %s)", context.request_id)
-            refusal = Refusal("internal", "The server has an internal error. Its log says more.")
+            refusal = Rejection("internal", "The server has an internal error. Its log says more.")
             status, headers, body = _refuse(refusal, context)
         start_response(STATUS_LINES[status], [*headers.items(), *cors])
+        sends_body = environ["REQUEST_METHOD"] != "HEAD"
         if isinstance(body, bytes):
-            return [body] if body and environ["REQUEST_METHOD"] != "HEAD" else []
-        return environ.get("wsgi.file_wrapper", FileWrapper)(body)  # type: ignore[no-any-return]
+            return [body] if body and sends_body else []
+        if not sends_body:
+            body.close()
+            return []
+        return environ["wsgi.file_wrapper"](body)  # type: ignore[no-any-return]
 
     def _respond(self, context: RequestContext) -> Response:
         environ = context.environ
+        if fault := environ.get(FAULT):
+            status, message = fault
+            raise Rejection("bad_request" if status < 500 else "internal", message, status=status)
         try:
             # As UTF-8, and not what Bottle makes of it, which leaves other bytes out and finds what nobody asked for.
             environ["PATH_INFO"] = environ["PATH_INFO"].encode("latin-1").decode()
             route, names = self.app.match(environ)
         except (HTTPError, UnicodeDecodeError) as error:
             if getattr(error, "status_code", 404) == 404:
-                raise Refusal("not_found", "There is nothing at this address.") from error
+                raise Rejection("not_found", "There is nothing at this address.") from error
             allowed = {"Allow": "GET, HEAD"}
-            raise Refusal("method_not_allowed", "This address takes only GET and HEAD.", allowed) from error
+            raise Rejection("method_not_allowed", "This address takes only GET and HEAD.", allowed) from error
         context.route = route.rule
         return route.callback(context, **names)  # type: ignore[no-any-return]
 
@@ -185,12 +192,17 @@ class Service:
         context.render_id = render.id
         return render
 
-    def _addresses(self, context: RequestContext) -> dict[str, Any]:
-        """Return where clients reach this API and the bucket."""
-        settings, trusted = self._settings, context.environ.get("REMOTE_ADDR", "") in self._proxies
-        given = {"fixed": settings.public_url, "allowed_hosts": settings.allowed_hosts, "fallback": settings.listen_url}
-        api_url = base_url(context.environ, trusted=trusted, **given)  # type: ignore[arg-type]
-        return {"api_url": api_url, "s3_public_url": (settings.s3_public_url or "").rstrip("/") or None}
+    def _describe(self, context: RequestContext) -> Callable[[ServedRender], dict[str, object]]:
+        """Return what describes a render, with the addresses under which this client reaches the API and the bucket."""
+        settings = self._settings
+        api_url = base_url(
+            context.environ,
+            trusted=context.environ.get("REMOTE_ADDR", "") in self._proxies,
+            fixed=settings.public_url,
+            allowed_hosts=settings.allowed_hosts,
+            fallback=settings.listen_url,
+        )
+        return partial(describe_render, api_url=api_url, s3_public_url=settings.s3_public_url)
 
     def _ready(self, context: RequestContext) -> Response:
         context.leave_event_loop()  # a network, or a disk that hangs
@@ -200,22 +212,22 @@ class Service:
             archive.store.check(archive.id)
         except ArchiveError as error:
             log.error("not ready: %s (request %s)", error, context.request_id)
-            raise Refusal("not_ready", _reason(error)) from error
+            raise Rejection("not_ready", _reason(error)) from error
         if (folder := self._settings.log_folder) and shutil.disk_usage(folder).free < LOG_ROOM_BYTES:
-            raise Refusal("not_ready", "There is no room for the access log.")
+            raise Rejection("not_ready", "There is no room for the access log.")
         return _json(200, {"status": "ready"})
 
     def _show(self, context: RequestContext, render_id: str) -> Response:
-        return _json(200, describe_render(self._find(context, render_id), **self._addresses(context)))
+        return _json(200, self._describe(context)(self._find(context, render_id)))
 
     def _list(self, context: RequestContext) -> Response:
         catalog = self._archive(context).catalog
         caller, listing = find_caller(catalog, context), read_query(context.environ.get("QUERY_STRING", ""))
         context.leave_event_loop()
-        return _json(200, list_renders(catalog, caller, listing, **self._addresses(context)))
+        return _json(200, list_renders(catalog, caller, listing, self._describe(context)))
 
     def _send(self, context: RequestContext, render_id: str, *, embedded: bool = False) -> Response:
-        render, environ, settings = self._find(context, render_id), context.environ, self._settings
+        render, environ = self._find(context, render_id), context.environ
         if render.status != "succeeded":
             raise RenderConflictError(f"The render is not ready to download: its status is {render.status}.")
         if render.stored_key is None:
@@ -228,37 +240,30 @@ class Service:
             headers["ETag"] = etag
         if modified:
             headers["Last-Modified"] = format_datetime(modified, usegmt=True)
-        verdict = evaluate_preconditions(environ, etag, modified)
-        if verdict is Verdict.NOT_MODIFIED:
+        if is_unchanged(environ, etag, modified):
             return Response(304, headers)
-        if verdict is Verdict.FAILED:
-            raise Refusal("precondition_failed", "The PDF is not the version that was asked for.")
+        file, size = self._open(context, render)
+        try:
+            part = select_range(environ, size, etag, modified)
+        except Rejection:
+            file.close()
+            raise
+        if part is not None:
+            file.seek(part.start)
+            context.range = headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
+        headers |= describe_pdf(render, size if part is None else len(part), "inline" if embedded else "attachment")
+        return Response(200 if part is None else 206, headers, file)
 
+    def _open(self, context: RequestContext, render: ServedRender) -> tuple[BinaryIO, int]:
         archive, problem = self._opened
         if archive.store.lanes > 1 or (render.size_bytes or 0) > QUICK_BYTES:
             context.leave_event_loop()
         if problem is not None:
             raise problem
-        file, size = open_pdf(archive.store, render, settings.verify_reads, settings.max_buffer_bytes)
-        context.sha256, status, length = render.sha256, 200, size
-        try:
-            part = select_range(environ, size, etag, modified) if environ["REQUEST_METHOD"] == "GET" else None
-        except RangeNotSatisfiable as error:
-            file.close()
-            message, whole = f"The range begins behind the end: the PDF has {size} bytes.", f"bytes */{size}"
-            raise Refusal("range_not_satisfiable", message, {"Content-Range": whole}) from error
-        if part is not None:
-            status, length = 206, part.length
-            file.seek(part.start)
-            context.range = headers["Content-Range"] = f"bytes {part.start}-{part.start + part.length - 1}/{size}"
-        headers |= {"Content-Type": "application/pdf", "Content-Length": str(length), "Accept-Ranges": "bytes"}
-        headers["Content-Disposition"] = content_disposition(render.id, "inline" if embedded else "attachment")
-        if render.sha256:
-            headers["Repr-Digest"] = repr_digest(render.sha256)
-        if environ["REQUEST_METHOD"] == "HEAD":
-            file.close()
-            return Response(status, headers)
-        return Response(status, headers, file)
+        settings = self._settings
+        opened = open_pdf(archive.store, render, settings.verify_reads, settings.max_buffer_bytes)
+        context.sha256 = render.sha256
+        return opened
 
 
 def _public(body: bytes, kind: str) -> Callable[[RequestContext], Response]:
@@ -266,22 +271,22 @@ def _public(body: bytes, kind: str) -> Callable[[RequestContext], Response]:
     headers = {"Content-Type": kind, "Content-Length": str(len(body)), "ETag": etag, **PAGE_HEADERS}
 
     def answer(context: RequestContext) -> Response:
-        known = evaluate_preconditions(context.environ, etag, None) is Verdict.NOT_MODIFIED
+        known = is_unchanged(context.environ, etag, None)
         return Response(304, {"ETag": etag, **PAGE_HEADERS}) if known else Response(200, headers, body)
 
     return answer
 
 
 def _json(status: int, value: object, headers: dict[str, str] | None = None) -> Response:
-    body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    body = msgspec.json.encode(value)
     general = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Cache-Control": "no-store"}
     return Response(status, {**general, "X-Content-Type-Options": "nosniff", **(headers or {})}, body)
 
 
-def _refuse(error: ArchiveError | Refusal, context: RequestContext) -> Response:
+def _refuse(error: ArchiveError | Rejection, context: RequestContext) -> Response:
     """Answer an error, and log what an operator should know of."""
-    if isinstance(error, Refusal):
-        return _json(STATUSES[error.code], envelope(error.code, str(error), error.fields), error.headers)
+    if isinstance(error, Rejection):
+        return _json(error.status or STATUSES[error.code], error.envelope, error.headers)
     code, message, embedded = ANSWERS[type(error)], str(error), context.route.startswith("/v1/embed/")
     if code == "internal":
         log.error("%s (request %s)", error, context.request_id)
@@ -292,7 +297,7 @@ def _refuse(error: ArchiveError | Refusal, context: RequestContext) -> Response:
     elif code == "conflict" and embedded:
         code = "not_found"
     headers = {"WWW-Authenticate": "Bearer"} if STATUSES[code] == 401 else {}
-    return _refuse(Refusal(code, message, headers), context)
+    return _refuse(Rejection(code, message, headers), context)
 
 
 def _reason(error: ArchiveError) -> str:

@@ -17,12 +17,13 @@ MAX_BUFFER_BYTES = 256 << 10
 
 
 def describe_render(render: ServedRender, *, api_url: str, s3_public_url: str | None) -> dict[str, object]:
-    """Describe a render as `GET /v1/renders/:id` answers it; the URLs have no slash at their ends."""
+    """Describe a render as `GET /v1/renders/:id` answers it."""
     own_url = f"{api_url}/v1/renders/{quote(render.id, safe='')}"
     download_url = None
     if render.status == "succeeded":
-        public = f"{s3_public_url}/{quote(render.asset_key)}" if s3_public_url and render.asset_key else None
-        download_url = public or f"{own_url}/download"
+        download_url = f"{own_url}/download"
+        if s3_public_url and render.asset_key:
+            download_url = f"{s3_public_url.rstrip('/')}/{quote(render.asset_key)}"
     return {
         "id": render.id,
         "status": render.status,
@@ -77,24 +78,19 @@ def open_pdf(store: Store, render: ServedRender, verify: VerifyReads, max_buffer
     return file, found.size_bytes
 
 
-def content_disposition(render_id: str, kind: Literal["attachment", "inline"] = "attachment") -> str:
-    """Name the download `<id>.pdf`, whatever characters the id has.
+def describe_pdf(render: ServedRender, length: int, kind: Literal["attachment", "inline"]) -> dict[str, str]:
+    """Return the headers of a PDF, or a part of it, that is `length` bytes long: what it is, and its name `<id>.pdf`.
 
-    Source: RFC 6266, and RFC 8187 for characters outside ASCII.
+    With `Repr-Digest`, a client proves what it received.
+
+    Source: RFC 6266, RFC 8187 for characters outside ASCII in the name, and RFC 9530 for the digest.
     """
-    name = f"{render_id}.pdf"
-    if name.isascii() and name.isprintable():
-        extended, plain = "", name
-    else:
-        extended = f"; filename*=UTF-8''{quote(name, safe='')}"
-        plain = "".join(character if " " <= character <= "~" else "?" for character in name)
+    name = f"{render.id}.pdf"
+    plain = "".join(character if " " <= character <= "~" else "?" for character in name)
+    extended = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
     escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{kind}; filename="{escaped}"{extended}'
-
-
-def repr_digest(digest: str) -> str:
-    """Return the `Repr-Digest` of a digest (64 hex digits), with which a client proves what it received.
-
-    Source: RFC 9530.
-    """
-    return f"sha-256=:{b64encode(bytes.fromhex(digest)).decode()}:"
+    headers = {"Content-Type": "application/pdf", "Content-Length": str(length), "Accept-Ranges": "bytes"}
+    headers["Content-Disposition"] = f'{kind}; filename="{escaped}"{extended}'
+    if render.sha256:
+        headers["Repr-Digest"] = f"sha-256=:{b64encode(bytes.fromhex(render.sha256)).decode()}:"
+    return headers

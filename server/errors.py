@@ -1,6 +1,6 @@
 """Errors as HTTP: the one table of statuses and the one envelope."""
 
-import msgspec
+from dataclasses import dataclass, field
 
 from craftkit_archive import errors
 
@@ -18,29 +18,29 @@ STATUSES = {
     "internal": 500,
     "not_ready": 503,
 }
-# The leaves of the error tree that are not our fault; all others are internal.
-_REFUSALS: dict[type[errors.ArchiveError], str] = {
+# The leaves of the error tree: most are the server's fault.
+ANSWERS: dict[type[errors.ArchiveError], str] = dict.fromkeys(errors.leaves(), "internal") | {
     errors.UnauthorizedError: "unauthorized",
     errors.ForbiddenError: "forbidden",
     errors.RenderNotFoundError: "not_found",
     errors.RenderConflictError: "conflict",
 }
-ANSWERS = {leaf: _REFUSALS.get(leaf, "internal") for leaf in errors.leaves()}
 
 
-class Refusal(Exception):
-    """A request is refused with a code of `STATUSES`; `fields` are its invalid parameters, each with what to use."""
+@dataclass(eq=False)
+class Rejection(Exception):
+    """A request is rejected: what the client is told."""
 
-    def __init__(
-        self, code: str, message: str, headers: dict[str, str] | None = None, fields: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.code, self.headers, self.fields = code, headers or {}, fields
+    code: str  # of `STATUSES`
+    message: str
+    headers: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, str] | None = None  # its invalid parameters, each with what to use
+    status: int = 0  # 0: that of the code
 
-
-def envelope(code: str, message: str, fields: dict[str, str] | None = None) -> bytes:
-    """Return the body of an error; `fields` are the invalid parameters, each with what to use."""
-    error: dict[str, object] = {"code": code, "message": message}
-    if fields is not None:
-        error["issues"] = {"formErrors": [], "fieldErrors": {name: [text] for name, text in fields.items()}}
-    return msgspec.json.encode({"error": error})
+    @property
+    def envelope(self) -> dict[str, object]:
+        """The body of the answer."""
+        error: dict[str, object] = {"code": self.code, "message": self.message}
+        if self.fields is not None:
+            error["issues"] = {"formErrors": [], "fieldErrors": {name: [text] for name, text in self.fields.items()}}
+        return {"error": error}

@@ -5,8 +5,8 @@ something inside waitress that this file relies on is gone.
 
 - `_Dispatcher`: waitress hands every request to a thread, and on CPython two threads that both want the interpreter
   cost more than the answer. Here the thread that watches the connections answers, and only slow work goes to a thread.
-- `_Parser`, `_Chunks`: waitress accepts requests that RFC 9110 and 9112 refuse (Pylons/waitress#464, #465). To read a
-  head once, strictly, takes two thirds of the time that it takes to read it leniently and to look for faults then.
+- `_Parser`: waitress accepts requests that RFC 9110 and 9112 refuse (Pylons/waitress#464, #465). To read a head once,
+  strictly, takes two thirds of the time that it takes to read it leniently and to look for faults then.
 - `_Channel.handle_read`: waitress answers all requests that one read brought, so a client that pipelines and does not
   read makes it hold many answers. It never answers a GET with `Expect: 100-continue` and no body (`send_continue` sets
   `completed` back), whose headers it adds to those of the next request.
@@ -15,7 +15,8 @@ something inside waitress that this file relies on is gone.
 - `_File`: it waits forever for the bytes of a file that was cut off.
 - `_Listener`: at its limit waitress accepts nobody, so idle clients lock everybody out (Pylons/waitress#301); out of
   file descriptors it spins, with a traceback each time.
-- `_Head`: waitress closes the connection after each 304 (Pylons/waitress#502) and changes the case of header names.
+- `_Task`: waitress closes the connection after each 304 (Pylons/waitress#502), changes the case of header names, and
+  answers a request that it refuses in plain text.
 - `Server.run`: waitress stops at once (Pylons/waitress#198, #499); here what is under way is finished.
 """
 
@@ -28,8 +29,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from email.utils import formatdate
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -39,15 +38,14 @@ from waitress.adjustments import Adjustments
 from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
-from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
-from waitress.rfc7230 import CHUNK_EXT_RE, HEADER_FIELD_RE
+from waitress.receiver import FixedStreamReceiver
+from waitress.rfc7230 import HEADER_FIELD_RE
 from waitress.server import BaseWSGIServer
-from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
-from waitress.utilities import Error
+from waitress.task import ThreadedTaskDispatcher, WSGITask
+from waitress.utilities import Error, build_http_date
 
-from server.addresses import UNIX, is_host, plain_address
-from server.context import CONTEXT, OffloadToThread, RequestContext, choose_request_id
-from server.errors import envelope
+from server.addresses import UNIX, is_host, parse_address
+from server.context import CONTEXT, FAULT, OffloadToThread, RequestContext
 
 log = logging.getLogger("craftkit_archive.server")
 
@@ -59,13 +57,11 @@ REQUEST_SECONDS = 20.0  # for a request to come in whole
 IDLE_SECONDS = 120.0  # without a byte of an answer, or without a request
 TICK_SECONDS = 0.25
 PAUSE_SECONDS = 0.5  # before the next connection is accepted, when there is no room for it
-Observer = Callable[..., None]
+REPORT_SECONDS = 60.0  # with room, before the next lack of it is reported
 
 _START = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Z]+) ([!-~]+)(?: HTTP/([0-9]\.[0-9]))?")
 _TARGET = re.compile(r"(?:https?://([^/?#@]+))?(/[^?#]*|\*\Z)?(?:\?([^#]*))?", re.IGNORECASE)
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)(.*)", re.DOTALL)
-_NOT_IN_TRAILERS = {b"authorization", b"content-length", b"host", b"transfer-encoding"}
 
 
 class _Fault(Error):
@@ -76,44 +72,6 @@ class _Fault(Error):
         self.code, self.reason = status, HTTPStatus(status).phrase
 
 
-class _Chunks(ChunkedReceiver):
-    """A body in chunks, read to its end and thrown away, because no route takes one.
-
-    Waitress's own accepts empty lines in place of sizes and anything as a trailer, and learns the size too late.
-
-    Source: RFC 9112, section 7.1; RFC 9110, section 6.5.1.
-    """
-
-    error: Error | None = None
-    chunk_remainder: int = 0
-    all_chunks_received: bool = False
-    _held = b""  # what came and is no whole line or chunk yet
-
-    def received(self, data: bytes) -> int:
-        held, place = self._held + data, 0
-        while not (self.completed or self.error) and (end := held.find(b"\r\n", place + self.chunk_remainder)) >= 0:
-            self.error = self._take(held[place:end])
-            place = end + 2
-        self._held = held[place:]
-        return len(data) - (len(self._held) if self.completed else 0)
-
-    def _take(self, line: bytes) -> Error | None:
-        """Take in a chunk or a line, without its end, and return what is wrong with it."""
-        if self.chunk_remainder:
-            whole, self.chunk_remainder = len(line) == self.chunk_remainder, 0
-            return None if whole else _Fault(400, "a chunk has another length than its size says")
-        if self.all_chunks_received:
-            self.completed, found = not line, HEADER_FIELD_RE.fullmatch(line)
-            good = self.completed or (found and found["name"].lower() not in _NOT_IN_TRAILERS)
-            return None if good else _Fault(400, "a trailer is not valid")
-        found = _CHUNK_SIZE.fullmatch(line)
-        if found is None or not CHUNK_EXT_RE.fullmatch(found[2]):
-            return _Fault(400, "the size of a chunk is not valid")
-        self.chunk_remainder = int(found[1], 16)
-        self.all_chunks_received = not self.chunk_remainder
-        return _Fault(413, "the body is too large") if self.chunk_remainder > MAX_BODY_BYTES else None
-
-
 class _Parser(HTTPRequestParser):
     """One request. What is refused here never reaches the application, and ends its connection.
 
@@ -122,17 +80,19 @@ class _Parser(HTTPRequestParser):
 
     body_rcv: Any = None
     error: Error | None = None
-    command = path = query = request_uri = ""  # of what cannot be read
+    command = path = query = request_uri = proxy_netloc = ""  # of what cannot be read
+    url_scheme = "http"
 
     def parse_header(self, header_plus: bytes) -> None:
         start, *lines = header_plus[:-4].split(b"\r\n")
         self.error = self._read_start(start) or self._read_headers(lines) or self._read_length()
-        if self.error:  # what follows it on the connection is not read: where it ends is uncertain
-            self.body_rcv, self.content_length, self.chunked = None, 0, False
         # A list, of which waitress knows only the first two forms; everything else in it is for proxies.
         options = {option.strip().lower() for option in self.headers.get("CONNECTION", "").split(",")}
-        self.headers["CONNECTION"] = "close" if "close" in options else "keep-alive" if "keep-alive" in options else ""
-        self.expect_continue = self.headers.get("EXPECT", "").lower() == "100-continue" and self.version == "1.1"
+        self.connection_close = "close" in options or (self.version == "1.0" and "keep-alive" not in options)
+        # Without a body a final answer alone would do. But Java's HttpClient sends `Content-Length: 0` with every GET,
+        # and up to JDK 18 waits forever for the body of a final answer that no 100 came before (JDK-8286171).
+        waits = self.headers.get("EXPECT", "").lower() == "100-continue" and "CONTENT_LENGTH" in self.headers
+        self.expect_continue = waits and self.version == "1.1"
 
     def _read_start(self, line: bytes) -> Error | None:
         found = _START.fullmatch(line)
@@ -141,13 +101,11 @@ class _Parser(HTTPRequestParser):
         self.command, self.request_uri, self.version = (part.decode("ascii") for part in found.groups())
         if self.version not in ("1.0", "1.1"):
             return _Fault(505, "the server speaks HTTP/1.1 and HTTP/1.0")
-        if self.command == "CONNECT":
-            return _Fault(501, "the server is not a proxy")
         target = _TARGET.fullmatch(self.request_uri)
-        if target is None or not any(target.group(1, 2)):
+        if target is None or not any(target.group(1, 2)) or not is_host(target[1] or "x"):
             return _Fault(400, "the request target is not valid")
         self.proxy_netloc, path, self.query = target[1] or "", target[2] or "/", target[3] or ""
-        self.path, self.url_scheme = unquote_to_bytes(path).decode("latin-1"), self.adj.url_scheme
+        self.path = unquote_to_bytes(path).decode("latin-1")
         return None
 
     def _read_headers(self, lines: list[bytes]) -> Error | None:
@@ -160,76 +118,52 @@ class _Parser(HTTPRequestParser):
             name, value = found["name"].decode("ascii").upper().replace("-", "_"), found["value"].decode("latin-1")
             if b"_" not in found["name"]:  # it would look like another header
                 self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
-        host = self.headers.get("HOST")
-        if host is None and self.version == "1.1":
-            return _Fault(400, "the Host header is missing")
-        # Of two headers this is a list, which is not a host.
-        if not all(is_host(name) for name in (host, self.proxy_netloc or None) if name is not None):
-            return _Fault(400, "the Host header does not name one host")
+        # Of two headers this is a list, which is not a host. HTTP/1.0 needs none.
+        if not is_host(self.headers.get("HOST", "" if self.version == "1.1" else "x")):
+            return _Fault(400, "the Host header is missing or does not name one host")
         if self.proxy_netloc:
             self.headers["HOST"] = self.proxy_netloc
         return None
 
     def _read_length(self) -> Error | None:
         """Refuse a body whose end a proxy might see elsewhere, and with it requests smuggled past it."""
-        coding, length = self.headers.pop("TRANSFER_ENCODING", None), self.headers.get("CONTENT_LENGTH")
+        coding, length = self.headers.get("TRANSFER_ENCODING"), self.headers.get("CONTENT_LENGTH")
         if coding is not None:
             if {name.strip().lower() for name in coding.split(",")} - {"chunked", ""}:
-                return _Fault(501, "the only transfer coding is chunked")
-            if coding.lower() != "chunked" or length is not None or self.version == "1.0":
-                return _Fault(400, "the length of the body is ambiguous")
-            self.chunked, self.body_rcv = True, _Chunks(OverflowableBuffer(MAX_BODY_BYTES))
-        elif length is not None:
-            if not _LENGTH.fullmatch(length):
-                return _Fault(400, "the length of the body is not a number")
-            self.content_length = int(length)
-            if self.content_length:
-                self.body_rcv = FixedStreamReceiver(self.content_length, OverflowableBuffer(MAX_BODY_BYTES))
+                return _Fault(501, "the transfer coding is not known")
+            return _Fault(411, "the server takes only a body whose length is given")
+        if length is not None and not _LENGTH.fullmatch(length):
+            return _Fault(400, "the length of the body is not a number")
+        self.content_length = int(length or 0)
+        if self.content_length:
+            self.body_rcv = FixedStreamReceiver(self.content_length, OverflowableBuffer(MAX_BODY_BYTES))
         return None
 
 
-@lru_cache(maxsize=2)
-def _http_date(second: int) -> str:
-    return formatdate(second, usegmt=True)
+class _Task(WSGITask):
+    """The answer to one request, also to one that was refused: the application puts every error into its envelope."""
 
+    def get_environment(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environment()
+        error = self.request.error
+        fault = error and (error.code, f"{error.reason}: {error.body}.")
+        return environ | {CONTEXT: self.channel.context, FAULT: fault, "wsgi.file_wrapper": _File}
 
-class _Head:
-    """The head of an answer, with its headers in the names that they were given."""
-
-    def build_response_header(self: Any) -> bytes:
-        # A connection that was closed meanwhile has none.
-        context, server = self.channel.context or RequestContext("", ""), self.channel.server.owner
+    def build_response_header(self) -> bytes:
+        """Return the head of the answer, with its headers in the names that they were given."""
+        # A connection that was closed meanwhile has no context.
+        context, server = self.channel.context or RequestContext(), self.channel.server.owner
         sends_body = self.has_body and self.request.command != "HEAD"
         context.status, context.body_bytes = int(self.status[:3]), (self.content_length or 0) if sends_body else 0
-        connection = self.request.headers.get("CONNECTION", "")
-        lasting = connection != "close" if self.version == "1.1" else connection == "keep-alive"
-        if not lasting or server.ending or (self.has_body and self.content_length is None):
+        # What follows a refused request is not read: where that ends is uncertain.
+        last = self.request.connection_close or self.request.error or server.ending
+        if last or (self.has_body and self.content_length is None):
             self.set_close_on_finish()
         elif self.version == "1.0":
             self.response_headers.append(("Connection", "Keep-Alive"))
         lines = [f"{name}: {value}" for name, value in self.response_headers]
-        lines += [f"X-Request-Id: {context.request_id}", f"Date: {_http_date(int(self.start_time))}", "\r\n"]
+        lines += [f"X-Request-Id: {context.request_id}", f"Date: {build_http_date(self.start_time)}", "\r\n"]
         return "\r\n".join([f"HTTP/{self.version} {self.status}", *lines]).encode("latin-1")
-
-
-class _Task(_Head, WSGITask):
-    def get_environment(self) -> dict[str, Any]:
-        environ: dict[str, Any] = super().get_environment()
-        return environ | {CONTEXT: self.channel.context, "wsgi.file_wrapper": _File}
-
-
-class _ErrorTask(_Head, ErrorTask):
-    """What the parser refuses, in the one envelope."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        body = envelope("bad_request" if error.code < 500 else "internal", f"{error.reason}: {error.body}.")
-        self.status = f"{error.code} {error.reason}"
-        self.content_length = len(body)
-        self.response_headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        self.response_headers += [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
-        self.set_close_on_finish()
-        self.write(body)
 
 
 class _File(ReadOnlyFileBasedBuffer):
@@ -246,8 +180,7 @@ class _Channel(HTTPChannel):
     """One connection: answers one request at a time, in the order in which they come."""
 
     parser_class = _Parser
-    task_class = _Task
-    error_task_class = _ErrorTask
+    task_class = error_task_class = _Task
     request: Any = None
     context: RequestContext | None = None  # of the request that is being answered, until the answer is out
     has_key = False  # its last request had a valid one
@@ -272,36 +205,16 @@ class _Channel(HTTPChannel):
         request, taken = self.request, self.request.received(data)
         self.socket.recv(taken)
         completed = request.completed
-        if self._expects_continue(request) and taken == len(data):
+        if request.expect_continue and taken == len(data) and not (request.error or request.body_bytes_received):
             self.send_continue()
         if completed:
-            self.request, self.sent_continue = None, False
-            if not request.empty:
-                self._answer(request)
-
-    def _expects_continue(self, request: Any) -> bool:
-        """Say whether a client waits for `100 Continue` before it sends its body, even one of `Content-Length: 0`.
-
-        Without a body a final answer alone would do, but Java's HttpClient sends that length with every GET, and up to
-        JDK 18 waits forever for the body of a final answer that no 100 came before (JDK-8286171).
-        """
-        begun = self.sent_continue or request.body_bytes_received or request.error
-        return request.expect_continue and not begun and (request.chunked or "CONTENT_LENGTH" in request.headers)
-
-    def _answer(self, request: Any) -> None:
-        self.context = RequestContext(
-            self.addr[0],
-            choose_request_id(request.headers.get("X_REQUEST_ID")),
-            request.command,
-            request.path.encode("latin-1").decode("utf-8", "replace"),
-            request.headers.get("USER_AGENT", ""),
-            request.version,
-            on_event_loop=True,
-        )
-        self.since = self.context.began
-        self.requests.append(request)
-        self.server.add_task(self)
-        self._settle()
+            self.request = None
+        if completed and not request.empty:
+            self.context = RequestContext(on_event_loop=True)
+            self.since = self.context.began
+            self.requests.append(request)
+            self.server.add_task(self)
+            self._settle()
 
     def _settle(self, *, closing: bool = False) -> None:
         """Report an answer once it is out, or broken off by the end of the connection."""
@@ -325,6 +238,10 @@ class _Channel(HTTPChannel):
             self.since = time.monotonic()
         self._settle()
 
+    def handle_expt(self) -> None:
+        """Close: HTTP has no urgent bytes, and the loop would spin on one that nobody reads."""
+        self.handle_close()
+
     def handle_close(self) -> None:
         """Close the connection; an answer that was not sent to its end is reported as such."""
         self._settle(closing=True)
@@ -343,8 +260,6 @@ class _Dispatcher(ThreadedTaskDispatcher):
         try:
             task.service()
         except OffloadToThread:
-            if task.context is not None:
-                task.context.on_event_loop = False
             super().add_task(task)
 
 
@@ -356,8 +271,9 @@ class _Listener(BaseWSGIServer):
     def __init__(self, owner: "Server", bound: socket.socket) -> None:
         self.owner = owner
         info = (bound.family, bound.type, bound.proto, bound.getsockname())
-        shared = {"dispatcher": owner.dispatcher, "adj": owner.adjustments}
-        super().__init__(owner.app, owner.map, True, bound, sockinfo=info, bind_socket=False, **shared)
+        super().__init__(
+            owner.app, owner.map, True, bound, owner.dispatcher, owner.adjustments, info, bind_socket=False
+        )
 
     def getsockname(self) -> tuple[str, int]:
         """Return what a WSGI environment must have and nobody here reads: the server's name and port."""
@@ -378,11 +294,10 @@ class _Listener(BaseWSGIServer):
             self.owner.pause(error.strerror or str(error))
             return
         connection, address = accepted
-        self.owner.short_of_room = False
         if self.family == socket.AF_UNIX:
             peer = UNIX, 0
         else:  # an IPv4 address in IPv6 form is an IPv4 address
-            peer = plain_address(address[0]), address[1]
+            peer = str(parse_address(address[0]) or address[0]), address[1]
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends small answers at once
         self.channel_class(self, connection, peer, self.adj, map=self._map)
 
@@ -405,7 +320,7 @@ class Server:
         listeners: Sequence[socket.socket],
         *,
         threads: int,
-        observers: Sequence[Observer] = (),
+        observers: Sequence[Callable[..., None]] = (),
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         # Nothing is spooled to temporary files, and nobody waits for a client that asks for much and reads nothing: a
@@ -426,11 +341,9 @@ class Server:
         self.dispatcher.set_thread_count(threads)
         self.ending = False
         self.thread = 0
-        self.paused_until = 0.0
-        self.short_of_room = False
+        self.paused_until = -REPORT_SECONDS
         self._max_connections = max_connections
         self._deadline = 0.0
-        self._ending_lock = threading.Lock()
         self._listeners = [_Listener(self, listener) for listener in listeners]
         # It warns of every request that waits for a thread.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
@@ -444,39 +357,33 @@ class Server:
         self.thread = threading.get_ident()
         looked = time.monotonic()
         while not self.ending:
-            self._turn(TICK_SECONDS)
+            wasyncore.poll2(TICK_SECONDS, self.map)
             at_each_turn()
             if time.monotonic() - looked >= TICK_SECONDS:
                 looked = time.monotonic()
                 self._close_late(looked)
         self._finish()
 
-    def _turn(self, timeout_s: float) -> None:
-        wasyncore.loop(timeout=timeout_s, use_poll=True, map=self.map, count=1)
-
     def end(self, grace_s: float) -> None:
         """Ask the loop to end: it accepts nobody any more, and finishes what is under way within a time."""
-        with self._ending_lock:  # the loop closes the trigger at its end
-            self._deadline = time.monotonic() + grace_s
-            if not self.ending:
-                self.ending = True
-                self._listeners[0].trigger.pull_trigger()
+        self._deadline = time.monotonic() + grace_s
+        if not self.ending:
+            self.ending = True
+            self._listeners[0].trigger.pull_trigger()
 
     def _finish(self) -> None:
         for listener in self._listeners:
             for _ in range(64):  # who has connected already is answered
                 listener.handle_accept()
-        self._turn(0)
-        for listener in self._listeners:
-            wasyncore.dispatcher.close(listener)
+            listener.accepting = False
+        wasyncore.poll2(0, self.map)
         while any(channel.context for channel in self.connections()) and time.monotonic() < self._deadline:
-            self._turn(0.05)
+            wasyncore.poll2(0.05, self.map)
         self.dispatcher.shutdown(timeout=max(self._deadline - time.monotonic(), 0.1))
         for channel in self.connections():
             channel.handle_close()
-        with self._ending_lock:
-            for listener in self._listeners:
-                listener.trigger.close()
+        for listener in self._listeners:
+            listener.close()
 
     def _close_late(self, now: float) -> None:
         """Close what has been silent or incomplete for too long."""
@@ -501,9 +408,9 @@ class Server:
         return True
 
     def pause(self, reason: str) -> None:
-        """Accept nobody for a moment; reported once, until there is room again."""
-        self.paused_until = time.monotonic() + PAUSE_SECONDS
-        if not self.short_of_room:
+        """Accept nobody for a moment; in the log, one line stands for all of a time without room."""
+        now = time.monotonic()
+        if now >= self.paused_until + REPORT_SECONDS:
             advice = "raise the limit of open files (LimitNOFILE, ulimit -n)"
             log.error("no room for another connection beside %s (%s): %s", len(self.connections()), reason, advice)
-        self.short_of_room = True
+        self.paused_until = now + PAUSE_SECONDS

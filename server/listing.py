@@ -2,6 +2,7 @@
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 from urllib.parse import parse_qsl
@@ -9,11 +10,10 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from craftkit_archive.catalog import Catalog
-from craftkit_archive.catalog.rows import KeyRow, Listing
+from craftkit_archive.catalog.rows import KeyRow, Listing, ServedRender
 from craftkit_archive.records import Status
 from craftkit_archive.values import format_time
-from server.bodies import describe_render
-from server.errors import Refusal
+from server.errors import Rejection
 
 STATUSES: tuple[str, ...] = get_args(Status)
 MAX_LIMIT = 100
@@ -26,12 +26,12 @@ def read_query(text: str) -> Listing:
     """Read the query of `GET /v1/renders`; unknown parameters are ignored, and an empty one counts as not given.
 
     Raises:
-        Refusal: Some are invalid; it names each.
+        Rejection: Some are invalid; it names each.
     """
     try:
         query = dict(parse_qsl(text, keep_blank_values=True, errors="strict"))
     except UnicodeDecodeError as error:
-        raise Refusal("bad_request", "The query parameters are not UTF-8.", fields={}) from error
+        raise Rejection("bad_request", "The query parameters are not UTF-8.", fields={}) from error
     problems: dict[str, str] = {}
     limit, status, search = query.get("limit", str(DEFAULT_LIMIT)), query.get("status"), query.get("search")
     if not re.fullmatch(r"[1-9][0-9]?|100", limit):
@@ -54,7 +54,7 @@ def read_query(text: str) -> Listing:
         except (ValueError, msgspec.MsgspecError):
             problems["cursor"] = "Use the nextCursor of the page before."
     if problems:
-        raise Refusal("bad_request", "Invalid query parameters: see issues.", fields=problems)
+        raise Rejection("bad_request", "Invalid query parameters: see issues.", fields=problems)
     return Listing(int(limit), status, times["since"], times["until"], search or None, after)
 
 
@@ -75,25 +75,19 @@ def _time(text: str | None, days: int) -> str | None:
 
 
 def list_renders(
-    catalog: Catalog, caller: KeyRow, listing: Listing, *, api_url: str, s3_public_url: str | None
+    catalog: Catalog, caller: KeyRow, listing: Listing, describe: Callable[[ServedRender], dict[str, object]]
 ) -> dict[str, object]:
     """Return one page of the renders of a key's project, newest first, as `GET /v1/renders` answers it."""
     found = catalog.list_renders(caller.project_id, listing)
     shown = found[: listing.limit]
     more = len(found) > len(shown)
+    cursor = urlsafe_b64encode(msgspec.json.encode((shown[-1].created_at or "", shown[-1].id))) if more else None
     return {
         "renders": [
-            {
-                **describe_render(render, api_url=api_url, s3_public_url=s3_public_url),
-                "sizeBytes": render.size_bytes if render.stored_key is not None else None,
-            }
+            describe(render) | {"sizeBytes": render.size_bytes if render.stored_key is not None else None}
             for render in shown
         ],
-        "nextCursor": _cursor(shown[-1].created_at or "", shown[-1].id) if more else None,
+        "nextCursor": cursor.decode() if cursor else None,
         "hasMore": more,
         "projectName": caller.project_name,
     }
-
-
-def _cursor(created_at: str, render_id: str) -> str:
-    return urlsafe_b64encode(msgspec.json.encode((created_at, render_id))).decode()

@@ -1,21 +1,22 @@
 """Prometheus metrics: what the processes of a server do, and what the archive holds.
 
-Import this module only after `PROMETHEUS_MULTIPROC_DIR` is set: prometheus-client decides at its import whether the
-processes share their numbers through that folder.
+The processes share their numbers through the folder `PROMETHEUS_MULTIPROC_DIR`, which prometheus-client looks for when
+it is imported: a process that counts is one that started with that variable.
 """
 
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, start_http_server
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import mark_process_dead as mark_process_dead
 from prometheus_client.registry import Collector
 
 from craftkit_archive import __version__
@@ -25,7 +26,6 @@ from server.context import RequestContext
 
 PREFIX = "craftkit_archive"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-forget_process = mark_process_dead
 
 
 class RequestMetrics:
@@ -63,12 +63,11 @@ class _ArchiveCollector(Collector):
         """Yield what the archive holds, and the build."""
         build = GaugeMetricFamily(f"{PREFIX}_build_info", "The program.", labels=["version", "python"])
         build.add_metric([__version__, platform.python_version()], 1)
-        values: list[tuple[str, str, float]] = [("catalog_up", "1 if the catalog can be read.", 0)]
+        values: list[tuple[str, str, float]] = []
         with suppress(ArchiveError), Archive(self._path, read_only=True, sealed=self._sealed) as archive:
             totals = archive.catalog.totals()
             oldest = datetime.fromisoformat(totals.oldest_check).timestamp() if totals.oldest_check else 0
             values = [
-                ("catalog_up", "1 if the catalog can be read.", 1),
                 ("stored_assets", "Stored PDFs.", totals.stored),
                 ("stored_bytes", "Their bytes.", totals.stored_bytes),
                 ("verified_assets", "Those whose last check found them good.", totals.standing.ok),
@@ -79,12 +78,12 @@ class _ArchiveCollector(Collector):
                 ("unchecked_assets", "Those that were never checked.", totals.standing.unchecked),
                 ("oldest_check_timestamp_seconds", "The check that is longest ago; 0 before the first.", oldest),
             ]
+        values.append(("catalog_up", "1 if the catalog can be read.", bool(values)))
         return [build, *(GaugeMetricFamily(f"{PREFIX}_{name}", words, value) for name, words, value in values)]
 
 
-@contextmanager
-def expose(host: str, port: int, archive: Path, *, sealed: bool) -> Iterator[str]:
-    """Answer Prometheus on an address of its own while the block runs, without a key, and give the URL.
+def expose(host: str, port: int, archive: Path, *, sealed: bool) -> str:
+    """Answer Prometheus on an address of its own until this process ends, without a key, and return the URL.
 
     Raises:
         RequestError: The address cannot be listened on.
@@ -93,14 +92,8 @@ def expose(host: str, port: int, archive: Path, *, sealed: bool) -> Iterator[str
     MultiProcessCollector(registry, os.environ["PROMETHEUS_MULTIPROC_DIR"])  # type: ignore[no-untyped-call]
     registry.register(_ArchiveCollector(archive, sealed=sealed))
     try:
-        server, thread = start_http_server(port, host, registry)
+        server, _ = start_http_server(port, host, registry)
     except OSError as error:
-        raise RequestError(
-            f"Cannot listen on {host}:{port} for --metrics ({error.strerror}). Choose another address."
-        ) from error
-    try:
-        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        words = f"Cannot listen on {host}:{port} for --metrics ({error.strerror})"
+        raise RequestError(f"{words}. Choose another address.") from error
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/metrics"

@@ -6,75 +6,63 @@ Source: RFC 9110, sections 8.8 (validators), 13 (conditional requests) and 14 (r
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from enum import Enum
-from typing import NamedTuple
 
 from bottle import parse_date
+
+from server.errors import Rejection
 
 _TAG = re.compile(r'\s*(W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|\Z)')
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.IGNORECASE | re.ASCII)
 
 
-class Verdict(Enum):
-    """What the preconditions of a request come to."""
+def is_unchanged(environ: Mapping[str, str], etag: str | None, modified: datetime | None) -> bool:
+    """Say whether the client of a GET or HEAD has the current version, so that 304 is the answer.
 
-    PROCEED = 200
-    NOT_MODIFIED = 304
-    FAILED = 412
+    The preconditions are evaluated in the order that RFC 9110, section 13.2.2, gives. The headers come by their WSGI
+    names; `etag` is strong and quoted, `modified` in UTC.
 
-
-class ByteRange(NamedTuple):
-    """A range of bytes: the offset of the first, and how many."""
-
-    start: int
-    length: int
-
-
-class RangeNotSatisfiable(Exception):
-    """The range begins behind the end."""
-
-
-def evaluate_preconditions(environ: Mapping[str, str], etag: str | None, modified: datetime | None) -> Verdict:
-    """Evaluate the preconditions of a GET or HEAD in the order that RFC 9110, section 13.2.2, gives.
-
-    The headers come by their WSGI names; `etag` is strong and quoted, `modified` in UTC.
+    Raises:
+        Rejection: The client asks for another version.
     """
     second = int(modified.timestamp()) if modified else None
     if (wanted := environ.get("HTTP_IF_MATCH")) is not None:
-        if not _matches(wanted, etag, weak=False):
-            return Verdict.FAILED
-    elif second is not None and (limit := _date(environ, "HTTP_IF_UNMODIFIED_SINCE")) is not None and second > limit:
-        return Verdict.FAILED
+        failed = not _matches(wanted, etag, weak=False)
+    else:
+        limit = parse_date(environ.get("HTTP_IF_UNMODIFIED_SINCE", ""))
+        failed = second is not None and limit is not None and second > limit
+    if failed:
+        raise Rejection("precondition_failed", "The PDF is not the version that was asked for.")
     if (known := environ.get("HTTP_IF_NONE_MATCH")) is not None:
-        return Verdict.NOT_MODIFIED if _matches(known, etag, weak=True) else Verdict.PROCEED
-    if second is not None and (limit := _date(environ, "HTTP_IF_MODIFIED_SINCE")) is not None and second <= limit:
-        return Verdict.NOT_MODIFIED
-    return Verdict.PROCEED
+        return _matches(known, etag, weak=True)
+    limit = parse_date(environ.get("HTTP_IF_MODIFIED_SINCE", ""))
+    return second is not None and limit is not None and second <= limit
 
 
 def select_range(
     environ: Mapping[str, str], size_bytes: int, etag: str | None, modified: datetime | None
-) -> ByteRange | None:
-    """Return the one range that a GET asks for, or None if the whole representation is to be sent.
+) -> range | None:
+    """Return the offsets of the one range that a GET asks for, or None if all is to be sent.
 
     Several ranges, other units and malformed ranges are ignored, as the standard allows; so is a range whose
     `If-Range` names another version: a client never gets parts of two versions.
 
     Raises:
-        RangeNotSatisfiable: The range begins behind the end.
+        Rejection: The range begins behind the end.
     """
     asked = _RANGE.fullmatch(environ.get("HTTP_RANGE", ""))
-    if asked is None or asked.groups() == ("", "") or not _is_same(environ, etag, modified):
+    if environ["REQUEST_METHOD"] != "GET" or asked is None or not _is_same(environ, etag, modified):
         return None
     first, last = (int(digits) if digits else None for digits in asked.groups())
     if first is None:
-        first, last = max(size_bytes - (last or 0), 0), None
+        if last is None:
+            return None
+        first, last = max(size_bytes - last, 0), None
     if last is not None and last < first:
         return None
     if first >= size_bytes:
-        raise RangeNotSatisfiable
-    end = size_bytes if last is None else min(last + 1, size_bytes)
-    return ByteRange(first, end - first)
+        message = f"The range begins behind the end: the PDF has {size_bytes} bytes."
+        raise Rejection("range_not_satisfiable", message, {"Content-Range": f"bytes */{size_bytes}"})
+    return range(first, size_bytes if last is None else min(last + 1, size_bytes))
 
 
 def _is_same(environ: Mapping[str, str], etag: str | None, modified: datetime | None) -> bool:
@@ -84,7 +72,7 @@ def _is_same(environ: Mapping[str, str], etag: str | None, modified: datetime | 
     if condition.strip().startswith(('"', "W/")):
         return condition.strip() == etag
     # A date is as good as a tag only if it is the very one.
-    return modified is not None and _date(environ, "HTTP_IF_RANGE") == int(modified.timestamp())
+    return modified is not None and parse_date(environ.get("HTTP_IF_RANGE", "")) == int(modified.timestamp())
 
 
 def _matches(given: str, etag: str | None, *, weak: bool) -> bool:
@@ -95,8 +83,3 @@ def _matches(given: str, etag: str | None, *, weak: bool) -> bool:
             return True
         place = tag.end()
     return given.strip() == "*"
-
-
-def _date(environ: Mapping[str, str], header: str) -> int | None:
-    """Return a header's date in seconds since 1970; None if it has none."""
-    return parse_date(environ.get(header, ""))  # type: ignore[no-any-return]

@@ -8,13 +8,10 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, NamedTuple
-
-from bottle import Bottle
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import ArchiveError, RequestError
@@ -22,6 +19,7 @@ from craftkit_archive.parallel.pool import spawn
 from server.access_log import AccessLog, LogFormat
 from server.app import Service, Settings
 from server.http import MAX_CONNECTIONS, Server
+from server.metrics import RequestMetrics, expose, mark_process_dead
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -34,7 +32,6 @@ PATIENCE_SECONDS = 2.0  # beyond the grace time, before a process is killed
 RESTART_SECONDS = 1.0  # between the starts of a process that keeps dying
 MAX_OPEN_FILES = 8192
 BACKLOG = 1024
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def listen(address: str) -> socket.socket:
@@ -45,28 +42,23 @@ def listen(address: str) -> socket.socket:
     """
     kind, _, rest = address.partition(":")
     host, _, port = address.rpartition(":")
-    with _refused(address):
+    try:
         if kind == "unix":
             return _listen_unix(rest)
+        if kind == "fd":
+            listener = socket.socket(fileno=int(rest))
+            listener.listen(BACKLOG)
+            return listener
         if not host:  # to the system, no host is every address of the machine
             raise ValueError("no host")
-        if kind != "fd":
-            return bind(host.strip("[]"), int(port))
-        listener = socket.socket(fileno=int(rest))
-        listener.listen(BACKLOG)
-        return listener
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Listen on an address; port 0 takes a free one.
-
-    Raises:
-        RequestError: The address is taken, or is not this machine's.
-    """
-    six = ":" in host
-    with _refused(f"{host}:{port}"):
+        six = ":" in host
         family = socket.AF_INET6 if six else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=six)
+        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG, dualstack_ipv6=six)
+    except (OSError, ValueError, OverflowError) as error:
+        reason = "not HOST:PORT, unix:/path or fd:NUMBER"
+        if isinstance(error, OSError):
+            reason = (error.strerror or "").partition(" (while")[0]  # Python repeats the address
+        raise RequestError(f"Cannot listen on {address} ({reason}). Choose another address with --listen.") from error
 
 
 def _listen_unix(path: str) -> socket.socket:
@@ -79,17 +71,6 @@ def _listen_unix(path: str) -> socket.socket:
         listener.listen(BACKLOG)
         on_failure.pop_all()
         return listener
-
-
-@contextmanager
-def _refused(address: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, OverflowError) as error:
-        reason = "not HOST:PORT, unix:/path or fd:NUMBER"
-        if isinstance(error, OSError):
-            reason = (error.strerror or "").partition(" (while")[0]  # Python repeats the address
-        raise RequestError(f"Cannot listen on {address} ({reason}). Choose another address with --listen.") from error
 
 
 def url_of(listener: socket.socket) -> str:
@@ -107,12 +88,12 @@ def _notify(state: str) -> None:
             channel.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
 
 
-class Plan(NamedTuple):
+class ServePlan(NamedTuple):
     """What each process does."""
 
     archive: Path
     settings: Settings
-    threads: int  # for requests that take long, in each process
+    threads: int = DEFAULT_THREADS  # for requests that take long, in each process
     access_log: str | None = None
     log_format: LogFormat = "json"
     sealed: bool = False
@@ -121,41 +102,49 @@ class Plan(NamedTuple):
 
 
 class Supervisor:
-    """Starts the processes that serve on the same sockets, restarts those that die, and ends them."""
+    """Starts the processes that serve on the same sockets, restarts those that die, and ends them with its block."""
 
-    def __init__(self, plan: Plan, listeners: Sequence[socket.socket], count: int) -> None:
+    metrics_url: str | None = None
+
+    def __init__(self, plan: ServePlan, listeners: Sequence[socket.socket], count: int) -> None:
         self._plan = plan
         self._listeners = list(listeners)
         self._count = count
         self._workers: list[BaseProcess] = []
-        self._started = 0.0
-        self._ready, self._say_ready = socket.socketpair()
-        self._ready.setblocking(False)
+        self._started = -RESTART_SECONDS
 
-    def start(self) -> None:
-        """Start the processes that are missing."""
-        self._started = time.monotonic()
-        # SIGHUP waits until a process has its handler: by default, it would end one that is just starting.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        while len(self._workers) < self._count:
-            self._workers.append(spawn(serve_alone, self._plan, self._listeners, self._say_ready))
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def __enter__(self) -> Self:
+        """Serve until the block ends; `tend` is to be called again and again meanwhile."""
+        with ExitStack() as ending:
+            ending.callback(self.end)
+            if self._plan.metrics:
+                folder = tempfile.TemporaryDirectory(prefix="craftkit-archive-")
+                os.environ["PROMETHEUS_MULTIPROC_DIR"] = ending.enter_context(folder)
+                self.metrics_url = expose(*self._plan.metrics, self._plan.archive, sealed=self._plan.sealed)
+            ending.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, self.send))
+            self.tend()
+            _notify("READY=1")  # who connects now waits on the sockets, which were open before
+            self._ending = ending.pop_all()
+        return self
 
-    def restart_dead(self) -> None:
-        """Replace the processes that have died; tell systemd as soon as the first one serves."""
-        with suppress(BlockingIOError):
-            if self._ready.recv(4096):
-                _notify("READY=1")
-        dead = [worker for worker in self._workers if not worker.is_alive()]
-        if dead and time.monotonic() - self._started >= RESTART_SECONDS:
-            for worker in dead:
-                log.error("process %s ended with %s; starting another", worker.pid, worker.exitcode)
-                self._workers.remove(worker)
-                if self._plan.metrics:
-                    from server.metrics import forget_process
+    def __exit__(self, *_error: object) -> None:
+        """End the processes and close their sockets."""
+        self._ending.close()
 
-                    forget_process(worker.pid)  # type: ignore[no-untyped-call]
-            self.start()
+    def tend(self) -> None:
+        """Start the processes that are missing; to be called again and again."""
+        for worker in [worker for worker in self._workers if not worker.is_alive()]:
+            log.error("process %s ended with %s; starting another", worker.pid, worker.exitcode)
+            self._workers.remove(worker)
+            if self._plan.metrics:
+                mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+        if len(self._workers) < self._count and time.monotonic() - self._started >= RESTART_SECONDS:
+            self._started = time.monotonic()
+            # SIGHUP waits until a process has its handler: by default, it would end one that is just starting.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+            while len(self._workers) < self._count:
+                self._workers.append(spawn(serve_alone, self._plan, self._listeners))
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def send(self, number: int, _frame: object = None) -> None:
         """Send a signal to every process."""
@@ -173,47 +162,30 @@ class Supervisor:
             worker.join(max(deadline - time.monotonic(), 0))
             worker.kill()
             worker.join()
-        for listener in (*self._listeners, self._ready, self._say_ready):
-            if listener.family == socket.AF_UNIX and (path := listener.getsockname()):
-                Path(path).unlink(missing_ok=True)
+        for listener in self._listeners:
+            # systemd owns the path of a socket that it handed over; only such a socket can be inherited (PEP 446).
+            if listener.family == socket.AF_UNIX and not listener.get_inheritable():
+                Path(listener.getsockname()).unlink(missing_ok=True)
             listener.close()
 
 
-@contextmanager
-def supervised(plan: Plan, listeners: Sequence[socket.socket], count: int) -> Iterator[tuple[Supervisor, str | None]]:
-    """Serve in several processes while the block runs; end them and close their sockets at its end.
-
-    Yields:
-        The supervisor, whose `restart_dead` is to be called again and again, and the URL of the metrics.
-    """
-    with ExitStack() as ending:
-        supervisor, url = Supervisor(plan, listeners, count), None
-        ending.callback(supervisor.end)
-        if plan.metrics:
-            os.environ[METRICS_FOLDER] = ending.enter_context(tempfile.TemporaryDirectory(prefix="craftkit-archive-"))
-            from server.metrics import expose
-
-            url = ending.enter_context(expose(*plan.metrics, plan.archive, sealed=plan.sealed))
-        ending.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, supervisor.send))
-        supervisor.start()
-        yield supervisor, url
-
-
-def serve_alone(plan: Plan, listeners: Sequence[socket.socket], say_ready: socket.socket) -> None:
+def serve_alone(plan: ServePlan, listeners: Sequence[socket.socket]) -> None:
     """Serve in this process until SIGTERM; requests under way are finished. SIGHUP opens catalog and log again."""
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: received.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the parent decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-    log_to_stderr(quiet=plan.quiet)
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+        level=logging.ERROR if plan.quiet else logging.WARNING,
+    )
     with Archive(plan.archive, read_only=True, sealed=plan.sealed) as archive:
         service = Service(archive, plan.settings)
-        access_log, metrics = plan.access_log and AccessLog(plan.access_log, plan.log_format), None
-        if plan.metrics:
-            from server.metrics import RequestMetrics
-
-            metrics = RequestMetrics()
+        access_log = AccessLog(plan.access_log, plan.log_format) if plan.access_log else None
+        metrics = RequestMetrics() if plan.metrics else None
         observers = [observer.observe for observer in (access_log, metrics) if observer]
         limit = max_connections(plan.threads)
         server = Server(service.app, listeners, threads=plan.threads, observers=observers, max_connections=limit)
@@ -232,24 +204,7 @@ def serve_alone(plan: Plan, listeners: Sequence[socket.socket], say_ready: socke
                 except ArchiveError as error:
                     log.error("%s", error)
 
-        with suppress(OSError):
-            say_ready.send(b".")
         server.run(look_around)
-
-
-@contextmanager
-def running(
-    app: Bottle, listener: socket.socket, *, threads: int = DEFAULT_THREADS, access_log: AccessLog | None = None
-) -> Iterator[Server]:
-    """Serve in a thread of this process while the block runs; at its end, requests under way are finished."""
-    server = Server(app, [listener], threads=threads, observers=[access_log.observe] if access_log else [])
-    loop = Thread(target=server.run, name="connections")
-    loop.start()
-    try:
-        yield server
-    finally:
-        server.end(GRACE_SECONDS)
-        loop.join()
 
 
 def max_connections(threads: int) -> int:
@@ -260,13 +215,3 @@ def max_connections(threads: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     # Each may need a second one, for its PDF; and a few are for the catalog, in each thread, and the process itself.
     return max(4, min(MAX_CONNECTIONS, (max(soft, wanted) - 24 - 3 * threads) // 2))
-
-
-def log_to_stderr(*, quiet: bool) -> None:
-    """Log to stderr, a line for each event; with `quiet`, errors alone."""
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-        level=logging.ERROR if quiet else logging.WARNING,
-    )

@@ -31,7 +31,7 @@ HOMES = {
     "tqdm": {"craftkit_archive.parallel.progress"},
     "concurrent": {"craftkit_archive.parallel"},
     "multiprocessing": {"craftkit_archive.parallel"},
-    "bottle": {"server.app", "server.ranges", "server.serve"},
+    "bottle": {"server.app", "server.ranges"},
     "prometheus_client": {"server.metrics"},
     "waitress": {"server.http"},
 }

@@ -706,9 +706,9 @@ def test_serve_prints_where_it_listens_and_stops_on_a_signal(world: World, numbe
 
 
 def test_an_address_that_is_taken_is_told(world: World) -> None:
-    from server.serve import bind
+    from server.serve import listen
 
-    with bind("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1:0") as listener:
         done = at(world, "serve", "--listen", f"127.0.0.1:{listener.getsockname()[1]}")
     assert done.code == 2
     assert "another address" in done.err

@@ -23,8 +23,8 @@ from craftkit_archive import errors
 from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import Catalog
 from craftkit_archive.fetch.run import fetch_assets
-from server.app import Settings, create_app
-from server.serve import DEFAULT_THREADS, bind, running, url_of
+from server.app import Service, Settings
+from server.serve import DEFAULT_THREADS, listen, url_of
 from tests.worlds import (
     GONE,
     GONE_KEY,
@@ -47,6 +47,7 @@ from tests.worlds import (
     put,
     render,
     render_id,
+    running,
     summary_of,
 )
 
@@ -932,9 +933,9 @@ def test_good_and_refused_requests_in_parallel_keep_apart(house: House) -> None:
 
 
 def test_a_client_that_does_not_read_keeps_no_other_waiting(house: House) -> None:
-    listener = bind("127.0.0.1", 0)
+    listener = listen("127.0.0.1:0")
     url = url_of(listener)
-    with running(create_app(house.archive), listener, threads=1), connect(url) as silent, connect(url) as other:
+    with running(Service(house.archive).app, listener, threads=1), connect(url) as silent, connect(url) as other:
         for connection in (silent, other):
             connection.sendall(request_bytes(url, download_path(ID["large"])))
             assert connection.recv(1) == b"H"
@@ -1016,13 +1017,13 @@ def test_after_the_end_nobody_listens(house: House) -> None:
 
 
 def test_an_address_that_is_taken_is_told() -> None:
-    with bind("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1:0") as listener:
         port = listener.getsockname()[1]
         with pytest.raises(errors.RequestError, match=rf"Cannot listen on 127\.0\.0\.1:{port}"):
-            bind("127.0.0.1", port)
+            listen(f"127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "..", "a" * 70])
 def test_an_address_that_is_not_ours_is_told(host: str) -> None:
     with pytest.raises(errors.RequestError, match=f"Cannot listen on {host}:0"):
-        bind(host, 0)
+        listen(f"{host}:0")

@@ -19,13 +19,13 @@ import requests
 
 from craftkit_archive.archive import Archive
 from server.access_log import AccessLog
-from server.addresses import TrustedProxies, base_url, client_address, plain_address
-from server.app import Settings, create_app
+from server.addresses import TrustedProxies, base_url, client_address, parse_address
+from server.app import Service, Settings
 from server.context import RequestContext
 from server.http import Server
-from server.serve import bind, running, url_of
+from server.serve import listen, url_of
 from tests.test_serving import BEARER, TIMEOUT_S, UNKNOWN_KEY, download, eventually, good_request, lines, serving
-from tests.worlds import LIVE_KEY, NORTHWIND, ROOT, World, fill, live, pdf, program, render_id
+from tests.worlds import LIVE_KEY, NORTHWIND, ROOT, World, fill, live, pdf, program, render_id, running
 
 # --- the archive is replaced under the server ------------------------------------------------------------------------
 
@@ -101,10 +101,10 @@ def test_out_of_file_descriptors_it_neither_spins_nor_floods_the_log(world: Worl
 def test_accepting_pauses_when_the_system_refuses_with_one_line_in_the_log(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    listener = bind("127.0.0.1", 0)
+    listener = listen("127.0.0.1:0")
     url = url_of(listener)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with world.archive, running(create_app(world.archive), listener), ExitStack() as idle:
+    with world.archive, running(Service(world.archive).app, listener), ExitStack() as idle:
         assert requests.get(f"{url}/health", timeout=TIMEOUT_S).status_code == 200
         client = idle.enter_context(socket.socket())
         resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
@@ -139,8 +139,8 @@ def test_a_clock_that_jumps_ends_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_when_all_places_are_taken_strangers_go_and_an_honest_download_does_not(tmp_path: Path) -> None:
     world = fill(tmp_path, count=1, size_bytes=8_000_000)
-    listener = bind("127.0.0.1", 0)
-    server = Server(create_app(world.archive), [listener], threads=2, max_connections=10)
+    listener = listen("127.0.0.1:0")
+    server = Server(Service(world.archive).app, [listener], threads=2, max_connections=10)
     loop = threading.Thread(target=server.run)
     loop.start()
     try:
@@ -202,7 +202,7 @@ def _read(descriptor: int) -> bytes:
 
 def test_a_line_that_a_full_disk_cuts_off_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = AccessLog(str(tmp_path / "log"))
-    context = RequestContext("192.0.2.1", "abc", "GET", "/health", status=200)
+    context = RequestContext(environ={"REQUEST_METHOD": "GET"}, request_id="abc", path="/health", status=200)
     log.observe(context, 1, complete=True)
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
@@ -288,7 +288,7 @@ def test_networks_of_proxies_are_trusted(peer: str, headers: dict[str, str], add
 
 
 def test_ipv4_in_ipv6_clothes_is_ipv4() -> None:
-    assert plain_address("::ffff:192.0.2.1") == "192.0.2.1"
+    assert str(parse_address("::ffff:192.0.2.1")) == "192.0.2.1"
     assert "::ffff:10.0.0.1" in TrustedProxies({"10.0.0.0/8"})
     assert "10.0.0.1" in TrustedProxies({"::ffff:10.0.0.0/104"})
 

@@ -11,7 +11,7 @@ import pytest
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer
-from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.task import ThreadedTaskDispatcher, WSGITask
 
 import server.http as http
 from server.http import Server
@@ -19,12 +19,11 @@ from server.http import Server
 TREE = ast.parse(inspect.getsource(http))
 CLASSES = {node.name: node for node in TREE.body if isinstance(node, ast.ClassDef)}
 # Our classes, and those of waitress that they extend.
-EXTENDED = ("_Chunks", "_Parser", "_Task", "_ErrorTask", "_File", "_Channel", "_Dispatcher", "_Listener")
+EXTENDED = ("_Parser", "_Task", "_File", "_Channel", "_Dispatcher", "_Listener")
 # What each class defines for itself, and waitress never asks for.
 OWN = {
-    "_Chunks": {"_take"},
     "_Parser": {"_read_start", "_read_headers", "_read_length"},
-    "_Channel": {"_expects_continue", "_answer", "_settle"},
+    "_Channel": {"_settle"},
 }
 
 
@@ -42,12 +41,9 @@ def living() -> Iterator[dict[str, Any]]:
         task = http._Task(channel, request)
         task.start()
         yield {
-            "_Chunks": http._Chunks([]),
             "_Parser": request,
             "_File": http._File(BytesIO(b"")),
             "_Task": task,
-            "_ErrorTask": http._ErrorTask(channel, request),
-            "_Head": task,
             "_Channel": channel,
             "_Dispatcher": found.dispatcher,
             "_Listener": server,
@@ -67,8 +63,6 @@ def test_what_is_overridden_is_there_to_be_overridden(name: str) -> None:
     bases = [base for base in getattr(http, name).__mro__ if base.__module__.startswith("waitress.")]
     for method in _methods(name) - OWN.get(name, set()) - {"__init__"}:
         assert any(hasattr(base, method) for base in bases), f"waitress has no {bases[0].__name__}.{method} any more"
-    if name in ("_Task", "_ErrorTask"):
-        assert hasattr(bases[0], "build_response_header")
 
 
 def test_every_name_that_is_used_is_there(living: dict[str, Any]) -> None:
@@ -87,7 +81,6 @@ def test_every_name_that_is_used_is_there(living: dict[str, Any]) -> None:
     [
         (ThreadedTaskDispatcher.handler_thread, "task.service()"),
         (WSGITask.execute, "prepare(cl)"),
-        (ErrorTask.execute, "self.write(body)"),
         (BaseWSGIServer.handle_accept, "self.channel_class(self, conn, addr, self.adj, map=self._map)"),
         (HTTPRequestParser.received, "br.received(data)"),
         (HTTPRequestParser.received, "br.error"),

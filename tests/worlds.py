@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,16 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Thread
 from typing import Any, NoReturn
 
 import pytest
+from bottle import Bottle
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.importer.run import import_records
 from craftkit_archive.records import Kind, Record, Summary
-from server.app import Settings, create_app
-from server.serve import bind, running, url_of
+from server.access_log import AccessLog
+from server.app import Service, Settings
+from server.http import Server
+from server.serve import DEFAULT_THREADS, GRACE_SECONDS, listen, url_of
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "data" / "sample"
@@ -167,10 +172,25 @@ def fill(folder: Path, *, count: int = 5, size_bytes: int = 0) -> World:
 
 
 @contextmanager
+def running(
+    app: Bottle, listener: socket.socket, *, threads: int = DEFAULT_THREADS, access_log: AccessLog | None = None
+) -> Iterator[Server]:
+    """Serve in a thread of this process while the block runs; at its end, requests under way are finished."""
+    server = Server(app, [listener], threads=threads, observers=[access_log.observe] if access_log else [])
+    loop = Thread(target=server.run, name="connections")
+    loop.start()
+    try:
+        yield server
+    finally:
+        server.end(GRACE_SECONDS)
+        loop.join()
+
+
+@contextmanager
 def live(archive: Archive, settings: Settings | None = None) -> Iterator[str]:
     """Serve an archive on a free port of the loopback, and give the URL."""
-    listener = bind("127.0.0.1", 0)
-    with running(create_app(archive, settings), listener):
+    listener = listen("127.0.0.1:0")
+    with running(Service(archive, settings).app, listener):
         yield url_of(listener)
 
 

@@ -15,7 +15,6 @@ from craftkit_archive.commands.options import ROTATION, SIZE, by_option, count_p
 from craftkit_archive.values import DAILY
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
 
     from craftkit_archive.auditing.access import Rotation
@@ -217,7 +216,7 @@ def serve(
     """
     from server.access_log import AccessLog
     from server.app import Settings
-    from server.serve import Plan, listen, supervised, url_of
+    from server.serve import ServePlan, Supervisor, listen, url_of
 
     if rotation is not None and (sealed or access_log is None or not _is_file(access_log)):
         raise errors.RequestError("--audit-access rotates a file and writes to the archive: add --access-log FILE.")
@@ -238,12 +237,11 @@ def serve(
         cors_origins=cors_origins,
         log_folder=Path(access_log).absolute().parent if access_log not in (None, "-") else None,
     )
-    plan = Plan(console.archive, settings, threads, access_log, log_format, sealed, console.quiet, metrics)
-    with ExitStack() as stack:
-        supervisor, metrics_url = stack.enter_context(supervised(plan, listeners, workers))
+    plan = ServePlan(console.archive, settings, threads, access_log, log_format, sealed, console.quiet, metrics)
+    with Supervisor(plan, listeners, workers) as supervisor, ExitStack() as stack:
         if rotation is not None and access_log is not None:
             stack.enter_context(_rotating(console, Path(access_log), rotation, supervisor))
-        _wait(console, urls, supervisor.restart_dead, metrics_url)
+        _wait(console, urls, supervisor.tend, supervisor.metrics_url)
     return _served(console, "serve")
 
 
@@ -264,20 +262,20 @@ def _rotating(console: Console, path: Path, rotation: int, supervisor: Superviso
 
 
 @contextmanager
-def _serving(console: Console, address: tuple[str, int]) -> Iterator[socket.socket]:
-    from server.app import Settings, create_app
-    from server.serve import bind, running, url_of
+def _serving(console: Console, address: tuple[str, int]) -> Iterator[tuple[str, Callable[[], None]]]:
+    from server.app import Settings
+    from server.serve import ServePlan, Supervisor, listen, url_of
 
     with open_archive(console, read_only=True) as archive:
         archive.store.check(archive.id)
-        listener = bind(*address)
-        with running(create_app(archive, Settings(listen_url=url_of(listener))), listener):
-            yield listener
+    listener = listen("{}:{}".format(*address))
+    url = url_of(listener)
+    plan = ServePlan(console.archive, Settings(listen_url=url), quiet=console.quiet)
+    with Supervisor(plan, [listener], 1) as supervisor:
+        yield url, supervisor.tend
 
 
-def _wait(
-    console: Console, urls: list[str], meanwhile: Callable[[], None] = lambda: None, metrics_url: str | None = None
-) -> None:
+def _wait(console: Console, urls: list[str], meanwhile: Callable[[], None], metrics_url: str | None = None) -> None:
     if console.json:
         import msgspec
 
@@ -315,7 +313,6 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
     from craftkit_archive.parallel.pool import default_jobs
     from craftkit_archive.quickstart import choose_download, download, quickstart_steps
     from craftkit_archive.records import OUTCOME_CODES, Summary
-    from server.serve import url_of
 
     if not (console.archive / CATALOG).exists():
         Archive.create(console.archive, by=console.by).catalog.close()
@@ -331,8 +328,8 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
             if code != OUTCOME_CODES["incomplete"]:
                 worst = max(worst, code)
         asset, key = choose_download(archive)
-    with _serving(console, listen) as listener:
-        url = f"{url_of(listener)}/v1/renders/{asset.render_id}/download"
+    with _serving(console, listen) as (own_url, tend):
+        url = f"{own_url}/v1/renders/{asset.render_id}/download"
         if once:
             size = download(url, key, asset)
             console.say(f"Downloaded {url}: {size} bytes, whose digest is the recorded one.")
@@ -340,7 +337,7 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
             console.say("Download one with:")
             curl = f"curl --fail --output sample.pdf --header 'Authorization: Bearer {key.key}' {url}"
             click.echo(curl, err=console.json)
-            _wait(console, [url_of(listener)])
+            _wait(console, [own_url], tend)
     if not once:
         return _served(console, "quickstart")
     outcome = next(name for name, code in OUTCOME_CODES.items() if code == worst)
