@@ -180,7 +180,7 @@ class Archive:
             path.mkdir(parents=True, exist_ok=True)
         with hold_lock(path, "init", clock):
             if (path / CATALOG).exists():
-                raise RequestError(f"There is an archive in {path} already: use it, or name another with --archive.")
+                raise RequestError(f"There is an archive in {path} already. Use it, or name another with --archive.")
             store = _open_own_store(path, store_address)
             # First the catalog, under another name, then the store's marker: whatever interrupts this, the next
             # call takes up the same id.
@@ -224,7 +224,7 @@ class Archive:
             owner = store.owner()
             if owner is None:
                 raise RequestError(
-                    f"{store.address} is nobody's store: name the archive's own, or make a new one with `init --store`."
+                    f"{store.address} is nobody's store. Name the archive's own, or make a new one with `init --store`."
                 )
             with disk_errors(path):
                 for left in path.glob(f"{REBUILT}*"):
@@ -367,7 +367,7 @@ class Archive:
             has = f"This archive has {known}." if known else "This archive has no projects: import them first."
             raise RequestError(f"There is no project {name!r}. {has}")
         if len(found) > 1:
-            raise RequestError(f"Several projects have the slug {name!r}: say which by id, {', '.join(found)}.")
+            raise RequestError(f"Several projects have the slug {name!r}. Name one by its id: {', '.join(found)}.")
         return found[0]
 
     @contextmanager
@@ -384,7 +384,7 @@ class Archive:
             yield
 
     def coverage(self, days: int) -> Coverage:
-        """Say how much of what is stored was read and found good within so many days."""
+        """Say how much of what is stored was read and found good within a number of days."""
         now = self.clock()
         return self.catalog.coverage(format_time(now - timedelta(days=days)), format_time(now), days)
 
@@ -526,16 +526,16 @@ def _open_own_store(path: Path, address: str) -> Store:
         address.encode()
     except UnicodeEncodeError as error:
         raise RequestError(
-            f"The store {mask_address(address)!r} is not UTF-8, and the catalog cannot keep that: use another name."
+            f"The store {mask_address(address)!r} is not UTF-8, and the catalog cannot keep that. Use another name."
         ) from error
     store = open_store(address, path)
     if not address or (isinstance(store, FolderStore) and _contains(store.address, path)):
-        raise RequestError(f"The store {address!r} would hold the archive itself: name another folder.")
+        raise RequestError(f"The store {address!r} would hold the archive itself. Name another folder.")
     return store
 
 
 def _identity(path: str | None) -> tuple[int, int] | None:
-    """Return device and inode of a file or folder; None if there is none."""
+    """Return device and inode of a file or folder; None if it does not exist."""
     try:
         status = os.stat(path) if path is not None else None  # noqa: PTH116
     except OSError:
@@ -574,7 +574,7 @@ def _read_ids(file: Path) -> tuple[str, ...]:
 
 
 def _argument_text(given: str) -> str:
-    """Make text of what a command line may hold: bytes that are no UTF-8 name nothing."""
+    """Make text of what a command line may hold: bytes that are not UTF-8 name nothing."""
     return given.encode(errors="backslashreplace").decode()
 
 
@@ -590,4 +590,4 @@ def read_time(text: str | None, *, days: int = 0) -> str | None:
         date = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC) if len(text) == 10 else None
         return format_time(date + timedelta(days=days)) if date else timestamp(text)
     except (ValueError, OverflowError) as error:
-        raise RequestError(f"{text!r} is not a time. Write 2026-01-31 or 2026-01-31T10:00:00Z.") from error
+        raise RequestError(f"Invalid time {text!r}. Use 2026-01-31 or 2026-01-31T10:00:00Z.") from error

@@ -11,7 +11,7 @@ NOTHING = "nothing is stored"
 
 
 class Coverage(msgspec.Struct, frozen=True):
-    """How much of what is stored was read and found good within so many days, and how much is due; sizes in bytes.
+    """How much of what is stored was read and found good within `days`, and how much is due; sizes in bytes.
 
     What was read within them and found bad is neither.
     """

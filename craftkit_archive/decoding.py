@@ -122,7 +122,7 @@ def read_record(kind: type[_R], given: object, *, project_id: str | None = None)
 
 
 def encode_extra(extra: dict[str, Any]) -> str | None:
-    """Write the fields without a column as the catalog holds them, with API keys cut down; None if there are none."""
+    """Write the fields without a column as the catalog holds them, with API keys cut down; None without any."""
     if not extra:
         return None
     text = _encode(extra).decode()

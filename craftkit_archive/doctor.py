@@ -47,7 +47,7 @@ def examine_archive(archive: Archive) -> Iterator[Record]:
     run.counts.update({"good": 0, "problems": 0})
     for diagnose in (_versions, _program, _decoders, _catalog, _modes, _store, _names, _space, _clock, _runs, _pdfs):
         for diagnosis in diagnose(archive):
-            run.counts["problems" if diagnosis.mend else "good"] += 1
+            run.counts["problems" if diagnosis.fix else "good"] += 1
             yield diagnosis
     run.counts["to_mend"] = run.counts["problems"]  # its name until 1.0
     run.settle(problems=run.counts["problems"] > 0)
@@ -145,8 +145,8 @@ def _names(archive: Archive) -> Iterator[Diagnosis]:
     if quirks is None:
         yield Diagnosis("names", "not examined, because the store cannot be written by you")
     elif quirks:
-        mend = "Move the store to a file system that keeps names as they are, such as ext4, XFS or ZFS."
-        yield Diagnosis("names", f"the store's file system {' and '.join(quirks)}: two keys could be one file", mend)
+        fix = "Move the store to a file system that keeps names as they are, such as ext4, XFS or ZFS."
+        yield Diagnosis("names", f"the store's file system {' and '.join(quirks)}: two keys could be one file", fix)
     else:
         yield Diagnosis("names", "the store's file system keeps names apart as they are")
 
@@ -177,7 +177,7 @@ def _clock(archive: Archive) -> Iterator[Diagnosis]:
 
 
 def _runs(archive: Archive) -> Iterator[Diagnosis]:
-    """Look for runs that were killed; one that is under way is none."""
+    """Look for runs that were killed; one that is under way does not count."""
     if archive.is_being_written():
         return
     killed = [run for run in archive.catalog.last_runs(20) if run.finished_at is None and run.command != "verify"]

@@ -2,7 +2,7 @@
 
     ArchiveError
     ├── RequestError              what was asked for makes no sense
-    ├── NoArchiveError            there is no archive in this place
+    ├── NoArchiveError            no archive here
     ├── LockedError               another command is writing to the archive
     ├── CatalogError
     │   ├── CatalogNewerError     written by a newer version of this program
@@ -11,7 +11,7 @@
     │   ├── StoreOfflineError     the store or source is not there
     │   └── StoreMismatchError    it belongs to another archive
     ├── AssetError
-    │   ├── AssetKeyError         a name that is no place in a store, or that its file system refuses
+    │   ├── AssetKeyError         a name that the store cannot hold, or that its file system refuses
     │   ├── AssetExistsError      bytes are stored under this key already
     │   ├── AssetMissingError     no bytes are stored under this key
     │   ├── AssetUnreadableError  the bytes are there, and reading them fails
@@ -46,7 +46,7 @@ class RequestError(ArchiveError):
 
 
 class NoArchiveError(ArchiveError):
-    """There is no archive in this place."""
+    """There is no archive here."""
 
 
 class LockedError(ArchiveError):
@@ -82,7 +82,7 @@ class AssetError(ArchiveError):
 
 
 class AssetKeyError(AssetError):
-    """The name is no place in a store, or the store's file system refuses it."""
+    """The store cannot hold the name, or its file system refuses it."""
 
 
 class AssetExistsError(AssetError):
@@ -129,7 +129,7 @@ class RemoteError(ArchiveError):
     """The remote end kept failing, or answered something else than it should.
 
     Attributes:
-        reason: Why, in the remote end's words, so that equal refusals can be told from different ones.
+        reason: Why, in the remote end's words, so that equal refusals can be recognized.
         status: The HTTP status of its refusal; 0 if there was none.
     """
 
@@ -199,7 +199,7 @@ def disk_errors(path: str | Path, *, key: str | None = None) -> Iterator[None]:
         if starved is not None:
             raise starved from error
         if error.errno in _DISK_FULL:
-            raise NoSpaceError(f"No space is left to write {path}: free some, then run the command again.") from error
+            raise NoSpaceError(f"No space is left to write {path}. Free some, then run the command again.") from error
         reason = error.strerror or str(error)
         if key is not None and error.errno in NAME_TROUBLE:
             raise name_refused(key, error) from error

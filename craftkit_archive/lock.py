@@ -45,7 +45,7 @@ def hold_lock(path: Path, command: str, clock: Clock) -> Iterator[None]:
             taken = _take_lock(descriptor)
         except OSError as error:
             raise NotWritableError(
-                f"{file} cannot be locked ({error.strerror}): use a file system with locks."
+                f"{file} cannot be locked ({error.strerror}). Use a file system with locks."
             ) from error
         if not taken:
             raise LockedError(f"{_holder(descriptor)} is writing to {path}. Wait until it ends, or stop it.")

@@ -55,7 +55,7 @@ def _input(directory: Path, kind: str) -> Path:
         file = directory / f"{kind}{suffix}"
         if file.exists():
             return file
-    raise RequestError(f"{directory} has no {kind}.json or {kind}.ndjson: name a folder like data/sample.")
+    raise RequestError(f"{directory} has no {kind}.json or {kind}.ndjson. Name a folder like data/sample.")
 
 
 def choose_download(archive: Archive) -> tuple[ExportRow, KeyInfo]:
@@ -67,7 +67,7 @@ def choose_download(archive: Archive) -> tuple[ExportRow, KeyInfo]:
     known = archive.catalog.project_summaries()
     projects = [project for project in known if project.stored and archive.catalog.accepts_keys(project.id)]
     if not projects:
-        raise RequestError("Nothing was stored that could be served: put the PDFs into bucket/.")
+        raise RequestError("Nothing was stored that could be served. Put the PDFs into bucket/.")
     project_id = max(projects, key=lambda project: project.stored).id
     asset = next(row for row in archive.catalog.export_rows(archive.select(projects=(project_id,))) if row.sha256)
     for key in archive.list_keys(project_id):
@@ -87,7 +87,7 @@ def download(url: str, key: KeyInfo, asset: ExportRow) -> int:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
             body = answer.read()
     except OSError as error:
-        raise RemoteError(f"{url} did not answer with a PDF ({error}): look at the lines above.") from error
+        raise RemoteError(f"{url} did not answer with a PDF ({error}). Look at the lines above.") from error
     if sha256(body).hexdigest() != asset.sha256:
-        raise RemoteError(f"{url} answered with other bytes than the recorded ones: run `craftkit-archive verify`.")
+        raise RemoteError(f"{url} answered with other bytes than the recorded ones. Run `craftkit-archive verify`.")
     return len(body)

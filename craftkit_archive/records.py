@@ -415,11 +415,11 @@ class ProjectInfo(Record, frozen=True, tag="project"):
 
 
 class Diagnosis(Record, frozen=True):
-    """What the doctor saw of one thing; `mend` says what to do, and is None if it is good."""
+    """What the doctor saw of one thing; `fix` says what to do, and is None if nothing is wrong."""
 
     name: str
     seen: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 class Summary(Record, frozen=True):

@@ -23,7 +23,7 @@ def timestamp(text: str) -> str:
     Postgres prints with another DateStyle than ISO, where 05/06 is one day or another, is refused.
 
     Raises:
-        ValueError: It is no time, or none that exists.
+        ValueError: The text is not a time, or not one that exists.
     """
     if text.endswith("z"):
         text = f"{text[:-1]}Z"
@@ -50,11 +50,11 @@ def parse_size(text: str) -> int:
     """Read a size as people write it, in bytes: `8M` and `8MB` are 8,000,000, `8MiB` is 8 × 1,024².
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not valid.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"{text!r} is no size: write 500k, 8M, 1.5GB or 4GiB.")
+        raise ValueError(f"Invalid size {text!r}. Use a number and a unit, such as 500k, 8M, 1.5GB or 4GiB.")
     number, prefix, binary = found.groups()
     power = " kmgt".index(prefix.lower()) if prefix else 0
     return int(float(number) * (1024 if binary else 1000) ** power)
@@ -81,10 +81,10 @@ def parse_duration(text: str) -> int:
     """Read a duration or an age as people write it, in seconds: `90s`, `15m`, `2h`, `1h30m`, `30d`, `4w`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not valid.
     """
     if not _DURATION.fullmatch(text.strip()):
-        raise ValueError(f"{text!r} is no duration: write 90s, 15m, 2h, 30d or 4w.")
+        raise ValueError(f"Invalid duration {text!r}. Use a number and a unit, such as 90s, 15m, 2h, 30d or 4w.")
     return int(sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text)))
 
 
@@ -92,14 +92,14 @@ def parse_share(text: str) -> float:
     """Read a part of something as people write it: `5%` or `0.05`; above 0 and up to 1.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not valid.
     """
     try:
         share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise ValueError(f"{text!r} is no part of something: write 5% or 0.05.")
+        raise ValueError(f"Invalid share {text!r}. Use a percentage or a fraction, such as 5% or 0.05.")
     return share
 
 
@@ -147,7 +147,7 @@ _UNSAFE_KEY = re.compile(
 
 
 def asset_key_of(url: str, project_id: str) -> str | None:
-    """Return the asset key of the object at an address: its path below the bucket; None if that cannot be told.
+    """Return the asset key of the object at an address: its path below the bucket; None if that is unknown.
 
     Craftkit stores below `renders/<project id>/`: what precedes it is a bucket or a prefix. For other paths, the host
     says whether the bucket is part of the path, if it is that of a service that is known.

@@ -512,13 +512,13 @@ def test_a_line_without_end_is_refused_and_the_next_is_read(archive: Archive, tm
 def test_any_bytes_at_all_end_in_counts(archive: Archive, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "any"
     file.write_bytes(content)
-    with suppress(RequestError):  # or in a sentence: a table as psql shows it to people
+    with suppress(RequestError):  # or in a sentence: a table as psql displays it
         run(archive, "renders", file)
 
 
 def test_a_file_that_is_not_there_stops_it(archive: Archive, tmp_path: Path) -> None:
     for name in (tmp_path / "nothing", tmp_path):
-        with pytest.raises(RequestError, match="cannot be read"):
+        with pytest.raises(RequestError, match="Cannot read"):
             run(archive, "renders", name)
 
 
@@ -643,7 +643,7 @@ def test_a_column_whose_empty_places_hold_one_word_is_asked_about(
 ) -> None:
     text = f"id,project_id,status,other,{column}\na,{NORTHWIND},queued,,{word}\nb,{NORTHWIND},queued,,2026-01-01\n"
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(RequestError, match=r"column .*, line 2\): run the import again with --null"):
+    with pytest.raises(RequestError, match=r"column .*, line 2\)\. Run the import again with --null"):
         run(archive, "renders", tmp_path / "t.csv")
     assert rows(archive, "renders") == []
     assert run(archive, "renders", tmp_path / "t.csv", null=word)[0]["inserted"] == 2
@@ -944,7 +944,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(archive: Archive, tmp_path
     try:
         outcome = list(records)[-1]
     except RequestError as error:
-        assert "changed while it was read" in str(error)  # noqa: PT017 - either way of telling it will do
+        assert "changed while it was being read" in str(error)  # noqa: PT017 - either way of telling it will do
     else:
         assert isinstance(outcome, Summary)
         assert outcome.outcome == "problems"
@@ -988,7 +988,7 @@ def test_rejects_go_where_a_link_leads_and_not_into_its_place(archive: Archive, 
     assert (tmp_path / "link").is_symlink()
     assert len((tmp_path / "real").read_text().splitlines()) == 1
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(RequestError, match="no file"):
+    with pytest.raises(RequestError, match="not a file"):
         list(keep_rejects(import_records(archive, "renders", [str(file)]), tmp_path / "pipe"))
 
 

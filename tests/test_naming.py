@@ -120,5 +120,5 @@ def test_both_of_two_that_clash_get_a_suffix_and_others_none() -> None:
      "/{id}", "{id}/", "a//b", "{}", "{0}", "/".join("abcdefghijklm"), ".pdf", "{created:%}"],
 )  # fmt: skip
 def test_what_is_no_template_is_told_with_what_is_known(template: str) -> None:
-    with pytest.raises(RequestError, match=r"known|write|unknown|format"):
+    with pytest.raises(RequestError, match=r"fields are|Write|unknown|known|format"):
         NamePlan(template)

@@ -374,10 +374,10 @@ REFUSED = {
         "--null 'NULL' if that means null",
     ),
     "the null of the text format": ("\\copy renders TO '{file}' (FORMAT csv, HEADER, NULL '\\N')", r"--null '\\N' if"),
-    "for people": ("\\o {file}\nSELECT * FROM renders;", r"as psql shows it to people: export it with psql -c .\\copy"),
-    "JSON for people": ("\\o {file}\nSELECT row_to_json(t) FROM renders t;", "as psql shows it to people"),
-    "an array for people": ("\\o {file}\nSELECT json_agg(t) FROM renders t;", "as psql shows it to people"),
-    "expanded": ("\\x on\n\\o {file}\nSELECT * FROM renders;", "as psql shows it to people"),
+    "for people": ("\\o {file}\nSELECT * FROM renders;", r"as psql displays it\. Export it with psql -c .\\copy"),
+    "JSON for people": ("\\o {file}\nSELECT row_to_json(t) FROM renders t;", "as psql displays it"),
+    "an array for people": ("\\o {file}\nSELECT json_agg(t) FROM renders t;", "as psql displays it"),
+    "expanded": ("\\x on\n\\o {file}\nSELECT * FROM renders;", "as psql displays it"),
     "bars": ("\\a\n\\o {file}\nSELECT * FROM renders;", "bars between its cells"),
 }
 
@@ -395,16 +395,16 @@ def test_what_does_not_tell_enough_is_refused_as_a_whole(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--data-only", "--inserts"], "INSERT statements: dump them without --inserts"),
+        (["--data-only", "--inserts"], "INSERT statements. Dump them without --inserts"),
         (["--data-only", "--column-inserts"], "INSERT statements"),
         (["--data-only", "--rows-per-insert=9"], "INSERT statements"),
         (["-Fc"], r"pg_restore --data-only --table renders -f - FILE \| craftkit-archive import renders -"),
         (["--schema-only"], "has no table renders"),
         (
             ["--data-only", "-t", "api_keys"],
-            r"has no table renders; it has public\.api_keys: name one of them as --table",
+            r"has no table renders; it has public\.api_keys\. Name one of them as --table",
         ),
-        (["--data-only", "--encoding=SQL_ASCII"], "dump it again with --encoding=UTF8"),
+        (["--data-only", "--encoding=SQL_ASCII"], "Dump it again with --encoding=UTF8"),
     ],
 )
 def test_a_dump_that_cannot_be_read_is_refused_as_a_whole(
@@ -518,7 +518,7 @@ def test_a_condition_cannot_change_the_database(scratch: Database, archive: Arch
         (
             None,
             None,
-            r"has no table renders: name the one with the renders as --table\. These may be it: other_render\.",
+            r"has no table renders\. Name the one with the renders as --table\. These may be it: other_render\.",
         ),
         ("nothing.here", None, "has no table nothing.here"),
         ("counters", None, "counters has no column id"),
@@ -539,7 +539,7 @@ def test_the_server_says_what_is_wrong_in_its_own_words(
 
 def test_a_table_that_may_not_be_read_is_named(scratch: Database, archive: Archive) -> None:
     scratch.sql(f"CREATE TABLE renders ({MINIMAL}); CREATE ROLE reader LOGIN")
-    with pytest.raises(RequestError, match=r"permission denied for table renders: .* the rights of the user"):
+    with pytest.raises(RequestError, match=r"permission denied for table renders\. .* the rights of the user"):
         bring_in(archive, "renders", scratch.url.replace("postgres@", "reader@"))
     scratch.sql("DROP ROLE reader")
 
@@ -680,7 +680,7 @@ def test_a_connection_that_breaks_keeps_what_came_and_says_so(
     records = import_records(archive, "renders", [scratch.url])
     next(records)
     scratch.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'craftkit-archive'")
-    with pytest.raises(RemoteError, match=r"(terminating|closed) .*: run the import again, which does the rest"):
+    with pytest.raises(RemoteError, match=r"(terminating|closed) .*\. Run the import again, which does the rest"):
         list(records)
     kept = len(rows(archive, "renders"))
     assert kept >= 10

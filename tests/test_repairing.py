@@ -288,7 +288,7 @@ def test_a_damaged_copy_goes_back_only_where_there_is_nothing(world: World) -> N
     bad = world.asset(1).read_bytes()
     repair(world, world.bucket)
     name = held(world)[render(1)["asset_key"]].name
-    with pytest.raises(RequestError, match="no worse"):
+    with pytest.raises(RequestError, match="at least as good"):
         list(restore_quarantined(world.archive, [name]))
     world.asset(1).unlink()
     records = list(restore_quarantined(world.archive, [name]))

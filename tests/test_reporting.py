@@ -336,7 +336,7 @@ def test_a_report_into_a_closed_pipe_is_15(world: World) -> None:
 
 def test_a_report_without_a_folder_is_refused_before_the_work(world: World, tmp_path: Path) -> None:
     done = at(world, "verify", "--report", tmp_path / "nowhere/r.html")
-    assert (done.code, "make it first" in done.err) == (2, True)
+    assert (done.code, "Create it first" in done.err) == (2, True)
     assert world.archive.catalog.find_run(None, "verify") is None
 
 
@@ -397,7 +397,7 @@ def test_what_has_no_digest_is_told_by_the_seal(world: World) -> None:
 
 
 def to_mend(done: Done) -> list[str]:
-    return [line["name"] for line in done.lines if line["type"] == "diagnosis" and line["mend"]]
+    return [line["name"] for line in done.lines if line["type"] == "diagnosis" and line["fix"]]
 
 
 def test_the_doctor_finds_a_sound_archive_sound_and_changes_nothing(world: World) -> None:
@@ -422,7 +422,7 @@ def test_the_doctor_names_the_decoder_of_jbig2_images(
     [seen] = [record for record in examine_archive(world.archive) if getattr(record, "name", "") == "decoders"]
     assert isinstance(seen, Diagnosis)
     assert f"jbig2dec {words}" in seen.seen
-    assert seen.mend is None, "without it a check says less, and nothing is wrong"
+    assert seen.fix is None, "without it a check says less, and nothing is wrong"
 
 
 def test_the_doctor_says_what_is_wrong_and_what_mends_it(world: World, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_all_that_counts_counts_the_same(tmp_path: Path, damaged: int, unreadabl
     assert (code, words in line) == (2 if damaged else 1 if unreadable or unverified else 0, True)
     assert f"bad={damaged};;0" in line
     [diagnosis] = [one for one in examine_archive(world.archive) if isinstance(one, Diagnosis) and one.name == "PDFs"]
-    assert (words in diagnosis.seen, diagnosis.mend is None) == (True, not bad)
+    assert (words in diagnosis.seen, diagnosis.fix is None) == (True, not bad)
     report = gather_report(world.archive)
     for form, write in WRITERS.items():
         out = io.StringIO()

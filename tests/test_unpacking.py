@@ -127,7 +127,7 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path: Path, pack: Pack) -> No
 def test_what_is_packed_in_a_way_that_is_not_read_here_is_reported(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "out", "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("a.pdf", b"a" * 100)
-    with pytest.raises(AssetUnreadableError, match="unpack it"):
+    with pytest.raises(AssetUnreadableError, match="Unpack it"):
         MemberIndex(tmp_path / "out", ROOT_FILE.__eq__)
 
 

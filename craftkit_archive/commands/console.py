@@ -107,7 +107,7 @@ class Console:
             self.line(record)
         elif self.quiet and isinstance(record, (Diagnosis, ProjectInfo, RunInfo)):
             # How things stand, which --quiet leaves out while all is well.
-            return isinstance(record, Diagnosis) and record.mend is not None
+            return isinstance(record, Diagnosis) and record.fix is not None
         elif not problem:
             self.put(as_text(record))
         elif shown < SHOWN or self.verbose:

@@ -91,13 +91,13 @@ def _alphabet(name: str) -> str:
 
 
 def parse_fetch_line(line: str) -> Hole | None:
-    """Read a line of `fetch.txt` without its end; None if it is no such line."""
+    """Read a line of `fetch.txt` without its end; None if it is not one."""
     found = _FETCH_LINE.fullmatch(line)
     return Hole(found[1], None if found[2] == "-" else int(found[2]), found[3]) if found else None
 
 
 def parse_oxums(lines: Iterable[str]) -> Iterator[tuple[int, int] | None]:
-    """Yield each `Payload-Oxum` in `bag-info.txt`: bytes and files of the payload, or None if it is no such pair.
+    """Yield each `Payload-Oxum` in `bag-info.txt`: bytes and files of the payload, or None if it is not such a pair.
 
     Raises:
         ValueError: A line is neither a label with its value nor the continuation of one.
@@ -118,13 +118,13 @@ def parse_info(text: str) -> tuple[str, str]:
     """Read `KEY=VALUE` as a person gives it for `bag-info.txt`.
 
     Raises:
-        RequestError: It is none, or a label that a bag fills in by itself.
+        RequestError: The text is not KEY=VALUE, or the label is one that the export writes itself.
     """
     label, separator, value = text.partition("=")
     if not separator or not _LABEL.fullmatch(label) or not value.strip() or not value.isprintable():
-        raise RequestError(f"{text!r} is no KEY=VALUE for {INFO}: write Source-Organization='Acme Ltd'.")
+        raise RequestError(f"Invalid --bag-info {text!r}. Use KEY=VALUE, such as Source-Organization='Acme Ltd'.")
     if label.lower() in OWN_LABELS:
-        raise RequestError(f"{label} in {INFO} is written by the export itself: leave it out.")
+        raise RequestError(f"The export writes {label} into {INFO} itself. Leave it out.")
     return label, value.strip()
 
 

@@ -339,7 +339,7 @@ class _Check:
         return _FileProblem(path, _Seen("orphan", detail=f"{name} does not list it"))
 
     def _is_expected(self, path: str) -> bool:
-        """Say whether a file that is no payload of a bag may be there."""
+        """Say whether a file outside a bag's payload may be there."""
         export, mark = self._export, mark_of(path)
         if any(mark in marks for marks in self._named.values()):
             return True

@@ -98,18 +98,18 @@ def read_destination(address: str, options: Options) -> Destination:
         RequestError: They do not.
     """
     if not address:
-        raise RequestError("DEST is empty: name a folder, a .zip or a .tar, or - for standard output.")
+        raise RequestError("DEST is empty. Name a folder, a .zip or a .tar, or - for standard output.")
     if options.form is not None:
         one_of("form", options.form, ExportForm)
     kind: Kind = "dir"
     if "://" in address:
         kind = "store"
         if options.form in ("zip", "tar"):
-            raise RequestError(f"A {options.form} is not written to a bucket directly: export to a file, then copy it.")
+            raise RequestError(f"A {options.form} is not written to a bucket directly. Export to a file, then copy it.")
     elif options.form != "dir":
         kind = options.form if options.form in ("zip", "tar") else _PACKED.get(Path(address).suffix.lower(), "dir")
     if address == STDOUT and options.form not in ("zip", "tar"):
-        raise RequestError("Standard output takes a zip or a tar: add --format zip or --format tar.")
+        raise RequestError("Standard output takes a zip or a tar. Add --format zip or --format tar.")
     wrong = [
         (options.link and kind != "dir", "--link makes hard links, which only a folder can have"),
         (options.verify_links and not options.link, "--verify-links goes with --link"),
@@ -120,5 +120,5 @@ def read_destination(address: str, options: Options) -> Destination:
     ]
     for holds, problem in wrong:
         if holds:
-            raise RequestError(f"{problem}: mend that, or leave it out.")
+            raise RequestError(f"{problem}. Correct that, or leave it out.")
     return Destination(address, kind, options.form == "bagit")

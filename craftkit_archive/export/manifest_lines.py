@@ -52,7 +52,7 @@ _PERCENT_BREAK = re.compile(r"%(0[AaDd])")
 
 
 def manifest_name(name: str) -> ManifestName | None:
-    """Say which manifest a file's name stands for: `manifest-md5.txt`, `SHA256SUMS`; None if it is no manifest's."""
+    """Say which manifest a file's name stands for: `manifest-md5.txt`, `SHA256SUMS`; None if it is not a manifest's."""
     if found := _BAGIT_NAME.fullmatch(name):
         return ManifestName(name, _ALGORITHMS.get(_normalized(found[2])), found[1] is not None)
     if (found := _SUMS_NAME.fullmatch(name)) and (algorithm := _ALGORITHMS.get(found[1].lower())):
@@ -66,7 +66,7 @@ def strength(algorithm: str) -> int:
 
 
 def parse_sum(line: str, algorithm: str) -> Line | None:
-    """Read a line as `sha256sum --check` does; None if it is no such line.
+    """Read a line as `sha256sum --check` does; None if it is not one.
 
     Args:
         line: Without its end.
@@ -87,7 +87,7 @@ def parse_sum(line: str, algorithm: str) -> Line | None:
 
 
 def parse_bag_line(line: str, algorithm: str) -> Line | None:
-    """Read a line of a bag's manifest, its path as it stands there; None if it is no such line."""
+    """Read a line of a bag's manifest, its path as it stands there; None if it is not one."""
     found = _BAG_LINE.fullmatch(line)
     return _checked_line(found[1], algorithm, found[2]) if found else None
 

@@ -85,7 +85,7 @@ def csv_line(cells: Sequence[str]) -> str:
 
 
 def read_cells(lines: Iterable[str]) -> Iterable[IndexRow]:
-    """Read lines of the index; what is no such line, such as one that was cut or rewritten, is left out."""
+    """Read lines of the index, and leave out what is not one, such as a line that was cut or rewritten."""
     rows = csv.reader(lines)
     while True:
         try:
@@ -137,7 +137,7 @@ class Manifests:
         self._sign_with = sign_with
         self._stack = ExitStack()
         self._pages = Pages(self._open, title, volume)
-        self._lacking = 0
+        self._missing_count = 0
         self._odd_count = 0
         self._modified = 0
         self.count = self.size_bytes = 0
@@ -171,8 +171,8 @@ class Manifests:
             self._pages.add(cells, size)
 
     def lack(self, cells: Sequence[str]) -> None:
-        """Put down a render that is lacking, in the order of `MISSING_COLUMNS`."""
-        self._lacking += 1
+        """Record a render that is missing, in the order of `MISSING_COLUMNS`."""
+        self._missing_count += 1
         with disk_errors(self._folder or tempfile.gettempdir()):
             self._missing.write(csv_line(cells).encode())
 
@@ -190,7 +190,7 @@ class Manifests:
     def _store(self, target: Target) -> str:
         seal = self._seal.result()
         own: list[tuple[str, BinaryIO]] = [(INDEX, self._index)]
-        if self._lacking or not target.removes:  # an earlier one must not stay
+        if self._missing_count or not target.removes:  # an earlier one must not stay
             own.append((MISSING, self._missing))
         else:
             target.remove(MISSING)
@@ -198,7 +198,7 @@ class Manifests:
             own.append((ODD, self._odd))
         else:
             target.remove(ODD)
-        pages = self._pages.finish(self._lacking)
+        pages = self._pages.finish(self._missing_count)
         own += pages
         for number in count(len(pages)):
             if not target.remove(page_name(number)):

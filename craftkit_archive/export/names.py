@@ -69,14 +69,14 @@ class NamePlan:
         template: Text with fields in braces, such as `{project_slug}/{created:%Y-%m}/{id}.pdf`.
 
     Raises:
-        RequestError: The template names an unknown field, or is none.
+        RequestError: The template is invalid or names an unknown field.
     """
 
     def __init__(self, template: str = DEFAULT_NAME) -> None:
         *self._folders, self._stem = _parse(template)
         self._limit = min(PART_BYTES, PATH_BYTES // (len(self._folders) + 1))
         if self._limit < 2 * SUFFIX_DIGITS:
-            raise RequestError(f"The name {template!r} has too many folders: write fewer slashes.")
+            raise RequestError(f"The name {template!r} has too many folders. Write fewer slashes.")
         self._seen = array("Q")
         self._clashing: set[int] | None = None
 
@@ -116,13 +116,13 @@ def _parse(template: str) -> list[Say]:
     try:
         tokens = list(Formatter().parse(template))
     except ValueError as error:
-        raise RequestError(f"The name {template!r} is no template ({error}): known fields are {_KNOWN}.") from error
+        raise RequestError(f"Invalid name template {template!r} ({error}). The fields are {_KNOWN}.") from error
     for literal, field, spec, conversion in tokens:
         add(literal, str)
         if field is None:
             continue
         if field not in _FIELDS or conversion:
-            raise RequestError(f"The name {template!r} has the unknown field {{{field}}}: known are {_KNOWN}.")
+            raise RequestError(f"The name {template!r} has the unknown field {{{field}}}. The fields are {_KNOWN}.")
         if field in _DATES:
             add(spec or "%Y-%m-%d", partial(_date_part, template, _FIELDS[field]))
         elif spec:
@@ -133,7 +133,7 @@ def _parse(template: str) -> list[Say]:
     if last and isinstance(last[-1], str) and last[-1].lower().endswith(EXTENSION):
         last[-1] = last[-1][: -len(EXTENSION)]
     if not all(any(part) for part in parts):
-        raise RequestError(f"The name {template!r} has an empty part: write something between the slashes.")
+        raise RequestError(f"The name {template!r} has an empty part. Write something between the slashes.")
     return [_joined(part) for part in parts]
 
 

@@ -72,25 +72,25 @@ class Pages:
         row = f'<tr><td><a href="{quote(cells.path)}">{_safe(name)}</a><td>{shown}\n'
         self._rows[-1].write(row.encode())
 
-    def finish(self, lacking: int) -> list[tuple[str, BinaryIO]]:
+    def finish(self, missing: int) -> list[tuple[str, BinaryIO]]:
         """Make the pages whole, and return their names and files."""
         head, _, tail = TEMPLATE.read_text("utf-8").partition("{{rows}}")
         pages = []
         for number, rows in enumerate(self._rows or [BytesIO()]):
             file = self._open()
-            file.write(self._fill(head, number, lacking).encode())
+            file.write(self._fill(head, number, missing).encode())
             rows.seek(0)
             while chunk := rows.read(1 << 20):
                 file.write(chunk)
-            file.write(self._fill(tail, number, lacking).encode())
+            file.write(self._fill(tail, number, missing).encode())
             pages.append((page_name(number), file))
         return pages
 
-    def _fill(self, text: str, number: int, lacking: int) -> str:
+    def _fill(self, text: str, number: int, missing: int) -> str:
         words = {
             "title": _safe(self._title),
             "summary": f"{self._count:,} PDFs, {format_size(self._size)}",
-            "lacking": self._lacking(lacking),
+            "lacking": self._missing(missing),
             "pages": self._links(number),
             "months": _months(self._months) if number == 0 else "",
             "projects": self._bars() if number == 0 else "",
@@ -98,10 +98,10 @@ class Pages:
         # One pass: what a name says is never taken for a place to fill.
         return re.sub(r"\{\{(\w+)\}\}", lambda place: words[place[1]], text)
 
-    def _lacking(self, lacking: int) -> str:
-        if not lacking:
+    def _missing(self, missing: int) -> str:
+        if not missing:
             return ""
-        pdfs = "1 PDF is" if lacking == 1 else f"{lacking:,} PDFs are"
+        pdfs = "1 PDF is" if missing == 1 else f"{missing:,} PDFs are"
         return f'<p class="lacking">{pdfs} missing from this export. See <a href="missing.csv">missing.csv</a>.</p>'
 
     def _links(self, number: int) -> str:

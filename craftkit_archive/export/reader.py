@@ -102,7 +102,7 @@ class Export:
         path: The folder, or the file.
 
     Attributes:
-        declaration: What a bag says of itself in `bagit.txt`; None if it is no bag.
+        declaration: What a bag says of itself in `bagit.txt`; None if it is not a bag.
         manifests: The strongest algorithm first. Those of a bag list its payload.
         tag_manifests: Those of a bag that list everything else.
         unknown: The names of manifests whose algorithm is not known here.
@@ -125,7 +125,7 @@ class Export:
             self._members = MemberIndex(path, _is_top)
             top = self._members.top
         else:
-            raise RequestError(f"There is no export {path}: name a folder, a .zip or a .tar.")
+            raise RequestError(f"There is no export at {path}. Name a folder, a .zip or a .tar.")
         self.declaration = self._declared() if DECLARATION in top else None
         named = [found for name in sorted(top) if (found := manifest_name(name)) and self._counts(name)]
         ordered = sorted(named, key=lambda one: -strength(one.algorithm) if one.algorithm else 0)
@@ -172,7 +172,7 @@ class Export:
         why = f"it has no {MANIFEST}. An export that was interrupted has none."
         if self.is_bag:
             raise AssetUnreadableError(f"{self.path} is not a valid bag: {why}")
-        raise RequestError(f"{self.path} is no export: {why}")
+        raise RequestError(f"{self.path} is not an export: {why}")
 
     def listed(self) -> Iterator[Listed]:
         """Yield the PDFs that the export says it holds, in its own order; lazily.
@@ -236,7 +236,7 @@ class Export:
             yield number, entry.path, entry.part
 
     def oxums(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
-        """Yield what a bag says of its payload, in bytes and files (None if it is no such pair), and in which file.
+        """Yield what a bag says of its payload, in bytes and files (None if it is not such a pair), and in which file.
 
         Raises:
             AssetUnreadableError: The file is not one of labels and values.
@@ -277,7 +277,7 @@ class Export:
         return ListedFile(names[0], line.algorithm, line.digest, None, problem, unreadable)
 
     def said(self) -> dict[str, str]:
-        """Return what `seal.txt` says, by label (`Seal`, `PDFs`, `Bytes`, `Archive`); nothing if there is none."""
+        """Return what `seal.txt` says, by label (`Seal`, `PDFs`, `Bytes`, `Archive`); empty without one."""
         if self.find(SEAL) is None:
             return {}
         with self.text(SEAL) as lines:
@@ -346,7 +346,7 @@ class Export:
         return self._members is not None or os.path.isdir(f"{self._root}/{folder}")  # noqa: PTH112
 
     def find(self, path: str) -> Part | None:
-        """Return where a file of the export is; None if it is not there, or is no file.
+        """Return where a file of the export is; None if it is absent or not a file.
 
         A link counts as the file that it leads to.
 
@@ -375,7 +375,7 @@ class Export:
         except OSError as error:
             if error.errno in _NOT_THERE:
                 return None
-            raise AssetUnreadableError(f"{path} cannot be looked at ({error.strerror}): check the disk.") from error
+            raise AssetUnreadableError(f"{path} cannot be looked at ({error.strerror}). Check the disk.") from error
         return Part(file, 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
 
     def open(self, path: str) -> OpenAsset:
@@ -393,7 +393,7 @@ class Export:
 
     def _damaged(self, name: str, line: int | None = None) -> AssetUnreadableError:
         where = f", line {line}," if line else ""
-        return AssetUnreadableError(f"{name}{where} of {self.path} cannot be understood: make the export again.")
+        return AssetUnreadableError(f"{name}{where} of {self.path} cannot be read. Make the export again.")
 
 
 def _is_top(name: str) -> bool:
@@ -411,7 +411,7 @@ def open_part(path: str, part: Part) -> OpenAsset:
     try:
         descriptor = os.open(part.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
-        raise AssetUnreadableError(f"{path} cannot be opened ({error.strerror}): check the disk.") from error
+        raise AssetUnreadableError(f"{path} cannot be opened ({error.strerror}). Check the disk.") from error
     file = _Inflated(path, descriptor, part) if part.deflated else _Slice(descriptor, part)
     return OpenAsset(path, file, part.size_bytes)  # type: ignore[arg-type]
 
@@ -474,7 +474,7 @@ class _Inflated(io.RawIOBase):
             raise self._damaged(str(error)) from error
 
     def _damaged(self, why: str) -> AssetDamagedError:
-        return AssetDamagedError(f"{self._path} cannot be unpacked ({why}): make the export again.")
+        return AssetDamagedError(f"{self._path} cannot be unpacked ({why}). Make the export again.")
 
     def close(self) -> None:
         if not self.closed:

@@ -53,7 +53,7 @@ def export_assets(
 ) -> Iterator[Record]:
     """Copy the PDFs of renders into an export, each compared with its digest on the bytes that are written.
 
-    An export has its manifest (for `sha256sum -c`), `index.csv` (what each file is), `missing.csv` (what is lacking,
+    An export has its manifest (for `sha256sum -c`), `index.csv` (what each file is), `missing.csv` (what is missing,
     and why; absent if nothing is), `index.html` (to browse it) and `seal.txt`. In a folder, files that are there and
     right are left untouched, so that a repeated or interrupted export does the rest. The archive is only read,
     but for the event that says where the export is and what its seal is.
@@ -70,7 +70,7 @@ def export_assets(
 
     Yields:
         `Plan`; a `Skipped` for each render that is left out; `Progress`; at last the `Summary`, whose count selected
-        is the sum of written, unchanged, not_stored (there is no PDF to give; until 1.0 also as excluded) and failed
+        is the sum of written, unchanged, not_stored (there is no PDF to export; until 1.0 also as excluded) and failed
         (there is, and it is not good), and acknowledged (either, and accepted as lost).
 
     Raises:
@@ -93,7 +93,9 @@ def export_assets(
     destination = read_destination(os.fspath(target), options)
     archive.store.check(archive.id)
     if options.sign_with is not None and not dry_run:
-        sign_text(b"", options.sign_with)  # to learn before the first byte, not after the last, that the key is no good
+        sign_text(
+            b"", options.sign_with
+        )  # to learn before the first byte, not after the last, that the key does not work
     with archive.catalog.snapshot():
         export = _Export(archive, destination, selection, options, stop)
         jobs = 0 if dry_run else workers_for(*archive.catalog.count_stored(selection), jobs)
@@ -109,7 +111,7 @@ def export_assets(
 
 
 class _PlannedFile(NamedTuple):
-    """A render on its way into an export; `item` is None if there is no PDF to give, and `lack` says why."""
+    """A render on its way into an export; `item` is None if there is no PDF to export, and `lack` says why."""
 
     row: ExportRow
     cells: IndexRow
@@ -131,7 +133,7 @@ class _Splitter:
         if self._limit is not None:
             if size + PAPER_BYTES > self._limit:
                 what = f"{row.key} alone has {format_size(row.size_bytes or 0)}"
-                raise RequestError(f"{what}, more than fits into --split-size: give a larger one.")
+                raise RequestError(f"{what}, more than fits into --split-size. Give a larger one.")
             if self._filled + size > self._limit:
                 self.number += 1
                 self._filled = PAPER_BYTES
@@ -175,7 +177,7 @@ class _Export:
                 pdfs, size = pdfs + 1, size + (row.size_bytes or 0)
         if not count:
             known = ", ".join(self._catalog.project_slugs(10)) or "no project at all"
-            raise RequestError(f"No render is selected: widen the selection; this archive knows {known}.")
+            raise RequestError(f"No render is selected. Widen the selection; this archive knows {known}.")
         self._volumes = splitter.number
         # Before anything is written, see that nothing stands in the way.
         for number in range(1, self._volumes + 1):
@@ -191,7 +193,7 @@ class _Export:
         following = self._destination.named(Volume(self._volumes + 1, self._volumes + 1))
         if os.path.lexists(following):
             raise RequestError(
-                f"{following} is a volume too many, this export has only {self._volumes}: remove it and those after it,"
+                f"{following} is a volume too many, this export has only {self._volumes}. Remove it and those after it,"
                 " or name another place."
             )
 
@@ -385,7 +387,7 @@ class _Export:
 
 
 def _lack(row: ExportRow) -> tuple[str, str] | None:
-    """Say why there is no PDF to give of a render, in a word and in a sentence; None if there is one."""
+    """Say why a render has no PDF to export, in a word and in a sentence; None if it has one."""
     if row.stored and row.sha256 is not None and row.size_bytes is not None:
         return None
     if row.stored:

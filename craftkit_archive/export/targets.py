@@ -1,4 +1,4 @@
-"""Where an export goes: a folder, a store that is no folder, or one zip or tar in a file or on standard output."""
+"""Where an export goes: a folder, a bucket, or one zip or tar in a file or on standard output."""
 
 import fcntl
 import os
@@ -122,7 +122,7 @@ class FolderTarget(Target):
         with disk_errors(self.path):
             store = self._archive.store
             if self._link and not isinstance(store, FolderStore):
-                raise RequestError(f"--link makes hard links to files, and {store.address} has none: leave it out.")
+                raise RequestError(f"--link makes hard links to files, and {store.address} has none. Leave it out.")
             _check_outside(store, self.path)
             self._is_new = not os.path.lexists(self.path) or not next(self.path.iterdir(), None)
             if self._is_new:
@@ -234,20 +234,20 @@ class FolderTarget(Target):
 
 def _check_outside(store: Store, path: Path) -> None:
     if isinstance(store, FolderStore) and os.path.commonpath([os.path.realpath(path), store.address]) == store.address:
-        raise RequestError(f"{path} lies in the archive's store: choose a place outside of it.")
+        raise RequestError(f"{path} lies in the archive's store. Choose a place outside of it.")
 
 
 def _check_claim(found: bytes | None, claim: Claim, where: object) -> None:
     if found is None:
-        raise RequestError(f"{where} holds files that no export made: choose an empty folder.")
+        raise RequestError(f"{where} holds files that are not an export's. Choose an empty folder.")
     with suppress(msgspec.MsgspecError):
         if msgspec.json.decode(found, type=Claim) == claim:
             return
-    raise RequestError(f"{where} holds an export of something else, as its {MARKER} says: choose an empty folder.")
+    raise RequestError(f"{where} holds an export of something else, as its {MARKER} says. Choose an empty folder.")
 
 
 class StoreTarget(Target):
-    """A store that is no folder, such as a bucket; nobody can lock it, and nothing is removed from it."""
+    """A bucket; it cannot be locked, and nothing is removed from it."""
 
     has_earlier = False
     removes = False
@@ -318,7 +318,7 @@ class PackedTarget(Target):
         prefix: A folder, with its slash, that is put around everything.
 
     Raises:
-        RequestError: It would lie in the store, or there is a file of that name that is no export of this archive.
+        RequestError: It would lie in the store, or a file of that name is not an export of this archive.
         LockedError: Another export is writing it.
     """
 
@@ -337,9 +337,11 @@ class PackedTarget(Target):
             try:
                 owner = Export(path).said().get("Archive")
             except ArchiveError as error:
-                raise RequestError(f"{path} is there and no whole export: remove it, or name another.") from error
+                raise RequestError(
+                    f"{path} exists and is not a complete export. Remove it, or name another."
+                ) from error
             if owner != archive.id:
-                raise RequestError(f"{path} is an export of something else: remove it, or name another.")
+                raise RequestError(f"{path} is an export of another archive or form. Remove it, or name another.")
 
     @override
     def __enter__(self) -> Self:
@@ -363,7 +365,7 @@ class PackedTarget(Target):
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise LockedError(f"Another export is writing {path}: wait for its end, or stop it.") from error
+            raise LockedError(f"Another export is writing {path}. Wait until it ends, or stop it.") from error
         stack.callback(self._part.unlink, missing_ok=True)
         os.ftruncate(self._file, 0)
 

@@ -83,7 +83,7 @@ def is_unsafe(path: str) -> bool:
 class _Header(NamedTuple):
     path: str
     offset: int
-    size_bytes: int  # below nothing if it is no plain file
+    size_bytes: int  # negative if it is not a regular file
     deflated: bool = False
     link: str = ""  # the path that a hard link in a tar stands for
 
@@ -128,7 +128,9 @@ class MemberIndex:
             if "/" not in folder and is_top(name):
                 top.append((folder, name))
                 if len(top) > _MOST_TOP:
-                    raise AssetUnreadableError(f"{path} holds more than {_MOST_TOP:,} manifests: it is no export.")
+                    raise AssetUnreadableError(
+                        f"{path} holds more than {_MOST_TOP:,} manifests, so it is not an export."
+                    )
             if len(around) < 2:
                 around.add(entry.path.partition("/")[0])
         self._prefix = "" if any(not folder for folder, _ in top) or len(around) != 1 else f"{around.pop()}/"
@@ -140,13 +142,13 @@ class MemberIndex:
         twice = {one for one, next_one in zip(self._marks, self._marks[1:], strict=False) if one == next_one}
         if twice:
             name = next(entry.path for entry in self._entries() if mark_of(entry.path) in twice)
-            raise AssetUnreadableError(f"{path} holds {name!r} twice: make the export again.")
+            raise AssetUnreadableError(f"{path} holds {name!r} twice. Make the export again.")
 
     def find(self, path: str) -> Part | None:
-        """Return where a file is; None if it is not there, or is no file."""
+        """Return where a file is; None if it is absent or not a file."""
         place = self._search(mark_of(self._prefix + path))
         if place is not None and self._sizes[place] == _HARD_LINK:
-            # A tar names the first of several names; a link to a link is none, so that no chain is followed.
+            # A tar names the first of several names; a link to a link does not count, so no chain is followed.
             place = self._search(self._offsets[place] + (1 << 63))
         if place is None or self._sizes[place] < 0:
             return None
@@ -185,13 +187,15 @@ class MemberIndex:
             _DamagedError,
             tarfile.TarError,
             EOFError,
-            ValueError,  # a number or a name that is none
+            ValueError,  # an invalid number or name
             OSError,
             OverflowError,
             RecursionError,  # tarfile goes one level deeper for each head that extends the next
             struct.error,
         ) as error:
-            raise AssetUnreadableError(f"{path} is no whole zip or tar ({error}): make the export again.") from error
+            raise AssetUnreadableError(
+                f"{path} is not a complete zip or tar ({error}). Make the export again."
+            ) from error
 
 
 def _unpack_tar(owner: object, path: Path) -> Path | None:
@@ -282,7 +286,7 @@ class _ZipRecord(NamedTuple):
     method: int
     crc: int
     packed_bytes: int
-    size_bytes: int  # below nothing if it is no plain file
+    size_bytes: int  # negative if it is not a regular file
     head_at: int
 
 
@@ -304,9 +308,7 @@ def _zip_record(path: Path, file: BinaryIO) -> _ZipRecord:
     if name.endswith("/"):
         method = _STORED
     elif method not in (_STORED, _DEFLATED) or flags & _ENCRYPTED:
-        raise AssetUnreadableError(
-            f"{path} is encrypted, or packed in a way that is not read here: unpack it, and name the folder."
-        )
+        raise AssetUnreadableError(f"{path} is encrypted, or packed in an unknown way. Unpack it, and name the folder.")
     elif method == _STORED and packed != size:
         raise _DamagedError(f"{name!r} has two sizes")
     elif by >> 8 in _UNIX_HOSTS and stat.S_IFMT(attributes >> 16) not in (0, stat.S_IFREG):
@@ -376,7 +378,7 @@ def _read_compressed(path: Path, file: IO[bytes]) -> bytes:
     try:
         return file.read(_UNPACKED_BYTES)
     except (OSError, EOFError, zlib.error, ValueError, LZMAError) as error:
-        raise AssetUnreadableError(f"{path} is compressed and damaged ({error}): make the export again.") from error
+        raise AssetUnreadableError(f"{path} is compressed and damaged ({error}). Make the export again.") from error
 
 
 class _Heads:
@@ -399,7 +401,7 @@ def _tar_entries(path: Path, file: BinaryIO) -> Iterator[_Header]:
             if archive.offset <= entry.offset:
                 raise tarfile.ReadError("it leads back to where it was")
             if entry.sparse is not None:
-                raise AssetUnreadableError(f"{path} holds a sparse file: unpack it, and name the folder.")
+                raise AssetUnreadableError(f"{path} holds a sparse file. Unpack it, and name the folder.")
             if not entry.isdir():
                 yield _tar_entry(entry)
         end = archive.offset

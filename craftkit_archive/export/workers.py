@@ -82,7 +82,7 @@ def checked(found: OpenAsset, item: ExportItem) -> Iterator[memoryview]:
             break
         yield chunk
     if size != item.size_bytes or hashed.hexdigest() != item.sha256:
-        raise AssetDamagedError(f"{item.key} is damaged, its bytes are not the recorded ones: run `verify`.")
+        raise AssetDamagedError(f"{item.key} is damaged: its bytes are not the recorded ones. Run verify.")
 
 
 def run(task: Any) -> list[Done]:
@@ -175,13 +175,13 @@ class FilesTask(NamedTuple):
             for _ in checked(found, item):
                 pass
         elif found.size_bytes != item.size_bytes:
-            raise AssetDamagedError(f"{item.key} is damaged, its size is not the recorded one: run `verify`.")
+            raise AssetDamagedError(f"{item.key} is damaged: its size is not the recorded one. Run verify.")
         temporary = f"{_own_folder(self.root, self.export)}/{next(_numbers):032x}"
         try:
             os.link(os.path.realpath(f"{self.store}/{item.key}"), temporary)
         except OSError as error:
             raise NotWritableError(
-                f"{target} cannot be a hard link ({error.strerror}): export to the store's file system, or copy."
+                f"{target} cannot be a hard link ({error.strerror}). Export to the store's file system, or copy."
             ) from error
         os.rename(temporary, target)
         if os.path.lexists(temporary):  # both were links to one file already
@@ -226,11 +226,11 @@ def _own_folder(root: str, _export: str) -> str:
 def _make_folder(root: str, folder: str, _export: str) -> None:
     os.makedirs(folder, exist_ok=True)
     if os.path.commonpath([root, os.path.realpath(folder)]) != root:
-        raise RequestError(f"{folder} leads out of {root} through a link: export to another folder.")
+        raise RequestError(f"{folder} leads out of {root} through a link. Export to another folder.")
 
 
 class StoreTask(NamedTuple):
-    """Copy PDFs into a store that is no folder."""
+    """Copy PDFs into a bucket."""
 
     store: str
     target: str
@@ -290,7 +290,7 @@ class PackTask(NamedTuple):
         try:
             with _open_stored(self.store, item) as found:
                 if found.size_bytes != item.size_bytes:
-                    raise AssetDamagedError(f"{item.key} is damaged, its size is not the recorded one: run `verify`.")
+                    raise AssetDamagedError(f"{item.key} is damaged: its size is not the recorded one. Run verify.")
                 length, tail = form.measure(item.path, item.size_bytes), form.tail(item.size_bytes)
                 end, crc = at + length - len(tail), 0
                 with disk_errors(self.file):

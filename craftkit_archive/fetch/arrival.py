@@ -265,8 +265,8 @@ def _checked(found: OpenAsset, asset: Expectation, task: FetchTask, ends: Ends, 
         raise _SourceFailedError(error) from error
     wrong = []
     if md5 is not None and md5.hexdigest() != found.checksums.md5 and found.ask_closer is not None:
-        # The ETag of an object that is encrypted with a key of its own looks like an MD5, and is none. obstore does not
-        # show whether it is, and to ask about each object would double the requests.
+        # The ETag of an object that is encrypted with its own key looks like an MD5 and is not one. obstore does not
+        # show which it is, and to ask about each object would double the requests.
         found.checksums = found.ask_closer()
         if found.checksums.sha256 is not None and sha256 is None:
             found.file.seek(0)
@@ -310,7 +310,7 @@ def _already_stored(arrival: Received) -> Received:
 
 
 class _Throttle:
-    """Lets so many bytes a second pass, for all threads of a process."""
+    """Limits the bytes a second of all threads of a process together."""
 
     def __init__(self, bytes_per_second: float) -> None:
         self._rate = bytes_per_second

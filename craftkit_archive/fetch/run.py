@@ -259,7 +259,7 @@ def _project(archive: Archive, source: CraftkitApi, selection: Selection) -> str
         return selection.project_ids[0]
     known = archive.catalog.find_key(hash_key(source.key))
     if known is None:
-        raise RequestError("The API does not say whose renders these are, nor does the key: name the --project.")
+        raise RequestError("The API does not say whose renders these are, nor does the key. Name the --project.")
     return known.project_id
 
 

@@ -95,7 +95,7 @@ def read_source(
             whole, at = _undo_copy(whole), None
             form = _form(next(_undo_copy(iter([head]))))
         if table is not None and form != "dump":
-            raise RequestError(f"{source} is no dump, and holds one table only: leave --table out.")
+            raise RequestError(f"{source} is not a dump and holds only one table. Leave --table out.")
         match form:
             case "ndjson":
                 yield from line_blocks(whole, at, inode, problems)
@@ -207,7 +207,7 @@ def _is_copied(head: bytes, file: io.FileIO | None, source: str) -> bool:
             unclear = unclear or plain
     if unclear:
         raise RequestError(
-            f"{source} has backslashes in JSON, which COPY doubles in its text format: run the import again with"
+            f"{source} has backslashes in JSON, which COPY doubles in its text format. Run the import again with"
             " --format text if psql's \\copy wrote it, or with --format ndjson or json if not."
         )
     return False

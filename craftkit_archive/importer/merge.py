@@ -51,7 +51,7 @@ class Merge:
         self._claims = catalog.claimed_by([row[ASSET_KEY] for row in declaring]) if declaring else {}
 
     def all_new(self) -> bool:
-        """Take all rows at once, if none is known, none comes twice, and none declares anything: a first import."""
+        """Take all rows at once if none is known, repeated, or declares anything: a first import."""
         if self._known or self._declaring or self._folders or self._kind == "keys":
             return False
         rows = {row[0]: row for _, row, _ in self._entries}

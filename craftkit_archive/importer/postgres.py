@@ -83,7 +83,7 @@ def _find_table(cursor: "psycopg.Cursor[Any]", kind: Kind, table: str | None) ->
         )
         if found := cursor.fetchone():
             if not {"id", "render_id"} & {snake(column) for column in found[1]}:
-                raise RequestError(f"The table {found[0]} has no column id: name the one with the {kind} as --table.")
+                raise RequestError(f"The table {found[0]} has no column id. Name the one with the {kind} as --table.")
             return str(found[0])
     cursor.execute(
         "SELECT DISTINCT attrelid::regclass::text FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
@@ -93,7 +93,7 @@ def _find_table(cursor: "psycopg.Cursor[Any]", kind: Kind, table: str | None) ->
     )
     like = ", ".join(row[0] for row in cursor.fetchall())
     raise RequestError(
-        f"The database has no table {table or TABLES[kind][0]}: name the one with the {kind} as --table."
+        f"The database has no table {table or TABLES[kind][0]}. Name the one with the {kind} as --table."
         + (f" These may be it: {like}." if like else "")
     )
 
@@ -146,7 +146,7 @@ def _connect(address: str) -> "psycopg.Connection[Any]":
         import psycopg
     except ImportError as error:
         raise RequestError(
-            "Reading a database needs psycopg, which is not installed: run pip install 'craftkit-archive[postgres]'."
+            "Reading a database needs psycopg, which is not installed. Run pip install 'craftkit-archive[postgres]'."
         ) from error
     try:
         # Not with libpq's words, which may quote a part of the password.
@@ -156,7 +156,7 @@ def _connect(address: str) -> "psycopg.Connection[Any]":
     # A host with an `@` is the end of a password that has one.
     if parameters is None or "@" in str(parameters.get("host")):
         raise RequestError(
-            f"{without_password(address)} is not a valid database address: write postgresql://user@host:5432/database,"
+            f"{without_password(address)} is not a valid database address. Write postgresql://user@host:5432/database,"
             " special characters as %XX, and give the password as PGPASSWORD or in ~/.pgpass."
         )
     try:
@@ -225,9 +225,9 @@ def _server_errors(address: str, stop: Stop) -> Iterator[None]:
             raise _StoppedError from error
         if not isinstance(error, psycopg.OperationalError):
             raise RequestError(
-                f"{_words(address, error)}: check --table, --where and the rights of the user."
+                f"{_words(address, error)}. Check --table, --where and the rights of the user."
             ) from error
-        raise RemoteError(f"{_words(address, error)}: run the import again, which does the rest.") from error
+        raise RemoteError(f"{_words(address, error)}. Run the import again, which does the rest.") from error
 
 
 def _words(address: str, error: "psycopg.Error") -> str:

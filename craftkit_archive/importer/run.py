@@ -110,7 +110,7 @@ def import_records(
     if form is not None:
         one_of("form", form, FileForm)
     if where is not None and not any(map(is_database, sources)):
-        raise RequestError("--where is for a database: name one as postgresql://user@host/database.")
+        raise RequestError("--where is for a database. Name one as postgresql://user@host/database.")
     arguments: dict[str, Any] = {
         "kind": kind,
         "files": list(map(without_password, sources)),
@@ -207,7 +207,7 @@ def _count(read: _Read) -> int:
 
 
 def keep_rejects(records: Iterator[R], path: Path) -> Iterator[R]:
-    """Pass records through, and write the rejects among them as NDJSON, which mended can be imported.
+    """Pass records through, and write the rejects among them as NDJSON, which can be corrected and imported.
 
     They are written beside the file, which is replaced at the end: an import that does not begin leaves it as it was.
     It may hold what only its owner should see, and only the owner may read it.
@@ -218,7 +218,7 @@ def keep_rejects(records: Iterator[R], path: Path) -> Iterator[R]:
     with disk_errors(path):
         path = path.resolve()
         if path.exists() and not path.is_file():
-            raise RequestError(f"{path} is no file: name one for the rejects.")
+            raise RequestError(f"Cannot write rejects to {path}: it is not a file. Name a file.")
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
         file, new = os.fdopen(descriptor, "wb"), Path(name)
     done = False
@@ -274,7 +274,7 @@ def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDup
 
 
 def _as_record(kind: Kind, row: Row) -> dict[str, Any]:
-    """Write a row as a record that can be mended and imported again."""
+    """Write a row as a record that can be corrected and imported again."""
     fields = {name: value for name, value in zip(COLUMNS[kind], row, strict=True) if value is not None}
     extra: dict[str, Any] = msgspec.json.decode(fields.pop("extra", "{}"))
     return fields | extra
@@ -308,7 +308,7 @@ def _read_batch(task: _ReadTask) -> _Read:
                 return
         read.rejects.append((line, mask(problem), _masked(value)))
 
-    mended = partial(_mended, kind=task.kind)
+    completed = partial(_completed, kind=task.kind)
     piece = task.piece.read() if isinstance(task.piece, Span) else task.piece
     if isinstance(piece, Block):
         for line, text in enumerate(piece.text.split(b"\n"), piece.line):
@@ -316,15 +316,15 @@ def _read_batch(task: _ReadTask) -> _Read:
             if record is not None:
                 read.rows.append((line, columns(record), _declared(record)))
             elif text and not text.isspace():
-                for item in chain.from_iterable(map(mended, read_line(line, text, task.kind))):
+                for item in chain.from_iterable(map(completed, read_line(line, text, task.kind))):
                     look(item)
     else:
-        for item in chain.from_iterable(map(mended, piece)):
+        for item in chain.from_iterable(map(completed, piece)):
             look(item)
     return read
 
 
-def _mended(item: DecodedItem, kind: Kind) -> Iterator[DecodedItem]:
+def _completed(item: DecodedItem, kind: Kind) -> Iterator[DecodedItem]:
     """Take the record out of a line of a file of rejects; what was no JSON stands there as a text."""
     value = item.value
     if isinstance(value, dict) and value.get("type") == "reject" and "record" in value:

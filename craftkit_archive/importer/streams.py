@@ -56,7 +56,7 @@ class Span(NamedTuple):
         with opening_of(self.source), Path(self.source).open("rb", buffering=0) as file:
             text = os.pread(file.fileno(), self.size_bytes, self.at)
             if len(text) != self.size_bytes or os.fstat(file.fileno()).st_ino != self.inode:
-                raise RequestError(f"{self.source} was changed while it was read: import it again.")
+                raise RequestError(f"{self.source} changed while it was being read. Import it again.")
         return Block(self.line, text, self.at, self.inode)
 
 
@@ -67,7 +67,7 @@ def opening_of(source: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise RequestError(f"{source} cannot be read ({reason}): mend the name or its rights.") from error
+        raise RequestError(f"Cannot read {source} ({reason}). Correct the name or its permissions.") from error
 
 
 def text_at(raw: io.FileIO) -> int | None:
@@ -83,7 +83,7 @@ class BegunStream(io.RawIOBase):
 
     def __init__(self, raw: io.RawIOBase) -> None:
         self._raw = raw
-        self.size_bytes = 0  # at least so many bytes are to come, if that is known
+        self.size_bytes = 0  # at least this many bytes are to come, if known
         self.head = b""
         while len(self.head) < len(codecs.BOM_UTF8) and (more := raw.read(len(codecs.BOM_UTF8) - len(self.head))):
             self.head += more
@@ -132,7 +132,7 @@ def read_blocks(raw: BegunStream, problems: list[DecodedItem]) -> Iterator[bytes
             while block := file.read1(BLOCK_BYTES):
                 size += len(block)
                 if mark and block.startswith(UTF_16):
-                    # What is no character stays what is no UTF-8, and is found further on.
+                    # What is not a character stays invalid UTF-8, and is found further on.
                     decode = codecs.getincrementaldecoder("utf-16")("surrogatepass").decode
                 text = decode(block).encode("utf-8", "surrogatepass") if decode else block.removeprefix(mark)
                 line += text.count(b"\n")

@@ -171,7 +171,7 @@ def _survey(rows: Iterator[Row], source: str, kind: Kind, *, asks: bool, stop: S
         if asks and column.word and not column.empty:
             line, word = column.word
             raise RequestError(
-                f"{source} has {word} where others have nothing (column {column.name}, line {line}): run the import"
+                f"{source} has {word} where others have nothing (column {column.name}, line {line}). Run the import"
                 f" again with --null '{word}' if that means null, or with --null '' if it is a text."
             )
     return _Survey(
@@ -284,7 +284,7 @@ def _is_escaped(lines: Iterator[str | DecodedItem], source: str) -> bool:
         return True
     raise RequestError(
         f"{source} has backslashes (line {backslash}), which mean one thing in Postgres's text format and another in"
-        " other tables: run the import again with --format text if it comes from psql or COPY, or with --format tsv if"
+        " other tables. Run the import again with --format text if it comes from psql or COPY, or with --format tsv if"
         " not."
     )
 
@@ -339,21 +339,21 @@ def _dump_rows(lines: Iterator[str | DecodedItem], kind: Kind, table: str | None
             if not wanted:
                 others[begin[1]] = None
             elif found:
-                raise RequestError(f"{source} has both {found} and {begin[1]}: name one of them as --table.")
+                raise RequestError(f"{source} has both {found} and {begin[1]}. Name one of them as --table.")
             else:
                 found = begin[1]
                 yield number, [_unquoted(name) for name in re.findall(_NAME, begin[2])]
         elif (begin := _INSERT.match(text)) and _is_wanted(begin[1], kind, table):
             raise RequestError(
-                f"{source} has the rows of {begin[1]} as INSERT statements: dump them without --inserts, or import them"
+                f"{source} has the rows of {begin[1]} as INSERT statements. Dump them without --inserts, or import them"
                 " from postgresql://…, which needs no file."
             )
         elif (encoding := _ENCODING.fullmatch(text)) and encoding[1].upper() not in ("UTF8", "UTF-8"):
-            raise RequestError(f"{source} is written in {encoding[1]}: dump it again with --encoding=UTF8.")
+            raise RequestError(f"{source} is written in {encoding[1]}. Dump it again with --encoding=UTF8.")
     if inside and wanted:
-        raise RequestError(f"{source} ends in the middle of the table {found}: dump it again.")
+        raise RequestError(f"{source} ends in the middle of the table {found}. Dump it again.")
     if not found:
-        names = f"; it has {', '.join(list(others)[:6])}: name one of them as --table" if others else ""
+        names = f"; it has {', '.join(list(others)[:6])}. Name one of them as --table" if others else ""
         raise RequestError(f"{source} has no table {table or TABLES[kind][0]}{names}.")
 
 
@@ -381,16 +381,16 @@ def refuse_form(head: bytes, source: str, kind: Kind) -> None:
     command, table = export_command(kind), TABLES[kind][0]
     if head.startswith(b"PGDMP"):
         raise RequestError(
-            f"{source} is a dump in pg_dump's custom form: run pg_restore --data-only --table {table} -f - FILE"
+            f"{source} is a dump in pg_dump's custom form. Run pg_restore --data-only --table {table} -f - FILE"
             f" | craftkit-archive import {kind} -"
         )
     if (head.startswith(b" ") and re.fullmatch(rb"-{3,}(\+-+)*", second)) or first.startswith(b"-[ RECORD"):
-        raise RequestError(f"{source} is a table as psql shows it to people: export it with {command}")
+        raise RequestError(f"{source} is a table as psql displays it. Export it with {command}")
     names = {snake(name.strip()) for name in first.decode("utf-8", "replace").split("|")}
     if len(names) > 1 and names & {"id", "render_id"}:
-        raise RequestError(f"{source} has bars between its cells, and maybe inside them: export it with {command}")
+        raise RequestError(f"{source} has bars between its cells, and maybe inside them. Export it with {command}")
     if re.match(rb"(?:[ -~]\0){4}|(?:\0[ -~]){4}", head):
-        raise RequestError(f"{source} looks like UTF-16 without a byte-order mark: save it as UTF-8.")
+        raise RequestError(f"{source} looks like UTF-16 without a byte-order mark. Save it as UTF-8.")
 
 
 def export_command(kind: Kind) -> str:
@@ -399,7 +399,7 @@ def export_command(kind: Kind) -> str:
 
 
 def find_delimiter(head: bytes) -> str | None:
-    """Find what separates the cells of a header; None if it is no header."""
+    """Find what separates the cells of a header; None if it is not a header."""
     header = head.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
     for delimiter in DELIMITERS:
         with suppress(csv.Error):

@@ -88,7 +88,7 @@ def _serve_calls(connection: Connection, function: Callable[[Any], Any], seconds
             signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
                 answer = True, function(given)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told to the caller
+            except Exception as error:  # noqa: BLE001 - whatever it is, the caller raises it
                 answer = False, f"{type(error).__name__}: {error}"
             signal.setitimer(signal.ITIMER_REAL, 0)
             del given

@@ -80,7 +80,7 @@ def stopped_by(stop: Stop) -> Iterator[None]:
 
 
 def workers_for(count: int, size_bytes: int, jobs: int) -> int:
-    """Say how many processes are worth starting: each costs as much as some 100 files, or 64 MB; 0 is none at all."""
+    """Say how many processes are worth starting: each costs as much as some 100 files, or 64 MB; 0 for none."""
     worth = max(count // 100, size_bytes // (64 << 20))
     return 0 if min(worth, jobs) < 2 else min(worth, jobs)
 
@@ -223,7 +223,7 @@ def has_given_up() -> bool:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Start processes that no signal ends before they can ignore it; what keeps them from starting is told.
+    """Start processes that no signal ends before they can ignore it; report what keeps them from starting.
 
     A signal to the whole process group, as `timeout` and systemd send it, would come before the first line of Python
     runs there. A blocked one is kept back, in the children too.
@@ -245,7 +245,7 @@ def starting() -> Iterator[None]:
 
 def _lost_worker() -> NoSpaceError:
     return NoSpaceError(
-        "A worker process was killed or could not start, most likely for want of memory or open files: run it again"
+        "A worker process was killed or could not start, most likely for want of memory or open files. Run it again"
         " with fewer --jobs, or raise the limits (ulimit -v, ulimit -n)."
     )
 

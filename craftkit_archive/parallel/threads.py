@@ -29,7 +29,7 @@ def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iter
 
 
 def map_threads(function: Callable[[T], R], items: Iterable[T], lanes: int, *, stop: Stop | None = None) -> list[R]:
-    """Apply a function to items, so many at a time, in threads of this process; return the results in order.
+    """Apply a function to items in threads of this process, `lanes` at a time; return the results in order.
 
     It is for work that waits for a network; with one lane, everything is done in the calling thread. What the function
     raises ends it, when the calls under way have ended.
@@ -92,9 +92,9 @@ def _lanes(lanes: int) -> ThreadPoolExecutor:
 
 @contextmanager
 def background(function: Callable[[Stop], R]) -> Iterator[Callable[[], R]]:
-    """Call a function in a thread, and give what waits for its result; at the end of the block it is told to stop.
+    """Call a function in a thread, and return a function that waits for its result.
 
-    It is not waited for longer than a second then: a network may keep it.
+    At the end of the block the call is asked to stop, and waited for no longer than a second: a network may keep it.
     """
     over = Event()
     result: Future[R] = Future()
@@ -102,7 +102,7 @@ def background(function: Callable[[Stop], R]) -> Iterator[Callable[[], R]]:
     def call() -> None:
         try:
             result.set_result(function(over.is_set))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is told to who asks for the result
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the result is asked for
             result.set_exception(error)
 
     thread = Thread(target=call, daemon=True)

@@ -122,8 +122,8 @@ class Ends:
         # From the end, where they are; to look from the front would take longer than to hash it.
         keyword, marker = self.tail.rfind(b"startxref"), self.tail.rfind(b"%%EOF")
         if keyword < 0 or marker < 0:
-            lacking = [word for word, at in (("startxref", keyword), ("%%EOF", marker)) if at < 0]
-            return "truncated", f"its end has no {' and no '.join(lacking)}"
+            missing = [word for word, at in (("startxref", keyword), ("%%EOF", marker)) if at < 0]
+            return "truncated", f"its end has no {' and no '.join(missing)}"
         after = self.tail[marker + len(b"%%EOF") :]
         if after:
             if _GOES_ON.match(after):

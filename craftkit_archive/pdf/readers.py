@@ -31,7 +31,7 @@ class Structure(NamedTuple):
 def inspect_with_pikepdf(body: bytes | str) -> Structure:
     """Open a PDF with pikepdf (qpdf), count its pages, and read its cross-reference table and every stream.
 
-    What is odd is no damage: viewers open one in eight of such files. It can take a hostile file any time and memory:
+    Oddities are not damage: viewers open one in eight of such files. It can take a hostile file any time and memory:
     an `IsolatedProcess` sets limits to both.
 
     Args:
@@ -100,7 +100,7 @@ def combine(structures: Mapping[str, Structure]) -> Structure:
     """Say what several readers together make of a PDF.
 
     If one opens it, it opens, and what the others say is odd. If none does, it is malformed only if each could look
-    into it: a password, an encryption that a reader does not know and a reader that died are no damage.
+    into it: a password, an encryption that a reader does not know and a reader that died are not damage.
 
     Args:
         structures: What each reader sees, by its name.

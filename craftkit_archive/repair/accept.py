@@ -30,9 +30,9 @@ def accept_losses(archive: Archive, selection: Selection, reason: str) -> Iterat
     """
     reason = " ".join(reason.split())
     if not reason:
-        raise RequestError("An acceptance needs a reason: pass --reason TEXT.")
+        raise RequestError("An acceptance needs a reason. Pass --reason TEXT.")
     if selection.render_ids is None:
-        raise RequestError("Name the renders whose loss is accepted: pass --ids FILE.")
+        raise RequestError("Name the renders whose loss is accepted. Pass --ids FILE.")
     with archive.run("accept", {"ids": len(selection.render_ids), "reason": reason}) as run:
         run.counts.update({"accepted": 0, "refused": 0})
         for part in selection.parts():
@@ -71,7 +71,7 @@ def revoke_acceptances(archive: Archive, selection: Selection) -> Iterator[Recor
         RequestError: No ids are given.
     """
     if selection.render_ids is None:
-        raise RequestError("Name the renders whose acceptance is revoked: pass --ids FILE.")
+        raise RequestError("Name the renders whose acceptance is revoked. Pass --ids FILE.")
     with archive.run("accept --revoke", {"ids": len(selection.render_ids)}) as run:
         run.counts.update({"revoked": 0, "unknown": 0})
         for part in selection.parts():

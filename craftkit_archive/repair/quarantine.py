@@ -113,9 +113,7 @@ class Quarantine:
             with self._store.open(f"{name}{_NOTE}") as note:
                 held = msgspec.json.decode(b"".join(note.chunks()), type=Held)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise RequestError(
-                f"{self._folder / name}{_NOTE} cannot be understood: look at it, and delete it."
-            ) from error
+            raise RequestError(f"{self._folder / name}{_NOTE} cannot be read. Look at it, then delete it.") from error
         # Where it lies is what counts: what a note says must not lead to other files.
         return msgspec.structs.replace(held, name=name)
 

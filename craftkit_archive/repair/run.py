@@ -95,7 +95,7 @@ def repair_assets(
     selection = selection or Selection()
     source = open_source(source_address, exports=True)
     if source.address == archive.store.address:
-        raise RequestError("The source is the archive's own store: name another place that has the same assets.")
+        raise RequestError("The source is the archive's own store. Name another place that has the same assets.")
     source.check()
     archive.store.check(archive.id)
     shown = mask_address(source_address)
@@ -105,14 +105,14 @@ def repair_assets(
         if not dry_run:
             archive.store.remove_stale()
             Quarantine(archive.path).tidy()
-        mend = partial(_mend, archive, source, run, dry_run)
+        repair = partial(_repair, archive, source, run, dry_run)
         for page in in_batches(archive.catalog.damaged_assets(selection), PAGE):
             if isinstance(source, ExportSource):
                 source.look_for(asset.sha256 for asset in page)
             for batch in in_batches(page, BATCH):
                 if stop():
                     break
-                attempts = map_threads(mend, batch, max(source.lanes, archive.store.lanes), stop=stop)
+                attempts = map_threads(repair, batch, max(source.lanes, archive.store.lanes), stop=stop)
                 yield from _record_attempts(archive, attempts, run, dry_run=dry_run)
         if not dry_run:
             archive.store.remove_stale()
@@ -164,7 +164,7 @@ def _finding(asset: DamagedAsset, run: Run, verdict: Verdict, detail: str | None
     )
 
 
-def _mend(archive: Archive, source: Source, run: Run, dry_run: bool, asset: DamagedAsset) -> _Attempt:
+def _repair(archive: Archive, source: Source, run: Run, dry_run: bool, asset: DamagedAsset) -> _Attempt:
     """Try to repair one asset."""
     if _is_good(archive.store, asset, task_stop()):
         return _Attempt(asset, "healed", "ok", size_bytes=asset.size_bytes)
@@ -206,7 +206,7 @@ def _rehearse(archive: Archive, asset: DamagedAsset) -> None:
 
 def _keep_others(archive: Archive, store: FolderStore, asset: DamagedAsset) -> None:
     if store.describe(asset.key) is not None and archive.catalog.holds_below(asset.key):
-        raise AssetKeyError(f"{asset.key} is a folder that holds other assets: rename one of them at the source.")
+        raise AssetKeyError(f"{asset.key} is a folder that holds other assets. Rename one of them at the source.")
 
 
 def _replace_copy(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[bytes]) -> _Attempt:
@@ -296,7 +296,9 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
             right = held.sha256 == asset.sha256
             there = _is_there(archive.store, asset)
             if _is_good(archive.store, asset, never) or (there and not right):
-                raise RequestError(f"Cannot restore {held.name}: the file at {held.key} is no worse. It stays.")
+                raise RequestError(
+                    f"Cannot restore {held.name}: the file at {held.key} is at least as good, and stays."
+                )
             with quarantine.open(held) as copy:
                 if read_digest(copy.chunks()).sha256 != held.sha256:
                     raise RequestError(f"{held.name} has changed since it was kept: it stays where it is.")
@@ -330,7 +332,7 @@ def drop_quarantined(archive: Archive, names: Iterable[str], *, force: bool = Fa
         for held in chosen:
             asset = _recorded(archive, held)
             if not force and (asset is None or not _is_good(archive.store, asset, never)):
-                raise RequestError(f"The asset {held.key} is not good: repair it first, or drop its copy with --force.")
+                raise RequestError(f"The asset {held.key} is not good. Repair it first, or drop its copy with --force.")
         # The event first: nothing is ever deleted without a trace of who did it.
         with archive.catalog.transaction():
             renders = [held.render_id for held in chosen]

@@ -27,7 +27,7 @@ SUFFIXES: dict[str, ReportForm] = {
     ".html": "html",
     ".htm": "html",
 }
-# Counts of a run that are no verdicts.
+# Counts of a run that are not verdicts.
 NO_VERDICTS = ("checked", "same_size", "unknown", "notes", "acknowledged")
 # Verdicts that say that something could not be compared, and one that is a warning.
 UNCERTAIN = tuple(verdict for verdict, state in STATES.items() if state in ("unreadable", "unverified", "not-stored"))

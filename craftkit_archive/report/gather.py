@@ -172,7 +172,7 @@ def _no_such_verification(archive: Archive, run_id: int | None) -> str:
         return "Nothing was ever verified: run `verify` first, then report."
     other = archive.catalog.find_run(run_id)
     if other is None:
-        return f"There is no run {run_id}: `status` shows the last runs."
+        return f"There is no run {run_id}. `status` shows the last runs."
     article = "an" if other.command[0] in "aeiou" else "a"
     return f"Run {run_id} is {article} {other.command}, not a verification: `status` shows the last runs."
 
@@ -184,7 +184,7 @@ def form_of(file: Path) -> ReportForm:
         RequestError: It asks for none, or its folder is not there.
     """
     if not file.parent.is_dir():
-        raise RequestError(f"There is no folder {file.parent} for the report: make it first.")
+        raise RequestError(f"Cannot write the report: there is no folder {file.parent}. Create it first.")
     form = SUFFIXES.get(file.suffix.lower())
     if form is None:
         raise RequestError(f"Cannot tell the report's form from {file}. Use one of the suffixes {', '.join(SUFFIXES)}.")
@@ -282,8 +282,8 @@ def as_text(record: Record) -> str:
             return "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in cells)
         case records.Diagnosis():
             return (
-                f"FIX   {record.name}: {record.seen.removesuffix('.')}. {record.mend}"
-                if record.mend
+                f"FIX   {record.name}: {record.seen.removesuffix('.')}. {record.fix}"
+                if record.fix
                 else f"good  {record.name}: {record.seen}"
             )
         case records.Acknowledgement():

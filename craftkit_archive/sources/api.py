@@ -67,7 +67,7 @@ class CraftkitApi(Source):
         address: `https://host`, with a path if the API has one.
 
     Raises:
-        RequestError: The address is none, or there is no key.
+        RequestError: The address is not valid, or there is no key.
     """
 
     lanes = LANES
@@ -211,7 +211,7 @@ class CraftkitApi(Source):
         message = mask(problem.message.replace(self.key, "…"))[:MAX_SAID]
         said = f" ({message})" if message else ""
         if status == 401:
-            raise UnauthorizedError(f"{self.address} refuses the key{said}: set {KEY_VARIABLE} to one that is good.")
+            raise UnauthorizedError(f"{self.address} refuses the key{said}. Set {KEY_VARIABLE} to a valid key.")
         if status == 403:
             raise ForbiddenError(f"{self.address} refuses the key's project{said}: it was deleted.")
         if status == 404 and (problem.code == "not_found" or silent):

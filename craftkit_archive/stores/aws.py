@@ -113,7 +113,7 @@ class S3Service:
 
         Raises:
             RequestError: The settings contradict themselves, or name what is not there.
-            RemoteError: There are no credentials, or they cannot be had.
+            RemoteError: There are no credentials, or they cannot be obtained.
         """
         with self._lock:
             if self._known is None:
@@ -246,7 +246,7 @@ class S3Service:
         head = self._head(key)
         encrypted = any(name in head for name in _ENCRYPTED) or str(head.get("ServerSideEncryption")).startswith("aws:")
         checksum = None
-        with suppress(ValueError):  # that of several parts is no digest of the whole, and has a number at its end
+        with suppress(ValueError):  # the checksum of a multipart upload is not of the whole, and ends with a number
             checksum = base64.b64decode(head.get("ChecksumSHA256", ""), validate=True).hex() or None
         in_parts = "-" in head.get("ETag", "")
         if head.get("ChecksumType", "COMPOSITE" if in_parts else "FULL_OBJECT") != "FULL_OBJECT":

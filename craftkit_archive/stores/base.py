@@ -112,7 +112,7 @@ class OpenAsset:
                 yield view[:count]
                 total += count
                 if count < BUFFER_BYTES and total >= self.size_bytes:
-                    return  # to be told "nothing more" once more would cost a small file a tenth
+                    return  # asking again just to hear "nothing more" would cost a small file a tenth
 
     def from_disk(self) -> Self:
         """Ask the system to forget what it holds of these bytes, so that they are read from the disk once more."""
@@ -181,7 +181,7 @@ class Store(ABC):
 
         Raises:
             AssetExistsError: The key is taken.
-            AssetKeyError: The key is no place in this store.
+            AssetKeyError: This store cannot hold the key.
             NoSpaceError, NotWritableError, RemoteError: The store refused.
         """
 
@@ -221,7 +221,7 @@ class Store(ABC):
 
         Raises:
             AssetMissingError: Nothing is stored under the key.
-            AssetKeyError: The key is no place in this store.
+            AssetKeyError: This store cannot hold the key.
             AssetUnreadableError: It is there, and cannot be opened.
             RemoteError: The remote end kept failing.
         """
@@ -242,7 +242,7 @@ class Store(ABC):
     def keys(self) -> Iterator[str]:
         """List no more than the keys, in the same order: what it costs to look at each object is saved.
 
-        What no asset key can name is among them, in a form that is none either: odd characters escaped with a
+        Names that cannot be asset keys are included, in a form that cannot be one either: odd characters escaped with a
         backslash, and a folder that cannot be listed with a slash at its end.
         """
         return (entry.key for entry in self.list())
@@ -304,5 +304,5 @@ def reading(key: str) -> Iterator[None]:
 def unreadable(key: str, error: OSError) -> ArchiveError:
     """Say in the tree's words why an asset cannot be read."""
     return starvation(error) or AssetUnreadableError(
-        f"{key} cannot be read ({error.strerror}): check the disk and its rights."
+        f"{key} cannot be read ({error.strerror}). Check the disk and its rights."
     )

@@ -99,7 +99,7 @@ def bucket_address(address: str, **options: str | None) -> str:
         return address
     if not address.startswith("s3://"):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise RequestError(f"{mask_address(address)} is not an S3 bucket: leave {names} out.")
+        raise RequestError(f"{mask_address(address)} is not an S3 bucket. Leave {names} out.")
     bare, _, query = address.partition("?")
     return f"{bare}?{urlencode(dict(parse_qsl(query)) | given)}"
 
@@ -526,7 +526,7 @@ class _Source:
         self._hashed = sha256()
 
     def read(self, size: int) -> bytes:
-        """Return so many bytes; fewer only at the end."""
+        """Return `size` bytes; fewer only at the end."""
         while len(self._rest) < size and (chunk := next(self._chunks, None)) is not None:
             self._rest += chunk
             self._size_bytes += len(chunk)

@@ -87,7 +87,7 @@ class FolderStore(Store):
     def mark(self, archive_id: str) -> None:
         owner = self.owner()
         if owner not in (None, archive_id):
-            raise StoreMismatchError(f"{self.address} belongs to archive {owner} already: choose another folder.")
+            raise StoreMismatchError(f"{self.address} belongs to archive {owner} already. Choose another folder.")
         if owner is None:
             with disk_errors(self.address):
                 self._make_folder(self._root)
@@ -111,7 +111,7 @@ class FolderStore(Store):
         target = self._locate(key)
         with disk_errors(target, key=key):
             if _is_taken(target, replace=replace):
-                raise AssetExistsError(f"{key} is stored already, and nothing is overwritten: look at both copies.")
+                raise AssetExistsError(f"{key} is stored already, and nothing is overwritten. Look at both copies.")
             folder = target.rpartition("/")[0]
             if folder not in self._inside:
                 self._make_folder(folder)
@@ -190,7 +190,7 @@ class FolderStore(Store):
         try:
             view = thread_buffer()
             hashed, size, read = sha256(), 0, BUFFER_BYTES
-            # A buffer that was not filled is the end, unless bytes are lacking: some file systems give fewer at once.
+            # A buffer that was not filled is the end, unless bytes are missing: some file systems return fewer at once.
             while read == BUFFER_BYTES or (read and size < expected):
                 read = os.readv(descriptor, [view])
                 hashed.update(view[:read])
@@ -245,7 +245,7 @@ class FolderStore(Store):
         A link counts where it does not stand for a file in the store.
 
         Raises:
-            AssetKeyError: The key is no place in this store.
+            AssetKeyError: This store cannot hold the key.
         """
         path = self._locate(key)
         try:
@@ -474,7 +474,7 @@ def _commit_name(staged: StagedAsset, temporary: str, target: str) -> AssetError
         if staged.replace:
             os.rename(temporary, target)
         elif not _rename_new(temporary, target):
-            return AssetExistsError(f"{staged.key} has just been stored by another: look at both copies.")
+            return AssetExistsError(f"{staged.key} has just been stored by another. Look at both copies.")
     except OSError as error:
         if error.errno not in NAME_TROUBLE:
             raise

@@ -302,7 +302,7 @@ def _write_all(file: IO[bytes], data: bytes | bytearray) -> None:
 def _inspected(body: bytes | str) -> Structure:
     """Look into a PDF with each reader, in processes that may die of it.
 
-    A reader that dies, hangs or wants too much memory is no fault of the PDF's: it could not look into it, that is all.
+    A reader that dies, hangs or wants too much memory is not the PDF's fault: the PDF was not examined, that is all.
     """
     return combine({name: _seen_by(name, body) for name in READERS})
 

@@ -69,7 +69,7 @@ def verify_assets(
     An asset is read once more before it is accused. What was read counts, whatever stops the rest: verdicts are
     committed every few seconds. Only reading every byte proves an asset good: the size level writes down what it finds
     wrong, and nothing else. When all assets are checked, files that no render claims, and those that one claims and no
-    fetch has recorded, are told too.
+    fetch has recorded, are reported too.
 
     Args:
         archive: Open for writing. The writer's lock is not taken, so that other commands can go on.
@@ -134,7 +134,7 @@ def verify_assets(
         finally:
             ledger.commit()
         states = by_state(run.counts)
-        # Files that nobody expects, and none that anybody does: that is no good archive, whatever it is.
+        # Only files that no render expects: whatever this is, it is not a good archive.
         nothing = not run.counts["checked"] and run.counts["orphan"] > 0
         gaps = any(states.get(state) for state in ("unreadable", "unverified", "not-stored"))
         cut_short = budget.spent and run.counts["checked"] < count
@@ -249,14 +249,14 @@ class _Ledger:
         self._any_odd = self._proves and bool(archive.catalog.oddities())
 
     def note(self, batch: list[Asset], seen: Seen) -> list[Finding | Note]:
-        """Add a batch, and return what is to be told of it."""
+        """Add a batch, and return what to report of it."""
         run = self._run
-        told = {check.position: check for check in seen.checks}
+        reported = {check.position: check for check in seen.checks}
         for position, asset in enumerate(batch):
-            verdict = told[position].verdict if position in told else "ok"
+            verdict = reported[position].verdict if position in reported else "ok"
             if self._proves or verdict != "ok":
                 self._verdicts.setdefault(verdict, []).append(asset.render_id)
-        checks = self._recall(batch, told) if self._any_odd else seen.checks
+        checks = self._recall(batch, reported) if self._any_odd else seen.checks
         run.bytes_read += seen.bytes_read
         run.counts["checked"] += len(batch)
         run.counts["ok" if self._proves else "same_size"] += len(batch) - len(checks)
@@ -271,16 +271,16 @@ class _Ledger:
             records.append(self._tell(asset, check, reason))
         return self.keep(records)
 
-    def _recall(self, batch: list[Asset], told: dict[int, Check]) -> list[Check]:
+    def _recall(self, batch: list[Asset], reported: dict[int, Check]) -> list[Check]:
         """Add to what was seen of a batch what was odd about its PDFs when they came, if they are still the same."""
         oddities = self._archive.catalog.oddities([asset.render_id for asset in batch])
         for position, asset in enumerate(batch):
             odd = oddities.get(asset.render_id)
-            check = told.get(position, Check(position, "ok"))
+            check = reported.get(position, Check(position, "ok"))
             if odd is not None and check.verdict == "ok":
                 seen = (check.note or "").removeprefix(odd).removeprefix("; ")
-                told[position] = check._replace(note="; ".join(filter(None, (odd_on_arrival(odd), seen))))
-        return [told[position] for position in sorted(told)]
+                reported[position] = check._replace(note="; ".join(filter(None, (odd_on_arrival(odd), seen))))
+        return [reported[position] for position in sorted(reported)]
 
     def _tell(self, asset: Asset, check: Check, accepted: str | None) -> Finding | Note:
         run_id, now = self._run.id or 0, self._archive.now()
