@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import click
 
 from craftkit_archive import __version__, errors
 from craftkit_archive.commands import assets, audit, exporting, keys, lookup, metadata, serving, upkeep
-from craftkit_archive.commands.console import OK, Console, OutputError, as_json
+from craftkit_archive.commands.console import OK, Console, OutputError, ReaderGoneError, as_json
+from craftkit_archive.commands.options import global_options, take_everywhere
 from craftkit_archive.commands.signals import Signals, leave
 from craftkit_archive.values import escape_control
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 PROGRAM = "craftkit-archive"
 USAGE = 2
 OWN_BUG = 70
+# As the shell says of a program that SIGPIPE ended.
+READER_GONE = 128 + signal.SIGPIPE
 
 # What stopped it otherwise: each leaf of the error tree.
 EXIT_CODES: dict[type[errors.ArchiveError], int] = {
@@ -66,6 +70,7 @@ EXIT_CODE_WORDS = {
     70: "internal error (please report; traceback on stderr)",
     101: "stopped at --time-limit or --max-bytes, clean so far",
     130: "SIGINT: stopped cleanly, what was done is recorded",
+    141: "the reader of the output went away, such as `head` that has its lines; what was done is recorded",
     143: "SIGTERM: stopped cleanly, what was done is recorded",
 }
 
@@ -103,12 +108,15 @@ class Commands(click.Group):
             if signals.first:
                 leave(code)
             return code
+        except ReaderGoneError:
+            return _end_for_readers()
         except OutputError as error:
             click.echo(f"craftkit-archive: {error}", err=True)
-            # Python would write to it once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _forget(1)
             return EXIT_CODES[errors.NotWritableError]
         except Exception as error:  # noqa: BLE001 - the last edge: whatever it is, it is a bug of ours
+            if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (1, 2))):
+                return _end_for_readers()
             return self._fail_unforeseen(given, error)
 
     def _fail_unforeseen(self, given: list[str], error: Exception) -> int:
@@ -156,6 +164,26 @@ class Commands(click.Group):
         return " ".join(names) or None
 
 
+def _end_for_readers() -> int:
+    """End without a word: whoever read has what they wanted."""
+    for number in filter(_reader_is_gone, (1, 2)):
+        _forget(number)
+    return READER_GONE
+
+
+def _reader_is_gone(number: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    return any(what & (select.POLLERR | select.POLLNVAL) for _, what in poll.poll(0))
+
+
+def _forget(number: int) -> None:
+    """Let a stream lead nowhere: Python writes to it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error, and those that it came from."""
     while error is not None:
@@ -183,30 +211,7 @@ EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {words}" for code, words i
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"max_content_width": 120})
 @click.version_option(__version__, message="craftkit-archive %(version)s")
-@click.option(
-    "--archive",
-    type=click.Path(path_type=Path, file_okay=False, readable=False),
-    default=Path("data"),
-    envvar="CRAFTKIT_ARCHIVE",
-    show_default=True,
-    show_envvar=True,
-    help="The archive's directory.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout; the last is the summary.")
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "bar", "plain", "none"]),
-    default="auto",
-    show_default=True,
-    help="How progress is shown on stderr; auto: a bar on a terminal, a line now and then elsewhere.",
-)
-@click.option(
-    "-q",
-    "--quiet",
-    is_flag=True,
-    help="Say nothing of a success; of anything else how it ended, and the worst findings.",
-)
-@click.option("-v", "--verbose", is_flag=True, help="Show every finding, reject and skipped asset.")
+@global_options
 @click.pass_context
 def main(
     context: click.Context, archive: Path, as_json: bool, progress: ProgressMode, quiet: bool, verbose: bool
@@ -234,6 +239,9 @@ for command in (
     exporting.export_check,
     keys.keys,
     lookup.status,
+    lookup.renders,
+    lookup.findings,
+    lookup.runs,
     lookup.report,
     lookup.seal,
     audit.audit,
@@ -241,3 +249,4 @@ for command in (
     serving.quickstart,
 ):
     main.add_command(command)
+take_everywhere(main)

@@ -40,6 +40,7 @@ setup(
         "typing-extensions>=4.12",
         "urllib3>=2.8,<3",
         "waitress>=3.0.2,<3.1",  # server/http.py relies on its inside
+        "wcwidth>=0.6",  # which clips text to columns
     ],
     extras_require={
         "postgres": ["psycopg[binary]>=3.2"],

@@ -34,7 +34,7 @@ from craftkit_archive.records import ApiKey, KeyInfo, Note, Outcome, Summary
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import Store, mask_address
 from craftkit_archive.stores.folder import FolderStore
-from craftkit_archive.values import Clock, format_time, hash_key, hide, timestamp, utc_now
+from craftkit_archive.values import STDIN, Clock, format_time, hash_key, hide, timestamp, utc_now
 
 CATALOG = "archive.db"
 REBUILT = f"{CATALOG}.rebuilt"
@@ -338,7 +338,7 @@ class Archive:
             since: Earliest creation time; a date alone is its beginning, in UTC.
             until: Creation time from which on they are left out; a date alone is its end.
             template_id: The template they were made from.
-            ids: A file with a render id on each line.
+            ids: A file with a render id on each line; white space around an id that no render has so does not count.
             statuses: Statuses, any of which will do; a text is one.
 
         Raises:
@@ -350,9 +350,25 @@ class Archive:
             since=read_time(since),
             before=read_time(until, days=1),
             template_id=None if template_id is None else _argument_text(template_id),
-            render_ids=None if ids is None else _read_ids(Path(ids)),
+            render_ids=None if ids is None else self._read_ids(Path(ids)),
             statuses=_several(statuses),
         )
+
+    def _read_ids(self, file: Path) -> tuple[str, ...]:
+        try:
+            # An id may hold what other programs take for the end of a line, but not these two.
+            lines = [line.removesuffix("\r") for line in file.read_bytes().decode("utf-8-sig").split("\n")]
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(
+                f"Cannot read {file} ({error}). Name a text file with one render id on each line."
+            ) from error
+        spaced = [line for line in lines if line != line.strip()]
+        as_they_are = self.catalog.known("renders", spaced) if spaced else {}
+        ids = tuple(line if line in as_they_are else line.strip() for line in lines if line.strip())
+        # A pipe may well have nothing to say; a file that names nothing is a mistake.
+        if not ids and file != STDIN:
+            raise RequestError(f"{file} names no render. Write one render id on each line.")
+        return ids
 
     def find_project(self, name: str) -> str:
         """Return the id of the project that has this id or slug.
@@ -560,17 +576,6 @@ def _left_over(new: Path, store_address: str) -> str | None:
         return None
     finally:
         catalog.close()
-
-
-def _read_ids(file: Path) -> tuple[str, ...]:
-    try:
-        lines = file.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{file} cannot be read ({error}): name a text file with an id on each line.") from error
-    ids = tuple(line.strip() for line in lines if line.strip())
-    if not ids:
-        raise RequestError(f"{file} names no render: write an id on each line.")
-    return ids
 
 
 def _argument_text(given: str) -> str:

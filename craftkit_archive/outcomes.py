@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from craftkit_archive.parallel.progress import format_size
-from craftkit_archive.records import Diagnosis, Finding, Record, Reject, Skipped, Summary
+from craftkit_archive.records import Diagnosis, Finding, Record, Reject, RunInfo, Skipped, Summary
 from craftkit_archive.states import STATES, WORST_FIRST, Standing, State, by_state, words
 
 _HOW = {"limited": "stopped at its limit: ", "interrupted": "interrupted: "}
@@ -45,6 +45,21 @@ def describe_counts(counts: dict[str, int]) -> str:
 
 
 _WORDS = {"absent": "missing at the source", "unclaimed": "extra at the source", "orphan": "extra"}
+
+
+def describe_run(run: RunInfo) -> str:
+    """Write the counts of a run in one line, what is bad first: a narrow window shows the beginning of it."""
+    found = by_state(run.counts)
+    names = [name for name in run.counts if name not in STATES or name == "ok"]
+    bad = [name for name in names if name in _BAD and run.counts[name]]
+    rest = {name: run.counts[name] for name in [*bad, *(name for name in names if name not in bad)]}
+    if "not_stored" in rest:
+        found.pop("not-stored", None)
+    rest.pop("acknowledged", None)
+    return ", ".join(filter(None, [words(found), describe_counts(rest)])) if run.counts else ""
+
+
+_BAD = ("rejected", "failed", "not_stored", "refused", "absent", "unavailable", "unknown")
 
 
 def _counted(summary: Summary) -> str:
@@ -175,9 +190,30 @@ def _doctor(summary: Summary) -> str:
     return f"{problems:,} {'problem' if problems == 1 else 'problems'}, {summary.counts['good']:,} good"
 
 
+def _accepted(summary: Summary) -> str:
+    count = summary.counts["accepted"]
+    return f"{count:,} accepted {'loss' if count == 1 else 'losses'}" if count else "no loss was accepted"
+
+
 def _quarantine(summary: Summary) -> str:
     held = summary.counts.get("held", 0)
     return f"{held:,} held, {format_size(summary.bytes_read)}" if held else "the quarantine is empty"
+
+
+def _found_records(summary: Summary) -> str:
+    [(what, count)] = summary.counts.items()
+    if not count:
+        return _NOTHING[what]
+    more = f" shown, and there are more: raise --limit above {count}" if summary.details.get("more") else ""
+    return f"{count:,} {what if count > 1 else what.removesuffix('s')}{more}"
+
+
+_NOTHING = {
+    "renders": "no render matches",
+    "runs": "no run matches",
+    "findings": "nothing wrong was found that matches",
+    "keys": "no key matches",
+}
 
 
 def _named(counts: dict[str, int], names: dict[str, str]) -> str:
@@ -201,6 +237,13 @@ _SENTENCES: dict[str, _Sentence] = {
     "doctor": _doctor,
     "audit verify": _audit,
     "quarantine list": _quarantine,
+    "renders list": _found_records,
+    "runs list": _found_records,
+    "report --list": _found_records,
+    "findings list": _found_records,
+    "keys list": _found_records,
+    "accept --list": _accepted,
+    "runs show": lambda _summary: "",
 }
 
 

@@ -373,6 +373,7 @@ class KeyInfo(Record, frozen=True, tag="key"):
     revoked_at: str | None
     key: str | None = None
     matched: str | None = None
+    project_slug: str | None = None
 
 
 class RunInfo(Record, frozen=True, tag="run"):
@@ -389,6 +390,47 @@ class RunInfo(Record, frozen=True, tag="run"):
     coverage_days: int | None = None
     stored_bytes: int | None = None
     covered_bytes: int | None = None
+
+
+class RenderInfo(Record, frozen=True, tag="render"):
+    """A render and its PDF; `state` is one of `states.State`, and None if it did not succeed and owes no PDF.
+
+    Sizes in bytes, digests as 64 hex digits; `key` is where the PDF is, or should be.
+    """
+
+    id: str
+    project_id: str
+    project_slug: str | None
+    template_id: str | None
+    status: str
+    state: str | None
+    key: str | None
+    size_bytes: int | None
+    sha256: str | None
+    created_at: str | None
+    completed_at: str | None
+    stored_at: str | None
+    verified_at: str | None
+    verdict: str | None
+    error_message: str | None
+
+
+class FindingInfo(Record, frozen=True, tag="finding"):
+    """A finding as a look-up gives it: also whose it is, and its `state`, which is one of `states.State`."""
+
+    run_id: int
+    render_id: str | None
+    project_id: str | None
+    project_slug: str | None
+    template_id: str | None
+    key: str
+    verdict: str
+    state: str
+    expected: str | None
+    found: str | None
+    detail: str | None
+    found_at: str
+    acknowledged: str | None = None
 
 
 class ProjectInfo(Record, frozen=True, tag="project"):

@@ -38,8 +38,15 @@ STATES: dict[Verdict, State] = {
     "unrecorded": "not-stored",
     "orphan": "extra",
 }
+# What people call a verdict, where it is another word than in JSON, which keeps the old one until 1.0.
+_WORDS: dict[str, str] = {"orphan": "extra"}
 # The worst first, as messages name them.
 WORST_FIRST: tuple[State, ...] = ("damaged", "unreadable", "unverified", "not-stored", "extra", "acknowledged")
+
+
+def word_of(verdict: str) -> str:
+    """Return what people call a verdict."""
+    return _WORDS.get(verdict, verdict)
 
 
 def by_state(counts: Mapping[str, int]) -> dict[State, int]:

@@ -4,11 +4,13 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
 from craftkit_archive.errors import AssetKeyError
 
+STDIN = Path("/dev/stdin")
 MAX_KEY_BYTES = 1024
 # A name between slashes: no file system takes a longer one.
 MAX_NAME_BYTES = 255

@@ -34,6 +34,7 @@ HOMES = {
     "bottle": {"server.app", "server.ranges"},
     "prometheus_client": {"server.metrics"},
     "waitress": {"server.http"},
+    "wcwidth": {"craftkit_archive.columns"},
 }
 
 
@@ -137,7 +138,7 @@ def test_every_leaf_of_the_error_tree_has_an_exit_code_and_an_http_status() -> N
 
 
 def test_every_exit_code_is_explained() -> None:
-    used = {*cli.EXIT_CODES.values(), *OUTCOME_CODES.values(), cli.OWN_BUG, 130, 143}
+    used = {*cli.EXIT_CODES.values(), *OUTCOME_CODES.values(), cli.OWN_BUG, cli.READER_GONE, 130, 143}
     assert used == set(cli.EXIT_CODE_WORDS)
 
 
@@ -165,5 +166,6 @@ def test_start_up_imports_nothing_heavy() -> None:
         "sqlite_utils",
         "tqdm",
         "waitress",
+        "wcwidth",
     }
     assert not heavy & set(loaded.stdout.split())

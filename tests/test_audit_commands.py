@@ -135,6 +135,7 @@ DEEDS: dict[str, list[Deed]] = {
         Deed(_expect_one_more, lambda w: ["fetch", w.bucket, "--dry-run"], None),
         Deed(_nothing, lambda w: ["fetch", w.bucket], None),
     ],
+    "findings list": [Deed(_find_damage, _say("findings", "list"), None)],
     "import": [
         Deed(_new_render, lambda w: ["import", "renders", w.folder / "new.ndjson"], "import renders"),
         Deed(_new_render, lambda w: ["import", "renders", w.folder / "new.ndjson", "--dry-run"], None),
@@ -147,6 +148,8 @@ DEEDS: dict[str, list[Deed]] = {
     "keys revoke": [Deed(_nothing, _say("keys", "revoke", LIVE_KEY), "keys revoke")],
     "quarantine drop": [
         Deed(_repair, lambda w: ["quarantine", "drop", _quarantined(w)], "quarantine drop"),
+        Deed(_repair, _say("quarantine", "drop", "--all", "--yes"), "quarantine drop"),
+        Deed(_nothing, _say("quarantine", "drop", "--all", "--yes"), None),
     ],
     "quarantine list": [Deed(_repair, _say("quarantine", "list"), None)],
     "quarantine restore": [
@@ -156,11 +159,14 @@ DEEDS: dict[str, list[Deed]] = {
         Deed(lambda w: shutil.rmtree(w.archive.path), _say("quickstart", "--once", SAMPLE), "export"),
     ],
     "rebuild": [Deed(_lose_catalog, lambda w: ["rebuild", "--renders", w.folder / "new.ndjson"], "rebuild")],
+    "renders list": [Deed(_nothing, _say("renders", "list"), None)],
     "repair": [
         Deed(_find_damage, lambda w: ["repair", w.bucket], "repair"),
         Deed(_find_damage, lambda w: ["repair", w.bucket, "--dry-run"], None),
     ],
     "report": [Deed(_find_damage, _say("report"), None)],
+    "runs list": [Deed(_nothing, _say("runs", "list"), None)],
+    "runs show": [Deed(_nothing, _say("runs", "show", "1"), None)],
     "seal": [
         Deed(_nothing, _say("seal"), "seal"),
         Deed(_nothing, _say("seal", "--check", "0" * 64), None),
@@ -176,7 +182,7 @@ DEEDS: dict[str, list[Deed]] = {
 
 
 def _quarantined(world: World) -> str:
-    return command("quarantine", "list", archive=world.archive.path).out.partition("\t")[0]
+    return str(command("--json", "quarantine", "list", archive=world.archive.path).lines[0]["name"])
 
 
 def _commands(group: click.Command, path: str = "") -> list[str]:
@@ -251,6 +257,6 @@ def test_what_changes_something_leaves_an_event_and_nothing_else_does(tmp_path: 
 def test_by_names_who_did_it(world: World) -> None:
     done = command("keys", "revoke", "--by", "  Anna  ", "key-1", archive=world.archive.path)
     assert done.code == 0
-    assert command("audit", "log", archive=world.archive.path).out.splitlines()[-1].split("\t")[2] == "Anna"
+    assert command("audit", "log", archive=world.archive.path).out.splitlines()[-1].split()[3] == "Anna"
     assert command("keys", "revoke", "--by", " ", "key-2", archive=world.archive.path).code == 2
     assert command("keys", "revoke", "--by", "a\nb", "key-2", archive=world.archive.path).code == 2

@@ -82,7 +82,7 @@ def test_the_main_job_command_by_command(world: World, tmp_path: Path) -> None:
     assert (tmp_path / "out/missing.csv").exists()
     status = command("status", archive=archive)
     assert status.code == 0
-    assert "northwind: 6 renders, 6 succeeded, 5 stored" in status.out
+    assert re.search(rf"^northwind +{NORTHWIND} +6 +6 +5 ", status.out, re.MULTILINE)
 
 
 def test_metadata_comes_in_on_standard_input(world: World) -> None:
@@ -130,7 +130,10 @@ def test_quiet_says_nothing_and_gives_results(world: World) -> None:
 def test_a_dry_run_of_an_export_prints_the_plan(world: World, tmp_path: Path) -> None:
     done = at(world, "export", tmp_path / "out", "--dry-run")
     assert done.code == 0
-    assert done.out.splitlines()[0] == f"{world.asset(0).stat().st_size}\tnorthwind/2026/06/{render_id(0)}.pdf"
+    assert done.out.splitlines()[0].split() == [
+        str(world.asset(0).stat().st_size),
+        f"northwind/2026/06/{render_id(0)}.pdf",
+    ]
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
@@ -435,10 +438,10 @@ def shell(line: str, world: World) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "line", ["ck status | exec 0<&-", "ck --json keys list | true", "ck --json verify | head -c 0"]
 )
-def test_a_reader_that_has_gone_is_15_and_no_damage(world: World, line: str) -> None:
+def test_a_reader_that_has_gone_is_141_and_no_damage(world: World, line: str) -> None:
     done = shell(f"sleep 0.1; {line}", world)
-    assert done.returncode in (0, 15), "15 unless it was quicker than its reader"
-    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 141), "141 unless it was quicker than its reader"
+    assert "craftkit-archive:" not in done.stderr
 
 
 @pytest.mark.parametrize("line", ["ck status >&-", "ck verify 2>&-", "ck verify <&- >&- 2>&-", "ck --json verify >&-"])
@@ -470,7 +473,7 @@ def test_foreign_names_do_not_steer_the_terminal(world: World, tmp_path: Path) -
     for done in (at(world, "status"), at(world, "keys", "list")):
         assert not set(done.out) & set("\x1b\u202e")
         assert not [line for line in done.out.splitlines() if line.startswith("verify: ok")]
-    assert all(line.count("\t") == 4 for line in at(world, "keys", "list").out.splitlines())
+    assert len(at(world, "keys", "list").out.splitlines()) == len(world.archive.list_keys()) + 1
 
 
 def test_any_locale_will_do(world: World) -> None:
@@ -671,7 +674,7 @@ def test_a_signal_ends_an_import_that_waits_for_input(world: World) -> None:
     assert last["counts"]["inserted"] == 1
 
 
-def test_a_bar_is_drawn_on_a_terminal_and_lines_elsewhere(world: World) -> None:
+def test_no_bar_is_drawn_for_what_is_quick(world: World) -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     words = program("verify", archive=world.archive.path)
@@ -680,7 +683,7 @@ def test_a_bar_is_drawn_on_a_terminal_and_lines_elsewhere(world: World) -> None:
     os.close(slave)
     shown = os.read(master, 100_000).decode()
     os.close(master)
-    assert "| 0/5 [" in shown
+    assert "| 0/5 [" not in shown
     assert "\r" not in at(world, "verify").err
 
 

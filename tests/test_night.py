@@ -133,7 +133,7 @@ TABLE = [
     Expected(
         "quarantine list", 0, "quarantine list: the quarantine is empty", 0, "quarantine list: the quarantine is empty"
     ),
-    Expected("accept --list", 0, "accept --list: 0 accepted", 0, "accept --list: 0 accepted"),
+    Expected("accept --list", 0, "accept --list: no loss was accepted", 0, "accept --list: no loss was accepted"),
 ]
 
 

@@ -290,7 +290,8 @@ def test_short_work_shows_nothing_off_a_terminal() -> None:
     assert out.getvalue() == ""
 
 
-def test_the_bar_shows_count_bytes_and_what_is_left() -> None:
+def test_the_bar_shows_count_bytes_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("craftkit_archive.parallel.progress.BAR_DELAY_SECONDS", 0)
     out = io.StringIO()
     assert len(list(show_progress(records(100), mode="bar", stream=out))) == 101
     assert "100" in out.getvalue()

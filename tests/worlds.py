@@ -241,7 +241,7 @@ def command(
         input=stdin,
         capture_output=True,
         timeout=60,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, "COLUMNS": "", **(env or {})},
     )
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -4,8 +4,9 @@ from craftkit_archive.catalog.assets import AssetQueries
 from craftkit_archive.catalog.events import EventQueries
 from craftkit_archive.catalog.exports import ExportQueries
 from craftkit_archive.catalog.imports import ImportQueries
+from craftkit_archive.catalog.lookup import LookupQueries
 from craftkit_archive.catalog.serving import ServeQueries
 
 
-class Catalog(ImportQueries, AssetQueries, ExportQueries, ServeQueries, EventQueries):
+class Catalog(ImportQueries, AssetQueries, ExportQueries, LookupQueries, ServeQueries, EventQueries):
     """An open catalog, with the queries of all its users."""

@@ -250,13 +250,15 @@ class Connection:
             raise CatalogDamagedError(f"{self.path} lacks its setting {name!r}: put back a backup of it.")
         return str(found[0][0])
 
-    def _pages(self, sql: str, selection: Selection, row: Callable[..., Any]) -> Iterator[Any]:
+    def _pages(
+        self, sql: str, selection: Selection, row: Callable[..., Any], values: Sequence[Any] = ()
+    ) -> Iterator[Any]:
         # Page by page instead of an open cursor: others may write in between, and memory stays flat.
         for part in selection.parts():
             where, parameters = part.where()
             after, full = "", True
             while full:
-                page = self._query(sql.format(where=where), (after, *parameters, PAGE))
+                page = self._query(sql.format(where=where), (after, *values, *parameters, PAGE))
                 yield from (row(*found) for found in page)
                 full = len(page) == PAGE
                 after = page[-1][0] if page else ""

@@ -73,13 +73,23 @@ class ImportQueries(Connection):
     def list_keys(self, project_ids: Sequence[str]) -> list[KeyInfo]:
         """Return the keys of these projects, or of all; never their hashes."""
         rows = self._query(
-            "SELECT id, project_id, name, prefix, created_at, revoked_at FROM api_keys"
-            " WHERE ?1 = '[]' OR project_id IN (SELECT value FROM json_each(?1)) ORDER BY project_id, created_at, id",
+            "SELECT k.id, k.project_id, k.name, k.prefix, k.created_at, k.revoked_at, p.slug FROM api_keys AS k"
+            " LEFT JOIN projects AS p ON p.id = k.project_id"
+            " WHERE ?1 = '[]' OR k.project_id IN (SELECT value FROM json_each(?1))"
+            " ORDER BY k.project_id, k.created_at, k.id",
             (json_text(project_ids),),
         )
         return [
-            KeyInfo(id=i, project_id=p, name=name, prefix=prefix, created_at=created, revoked_at=revoked)
-            for i, p, name, prefix, created, revoked in rows
+            KeyInfo(
+                id=i,
+                project_id=p,
+                name=name,
+                prefix=prefix,
+                created_at=created,
+                revoked_at=revoked,
+                project_slug=slug,
+            )
+            for i, p, name, prefix, created, revoked, slug in rows
         ]
 
     def revoke_key(self, key_id: str, revoked_at: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from craftkit_archive import errors
 from craftkit_archive.commands.console import Console, open_archive
+from craftkit_archive.commands.lists import acceptance_columns, held_columns, write_list
 from craftkit_archive.commands.options import (
     DURATION,
     SHARE,
@@ -21,6 +23,9 @@ from craftkit_archive.commands.options import (
     selection_options,
     service_options,
 )
+
+if TYPE_CHECKING:
+    from craftkit_archive.archive import Archive
 
 
 @click.command()
@@ -95,7 +100,7 @@ def fetch(
 @click.option("--due", metavar="AGE", type=DURATION, help="What was not checked for AGE (30d), or never, or was bad.")
 @click.option("--new", is_flag=True, help="What was never checked.")
 @click.option("--failed", is_flag=True, help="What was bad when it was last checked.")
-@click.option("--project", "projects", multiple=True, help="Only this project (id or slug); repeatable.")
+@selection_options(until=False)
 @ids_option
 @click.option("--sample", metavar="SHARE", type=SHARE, help="Only a part, such as 5%, drawn anew for each run.")
 @click.option("--time-limit", metavar="DURATION", type=DURATION, help="Stop after 2h, say; the next --due goes on.")
@@ -116,6 +121,7 @@ def verify(
     new: bool,
     failed: bool,
     projects: tuple[str, ...],
+    since: str | None,
     ids: Path | None,
     sample: float | None,
     time_limit: int | None,
@@ -139,7 +145,7 @@ def verify(
         records = verify_assets(
             archive,
             level=level,
-            selection=archive.select(projects=projects, ids=ids),
+            selection=archive.select(projects=projects, since=since, ids=ids),
             scope=Scope(new, failed, due, sample),
             limits=Limits(time_limit, max_bytes),
             jobs=jobs,
@@ -202,7 +208,7 @@ def accept(console: Console, ids: Path | None, reason: str | None, listed: bool,
         raise errors.RequestError("Say one of: --ids FILE --reason TEXT, --list, or --revoke --ids FILE.")
     if listed:
         with open_archive(console, read_only=True) as archive:
-            return console.finish(list_acceptances(archive))
+            return write_list(console, list_acceptances(archive), acceptance_columns(verbose=console.verbose))
     with open_archive(console) as archive:
         selection = archive.select(ids=ids)
         if revoke:
@@ -218,11 +224,11 @@ def quarantine() -> None:
 @quarantine.command("list")
 @click.pass_obj
 def quarantine_list(console: Console) -> int:
-    """List what is held: name, verdict, size, time."""
+    """List what is held: of which render, what was found of it, how large it is, since when, and its name."""
     from craftkit_archive.repair.run import list_quarantine
 
     with open_archive(console, read_only=True) as archive:
-        return console.finish(list_quarantine(archive))
+        return write_list(console, list_quarantine(archive), held_columns(verbose=console.verbose))
 
 
 @quarantine.command("restore")
@@ -230,7 +236,10 @@ def quarantine_list(console: Console) -> int:
 @by_option
 @click.pass_obj
 def quarantine_restore(console: Console, names: tuple[str, ...]) -> int:
-    """Put copies back: one that is right after all in place of what is wrong, any where there is nothing."""
+    """Put copies back: one that is right after all in place of what is wrong, any where there is nothing.
+
+    NAME is what `quarantine list -v` shows, or the id of a render: then all copies of its PDF.
+    """
     from craftkit_archive.repair.run import restore_quarantined
 
     with open_archive(console) as archive:
@@ -238,13 +247,43 @@ def quarantine_restore(console: Console, names: tuple[str, ...]) -> int:
 
 
 @quarantine.command("drop")
-@click.argument("names", metavar="NAME…", nargs=-1, required=True)
+@click.argument("names", metavar="NAME…", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All that is held; copies whose assets are not good stay.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask.")
 @click.option("--force", is_flag=True, help="Even if the asset in the store is not good.")
 @by_option
 @click.pass_obj
-def quarantine_drop(console: Console, names: tuple[str, ...], force: bool) -> int:
-    """Delete copies whose assets are good again."""
+def quarantine_drop(console: Console, names: tuple[str, ...], every: bool, yes: bool, force: bool) -> int:
+    """Delete copies whose assets are good again.
+
+    NAME is what `quarantine list -v` shows, or the id of a render: then all copies of its PDF.
+    """
     from craftkit_archive.repair.run import drop_quarantined
 
+    if every == bool(names):
+        raise errors.RequestError("Name copies, or pass --all. See `quarantine list`.")
     with open_archive(console) as archive:
-        return console.finish(drop_quarantined(archive, names, force=force))
+        if every and not yes:
+            _confirm_drop(console, archive, force=force)
+        return console.finish(drop_quarantined(archive, names or None, force=force))
+
+
+def _confirm_drop(console: Console, archive: Archive, *, force: bool) -> None:
+    from craftkit_archive.parallel.progress import format_size
+    from craftkit_archive.records import Held
+    from craftkit_archive.repair.run import list_quarantine
+
+    held = size_bytes = 0
+    for record in list_quarantine(archive):
+        if isinstance(record, Held):
+            held, size_bytes = held + 1, size_bytes + (record.size_bytes or 0)
+    if not held:
+        return
+    if console.json or not sys.stdin.isatty():
+        raise errors.RequestError("Nobody is there to ask. Pass --yes to drop all copies without a question.")
+    which = "also those whose assets are not good" if force else "those whose assets are good again"
+    click.confirm(
+        f"Delete {held:,} {'copy' if held == 1 else 'copies'} ({format_size(size_bytes)}): {which}?",
+        abort=True,
+        err=True,
+    )

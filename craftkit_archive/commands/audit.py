@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from craftkit_archive.commands.console import OK, Console, open_archive
+from craftkit_archive.commands.lists import event_columns, write_list
 from craftkit_archive.commands.options import by_option
 
 
@@ -26,7 +27,8 @@ def audit_log(console: Console, since: str | None) -> int:
     from craftkit_archive.auditing.log import list_events
 
     with open_archive(console, read_only=True) as archive:
-        return console.finish(list_events(archive, since=since, merge=not console.json))
+        events = list_events(archive, since=since, merge=not console.json)
+        return write_list(console, events, event_columns(verbose=console.verbose))
 
 
 @audit.command("head")

@@ -30,6 +30,10 @@ class OutputError(Exception):
     """Standard output cannot be written: its reader has gone, or its disk is full."""
 
 
+class ReaderGoneError(OutputError):
+    """The reader of standard output has gone, such as `head` that has its lines."""
+
+
 class Console:
     """Where a command's output goes: results to stdout, words to stderr; with `--json` everything to stdout."""
 
@@ -43,6 +47,10 @@ class Console:
         self.quiet = quiet
         self.verbose = verbose
         self.by: str | None = None
+
+    def overrule(self, name: str, value: Any) -> None:
+        """Take an option of the program that stands after the command."""
+        setattr(self, {"as_json": "json"}.get(name, name), value)
 
     def say(self, text: str) -> None:
         """Tell a person something."""
@@ -73,8 +81,10 @@ class Console:
 
         summary, problems = None, 0
         kept: list[Record] = []
-        with closing(records):  # type: ignore[type-var]
-            for record in show_progress(records, mode="none" if self.quiet else self.progress):
+        # Both are closed here, whatever happens: a bar that waits for the interpreter to find it stays on the screen.
+        shown = show_progress(records, mode="none" if self.quiet else self.progress)
+        with closing(records), closing(shown):  # type: ignore[type-var]
+            for record in shown:
                 match record:
                     case Summary():
                         summary = record
@@ -92,7 +102,7 @@ class Console:
         # Only here is it known which signal it was.
         code = self.stop.exit_code if summary.outcome == "interrupted" else summary.exit_code
         for record in worst(kept, SHOWN) if code != OK else ():
-            click.echo(escape_control(as_text(record)), err=True)
+            click.echo(escape_control(as_text(record, whole=self.verbose)), err=True)
         if problems > SHOWN and not self.json and (code != OK if self.quiet else not self.verbose):
             click.echo(f"  … and {problems - SHOWN:,} more: -v shows them all, --json too.", err=True)
         return msgspec.structs.replace(summary, exit_code=code), code
@@ -109,9 +119,9 @@ class Console:
             # How things stand, which --quiet leaves out while all is well.
             return isinstance(record, Diagnosis) and record.fix is not None
         elif not problem:
-            self.put(as_text(record))
+            self.put(as_text(record, whole=self.verbose))
         elif shown < SHOWN or self.verbose:
-            self.say(as_text(record))
+            self.say(as_text(record, whole=self.verbose))
         return problem
 
     def finish(self, records: Iterator[Record]) -> int:
@@ -170,6 +180,8 @@ def standard_output() -> Iterator[TextIO]:
     try:
         yield sys.stdout
         sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise ReaderGoneError(f"Standard output cannot be written ({error.strerror}).") from error
     except OSError as error:
         raise OutputError(f"Standard output cannot be written ({error.strerror}).") from error
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from craftkit_archive.commands.console import OK, Console, OutputError, open_archive
+from craftkit_archive.commands.lists import key_columns, write_list
 from craftkit_archive.commands.options import by_option
 
 if TYPE_CHECKING:
@@ -19,15 +20,20 @@ def keys() -> None:
 
 
 def _show_keys(console: Console, command: str, shown: list[KeyInfo]) -> int:
-    from craftkit_archive.records import Summary
-    from craftkit_archive.report.gather import as_text
+    from craftkit_archive.records import Record, Summary
 
-    for key in shown:
-        if console.json:
-            console.line(key)
-        else:
-            console.put(key.key or as_text(key))
-    console.close(Summary(command=command, outcome="ok", counts={"keys": len(shown)}))
+    records: list[Record] = [*shown, Summary(command=command, outcome="ok", counts={"keys": len(shown)})]
+    return write_list(console, iter(records), key_columns(verbose=console.verbose))
+
+
+def _show_new_key(console: Console, key: KeyInfo) -> int:
+    from craftkit_archive.records import Summary
+
+    if console.json:
+        console.line(key)
+    else:
+        console.put(key.key or "")
+    console.close(Summary(command="keys create", outcome="ok", counts={"keys": 1}))
     return OK
 
 
@@ -52,7 +58,7 @@ def create_key(console: Console, project: str, name: str | None, test: bool) -> 
         key = archive.create_key(project, name=name, test=test)
         console.say(f"This is the only time that key {key.id} is shown: keep it now.")
         try:
-            return _show_keys(console, "keys create", [key])
+            return _show_new_key(console, key)
         except OutputError as error:
             archive.revoke_key(key.id)
             raise OutputError(f"{error} Nobody saw the new key, so it was revoked.") from error

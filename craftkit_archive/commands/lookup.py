@@ -1,4 +1,4 @@
-"""Commands that look things up: status, report, seal."""
+"""Commands that look things up: status, report, seal; renders, runs and findings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,30 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import errors
+from craftkit_archive.columns import Table, one_line, window_width
 from craftkit_archive.commands.console import OK, Console, open_archive, standard_output
-from craftkit_archive.commands.options import by_option
+from craftkit_archive.commands.lists import (
+    finding_columns,
+    project_columns,
+    render_columns,
+    run_columns,
+    run_facts,
+    write_list,
+)
+from craftkit_archive.commands.options import by_option, selection_options
 
 if TYPE_CHECKING:
-    from craftkit_archive.archive import Archive
-    from craftkit_archive.records import Summary
+    from collections.abc import Callable, Iterator
 
+    from craftkit_archive.archive import Archive
+    from craftkit_archive.commands.lists import ListForm
+    from craftkit_archive.records import ProjectInfo, Record, RunInfo, Summary
+    from craftkit_archive.report.forms import Report, ReportForm
+    from craftkit_archive.states import State
+
+LAST_RUNS = 50
 _FILE = click.Path(path_type=Path, dir_okay=False)
+PDF_STATES = ("ok", "unchecked", "damaged", "unreadable", "unverified", "not-stored", "acknowledged")
 
 
 @click.command()
@@ -42,11 +58,43 @@ def status(console: Console, nagios: bool) -> int:
         console.put(line)
         return code
     with open_archive(console, read_only=True) as archive:
-        return console.finish(describe_archive(archive))
+        if console.json or console.quiet:
+            return console.finish(describe_archive(archive))
+        return _show_status(console, describe_archive(archive))
+
+
+def _show_status(console: Console, records: Iterator[Record]) -> int:
+    """Write what is held as a table of projects and one of runs."""
+    from craftkit_archive.records import ProjectInfo, RunInfo, Summary
+
+    projects: list[ProjectInfo] = []
+    runs: list[RunInfo] = []
+    for record in records:
+        match record:
+            case ProjectInfo():
+                projects.append(record)
+            case RunInfo():
+                runs.append(record)
+            case Summary():
+                summary = record
+    window = window_width(verbose=console.verbose)
+    tables = [
+        list(Table(columns, window).lines(rows))
+        for columns, rows in (
+            (project_columns(summary.details["standing"]), projects),
+            (run_columns(verbose=console.verbose), runs),
+        )
+        if rows
+    ]
+    with standard_output() as out:
+        out.write("\n\n".join("\n".join(lines) for lines in tables) + "\n" * bool(tables))
+    console.close(summary)
+    return summary.exit_code
 
 
 @click.command()
 @click.argument("run", type=click.IntRange(1), required=False)
+@click.option("--list", "listed", is_flag=True, help="List the verifications that there are reports of.")
 @click.option(
     "--format",
     "form",
@@ -57,27 +105,42 @@ def status(console: Console, nagios: bool) -> int:
     "-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write here, not to stdout."
 )
 @click.pass_obj
-def report(console: Console, run: int | None, form: Any, output: Path | None) -> int:
+def report(console: Console, run: int | None, listed: bool, form: Any, output: Path | None) -> int:
     """Write the report of a verification again, the last one or that of number RUN. Nothing is read but the catalog.
 
     A file is replaced when the new one is whole, as Prometheus' textfile collector needs it. Its suffix says the form:
     .txt, .ndjson, .csv, .xml (JUnit), .prom (Prometheus), .html.
     """
     from craftkit_archive.records import Summary
-    from craftkit_archive.report.gather import WRITERS, form_of, gather_report, write_report
+    from craftkit_archive.report.gather import form_of, gather_report, write_report
 
+    if listed:
+        if run or form or output:
+            raise errors.RequestError("--list takes no RUN, --format or --output. Leave them out.")
+        return _list_runs(console, "verify", None, called="report --list")
     with open_archive(console, read_only=True) as archive:
         gathered = gather_report(archive, run)
         if output:
             write_report(gathered, form or form_of(output), output)
         else:
-            with standard_output() as out:
-                WRITERS[form or ("ndjson" if console.json else "text")](gathered, out)
+            _print_report(console, gathered, form or ("ndjson" if console.json else "text"))
     details = {"run": gathered.run.id, "file": str(output) if output else None}
     summary = Summary(command="report", outcome="ok", details=details)
     if console.json:
         console.close(summary)
     return OK
+
+
+def _print_report(console: Console, gathered: Report, form: ReportForm) -> None:
+    from craftkit_archive.report.forms import write_text
+    from craftkit_archive.report.gather import WRITERS
+
+    with standard_output() as out:
+        if form == "text":
+            window = window_width(verbose=console.verbose)
+            write_text(gathered, out, window=window, short=not console.verbose)
+        else:
+            WRITERS[form](gathered, out)
 
 
 @click.command()
@@ -157,3 +220,179 @@ def _write(
         console.say(f"Keep {file} as it is until the authority's answer is there.")
     console.say(f"Wrote {', '.join(written)}.")
     return written
+
+
+# --- renders, runs, findings -----------------------------------------------------------------------------------------
+
+
+def _form_option(*forms: str) -> Callable[[Any], Any]:
+    ids = "; ids: for --ids of other commands" if "ids" in forms else ""
+    words = f"How it is written; json: an object a line{ids}."
+    return click.option("--format", "form", type=click.Choice(forms), default="table", show_default=True, help=words)
+
+
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+
+
+@click.group()
+def renders() -> None:
+    """Look renders up."""
+
+
+@renders.command("list")
+@click.option("--not-stored", is_flag=True, help="Succeeded renders whose PDF is not in the store.")
+@click.option("--damaged", is_flag=True, help="Those whose PDF is damaged: its bytes are wrong, or gone.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(PDF_STATES),
+    help="Those whose PDF is in this state; repeatable, and any will do, as with the two before.",
+)
+@selection_options()
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(["queued", "rendering", "succeeded", "failed", "cancelled"]),
+    help="Only renders of this status; repeatable.",
+)
+@click.option("--search", metavar="TEXT", help="A part of the id, template id, asset key or error message.")
+@limit_option
+@_form_option("table", "csv", "json", "ids")
+@click.pass_obj
+def list_renders(
+    console: Console,
+    not_stored: bool,
+    damaged: bool,
+    states: tuple[State, ...],
+    projects: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    statuses: tuple[str, ...],
+    search: str | None,
+    limit: int | None,
+    form: ListForm,
+) -> int:
+    """List renders and the states of their PDFs, in the order of their ids.
+
+    `renders list --damaged --format ids` gives the ids that `--ids -` of fetch, verify, repair, export and accept
+    reads.
+    """
+    from craftkit_archive import lookup
+
+    asked: dict[State, bool] = {"not-stored": not_stored, "damaged": damaged}
+    wanted = [*states, *(state for state, given in asked.items() if given)]
+    with open_archive(console, read_only=True) as archive:
+        selection = archive.select(projects=projects, since=since, until=until, statuses=statuses)
+        found = lookup.list_renders(archive, selection=selection, states=wanted, search=search, limit=limit)
+        return write_list(console, found, render_columns(verbose=console.verbose), form=form)
+
+
+@click.group()
+def runs() -> None:
+    """Look up what was done: each import, fetch, verification, repair and so on is a run."""
+
+
+@runs.command("list")
+@click.option("--command", metavar="NAME", help="Only runs of this command, such as verify.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=LAST_RUNS,
+    show_default=True,
+    help="At most so many, the newest first.",
+)
+@_form_option("table", "csv", "json")
+@click.pass_obj
+def list_runs(console: Console, command: str | None, limit: int, form: ListForm) -> int:
+    """List runs, the newest first."""
+    return _list_runs(console, command, limit, form)
+
+
+def _list_runs(
+    console: Console, command: str | None, limit: int | None, form: ListForm = "table", *, called: str | None = None
+) -> int:
+    from craftkit_archive import lookup
+
+    with open_archive(console, read_only=True) as archive:
+        found = lookup.list_runs(archive, command=command, limit=limit)
+        return write_list(console, found, run_columns(verbose=console.verbose), form=form, called=called)
+
+
+@runs.command("show")
+@click.argument("run", type=click.IntRange(1))
+@click.pass_obj
+def show_run(console: Console, run: int) -> int:
+    """Show everything that is known of one run."""
+    from craftkit_archive import lookup
+    from craftkit_archive.records import RunInfo, Summary
+
+    with open_archive(console, read_only=True) as archive:
+        records = list(lookup.show_run(archive, run))
+    found, summary = records
+    if not isinstance(found, RunInfo) or not isinstance(summary, Summary):
+        raise RuntimeError("A look-up of a run gave something else.")
+    if console.json:
+        console.line(found)
+        console.close(summary)
+        return OK
+    with standard_output() as out:
+        for name, value in run_facts(found, summary.counts["findings"]):
+            out.write(f"{name:<10} {one_line(value)}\n")
+    if summary.counts["findings"]:
+        console.say(f"Next: findings list --run {run}")
+    return OK
+
+
+@click.group()
+def findings() -> None:
+    """Look up what is wrong with PDFs and files in the store."""
+
+
+@findings.command("list")
+@click.option("--run", metavar="N", type=click.IntRange(1), help="What this run found, whatever became of it.")
+@click.option("--project", help="Only this project's (id or slug).")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(["damaged", "unreadable", "unverified", "not-stored", "extra", "acknowledged"]),
+    help="Only findings that mean this state; repeatable.",
+)
+@click.option("--since", metavar="TIME", help="Only what was found at or after 2026-01-31 or a full time.")
+@click.option("--until", metavar="TIME", help="Only what was found before; a date: up to its end.")
+@click.option("--search", metavar="TEXT", help="A part of the render id, asset key or detail.")
+@limit_option
+@_form_option("table", "csv", "json", "ids")
+@click.pass_obj
+def list_findings(
+    console: Console,
+    run: int | None,
+    project: str | None,
+    states: tuple[State, ...],
+    since: str | None,
+    until: str | None,
+    search: str | None,
+    limit: int | None,
+    form: ListForm,
+) -> int:
+    """List what is wrong now, as it was last seen; with --run, what one run found.
+
+    What was repaired or found good since is not listed without --run. Renders that were never stored have no finding:
+    see `renders list --not-stored`.
+    """
+    from craftkit_archive import lookup
+
+    with open_archive(console, read_only=True) as archive:
+        found = lookup.list_findings(
+            archive,
+            run_id=run,
+            project=project,
+            states=states,
+            since=since,
+            until=until,
+            search=search,
+            limit=limit,
+        )
+        return write_list(console, found, finding_columns(verbose=console.verbose), form=form)

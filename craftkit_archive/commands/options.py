@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from craftkit_archive.values import parse_duration, parse_rotation, parse_share, parse_size
+from craftkit_archive.values import STDIN, parse_duration, parse_rotation, parse_share, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,78 @@ SHARE = Parsed("SHARE", parse_share)
 ROTATION = Parsed("DAILY|SIZE", parse_rotation)
 
 
+def global_options(command: Any) -> Any:
+    """Add the options of the whole program to its group."""
+    for option in reversed(GLOBAL_OPTIONS):
+        command = option(command)
+    return command
+
+
+GLOBAL_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option(
+        "--archive",
+        type=click.Path(path_type=Path, file_okay=False, readable=False),
+        default=Path("data"),
+        envvar="CRAFTKIT_ARCHIVE",
+        show_default=True,
+        show_envvar=True,
+        help="The archive's directory.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout; the last is the summary."),
+    click.option(
+        "--progress",
+        type=click.Choice(["auto", "bar", "plain", "none"]),
+        default="auto",
+        show_default=True,
+        help="How progress is shown on stderr; auto: a bar on a terminal, a line now and then elsewhere.",
+    ),
+    click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        help="Say nothing of a success; of anything else how it ended, and the worst findings.",
+    ),
+    click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        help="Show every finding, reject and skipped asset, and in tables every column, digest and time whole.",
+    ),
+]
+EVERYWHERE = "--archive, --json, --progress, -q and -v can stand here too, as before the command; the last one counts."
+
+
+def take_everywhere(group: click.Group) -> None:
+    """Let every command below a group take the program's own options after its name too.
+
+    They are hidden there, so that each help has its own options; its end names them.
+    """
+    for command in group.commands.values():
+        for option in GLOBAL_OPTIONS:
+            shown = option(click.Command(None)).params[-1]
+            # Without a default and the environment: what was not given here must not undo what stands before.
+            hidden = type(shown)(
+                [*shown.opts, shown.name or ""],
+                type=shown.type,
+                is_flag=shown.is_flag,
+                default=None,
+                hidden=True,
+                expose_value=False,
+                callback=_overrule,
+                help=shown.help,
+            )
+            command.params.append(hidden)
+        command.epilog = EVERYWHERE
+        if isinstance(command, click.Group):
+            take_everywhere(command)
+
+
+def _overrule(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Let an option that stands after the command take the place of the same one before it."""
+    if value not in (None, False) and not context.resilient_parsing:
+        context.obj.overrule(parameter.name, value)
+
+
 def count_processes(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:
     """Return the number of processes: as given, or one for each processor."""
     from craftkit_archive.parallel.pool import default_jobs
@@ -50,7 +122,8 @@ ids_option = click.option(
     "--ids",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Only the renders whose ids stand in FILE, one a line.",
+    callback=lambda _context, _parameter, value: STDIN if value == Path("-") else value,
+    help="Only the renders whose ids stand in FILE, one a line; - for standard input.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; print what would be done.")
 

@@ -79,7 +79,7 @@ class Signals:
         self.first = number
         self._noted_at = time.monotonic()
         if os.isatty(2):
-            os.write(2, b"\nStopping when what is under way is done; once more stops at once.\n")
+            os.write(2, _fresh_line() + b"Stopping when what is under way is done; once more stops at once.\n")
 
     def _watch(self, numbers: int) -> None:
         """Read the numbers of signals from a pipe, and end what does not end by itself after the first one."""
@@ -100,6 +100,8 @@ class Signals:
         # A real signal: it also ends what the main thread waits for.
         signal.pthread_kill(threading.main_thread().ident or 0, self.first)
         if not self._over.wait(LAST_SECONDS):
+            if os.isatty(2):
+                os.write(2, _fresh_line())
             self.at_last()
             leave(self.exit_code)
 
@@ -107,6 +109,11 @@ class Signals:
     def exit_code(self) -> int:
         """The exit code of work that they ended."""
         return 128 + (self.first or signal.SIGINT)
+
+
+def _fresh_line() -> bytes:
+    """Return what wipes a progress bar and the terminal's own ^C from the line, where a terminal can do that."""
+    return b"\n" if os.environ.get("TERM", "dumb") == "dumb" else b"\r\x1b[K"
 
 
 def leave(code: int) -> NoReturn:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TextIO
 from craftkit_archive.parallel.pool import R
 
 PLAIN_SECONDS = 30
+BAR_DELAY_SECONDS = 1.0
 PLAIN_SHARE = 0.1
 ProgressMode = Literal["auto", "bar", "plain", "none"]
 
@@ -19,7 +20,7 @@ def show_progress(records: Iterator[R], *, mode: ProgressMode, stream: TextIO = 
     Args:
         records: What a bulk operation yields.
         mode: `bar` redraws one line; `plain` writes a line every 30 s or 10 %, without carriage returns; `auto` takes
-            the bar on a terminal and plain lines elsewhere.
+            the bar on a terminal and plain lines elsewhere. Work that takes less than a second shows none.
         stream: Where it is shown.
     """
     if mode == "none":
@@ -36,13 +37,18 @@ def _with_bar(records: Iterator[R], stream: TextIO) -> Iterator[R]:
     first = next(records, None)
     total = first.count if isinstance(first, Plan) else None
     size = problems = 0
-    bar: tqdm[Any] = tqdm(total=total, file=stream, unit="", leave=False, dynamic_ncols=True)
+    bar: tqdm[Any] = tqdm(total=total, file=stream, unit="", leave=False, dynamic_ncols=True, delay=BAR_DELAY_SECONDS)
+    cleared_at = bar.start_t + BAR_DELAY_SECONDS  # it is not drawn before
     with bar:
         for record in records if first is None else chain([first], records):
             if isinstance(record, Progress):
                 size += record.size_bytes
                 bar.set_postfix_str(f"{format_size(size)}{_problems(problems)}", refresh=False)
                 bar.update(record.count)
+            elif bar.last_print_t > cleared_at:
+                # A line about this record may follow, and would leave the bar above it.
+                bar.clear()
+                cleared_at = bar.last_print_t
             problems += isinstance(record, (Finding, Reject, Skipped))
             yield record
 

@@ -287,7 +287,7 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
     quarantine = Quarantine(archive.path)
     archive.store.check(archive.id)
     with archive.lock("quarantine restore"), archive.run("quarantine restore", {"names": list(names)}) as run:
-        for held in [quarantine.find(name) for name in names]:
+        for held in _chosen(quarantine, names):
             asset = _recorded(archive, held)
             if asset is None or held.sha256 is None:
                 raise RequestError(
@@ -316,32 +316,78 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
     yield run.summary()
 
 
-def drop_quarantined(archive: Archive, names: Iterable[str], *, force: bool = False) -> Iterator[Record]:
+def drop_quarantined(archive: Archive, names: Iterable[str] | None, *, force: bool = False) -> Iterator[Record]:
     """Delete copies whose assets are good again; with `force`, any.
 
+    Args:
+        archive: Open for writing.
+        names: Names of copies, or ids of renders for all copies of their PDFs; None is all that is held.
+        force: Whether copies go whose assets are not good.
+
     Yields:
-        The `Summary` with the count dropped.
+        A `Skipped` for each of all copies that stays because its asset is not good; at last the `Summary` with the
+        count dropped and, of all, kept; it is `incomplete` if any stays.
 
     Raises:
-        RequestError: There is none of that name, or its asset is not good; then none is deleted.
+        RequestError: There is none of a name, or its asset is not good; then none is deleted.
         LockedError: Another command is writing.
     """
     quarantine = Quarantine(archive.path)
-    with archive.lock("quarantine drop"), archive.run("quarantine drop", {"names": list(names)}) as run:
-        chosen = [quarantine.find(name) for name in names]
-        for held in chosen:
-            asset = _recorded(archive, held)
-            if not force and (asset is None or not _is_good(archive.store, asset, never)):
-                raise RequestError(f"The asset {held.key} is not good. Repair it first, or drop its copy with --force.")
-        # The event first: nothing is ever deleted without a trace of who did it.
-        with archive.catalog.transaction():
-            renders = [held.render_id for held in chosen]
-            archive.record_event("quarantine drop", {"dropped": len(chosen)}, run=run.id, renders=renders)
-        for held in chosen:
-            quarantine.drop(held)
-            run.counts["dropped"] += 1
+    asked = {"all": True} if names is None else {"names": list(names)}
+    with archive.lock("quarantine drop"), archive.run("quarantine drop", asked) as run:
+        run.counts["dropped"] = 0
+        if names is None:
+            run.counts["kept"] = 0
+        chosen = quarantine.list() if names is None else iter(_droppable(archive, quarantine, names, force=force))
+        # Batch by batch: all that is held may be more than memory takes.
+        for batch in in_batches(chosen, BATCH):
+            going = list(batch)
+            if names is None and not force:
+                going = [held for held in going if _is_good_again(archive, held)]
+                for held in batch:
+                    if held not in going:
+                        run.counts["kept"] += 1
+                        reason = "its asset is not good, so this copy stays. Repair it, or pass --force"
+                        yield Skipped(held.render_id or None, held.name, reason)
+            if not going:
+                continue
+            # The event first: nothing is ever deleted without a trace of who did it.
+            with archive.catalog.transaction():
+                renders = [held.render_id for held in going]
+                archive.record_event("quarantine drop", {"dropped": len(going)}, run=run.id, renders=renders)
+            for held in going:
+                quarantine.drop(held)
+                run.counts["dropped"] += 1
         quarantine.tidy()
+        run.settle(incomplete=run.counts.get("kept", 0) > 0)
     yield run.summary()
+
+
+def _droppable(archive: Archive, quarantine: Quarantine, names: Iterable[str], *, force: bool) -> list[Held]:
+    chosen = _chosen(quarantine, names)
+    for held in chosen:
+        if not force and not _is_good_again(archive, held):
+            raise RequestError(f"The asset {held.key} is not good: repair it first, or drop its copy with --force.")
+    return chosen
+
+
+def _is_good_again(archive: Archive, held: Held) -> bool:
+    asset = _recorded(archive, held)
+    return asset is not None and _is_good(archive.store, asset, never)
+
+
+def _chosen(quarantine: Quarantine, names: Iterable[str]) -> list[Held]:
+    """Find copies by their names, or all those of a render by its id; each once, in the order that was asked for.
+
+    Raises:
+        RequestError: There is none.
+    """
+    chosen: dict[str, Held] = {}
+    for name in names:
+        of_render = [held for held in quarantine.list() if held.render_id == name] if "/" not in name else []
+        for held in of_render or [quarantine.find(name)]:
+            chosen[held.name] = held
+    return list(chosen.values())
 
 
 def _recorded(archive: Archive, held: Held) -> DamagedAsset | None:

@@ -2,18 +2,22 @@
 
 import csv
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from html import escape
-from typing import Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 import msgspec
 
+from craftkit_archive.columns import Column, Table, one_line, short_digest
 from craftkit_archive.coverage import Coverage
+from craftkit_archive.outcomes import describe_counts
+from craftkit_archive.parallel.pool import in_batches
 from craftkit_archive.parallel.progress import format_duration, format_size
 from craftkit_archive.records import Acknowledgement, Finding, Note, ProjectInfo, RunInfo
-from craftkit_archive.states import STATES, Standing, by_state, words
-from craftkit_archive.values import escape_control, escape_formula
+from craftkit_archive.states import STATES, Standing, by_state, word_of, words
+from craftkit_archive.values import escape_formula
 
 ReportForm = Literal["text", "ndjson", "csv", "junit", "prometheus", "html"]
 SUFFIXES: dict[str, ReportForm] = {
@@ -31,6 +35,7 @@ SUFFIXES: dict[str, ReportForm] = {
 NO_VERDICTS = ("checked", "same_size", "unknown", "notes", "acknowledged")
 # Verdicts that say that something could not be compared, and one that is a warning.
 UNCERTAIN = tuple(verdict for verdict, state in STATES.items() if state in ("unreadable", "unverified", "not-stored"))
+PAGE = 500
 _COLUMNS = ("run_id", "verdict", "render_id", "key", "expected", "found", "detail", "found_at", "acknowledged")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -132,31 +137,71 @@ class Report(NamedTuple):
         return f"All {checked:,} PDFs are what was stored{whole}" if checked > 1 else f"The one PDF is as stored{whole}"
 
 
-def write_text(report: Report, out: TextIO) -> None:
-    """Write it for a terminal or a mail."""
+def write_text(report: Report, out: TextIO, *, window: int | None = None, short: bool = False) -> None:
+    """Write it for a terminal or a mail.
+
+    Args:
+        report: What it says.
+        out: Where to.
+        window: How many characters a line may have; None is no limit.
+        short: Whether digests of findings are cut down to what tells them apart.
+    """
     run = report.run
     took = "" if report.seconds is None else f", {format_duration(report.seconds)}"
-    counts = ", ".join(f"{count:,} {name}" for name, count in run.counts.items())
-    out.write(
-        f"{report.headline}.\n\n"
-        f"run       {run.id}, {run.started_at}{took}, {run.outcome or 'not ended'}\n"
-        f"archive   {report.archive} ({report.archive_id})\n"
-        f"counts    {counts}\n"
-        f"now       {report.standing.text}\n"
-        f"read      {format_size(run.bytes_read)}\n"
-        f"coverage  {report.coverage.details()['text']}\n"
-        f"seal      {report.seal}\n"
-    )
-    for number, found in enumerate(report.findings()):
-        verdict = found.verdict if isinstance(found, Finding) else "note"
-        seen = (
-            f": expected {found.expected}, found {found.found}" if isinstance(found, Finding) and found.expected else ""
-        )
-        line = f"{verdict:<13} {found.key}{seen}{f' ({found.detail})' if found.detail else ''}{_accepted_note(found)}"
-        out.write(("" if number else "\n") + escape_control(line).replace("\n", " ") + "\n")
-    for number, one in enumerate(report.accepted):
-        line = f"{'accepted':<13} {one.key}: {one.state.replace('-', ' ')}, {one.accepted_at[:10]}: {one.reason}"
-        out.write(("" if number else "\n") + escape_control(line).replace("\n", " ") + "\n")
+    facts = {
+        "run": f"{run.id}, {run.started_at}{took}, {run.outcome or 'not ended'}",
+        "archive": f"{report.archive} ({report.archive_id})",
+        "counts": describe_counts(run.counts),
+        "now": report.standing.text,
+        "read": format_size(run.bytes_read),
+        "coverage": report.coverage.details()["text"],
+        "seal": report.seal,
+    }
+    out.write(_wrapped(f"{report.headline}.", window))
+    out.write("\n")
+    for name, fact in facts.items():
+        out.write(_wrapped(f"{name:<10}{one_line(fact)}", window, " " * 10))
+    tables: list[tuple[list[Column], Iterator[Any]]] = [
+        (_finding_columns(short=short), report.findings()),
+        (_ACCEPTED_COLUMNS, iter(report.accepted)),
+    ]
+    for columns, rows in tables:
+        table = Table(columns, window)
+        for number, page in enumerate(in_batches(rows, PAGE)):
+            out.write("" if number else "\n")
+            out.writelines(f"{line}\n" for line in table.lines(page))
+
+
+def _wrapped(text: str, window: int | None, indent: str = "") -> str:
+    if window is None:
+        return f"{text}\n"
+    lines = textwrap.wrap(text, window, subsequent_indent=indent, break_on_hyphens=False)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _finding_columns(*, short: bool) -> list[Column]:
+    def seen(one: Finding | Note) -> str:
+        if isinstance(one, Note):
+            return one.detail
+        digests = [short_digest(text, verbose=not short) or "-" for text in (one.expected, one.found)]
+        compared = f"{digests[0]} → {digests[1]}" if one.expected or one.found else ""
+        accepted = f"acknowledged: {one.acknowledged}" if one.acknowledged else ""
+        return "; ".join(filter(None, [compared, one.detail, accepted])) or "-"
+
+    return [
+        Column("VERDICT", lambda one: word_of(one.verdict) if isinstance(one, Finding) else "note"),
+        Column("RENDER OR FILE", lambda one: one.render_id or one.key, least=36, middle=True),
+        Column("EXPECTED → FOUND, OR WHAT", seen, least=20),
+        Column("ASSET KEY", lambda one: one.key, least=60, drop=1, middle=True),
+    ]
+
+
+_ACCEPTED_COLUMNS = [
+    Column("ACCEPTED AS LOST", lambda one: one.render_id, least=36, middle=True),
+    Column("STATE", lambda one: one.state.replace("-", " ")),
+    Column("SINCE", lambda one: one.accepted_at[:10]),
+    Column("REASON", lambda one: one.reason, least=12),
+]
 
 
 def _accepted_note(found: Finding | Note) -> str:

@@ -10,11 +10,11 @@ from typing import Any, TextIO
 
 from craftkit_archive import records
 from craftkit_archive.archive import Archive, Run
+from craftkit_archive.columns import short_digest
 from craftkit_archive.coverage import COVERAGE_DAYS, NOTHING, describe
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.outcomes import describe_counts, describe_outcome
-from craftkit_archive.parallel.progress import format_size
-from craftkit_archive.records import AuditEvent, ProjectInfo, Record, Summary
+from craftkit_archive.records import AuditEvent, Record, Summary
 from craftkit_archive.report.forms import (
     SUFFIXES,
     ReadingDay,
@@ -28,7 +28,7 @@ from craftkit_archive.report.forms import (
 )
 from craftkit_archive.report.page import write_html
 from craftkit_archive.seal import seal
-from craftkit_archive.states import Standing
+from craftkit_archive.states import Standing, word_of
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.values import format_time
 
@@ -260,26 +260,27 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
     yield run.summary(seal=found, expected=wanted, project=project_id)
 
 
-def as_text(record: Record) -> str:
-    """Write a record as a line for a person; the caller escapes foreign characters in it (`escape_control`)."""
+def as_text(record: Record, *, whole: bool = False) -> str:
+    """Write a record as a line for a person; the caller escapes foreign characters in it (`escape_control`).
+
+    Args:
+        record: What the line says.
+        whole: Whether digests are written out.
+    """
     match record:
         case records.Finding():
-            seen = f": expected {record.expected}, found {record.found}" if record.expected else ""
+            expected, found = (short_digest(text, verbose=whole) for text in (record.expected, record.found))
+            seen = f": expected {expected}, found {found}" if expected and found else ""
+            seen = seen or (f": expected {expected}" if expected else "")
             accepted = f" [acknowledged: {record.acknowledged}]" if record.acknowledged else ""
             detail = f" ({record.detail.removesuffix('.')})" if record.detail else ""
-            return f"  {record.verdict}  {record.key}{seen}{detail}{accepted}"
+            return f"  {word_of(record.verdict)}  {record.key}{seen}{detail}{accepted}"
         case records.Note():
             return f"  note  {record.key}: {record.detail}"
         case records.Reject():
             return f"  rejected  {record.source}:{record.line}: {record.reason}"
         case records.Skipped():
             return f"  {record.key or record.render_id}: {record.reason}"
-        case records.Held():
-            return f"{record.name}\t{record.verdict}\t{record.size_bytes}\t{record.kept_at}"
-        case records.KeyInfo():
-            state = f"revoked {record.revoked_at}" if record.revoked_at else "valid"
-            cells = (record.id, record.project_id, record.prefix or "-", state, record.name or "")
-            return "\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in cells)
         case records.Diagnosis():
             return (
                 f"FIX   {record.name}: {record.seen.removesuffix('.')}. {record.fix}"
@@ -287,30 +288,21 @@ def as_text(record: Record) -> str:
                 else f"good  {record.name}: {record.seen}"
             )
         case records.Acknowledgement():
-            force = "" if record.in_force else "\tno longer in this state"
-            state = record.state.replace("-", " ")
-            return f"{record.render_id}\t{state}\t{record.accepted_at}\t{record.reason}{force}"
-        case records.AuditEvent():
-            return _event_line(record)
+            return f"accepted  {record.render_id}: {record.state.replace('-', ' ')}, {record.reason}"
         case records.AuditFault():
             return f"  {record.problem}  {record.detail}"
         case records.Planned():
-            return f"{record.size_bytes}\t{record.path}"
-        case records.ProjectInfo():
-            return _project_line(record)
-        case records.RunInfo():
-            counts = describe_counts(record.counts)
-            return f"run {record.id}  {record.started_at}  {record.command}  {record.outcome or 'not ended'}  {counts}"
+            return f"{'-' if record.size_bytes is None else record.size_bytes:>12}  {record.path}"
         case records.Summary():
             return describe_outcome(record)
     raise TypeError(record)
 
 
-def _event_line(event: AuditEvent) -> str:
-    number = f"{event.number}" if event.last is None else f"{event.number}-{event.last}"
+def describe_event(event: AuditEvent) -> str:
+    """Write the counts and details of an event of the audit log in one line."""
     said = [describe_counts(event.counts)] if event.counts else []
     said += [f"{name} {_in_short(value)}" for name, value in event.details.items()]
-    return f"{number}\t{event.time}\t{event.who}\t{event.what}\t{', '.join(said)}"
+    return ", ".join(said)
 
 
 def _in_short(value: Any) -> str:
@@ -319,18 +311,3 @@ def _in_short(value: Any) -> str:
     if isinstance(value, list):
         return f"{len(value):,}" if len(value) > 3 else " ".join(map(_in_short, value))
     return str(value)
-
-
-def _project_line(project: ProjectInfo) -> str:
-    more = "".join(
-        f", {count:,} {name}"
-        for name in ("unreadable", "unverified", "acknowledged")
-        if (count := getattr(project, name))
-    )
-    deleted = f"  deleted {project.deleted_at}" if project.deleted_at else ""
-    name = (project.slug or project.id).replace("\n", " ")
-    return (
-        f"{name}: {project.renders:,} renders, {project.succeeded:,} succeeded,"
-        f" {project.stored:,} stored ({format_size(project.stored_bytes)}), {project.not_stored:,} not stored,"
-        f" {project.verified_ok:,} verified, {project.damaged:,} damaged{more}{deleted}"
-    )

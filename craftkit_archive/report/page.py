@@ -14,7 +14,7 @@ from craftkit_archive.coverage import percent
 from craftkit_archive.parallel.progress import format_duration, format_size
 from craftkit_archive.records import Finding
 from craftkit_archive.report.forms import NO_VERDICTS, UNCERTAIN
-from craftkit_archive.states import words
+from craftkit_archive.states import word_of, words
 from craftkit_archive.values import escape_control
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _MARKS = {
     "bad": '<path class="mark" d="M17 17l18 18M35 17L17 35"/>',
     "warn": '<path class="mark" d="M26 14v15M26 37v.5"/>',
 }
-_STATES: dict[str, str] = {"ok": "good", "orphan": "note", "note": "note", **dict.fromkeys(UNCERTAIN, "warn")}
+_STATES: dict[str, str] = {"ok": "good", "extra": "note", "note": "note", **dict.fromkeys(UNCERTAIN, "warn")}
 
 
 class _Part(NamedTuple):
@@ -267,12 +267,12 @@ def _projects(projects: list[ProjectInfo]) -> str:
             ' <span class="soft">(deleted)</span>' if project.deleted_at else ""
         )
         rows.append(
-            f'<tr><td>{name}</td><td class="number">{project.stored:,}</td><td class="number">'
-            f'{format_size(project.stored_bytes)}</td><td class="gap">'
+            f'<tr><td class="whole">{name}</td><td class="number" data-label="PDFs">{project.stored:,}</td>'
+            f'<td class="number">{format_size(project.stored_bytes)}</td><td class="gap">'
             f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{share} covered">'
             f'<rect class="f-track" width="100" height="10"/>{"".join(rects)}</svg></td>'
-            f'<td class="number">{share}</td><td class="number">{bad}</td>'
-            f'<td class="number">{project.not_stored:,}</td></tr>'
+            f'<td class="number">{share}</td><td class="number" data-label="Damaged">{bad}</td>'
+            f'<td class="number" data-label="Not stored">{project.not_stored:,}</td></tr>'
         )
     left = len(held) - MOST_PROJECTS
     more = f'<p class="soft small">{left:,} smaller projects are not shown.</p>' if left > 0 else ""
@@ -321,7 +321,7 @@ def _accepted_section(report: Report) -> str:
     if not report.accepted:
         return ""
     rows = "".join(
-        f'<tr><td class="mono">{_escaped(one.key)}</td><td>{_escaped(one.state.replace("-", " "))}</td>'
+        f'<tr><td class="mono whole">{_escaped(one.key)}</td><td>{_escaped(one.state.replace("-", " "))}</td>'
         f"<td>{_escaped(one.reason)}</td><td>{_short_time(one.accepted_at)}</td></tr>"
         for one in report.accepted[:MOST_FINDINGS]
     )
@@ -333,7 +333,7 @@ def _accepted_section(report: Report) -> str:
 
 
 def _verdict(found: Finding | Note) -> str:
-    return found.verdict if isinstance(found, Finding) else "note"
+    return word_of(found.verdict) if isinstance(found, Finding) else "note"
 
 
 def _rows(found: Iterable[Finding | Note]) -> Iterable[str]:
@@ -345,7 +345,8 @@ def _rows(found: Iterable[Finding | Note]) -> Iterable[str]:
         what = "; ".join(filter(None, [one.detail, f"acknowledged: {accepted}" if accepted else None]))
         yield (
             f'<tr data-verdict="{verdict}"><td><span class="badge {_STATES.get(verdict, "bad")}">{verdict}</span></td>'
-            f'<td class="mono">{_escaped(one.key)}</td><td class="mono">{seen}</td><td>{_escaped(what)}</td>'
+            f'<td class="mono whole">{_escaped(one.key)}</td><td class="mono whole">{seen}</td>'
+            f'<td class="whole">{_escaped(what)}</td>'
             f"<td>{_short_time(one.found_at)}</td></tr>\n"
         )
 

@@ -162,6 +162,10 @@ def _told(selection: Selection, scope: Scope, limits: Limits) -> dict[str, Any]:
     """Say what was asked for, for the run's row; of a list of ids only how many."""
     asked: dict[str, Any] = {
         "projects": list(selection.project_ids) or None,
+        "since": selection.since,
+        "before": selection.before,
+        "template": selection.template_id,
+        "statuses": list(selection.statuses) or None,
         "ids": None if selection.render_ids is None else len(selection.render_ids),
         **scope._asdict(),
         "time_limit_seconds": limits.seconds,

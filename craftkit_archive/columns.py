@@ -1,0 +1,173 @@
+"""Lists as aligned columns that fit the window."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from craftkit_archive.values import valid_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+GAP = 2
+# A window narrower than this is not worth fitting: nothing would be left of any column.
+NARROWEST = 20
+DIGEST_CHARS = 10
+
+
+class Column(NamedTuple):
+    """One column of a list.
+
+    Attributes:
+        head: What stands above it.
+        cell: What it says of a record.
+        right: Whether it is a number, aligned to the right.
+        least: How few characters it may be cut to; 0 is never cut.
+        drop: Columns with the highest number go first where there is no room; 0 stays.
+        middle: Whether its end tells one from another, so that it is cut in the middle.
+    """
+
+    head: str
+    cell: Callable[[Any], str]
+    right: bool = False
+    least: int = 0
+    drop: int = 0
+    middle: bool = False
+
+
+def window_width(*, verbose: bool) -> int | None:
+    """Return how many characters a line may have; None is no limit.
+
+    Programs that read a list through a pipe get everything, unless `COLUMNS` says that someone looks at it.
+    """
+    if verbose:
+        return None
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) >= NARROWEST:
+        return int(given)
+    try:
+        return max(os.get_terminal_size(sys.stdout.fileno()).columns, NARROWEST)
+    except (OSError, ValueError):  # no terminal, or one that does not know its size
+        return None
+
+
+def short_digest(text: str | None, *, verbose: bool = False) -> str:
+    """Cut a digest down to what tells it from others, unless everything is to be shown; other texts stay."""
+    whole = verbose or text is None or len(text) != 64 or set(text) - _HEX
+    return text or "" if whole else f"{text[:DIGEST_CHARS]}…"  # type: ignore[index]
+
+
+_HEX = frozenset("0123456789abcdef")
+
+
+class Table:
+    """Lines of aligned columns, page by page: the first page decides on the columns, later ones may widen them.
+
+    So a list of a million takes no more memory than one page, and begins at once.
+
+    Args:
+        columns: From left to right.
+        window: How many characters a line may have; None is no limit.
+    """
+
+    def __init__(self, columns: Sequence[Column], window: int | None) -> None:
+        self._columns = list(columns)
+        self._window = window
+        self._natural: list[int] = []
+
+    def lines(self, page: Sequence[object]) -> Iterator[str]:
+        """Yield the lines of some records, the first time with the heads above them."""
+        first = not self._natural
+        rows = [[one_line(column.cell(record)) for column in self._columns] for record in page]
+        if first:
+            self._natural = [_width(column.head) for column in self._columns]
+        for row in rows:
+            self._natural = [max(pair) for pair in zip(self._natural, map(_width, row), strict=True)]
+        if first:
+            kept = self._kept()
+            self._columns = [self._columns[at] for at in kept]
+            self._natural = [self._natural[at] for at in kept]
+            rows = [[row[at] for at in kept] for row in rows]
+        widths = self._fitted()
+        if first:
+            yield self._line([column.head for column in self._columns], widths)
+        for row in rows:
+            yield self._line(row, widths)
+
+    def _kept(self) -> list[int]:
+        """Choose the columns for which there is room."""
+        kept = list(range(len(self._columns)))
+        while self._window is not None and self._needed(kept) > self._window:
+            droppable = [at for at in kept if self._columns[at].drop]
+            if not droppable:
+                break
+            kept.remove(max(droppable, key=lambda at: self._columns[at].drop))
+        return kept
+
+    def _needed(self, kept: list[int]) -> int:
+        return sum(self._narrowest(at) for at in kept) + GAP * (len(kept) - 1)
+
+    def _narrowest(self, at: int) -> int:
+        least = self._columns[at].least
+        return min(least, self._natural[at]) if least else self._natural[at]
+
+    def _fitted(self) -> list[int]:
+        """Take what is too much from the columns that may be cut, from the widest first; at last from any."""
+        widths = list(self._natural)
+        if self._window is None:
+            return widths
+        room = self._window - GAP * (len(widths) - 1)
+        for floors in ([self._narrowest(at) for at in range(len(widths))], [1] * len(widths)):
+            while (excess := sum(widths) - room) > 0:
+                cut = [at for at in range(len(widths)) if widths[at] > floors[at]]
+                if not cut:
+                    break
+                widest = max(cut, key=lambda at: widths[at])
+                others = max((widths[at] for at in cut if at != widest), default=0)
+                widths[widest] -= min(excess, widths[widest] - floors[widest], max(widths[widest] - others, 1))
+        return widths
+
+    def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
+        shown = (
+            _padded(_cut(cell, width, middle=column.middle), width, right=column.right)
+            for cell, width, column in zip(cells, widths, self._columns, strict=True)
+        )
+        return (" " * GAP).join(shown).rstrip()
+
+
+def one_line(text: str) -> str:
+    """Make foreign text one line that cannot steer the terminal: what cannot be printed is shown as an escape."""
+    if text.isprintable():
+        return text
+    # Bytes of a name that is not UTF-8 first: what they stand for is no character.
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in valid_text(text))
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    import wcwidth  # only foreign names need it
+
+    return max(wcwidth.width(text, control_codes="ignore"), 0)
+
+
+def _cut(text: str, width: int, *, middle: bool) -> str:
+    whole = _width(text)
+    if whole <= width:
+        return text
+    if width < 2:
+        return "…"[:width]
+    tail = (width - 1) // 2 if middle else 0
+    if text.isascii():
+        return f"{text[: width - 1 - tail]}…{text[whole - tail :]}"
+    import wcwidth
+
+    # It puts a space where a wide character would be cut in half.
+    return f"{wcwidth.clip(text, 0, width - 1 - tail)}…{wcwidth.clip(text, whole - tail, whole) if tail else ''}"
+
+
+def _padded(text: str, width: int, *, right: bool) -> str:
+    room = " " * max(width - _width(text), 0)
+    return f"{room}{text}" if right else f"{text}{room}"

@@ -1,0 +1,167 @@
+"""Look up: renders, runs and findings by what people ask for, from the catalog alone and in flat memory."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from craftkit_archive.archive import Archive, Run
+from craftkit_archive.catalog.rows import Selection
+from craftkit_archive.errors import RequestError
+from craftkit_archive.records import FindingInfo, Record, RenderInfo, RunInfo, one_of
+from craftkit_archive.states import State
+
+RUNS = 200
+
+
+def list_renders(
+    archive: Archive,
+    *,
+    selection: Selection | None = None,
+    states: Iterable[State] = (),
+    search: str | None = None,
+    limit: int | None = None,
+) -> Iterator[Record]:
+    """List renders with the states of their PDFs, in the order of their ids.
+
+    Args:
+        archive: May be open read-only.
+        selection: Which renders; all if not given.
+        states: States that their PDFs are in, any of which will do; all if not given.
+        search: A part of the id, the template id, the asset key or the error message.
+        limit: At most so many.
+
+    Yields:
+        A `RenderInfo` for each; at last the `Summary`, whose details say whether there are `more`.
+
+    Raises:
+        RequestError: A state is unknown.
+
+    Example:
+        >>> from craftkit_archive import Archive, list_renders
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *_, summary = list_renders(archive, states=["damaged", "not-stored"])
+        >>> summary.counts
+        {'renders': 0}
+    """
+    wanted = [one_of("state", state, State) for state in states]
+    found: Iterator[RenderInfo] = archive.catalog.render_infos(selection or Selection(), wanted, search)
+    yield from _listed("renders list", "renders", found, limit)
+
+
+def list_findings(
+    archive: Archive,
+    *,
+    run_id: int | None = None,
+    project: str | None = None,
+    states: Iterable[State] = (),
+    since: str | None = None,
+    until: str | None = None,
+    search: str | None = None,
+    limit: int | None = None,
+) -> Iterator[Record]:
+    """List what is wrong now, as it was last seen, or what one run found; in the order in which it was found.
+
+    Args:
+        archive: May be open read-only.
+        run_id: The run's number; what is wrong now if not given.
+        project: Id or slug.
+        states: States, any of which will do; all if not given.
+        since: Found at this time or later, as `Archive.select` takes it.
+        until: Found before this time; a date alone is its end.
+        search: A part of the render id, the asset key or the detail.
+        limit: At most so many.
+
+    Yields:
+        A `FindingInfo` for each; at last the `Summary`, whose details say whether there are `more`.
+
+    Raises:
+        RequestError: There is no such run or project, or a state or time is not valid.
+
+    Example:
+        >>> from craftkit_archive import Archive, list_findings
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *_, summary = list_findings(archive, states=["damaged"])
+        >>> summary.counts
+        {'findings': 0}
+    """
+    wanted = [one_of("state", state, State) for state in states]
+    if run_id is not None and archive.catalog.find_run(run_id) is None:
+        raise RequestError(_no_such_run(run_id))
+    when = archive.select(projects=project or (), since=since, until=until)
+    found: Iterator[FindingInfo] = archive.catalog.finding_infos(
+        run_id=run_id,
+        project_ids=when.project_ids,
+        states=wanted,
+        since=when.since,
+        before=when.before,
+        search=search,
+    )
+    yield from _listed("findings list", "findings", found, limit)
+
+
+def list_runs(archive: Archive, *, command: str | None = None, limit: int | None = None) -> Iterator[Record]:
+    """List runs, the newest first.
+
+    Args:
+        archive: May be open read-only.
+        command: Of this command alone, such as `verify`.
+        limit: At most so many.
+
+    Yields:
+        A `RunInfo` for each; at last the `Summary`, whose details say whether there are `more`.
+
+    Example:
+        >>> from craftkit_archive import Archive, list_runs
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *runs, summary = list_runs(archive, command="fetch", limit=1)
+        >>> runs[0].outcome
+        'ok'
+    """
+    yield from _listed("runs list", "runs", _runs(archive, command), limit)
+
+
+def _runs(archive: Archive, command: str | None) -> Iterator[RunInfo]:
+    before = None
+    while page := archive.catalog.runs_before(before, command, RUNS):
+        yield from page
+        before = page[-1].id
+
+
+def show_run(archive: Archive, run_id: int) -> Iterator[Record]:
+    """Give everything that is known of one run.
+
+    Yields:
+        The `RunInfo`; at last the `Summary` with the count findings: how many rows it left, notes not counted.
+
+    Raises:
+        RequestError: There is no such run.
+
+    Example:
+        >>> from craftkit_archive import Archive, show_run
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     run, _ = show_run(archive, 1)
+        >>> run.command
+        'import'
+    """
+    found = archive.catalog.find_run(run_id)
+    if found is None:
+        raise RequestError(_no_such_run(run_id))
+    run = Run(None, "runs show")
+    run.counts["findings"] = archive.catalog.count_findings(run_id)
+    yield found
+    yield run.summary()
+
+
+def _no_such_run(run_id: int) -> str:
+    return f"There is no run {run_id}. See `runs list`."
+
+
+def _listed(command: str, what: str, found: Iterable[Record], limit: int | None) -> Iterator[Record]:
+    """Pass records on up to a limit, count them, and say whether there are more."""
+    run = Run(None, command)
+    run.counts[what] = 0
+    records = iter(found)
+    for record in islice(records, limit):
+        run.counts[what] += 1
+        yield record
+    more = limit is not None and next(records, None) is not None
+    yield run.summary(more=more)
