@@ -359,8 +359,9 @@ class Archive:
             # An id may hold what other programs take for the end of a line, but not these two.
             lines = [line.removesuffix("\r") for line in file.read_bytes().decode("utf-8-sig").split("\n")]
         except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise RequestError(
-                f"Cannot read {file} ({error}). Name a text file with one render id on each line."
+                f"Cannot read {file} ({why}). Name a text file with one render id on each line."
             ) from error
         spaced = [line for line in lines if line != line.strip()]
         as_they_are = self.catalog.known("renders", spaced) if spaced else {}
@@ -528,13 +529,8 @@ def _no_such_key(name: str, alike: list[KeyInfo]) -> str:
     """Say what was compared; of what was given only as much as is public anyway."""
     if alike:
         ids = ", ".join(key.id for key in alike[:10])
-        return (
-            f"Several keys begin with {alike[0].prefix!r}, and none has the hash of what was given: say which, {ids}."
-        )
-    return (
-        f"No key matches {hide(name)!r}: not as an id, not by the SHA-256 of a whole key, not as a beginning. Find its"
-        " id with `keys list`."
-    )
+        return f"Several keys begin with {alike[0].prefix!r}. Give the id of the one you mean: {ids}."
+    return f"No key matches {hide(name)!r}. Give its id, its beginning or the whole key. See `keys list`."
 
 
 def _open_own_store(path: Path, address: str) -> Store:

@@ -55,6 +55,7 @@ LISTS = [
     "accept --list",
     "audit log",
 ]
+A_FILE = "Name a text file with one render id on each line."
 HOSTILE = "請求書\x1b[31m\u202eevil\n" + "long" * 30
 
 
@@ -145,6 +146,13 @@ def test_the_command_has_a_word_for_each_question(damaged: World) -> None:
     assert len(ids(damaged, "--since", "2020-01-01")) == 12
     limited = command("renders", "list", "--limit", "3", archive=damaged.archive.path)
     assert limited.err == "renders list: 3 renders shown, and there are more: raise --limit above 3\n"
+
+
+def test_a_verification_takes_renders_since_a_time(world: World) -> None:
+    load(world.archive, world.folder, "renders", [render(3, created_at="2027-01-01T00:00:00Z")])
+    for since, checked in (("2020-01-01", 5), ("2027-01-01", 1), ("2027-01-02", 0)):
+        done = command("--json", "verify", "--since", since, archive=world.archive.path)
+        assert done.lines[-1]["counts"].get("checked", 0) == checked, since
 
 
 def test_unknown_words_are_refused(damaged: World) -> None:
@@ -566,6 +574,42 @@ def test_people_read_extra_where_json_keeps_the_old_word(damaged: World, words: 
     assert "extra" in done.out + done.err
     found = command("--json", "findings", "list", archive=damaged.archive.path).lines
     assert [line["verdict"] for line in found if line.get("state") == "extra"] == ["orphan"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("report 1", "Run 1 is an import, not a verification. See `report --list`."),
+        ("report 999", "There is no run 999. See `report --list`."),
+        ("findings list --run 999", "There is no run 999. See `runs list`."),
+        ("report --list --format csv", "--list takes no RUN, --format or --output. Leave them out."),
+        ("verify --ids nowhere", f"Cannot read nowhere (No such file or directory). {A_FILE}"),
+        ("verify --ids /dev/null", "/dev/null names no render. Write one render id on each line."),
+        ("quarantine drop", "Name copies, or pass --all. See `quarantine list`."),
+        ("quarantine drop x", "The quarantine holds nothing named 'x'. See `quarantine list`."),
+        ("keys revoke zz", "No key matches 'zz…'. Give its id, its beginning or the whole key. See `keys list`."),
+        ("accept", "accept needs --ids FILE --reason TEXT, --list, or --revoke --ids FILE."),
+        ("seal --check aa --sign k", "--check cannot be combined with --sign or --timestamp. Leave one of them out."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_says_what_can(damaged: World, words: str, said: str) -> None:
+    done = command(*words.split(), archive=damaged.archive.path)
+    assert (done.code, done.out, done.err) == (2, "", f"craftkit-archive: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("renders list --search nothing-like-it", "renders list: no render matches"),
+        ("runs list --command serve", "runs list: no run matches"),
+        ("findings list --search nothing-like-it", "findings list: nothing wrong was found that matches"),
+        ("keys list --project northwind", "keys list: 3 keys"),
+        ("renders list --state acknowledged", "renders list: 1 render"),
+    ],
+)
+def test_a_list_ends_with_how_many_there_are(damaged: World, words: str, said: str) -> None:
+    done = command(*words.split(), archive=damaged.archive.path)
+    assert (done.code, done.err) == (0, f"{said}\n")
 
 
 # --- a million renders -----------------------------------------------------------------------------------------------

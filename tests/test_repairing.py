@@ -273,7 +273,7 @@ def test_what_is_held_can_be_listed_and_dropped_once_its_asset_is_good(world: Wo
     assert summary_of(list_quarantine(world.archive)).counts == {"held": 2}
     names = [copy.name for copy in held(world).values()]
     world.asset(2).unlink()
-    with pytest.raises(RequestError, match="not good"):
+    with pytest.raises(RequestError, match="still bad"):
         list(drop_quarantined(world.archive, names))
     assert len(held(world)) == 2
     assert summary_of(drop_quarantined(world.archive, names, force=True)).counts == {"dropped": 2}

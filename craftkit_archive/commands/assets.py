@@ -205,7 +205,7 @@ def accept(console: Console, ids: Path | None, reason: str | None, listed: bool,
     from craftkit_archive.repair.accept import accept_losses, list_acceptances, revoke_acceptances
 
     if sum([listed, revoke, reason is not None]) != 1:
-        raise errors.RequestError("Say one of: --ids FILE --reason TEXT, --list, or --revoke --ids FILE.")
+        raise errors.RequestError("accept needs --ids FILE --reason TEXT, --list, or --revoke --ids FILE.")
     if listed:
         with open_archive(console, read_only=True) as archive:
             return write_list(console, list_acceptances(archive), acceptance_columns(verbose=console.verbose))

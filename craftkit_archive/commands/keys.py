@@ -56,7 +56,7 @@ def create_key(console: Console, project: str, name: str | None, test: bool) -> 
     """Make a key and print it, this once."""
     with open_archive(console) as archive:
         key = archive.create_key(project, name=name, test=test)
-        console.say(f"This is the only time that key {key.id} is shown: keep it now.")
+        console.say(f"Key {key.id} is shown only this once. Save it now.")
         try:
             return _show_new_key(console, key)
         except OutputError as error:
@@ -82,5 +82,5 @@ def revoke_key(console: Console, key: str) -> int:
 _MATCHED = {
     "id": "its id",
     "hash": "the whole key",
-    "prefix": "its beginning: no more of it is stored to compare",
+    "prefix": "its beginning, which is all that is stored of it",
 }

@@ -186,9 +186,11 @@ def seal(
     be there.
     """
     if check is not None and (sign_with or authority or request or reply):
-        raise errors.RequestError("--check compares, and signs nothing: leave it out.")
+        raise errors.RequestError("--check cannot be combined with --sign or --timestamp. Leave one of them out.")
     if reply is not None and (sign_with or authority or request):
-        raise errors.RequestError("--timestamp-reply is for the FILE that is there already: give it alone.")
+        raise errors.RequestError(
+            "--timestamp-reply works on the existing FILE. Give it without --sign and --timestamp."
+        )
     from craftkit_archive.report.gather import seal_archive
     from craftkit_archive.sealing import stamp
 

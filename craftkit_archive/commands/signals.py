@@ -79,7 +79,7 @@ class Signals:
         self.first = number
         self._noted_at = time.monotonic()
         if os.isatty(2):
-            os.write(2, _fresh_line() + b"Stopping when what is under way is done; once more stops at once.\n")
+            os.write(2, _fresh_line() + b"Stopping after the work under way. Press Ctrl-C again to stop at once.\n")
 
     def _watch(self, numbers: int) -> None:
         """Read the numbers of signals from a pipe, and end what does not end by itself after the first one."""

@@ -57,8 +57,8 @@ def _refusal(render_id: str, states: dict[str, str | None]) -> str:
     if render_id not in states:
         return "no render has this id"
     if states[render_id] is None:
-        return "nothing to accept: it did not succeed, so no PDF is expected"
-    return "nothing to accept: its PDF is good, as far as is known"
+        return "nothing to accept: the render did not succeed, so it has no PDF"
+    return "nothing to accept: its PDF was good when it was last checked"
 
 
 def revoke_acceptances(archive: Archive, selection: Selection) -> Iterator[Record]:

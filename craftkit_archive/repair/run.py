@@ -291,7 +291,7 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
             asset = _recorded(archive, held)
             if asset is None or held.sha256 is None:
                 raise RequestError(
-                    f"{held.name} has no bytes, or no render in the catalog: there is nothing to restore."
+                    f"Cannot restore {held.name}: the copy has no bytes, or the catalog has no render for it."
                 )
             right = held.sha256 == asset.sha256
             there = _is_there(archive.store, asset)
@@ -347,7 +347,7 @@ def drop_quarantined(archive: Archive, names: Iterable[str] | None, *, force: bo
                 for held in batch:
                     if held not in going:
                         run.counts["kept"] += 1
-                        reason = "its asset is not good, so this copy stays. Repair it, or pass --force"
+                        reason = "kept, because its PDF is still bad. Repair it first, or pass --force"
                         yield Skipped(held.render_id or None, held.name, reason)
             if not going:
                 continue
@@ -367,7 +367,9 @@ def _droppable(archive: Archive, quarantine: Quarantine, names: Iterable[str], *
     chosen = _chosen(quarantine, names)
     for held in chosen:
         if not force and not _is_good_again(archive, held):
-            raise RequestError(f"The asset {held.key} is not good: repair it first, or drop its copy with --force.")
+            raise RequestError(
+                f"The PDF {held.key} is still bad. Repair it first, or pass --force to drop its copy all the same."
+            )
     return chosen
 
 

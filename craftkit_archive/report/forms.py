@@ -192,7 +192,7 @@ def _finding_columns(*, short: bool) -> list[Column]:
         Column("VERDICT", lambda one: word_of(one.verdict) if isinstance(one, Finding) else "note"),
         Column("RENDER OR FILE", lambda one: one.render_id or one.key, least=36, middle=True),
         Column("EXPECTED → FOUND, OR WHAT", seen, least=20),
-        Column("ASSET KEY", lambda one: one.key, least=60, drop=1, middle=True),
+        Column("ASSET KEY", lambda one: one.key, least=92, drop=1, middle=True),
     ]
 
 

@@ -169,12 +169,12 @@ def gather_report(archive: Archive, run_id: int | None = None) -> Report:
 
 def _no_such_verification(archive: Archive, run_id: int | None) -> str:
     if run_id is None:
-        return "Nothing was ever verified: run `verify` first, then report."
+        return "There is no verification to report on yet. Run `verify` first."
     other = archive.catalog.find_run(run_id)
     if other is None:
-        return f"There is no run {run_id}. `status` shows the last runs."
+        return f"There is no run {run_id}. See `report --list`."
     article = "an" if other.command[0] in "aeiou" else "a"
-    return f"Run {run_id} is {article} {other.command}, not a verification: `status` shows the last runs."
+    return f"Run {run_id} is {article} {other.command}, not a verification. See `report --list`."
 
 
 def form_of(file: Path) -> ReportForm:
