@@ -481,7 +481,7 @@ def test_a_full_disk_stops_it_and_keeps_what_was_good(empty: World, monkeypatch:
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(NoSpaceError, match="free some"):
+    with pytest.raises(NoSpaceError, match="Free some"):
         fetch(empty)
     monkeypatch.undo()
     kept = len(stored(empty))
