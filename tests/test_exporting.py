@@ -549,7 +549,7 @@ def test_volumes_are_complete_in_themselves(tmp_path: Path, way: Way) -> None:
     assert sorted(ids) == [render_id(number) for number in range(12) if number != 5]
     if way.bag:
         assert "Bag-Count: 1 of 6\n" in (unpacked(volumes[0], tmp_path / "first") / "bag-info.txt").read_text()
-    with pytest.raises(RequestError, match="has only 1: remove it"):
+    with pytest.raises(RequestError, match="has only 1\\. Remove it"):
         export(world.archive, tmp_path / way.name, options=options._replace(split_bytes=1 << 30))
     large = fill(tmp_path / "large", count=1, size_bytes=1 << 20)
     with pytest.raises(RequestError, match="more than fits"):
@@ -598,7 +598,7 @@ def test_a_bag_says_who_sent_it(world: World, tmp_path: Path) -> None:
         ("s3://bucket/prefix", Options("zip"), "bucket"),
         ("s3://bucket/prefix", Options(link=True), "--link"),
         ("", Options(), "DEST"),
-        ("out", Options(name="{nothing}"), "known are id"),
+        ("out", Options(name="{nothing}"), "The fields are id"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_written(
@@ -673,7 +673,7 @@ def test_a_store_that_is_no_folder_takes_an_export(
     assert table(tmp_path / "bucket 2" / MISSING) == [], "nothing is lacking any more"
     assert summary_of(check_export(tmp_path / "bucket 2")).outcome == "ok"
     (tmp_path / "bucket 2" / MARKER).unlink()
-    with pytest.raises(RequestError, match="no export made"):
+    with pytest.raises(RequestError, match="not an export"):
         export(world.archive, "s3://bucket/prefix")
 
 
@@ -735,12 +735,15 @@ def test_an_export_of_something_else_is_left_alone(world: World, tmp_path: Path)
     target = tmp_path / "out"
     export(world.archive, target)
     before = (target / MANIFEST).read_bytes()
-    with pytest.raises(RequestError, match="something else"):
+    with pytest.raises(RequestError, match=r"something else|another archive or form"):
         export(world.archive, target, options=Options("bagit"))
-    with pytest.raises(RequestError, match="something else"):
+    with pytest.raises(RequestError, match=r"something else|another archive or form"):
         export(fill(tmp_path / "other").archive, target)
     export(world.archive, tmp_path / "out.zip")
-    with Archive(tmp_path / "other" / "archive") as other, pytest.raises(RequestError, match="something else"):
+    with (
+        Archive(tmp_path / "other" / "archive") as other,
+        pytest.raises(RequestError, match=r"something else|another archive or form"),
+    ):
         export(other, tmp_path / "out.zip")
     assert (target / MANIFEST).read_bytes() == before
 
