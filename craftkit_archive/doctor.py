@@ -45,7 +45,19 @@ def examine_archive(archive: Archive) -> Iterator[Record]:
     """
     run = Run(None, "doctor")
     run.counts.update({"good": 0, "problems": 0})
-    for diagnose in (_versions, _program, _decoders, _catalog, _modes, _store, _names, _space, _clock, _runs, _pdfs):
+    for diagnose in (
+        _versions,
+        _program,
+        _decoders,
+        _catalog,
+        _modes,
+        _store,
+        _names,
+        _space,
+        _clock,
+        _killed_runs,
+        _pdfs,
+    ):
         for diagnosis in diagnose(archive):
             run.counts["problems" if diagnosis.fix else "good"] += 1
             yield diagnosis
@@ -66,7 +78,9 @@ def _program(_archive: Archive) -> Iterator[Diagnosis]:
     changed = [
         str(file.locate())
         for file in distribution(PROGRAM).files or ()
-        if file.hash is not None and not file.name.endswith(".pyc") and _digest(Path(file.locate())) != file.hash.value
+        if file.hash is not None
+        and not file.name.endswith(".pyc")
+        and _record_hash(Path(file.locate())) != file.hash.value
     ]
     if changed:
         fix = f"Install {PROGRAM} anew, into a virtual environment of its own."
@@ -75,7 +89,7 @@ def _program(_archive: Archive) -> Iterator[Diagnosis]:
         yield Diagnosis("program", "its files are those that were installed")
 
 
-def _digest(file: Path) -> str:
+def _record_hash(file: Path) -> str:
     """Return a file's SHA-256 as RECORD has it: base64 of the URL's alphabet, without padding."""
     if not file.is_file():
         return ""
@@ -176,7 +190,7 @@ def _clock(archive: Archive) -> Iterator[Diagnosis]:
         yield Diagnosis("clock", f"it is {archive.now()}, and nothing in the catalog is later")
 
 
-def _runs(archive: Archive) -> Iterator[Diagnosis]:
+def _killed_runs(archive: Archive) -> Iterator[Diagnosis]:
     """Look for runs that were killed; one that is under way does not count."""
     if archive.is_being_written():
         return

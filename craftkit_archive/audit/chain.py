@@ -9,7 +9,7 @@ from craftkit_archive.audit.events import FORKED, Event, Head, is_intact, read_e
 
 Where = Literal["file", "table", "both"]
 Problem = Literal[
-    "malformed",  # no event at all
+    "malformed",  # not an event at all
     "changed",  # not what was hashed
     "missing",  # gone, with others after it
     "cut",  # gone from the end

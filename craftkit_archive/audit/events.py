@@ -173,7 +173,7 @@ def read_event(line: bytes) -> Event:
     """Read a line of a log.
 
     Raises:
-        ValueError: It is no event, or not in the form in which events are written.
+        ValueError: The line is not an event, or not in canonical form.
     """
     try:
         event = _decode(line)

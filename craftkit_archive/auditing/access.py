@@ -37,7 +37,7 @@ _COMBINED = re.compile(rb"\[(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2} [+-]\d{
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
-class _Content(NamedTuple):
+class _LogContent(NamedTuple):
     """What a finished access log holds: its digest, and how many lines from when to when."""
 
     sha256: str
@@ -116,7 +116,7 @@ def _is_closed(path: Path) -> bool:
     return True
 
 
-def _read_log(path: Path) -> _Content:
+def _read_log(path: Path) -> _LogContent:
     """Read a log, compressed or not: what counts is what was written, whatever was done to the file since."""
     digest, lines, first, last = sha256(), 0, b"", b""
     try:
@@ -127,7 +127,7 @@ def _read_log(path: Path) -> _Content:
                 first, last = first or line, line
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise RequestError(f"Cannot read {path} ({error}). Name a finished access log.") from error
-    return _Content(digest.hexdigest(), lines + (not last.endswith(b"\n") and bool(last)), _when(first), _when(last))
+    return _LogContent(digest.hexdigest(), lines + (not last.endswith(b"\n") and bool(last)), _when(first), _when(last))
 
 
 class _Line(msgspec.Struct):

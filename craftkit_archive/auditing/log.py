@@ -40,7 +40,7 @@ def list_events(archive: Archive, *, since: str | None = None, merge: bool = Fal
 
     Raises:
         RequestError: The time is not valid.
-        CatalogDamagedError: A row is no event any more.
+        CatalogDamagedError: A row is no longer a valid event.
 
     Example:
         >>> from craftkit_archive import Archive, list_events
@@ -83,7 +83,7 @@ def read_head(archive: Archive) -> Summary:
     """Return, as the details of a `Summary`, number and hash of the last event: to be kept on paper or elsewhere.
 
     Raises:
-        RequestError: There is no event yet.
+        RequestError: The log is still empty.
     """
     head = archive.catalog.audit_head()
     if not head.number:
@@ -202,7 +202,7 @@ def _settled(archive: Archive, stack: ExitStack) -> tuple[Iterator[bytes], int]:
 
 
 def _last_number(file: BinaryIO, size: int) -> int | None:
-    """Return the number of the last whole line, 0 if there is none; None if it is no event."""
+    """Return the number of the last whole line: 0 without one, None if it is not an event."""
     file.seek(max(0, size - _BLOCK_BYTES))
     line = file.read(_BLOCK_BYTES).rpartition(b"\n")[0].rpartition(b"\n")[2]
     try:

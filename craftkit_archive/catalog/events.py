@@ -75,7 +75,7 @@ class EventQueries(Connection):
         return Head(*found[0]) if found else Head()
 
     def event_line(self, number: int) -> bytes | None:
-        """Return an event as its line in the file; None if there is none of that number."""
+        """Return an event as its line in the file; None if no event has that number."""
         found = self._query(f"SELECT {_LINE} FROM events WHERE number = ?", (number,))
         return found[0][0] if found else None
 
@@ -92,7 +92,7 @@ class EventQueries(Connection):
         """Yield the events from a time on, in the order of their numbers.
 
         Raises:
-            ValueError: A row is no event.
+            ValueError: A row is not a valid event.
         """
         found = (
             self._query("SELECT COALESCE(MIN(number), 0) FROM events WHERE time >= ?", (since,)) if since else [(1,)]
@@ -147,7 +147,7 @@ class EventQueries(Connection):
 
 
 def _detail(name: str) -> str:
-    """Express a detail of an event in SQL; null where somebody has left no JSON in the row."""
+    """Express a detail of an event in SQL; null where the row no longer holds JSON."""
     return f"CASE WHEN json_valid(details) THEN details ->> '{name}' END"
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from craftkit_archive.errors import RequestError
 
-# What a signature is for: one that was made for another purpose, such as a commit, is none of ours.
+# What a signature is for: one that was made for another purpose, such as a commit, does not count.
 NAMESPACE = "craftkit-archive"
 SUFFIX = ".sig"
 
 
 class SignatureRefusedError(Exception):
-    """A signature is not good, or not by anybody who may sign."""
+    """A signature is invalid, or its signer is not allowed."""
 
 
 def sign_text(text: bytes, key: Path) -> bytes:
@@ -42,7 +42,7 @@ def find_signer(text: bytes, signature: bytes, allowed_signers: Path) -> str:
     """Return who signed a text, as the file of allowed signers calls them.
 
     Raises:
-        SignatureRefusedError: The signature is not of this text, or of nobody in the file; the text says which.
+        SignatureRefusedError: The signature does not match the text, or its signer is not listed; the message says which.
         RequestError: There is no `ssh-keygen`, or no such file.
     """
     if not allowed_signers.is_file():

@@ -61,7 +61,7 @@ def read_reply(reply: bytes, text: bytes, source: str) -> datetime:
         source: Where the reply comes from, for messages.
 
     Raises:
-        RemoteError: The authority refused, or stamped something else; or this is no reply.
+        RemoteError: The authority refused, or stamped something else, or this is not a reply.
         RequestError: The library is not installed.
     """
     return _check_reply(_decode(reply, source), text, source)
@@ -81,7 +81,7 @@ def _decode(reply: bytes, source: str) -> "TimeStampResponse":
         try:
             return decode_timestamp_response(reply)
         except ValueError as error:
-            raise RemoteError(f"{source} holds no reply of a timestamp authority. Ask again.") from error
+            raise RemoteError(f"{source} is not a timestamp authority's reply. Request the timestamp again.") from error
 
 
 class _Library:

@@ -105,7 +105,7 @@ def repair_assets(
         if not dry_run:
             archive.store.remove_stale()
             Quarantine(archive.path).tidy()
-        repair = partial(_repair, archive, source, run, dry_run)
+        repair = partial(_repair_one, archive, source, run, dry_run)
         for page in in_batches(archive.catalog.damaged_assets(selection), PAGE):
             if isinstance(source, ExportSource):
                 source.look_for(asset.sha256 for asset in page)
@@ -164,7 +164,7 @@ def _finding(asset: DamagedAsset, run: Run, verdict: Verdict, detail: str | None
     )
 
 
-def _repair(archive: Archive, source: Source, run: Run, dry_run: bool, asset: DamagedAsset) -> _Attempt:
+def _repair_one(archive: Archive, source: Source, run: Run, dry_run: bool, asset: DamagedAsset) -> _Attempt:
     """Try to repair one asset."""
     if _is_good(archive.store, asset, task_stop()):
         return _Attempt(asset, "healed", "ok", size_bytes=asset.size_bytes)
