@@ -94,7 +94,7 @@ class AuditFile:
             last, torn = self._last, b""
             if os.fstat(self._held()).st_size != self._size:  # others have written to it since
                 line, torn = self.tail()
-                # If the last line is not an event, continue from the number we remember; `audit verify` reports the line.
+                # If the last line is not an event, continue from the known number; `audit verify` reports the line.
                 with suppress(ValueError):
                     last = read_event(line).number if line else 0
             self.write(last, rows_after(last), torn=torn)

@@ -42,7 +42,7 @@ def find_signer(text: bytes, signature: bytes, allowed_signers: Path) -> str:
     """Return who signed a text, as the file of allowed signers calls them.
 
     Raises:
-        SignatureRefusedError: The signature does not match the text, or its signer is not listed; the message says which.
+        SignatureRefusedError: The signature does not match the text, or its signer is not listed.
         RequestError: There is no `ssh-keygen`, or no such file.
     """
     if not allowed_signers.is_file():
