@@ -8,7 +8,10 @@ import click
 
 from craftkit_archive.commands.console import OK, Console, open_archive
 from craftkit_archive.commands.lists import event_columns, write_list
-from craftkit_archive.commands.options import by_option
+from craftkit_archive.commands.options import (
+    by_option,
+    sign_option,
+)
 
 
 @click.group()
@@ -32,13 +35,7 @@ def audit_log(console: Console, since: str | None) -> int:
 
 
 @audit.command("head")
-@click.option(
-    "--sign",
-    "sign_with",
-    metavar="KEY",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write it to FILE too, signed with this SSH key: FILE.sig.",
-)
+@sign_option("Write it to FILE too, signed with this SSH key: FILE.sig.")
 @click.option(
     "-o",
     "--output",

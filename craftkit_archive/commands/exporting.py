@@ -19,6 +19,8 @@ from craftkit_archive.commands.options import (
     resolve_address,
     selection_options,
     service_options,
+    sign_option,
+    status_option,
 )
 
 if TYPE_CHECKING:
@@ -35,13 +37,7 @@ if TYPE_CHECKING:
 )
 @selection_options()
 @click.option("--template", metavar="ID", help="Only renders of this template.")
-@click.option(
-    "--status",
-    "statuses",
-    multiple=True,
-    type=click.Choice(["queued", "rendering", "succeeded", "failed", "cancelled"]),
-    help="Only renders of this status; repeatable.  [default: succeeded; with --ids, any]",
-)
+@status_option("Only renders of this status; repeatable.  [default: succeeded; with --ids, any]")
 @ids_option
 @click.option(
     "--name",
@@ -59,13 +55,7 @@ if TYPE_CHECKING:
     "--bag-info", multiple=True, metavar="KEY=VALUE", help="A line for bag-info.txt, such as Contact-Name; repeatable."
 )
 @click.option("--sync", is_flag=True, help="Bring everything from memory to the disk before the end.")
-@click.option(
-    "--sign",
-    "sign_with",
-    metavar="KEY",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Sign seal.txt with this SSH key, or with the one in the agent whose public half this is.",
-)
+@sign_option("Sign seal.txt with this SSH key, or with the one in the agent whose public half this is.")
 @service_options
 @jobs_option
 @dry_run_option

@@ -18,7 +18,12 @@ from craftkit_archive.commands.lists import (
     run_facts,
     write_list,
 )
-from craftkit_archive.commands.options import by_option, selection_options
+from craftkit_archive.commands.options import (
+    by_option,
+    selection_options,
+    sign_option,
+    status_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,7 +151,7 @@ def _print_report(console: Console, gathered: Report, form: ReportForm) -> None:
 @click.command()
 @click.option("--project", help="Only this project's (id or slug).")
 @click.option("--check", metavar="HEX", help="Compare it with one that was written down; 1 if it is another.")
-@click.option("--sign", "sign_with", metavar="KEY", type=_FILE, help="Write FILE, signed with this SSH key: FILE.sig.")
+@sign_option("Write FILE, signed with this SSH key: FILE.sig.")
 @click.option(
     "--timestamp", "authority", metavar="URL", help="Write FILE, stamped by this RFC 3161 authority: FILE.tsr."
 )
@@ -252,13 +257,7 @@ def renders() -> None:
     help="Those whose PDF is in this state; repeatable, and any will do, as with the two before.",
 )
 @selection_options()
-@click.option(
-    "--status",
-    "statuses",
-    multiple=True,
-    type=click.Choice(["queued", "rendering", "succeeded", "failed", "cancelled"]),
-    help="Only renders of this status; repeatable.",
-)
+@status_option("Only renders of this status; repeatable.")
 @click.option("--search", metavar="TEXT", help="A part of the id, template id, asset key or error message.")
 @limit_option
 @_form_option("table", "csv", "json", "ids")

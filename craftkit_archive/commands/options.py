@@ -166,6 +166,24 @@ def selection_options(*, until: bool = True) -> Callable[[Any], Any]:
     return add
 
 
+def status_option(words: str) -> Callable[[Any], Any]:
+    """Add the option that selects renders by their status."""
+    return click.option(
+        "--status",
+        "statuses",
+        multiple=True,
+        type=click.Choice(["queued", "rendering", "succeeded", "failed", "cancelled"]),
+        help=words,
+    )
+
+
+def sign_option(words: str) -> Callable[[Any], Any]:
+    """Add the option that names the SSH key to sign with."""
+    return click.option(
+        "--sign", "sign_with", metavar="KEY", type=click.Path(path_type=Path, dir_okay=False), help=words
+    )
+
+
 def service_options(command: Any) -> Any:
     """Add the options that say which S3 service a bucket is at."""
     for name, metavar, words in (
