@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import __version__, errors
-from craftkit_archive.commands import assets, audit, exporting, keys, lookup, metadata, serving, upkeep
+from craftkit_archive.commands import assets, audit, exporting, keys, lookup, metadata, records, serving, upkeep
 from craftkit_archive.commands.console import OK, Console, OutputError, ReaderGoneError, as_json
 from craftkit_archive.commands.options import global_options, take_everywhere
 from craftkit_archive.commands.signals import Signals, leave
@@ -245,6 +245,8 @@ for command in (
     lookup.report,
     lookup.seal,
     audit.audit,
+    records.retention,
+    records.hold,
     serving.serve,
     serving.quickstart,
 ):

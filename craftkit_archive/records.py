@@ -306,6 +306,42 @@ class Acknowledgement(Record, frozen=True):
     in_force: bool = True
 
 
+class RetentionRule(Record, frozen=True, tag="retention-rule"):
+    """How long renders are kept: those of a `project` or `template`, or by `default`, whose name is empty."""
+
+    scope: str
+    name: str
+    keep: str
+    counted_from: str
+    set_at: str
+
+
+class DueRender(Record, frozen=True, tag="due"):
+    """A stored render whose retention period is over on a day; `held_by` names the holds that keep it all the same."""
+
+    render_id: str
+    project_id: str
+    due_on: str
+    rule: str
+    keep: str
+    size_bytes: int
+    held_by: list[str]
+
+
+class Hold(Record, frozen=True):
+    """A legal hold, by its ids or by rule, and how many renders it covers; none once it is released."""
+
+    name: str
+    project_id: str | None
+    template_id: str | None
+    since: str | None
+    before: str | None
+    placed_at: str
+    released_at: str | None = None
+    ids: int = 0
+    covers: int = 0
+
+
 class AuditEvent(Record, frozen=True, tag="event"):
     """An event of the audit log, as its line has it; `last` is the number of the last one, if it stands for several."""
 

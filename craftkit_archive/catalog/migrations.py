@@ -318,6 +318,19 @@ def m007_events(db: "Database") -> None:
     )
 
 
+def m008_retention(db: "Database") -> None:
+    """Keep retention rules and legal holds."""
+    db.execute(
+        "CREATE TABLE retention (scope TEXT NOT NULL, name TEXT NOT NULL, keep TEXT NOT NULL,"
+        " counted_from TEXT NOT NULL, set_at TEXT NOT NULL, PRIMARY KEY (scope, name))"
+    )
+    db.execute(
+        "CREATE TABLE holds (name TEXT PRIMARY KEY, by_ids INTEGER NOT NULL, project_id TEXT, template_id TEXT,"
+        " since TEXT, before TEXT, placed_at TEXT NOT NULL, released_at TEXT)"
+    )
+    db.execute("CREATE TABLE hold_ids (hold TEXT NOT NULL, render_id TEXT NOT NULL, PRIMARY KEY (render_id, hold))")
+
+
 STEPS: list[Callable[["Database"], None]] = [
     m001_tables,
     m002_newest_first,
@@ -326,6 +339,7 @@ STEPS: list[Callable[["Database"], None]] = [
     m005_states,
     m006_for_people_who_query,
     m007_events,
+    m008_retention,
 ]
 OURS = "craftkit_archive"
 

@@ -1,0 +1,173 @@
+"""Commands for records management: retention, hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from craftkit_archive.columns import Column
+from craftkit_archive.commands.console import Console, open_archive
+from craftkit_archive.commands.lists import write_list
+from craftkit_archive.commands.options import by_option, ids_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from craftkit_archive.retention.rules import CountedFrom
+
+_RULES = [
+    Column("FOR", lambda one: f"{one.scope} {one.name}".strip(), least=12, middle=True),
+    Column("KEEP", lambda one: one.keep),
+    Column("FROM", lambda one: one.counted_from),
+]
+_DUE = [
+    Column("RENDER", lambda one: one.render_id, least=12, middle=True),
+    Column("DUE ON", lambda one: one.due_on),
+    Column("RULE", lambda one: f"{one.rule}: {one.keep}", least=12, middle=True),
+    Column("HELD BY", lambda one: ", ".join(one.held_by) or "-", least=8),
+]
+_HOLDS = [
+    Column("HOLD", lambda one: one.name, least=12, middle=True),
+    Column("PLACED", lambda one: one.placed_at[:10]),
+    Column("RELEASED", lambda one: (one.released_at or "-")[:10]),
+    Column("COVERS", lambda one: f"{one.covers}", right=True),
+]
+
+
+@click.group()
+def retention() -> None:
+    """Say how long renders are kept, and see which are due. Nothing is deleted by it."""
+
+
+def _whose(command: click.decorators.FC) -> click.decorators.FC:
+    command = click.option("--default", "default", is_flag=True, help="For renders that no other rule matches.")(command)
+    command = click.option("--template", metavar="ID", help="For the renders of this template.")(command)
+    return click.option("--project", help="For the renders of this project (id or slug).")(command)
+
+
+def _check_whose(project: str | None, template: str | None, *, default: bool) -> None:
+    if (project is not None) + (template is not None) + default != 1:
+        raise click.UsageError("Pass one of --project, --template and --default.")
+
+
+@retention.command("set")
+@_whose
+@click.option("--keep", metavar="PERIOD", required=True, help="How long: 10y, 1y6m or 90d.")
+@click.option(
+    "--from",
+    "counted_from",
+    type=click.Choice(["created", "completed"]),
+    default="created",
+    show_default=True,
+    help="Where the period begins.",
+)
+@by_option
+@click.pass_obj
+def set_rule(
+    console: Console, project: str | None, template: str | None, default: bool, keep: str, counted_from: CountedFrom
+) -> int:
+    """Say how long the renders of a project or template are kept, or all others.
+
+    Where rules of its project and of its template match a render, the later end counts. The last day of a month stands
+    in for days that the month does not have; a PDF is kept through the last day of its period.
+    """
+    from craftkit_archive.retention.rules import set_retention
+
+    _check_whose(project, template, default=default)
+    with open_archive(console) as archive:
+        rule = set_retention(archive, keep, project=project, template=template, counted_from=counted_from)
+        return write_list(console, rule, _RULES)
+
+
+@retention.command("list")
+@click.pass_obj
+def list_rules(console: Console) -> int:
+    """List the retention rules."""
+    from craftkit_archive.retention.rules import list_retention
+
+    with open_archive(console, read_only=True) as archive:
+        return write_list(console, list_retention(archive), _RULES)
+
+
+@retention.command("remove")
+@_whose
+@by_option
+@click.pass_obj
+def remove_rule(console: Console, project: str | None, template: str | None, default: bool) -> int:
+    """Remove a retention rule: its renders follow the others, or are kept without end."""
+    from craftkit_archive.retention.rules import remove_retention
+
+    _check_whose(project, template, default=default)
+    with open_archive(console) as archive:
+        return write_list(console, remove_retention(archive, project=project, template=template), _RULES)
+
+
+@retention.command("due")
+@click.option("--by", "by_date", metavar="DATE", help="Until this day, as in 2026-01-31.  [default: today]")
+@click.pass_obj
+def due(console: Console, by_date: str | None) -> int:
+    """List the stored renders whose retention period is over, those held too, and the holds."""
+    from craftkit_archive.retention.rules import list_due
+
+    with open_archive(console, read_only=True) as archive:
+        return write_list(console, list_due(archive, by=by_date), _DUE)
+
+
+@click.group()
+def hold() -> None:
+    """Keep renders from being deleted while a dispute or an audit lasts."""
+
+
+@hold.command("place")
+@click.option("--name", required=True, help="What the hold is called; a name is never used again.")
+@click.option("--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log.")
+@click.option("--project", help="The renders of this project (id or slug).")
+@click.option("--template", metavar="ID", help="The renders of this template.")
+@click.option("--since", metavar="TIME", help="Renders made at or after 2026-01-31 or a full time.")
+@click.option("--until", metavar="TIME", help="Renders made before; a date: up to its end.")
+@ids_option
+@by_option
+@click.pass_obj
+def place(
+    console: Console,
+    /,
+    name: str,
+    reason: str,
+    project: str | None,
+    template: str | None,
+    since: str | None,
+    until: str | None,
+    ids: Path | None,
+) -> int:
+    """Place a hold on renders by ids or by rule; a rule covers renders that are imported later, too."""
+    from craftkit_archive.retention.rules import place_hold
+
+    with open_archive(console) as archive:
+        selection = archive.select(
+            projects=() if project is None else project, since=since, until=until, template_id=template, ids=ids
+        )
+        return write_list(console, place_hold(archive, name, reason, selection), _HOLDS)
+
+
+@hold.command("list")
+@click.pass_obj
+def list_them(console: Console) -> int:
+    """List the holds, those released too, and how many renders each covers now."""
+    from craftkit_archive.retention.rules import list_holds
+
+    with open_archive(console, read_only=True) as archive:
+        return write_list(console, list_holds(archive), _HOLDS)
+
+
+@hold.command("release")
+@click.argument("name")
+@click.option("--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log.")
+@by_option
+@click.pass_obj
+def release(console: Console, name: str, reason: str) -> int:
+    """Release a hold; what another one covers stays held."""
+    from craftkit_archive.retention.rules import release_hold
+
+    with open_archive(console) as archive:
+        return write_list(console, release_hold(archive, name, reason), _HOLDS)

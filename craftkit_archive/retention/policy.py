@@ -1,0 +1,16 @@
+"""The one place that decides whether bytes of a render may be deleted."""
+
+from collections.abc import Sequence
+
+from craftkit_archive.catalog import Catalog
+
+
+def refusals(catalog: Catalog, render_ids: Sequence[str]) -> dict[str, str]:
+    """Map those of these renders whose bytes must not be deleted to why not.
+
+    Whoever deletes asks in the transaction, or under the lock, in which it deletes: a hold may have been placed since.
+    """
+    return {
+        render_id: f"held by {', '.join(names)}; see `hold list`"
+        for render_id, names in catalog.held_by(render_ids).items()
+    }
