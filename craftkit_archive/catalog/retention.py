@@ -89,7 +89,8 @@ class RetentionQueries(Connection):
         """
         found: dict[str, list[str]] = {}
         for render_id, name in self._query(
-            f"SELECT r.id, h.name FROM json_each(?1) AS j JOIN renders AS r ON r.id = j.value JOIN holds AS h ON {_COVERS}"
+            "SELECT r.id, h.name FROM json_each(?1) AS j JOIN renders AS r ON r.id = j.value"
+            f" JOIN holds AS h ON {_COVERS}"
             " UNION SELECT i.render_id, h.name FROM json_each(?1) AS j JOIN hold_ids AS i ON i.render_id = j.value"
             " JOIN holds AS h ON h.name = i.hold AND h.released_at IS NULL ORDER BY 1, 2",
             (json_text(render_ids),),

@@ -41,7 +41,9 @@ def retention() -> None:
 
 
 def _whose(command: click.decorators.FC) -> click.decorators.FC:
-    command = click.option("--default", "default", is_flag=True, help="For renders that no other rule matches.")(command)
+    command = click.option("--default", "default", is_flag=True, help="For renders that no other rule matches.")(
+        command
+    )
     command = click.option("--template", metavar="ID", help="For the renders of this template.")(command)
     return click.option("--project", help="For the renders of this project (id or slug).")(command)
 
@@ -121,7 +123,9 @@ def hold() -> None:
 
 @hold.command("place")
 @click.option("--name", required=True, help="What the hold is called; a name is never used again.")
-@click.option("--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log.")
+@click.option(
+    "--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log."
+)
 @click.option("--project", help="The renders of this project (id or slug).")
 @click.option("--template", metavar="ID", help="The renders of this template.")
 @click.option("--since", metavar="TIME", help="Renders made at or after 2026-01-31 or a full time.")
@@ -162,7 +166,9 @@ def list_them(console: Console) -> int:
 
 @hold.command("release")
 @click.argument("name")
-@click.option("--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log.")
+@click.option(
+    "--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log."
+)
 @by_option
 @click.pass_obj
 def release(console: Console, name: str, reason: str) -> int:

@@ -20,6 +20,7 @@ from craftkit_archive.parallel.pool import Stop, in_batches, never, task_stop, u
 from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.records import Finding, Held, Plan, Planned, Progress, Record, Skipped, Verdict
 from craftkit_archive.repair.quarantine import Quarantine
+from craftkit_archive.retention.policy import refusals
 from craftkit_archive.sources.address import open_source
 from craftkit_archive.sources.base import Source
 from craftkit_archive.sources.export import ExportSource
@@ -349,6 +350,16 @@ def drop_quarantined(archive: Archive, names: Iterable[str] | None, *, force: bo
                         run.counts["kept"] += 1
                         reason = "kept, because its PDF is still bad. Repair it first, or pass --force"
                         yield Skipped(held.render_id or None, held.name, reason)
+            # By name as well as with --all and --force: see `retention/policy.py`.
+            refused = refusals(archive.catalog, [held.render_id for held in going if held.render_id])
+            if refused and names is not None:
+                stays = next(held for held in going if held.render_id in refused)
+                raise RequestError(f"Cannot drop {stays.name}: its render is {refused[stays.render_id]}.")
+            for held in going:
+                if held.render_id in refused:
+                    run.counts["kept"] += 1
+                    yield Skipped(held.render_id, held.name, f"kept, because its render is {refused[held.render_id]}")
+            going = [held for held in going if held.render_id not in refused]
             if not going:
                 continue
             # The event first: nothing is ever deleted without a trace of who did it.

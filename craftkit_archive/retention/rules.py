@@ -159,7 +159,9 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
     ids, project = selection.render_ids, next(iter(selection.project_ids), None)
     rule = (project, selection.template_id, selection.since, selection.before)
     if (ids is None) == (rule == (None,) * 4):
-        raise RequestError("Say what is held: pass --ids FILE, or at least one of --project, --template, --since, --until.")
+        raise RequestError(
+            "Say what is held: pass --ids FILE, or at least one of --project, --template, --since, --until."
+        )
     with archive.run("hold place", {"name": name}) as run:
         run.counts["placed"] = 1
         with archive.catalog.transaction():
