@@ -16,7 +16,7 @@ from craftkit_archive.records import Finding
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.retention.periods import Period
 from craftkit_archive.retention.policy import refusals
-from tests.worlds import Done, World, command, keys, load, render, render_id
+from tests.worlds import Done, World, command, load, render, render_id
 
 PERIODS = st.builds(Period, st.integers(0, 200), st.integers(0, 300), st.integers(0, 5000)).filter(any)
 
@@ -108,8 +108,8 @@ def test_a_render_is_held_as_long_as_one_hold_covers_it(world: World, holds: lis
     catalog: Catalog = world.archive.catalog
     expected: dict[str, list[str]] = {}
     every = [render_id(number) for number in range(1, 6)]
-    for number in catalog.holds():
-        catalog.release_hold(number.name, "2026-01-01T00:00:00.000Z")
+    for hold in catalog.holds():
+        catalog.release_hold(hold.name, "2026-01-01T00:00:00.000Z")
     for released, numbers in holds:
         name = next(NAMES)
         ids = world.folder / "held.txt"
@@ -126,7 +126,17 @@ def test_a_render_is_held_as_long_as_one_hold_covers_it(world: World, holds: lis
 
 @pytest.mark.parametrize("words", [["--all", "--force"], ["--force", render_id(1)]])
 def test_the_quarantine_keeps_copies_of_a_held_render(world: World, words: list[str]) -> None:
-    finding = Finding(1, render_id(1), keys(1), "wrong-digest", "2026-01-01T00:00:00.000Z", None, None, None, None)
+    finding = Finding(
+        1,
+        render_id(1),
+        f"renders/{NORTHWIND}/{render_id(1)}.pdf",
+        "wrong-digest",
+        "2026-01-01T00:00:00.000Z",
+        None,
+        None,
+        None,
+        None,
+    )
     Quarantine(world.archive.path).keep(world.archive.store, finding)
     assert at(world, "hold", "place", "--name", "h", "--reason", "r", "--since", "1990-01-01").code == 0
     assert at(world, "quarantine", "drop", *words).code in (2, 3)

@@ -46,7 +46,7 @@ class RetentionQueries(Connection):
             " WHERE r.id > ? AND a.stored_at IS NOT NULL ORDER BY r.id LIMIT ?",
             (after, PAGE),
         ):
-            yield page  # type: ignore[misc]  # sqlite3 types no columns
+            yield page
             after = page[-1][0]
 
     def put_hold(self, hold: Hold, render_ids: Sequence[str] | None) -> None:
