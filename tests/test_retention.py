@@ -16,7 +16,7 @@ from craftkit_archive.records import Finding
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.retention.periods import Period
 from craftkit_archive.retention.policy import refusals
-from tests.worlds import Done, World, command, load, render, render_id
+from tests.worlds import NORTHWIND, Done, World, command, load, render, render_id
 
 PERIODS = st.builds(Period, st.integers(0, 200), st.integers(0, 300), st.integers(0, 5000)).filter(any)
 
@@ -126,17 +126,8 @@ def test_a_render_is_held_as_long_as_one_hold_covers_it(world: World, holds: lis
 
 @pytest.mark.parametrize("words", [["--all", "--force"], ["--force", render_id(1)]])
 def test_the_quarantine_keeps_copies_of_a_held_render(world: World, words: list[str]) -> None:
-    finding = Finding(
-        1,
-        render_id(1),
-        f"renders/{NORTHWIND}/{render_id(1)}.pdf",
-        "wrong-digest",
-        "2026-01-01T00:00:00.000Z",
-        None,
-        None,
-        None,
-        None,
-    )
+    key = f"renders/{NORTHWIND}/{render_id(1)}.pdf"
+    finding = Finding(1, render_id(1), key, "wrong-digest", world.archive.now())
     Quarantine(world.archive.path).keep(world.archive.store, finding)
     assert at(world, "hold", "place", "--name", "h", "--reason", "r", "--since", "1990-01-01").code == 0
     assert at(world, "quarantine", "drop", *words).code in (2, 3)
