@@ -124,7 +124,7 @@ def test_a_render_is_held_as_long_as_one_hold_covers_it(world: World, holds: lis
     }
 
 
-@pytest.mark.parametrize("words", [["--all", "--force"], ["--force", render_id(1)]])
+@pytest.mark.parametrize("words", [["--all", "--force", "--yes"], ["--force", render_id(1)]])
 def test_the_quarantine_keeps_copies_of_a_held_render(world: World, words: list[str]) -> None:
     key = f"renders/{NORTHWIND}/{render_id(1)}.pdf"
     finding = Finding(1, render_id(1), key, "wrong-digest", world.archive.now())

@@ -8,7 +8,7 @@ from craftkit_archive.catalog import Catalog
 def refusals(catalog: Catalog, render_ids: Sequence[str]) -> dict[str, str]:
     """Map those of these renders whose bytes must not be deleted to why not.
 
-    Whoever deletes asks in the transaction, or under the lock, in which it deletes: a hold may have been placed since.
+    Whoever deletes asks under the archive's lock and keeps it until the bytes are gone; `hold place` takes it too.
     """
     return {
         render_id: f"held by {', '.join(names)}; see `hold list`"

@@ -154,6 +154,7 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
 
     Raises:
         RequestError: Name or reason are missing, the name was used before, or nothing says what is held.
+        LockedError: Another command is writing.
     """
     name, reason = _words(name, "name", "--name NAME"), _words(reason, "reason", "--reason TEXT")
     ids, project = selection.render_ids, next(iter(selection.project_ids), None)
@@ -162,7 +163,8 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
         raise RequestError(
             "Say what is held: pass --ids FILE, or at least one of --project, --template, --since, --until."
         )
-    with archive.run("hold place", {"name": name}) as run:
+    # The lock: whoever deletes has it from its question to the last byte, and no hold comes between.
+    with archive.lock("hold place"), archive.run("hold place", {"name": name}) as run:
         run.counts["placed"] = 1
         with archive.catalog.transaction():
             if any(hold.name == name for hold in archive.catalog.holds()):
