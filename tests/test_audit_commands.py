@@ -111,6 +111,18 @@ def _say(*words: str | Path) -> Callable[[World], list[str | Path]]:
 
 
 # Every command of the program, and its ways to change something. A new one needs a line here.
+_HOLD = ("hold", "place", "--name", "case", "--reason", "a dispute", "--since", "2000-01-01")
+_KEEP = ("retention", "set", "--default", "--keep", "1y")
+
+
+def _hold(world: World) -> None:
+    assert command(*_HOLD, archive=world.archive.path).code == 0
+
+
+def _keep(world: World) -> None:
+    assert command(*_KEEP, archive=world.archive.path).code == 0
+
+
 DEEDS: dict[str, list[Deed]] = {
     "accept": [
         Deed(_lose, lambda w: ["accept", "--ids", w.folder / "ids.txt", "--reason", "gone for good"], "accept"),
@@ -136,6 +148,9 @@ DEEDS: dict[str, list[Deed]] = {
         Deed(_nothing, lambda w: ["fetch", w.bucket], None),
     ],
     "findings list": [Deed(_find_damage, _say("findings", "list"), None)],
+    "hold list": [Deed(_nothing, _say("hold", "list"), None)],
+    "hold place": [Deed(_nothing, _say(*_HOLD), "hold place")],
+    "hold release": [Deed(_hold, _say("hold", "release", "case", "--reason", "settled"), "hold release")],
     "import": [
         Deed(_new_render, lambda w: ["import", "renders", w.folder / "new.ndjson"], "import renders"),
         Deed(_new_render, lambda w: ["import", "renders", w.folder / "new.ndjson", "--dry-run"], None),
@@ -165,6 +180,10 @@ DEEDS: dict[str, list[Deed]] = {
         Deed(_find_damage, lambda w: ["repair", w.bucket, "--dry-run"], None),
     ],
     "report": [Deed(_find_damage, _say("report"), None)],
+    "retention due": [Deed(_keep, _say("retention", "due", "--by", "9000-01-01"), None)],
+    "retention list": [Deed(_keep, _say("retention", "list"), None)],
+    "retention remove": [Deed(_keep, _say("retention", "remove", "--default"), "retention remove")],
+    "retention set": [Deed(_nothing, _say(*_KEEP), "retention set")],
     "runs list": [Deed(_nothing, _say("runs", "list"), None)],
     "runs show": [Deed(_nothing, _say("runs", "show", "1"), None)],
     "seal": [
