@@ -13,7 +13,7 @@ import click
 
 from craftkit_archive import __version__, errors
 from craftkit_archive.commands import assets, audit, exporting, keys, lookup, metadata, records, serving, upkeep
-from craftkit_archive.commands.console import OK, Console, OutputError, ReaderGoneError, as_json
+from craftkit_archive.commands.console import GIVEN, OK, Console, OutputError, ReaderGoneError, as_json
 from craftkit_archive.commands.options import global_options, take_everywhere
 from craftkit_archive.commands.signals import Signals, leave
 from craftkit_archive.values import escape_control
@@ -118,6 +118,11 @@ class Commands(click.Group):
             if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (1, 2))):
                 return _end_for_readers()
             return self._fail_unforeseen(given, error)
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Keep the words as they were given, for the command to run next."""
+        context.meta[GIVEN] = list(args)
+        return super().parse_args(context, args)
 
     def _fail_unforeseen(self, given: list[str], error: Exception) -> int:
         starved = next(filter(None, map(errors.starvation, _causes(error))), None)

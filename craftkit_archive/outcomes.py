@@ -69,13 +69,12 @@ def _counted(summary: Summary) -> str:
 
 def _status(summary: Summary) -> str:
     if not summary.counts.get("renders"):
-        return "the archive is empty. Next: import projects, keys and renders"
+        return "the archive has no renders" if summary.details.get("projects") else "the archive is empty"
     standing: Standing = summary.details["standing"]
     sentence = standing.text
     if standing.bad:
         count, _, rest = sentence.partition(" ")
         sentence = f"{count} {'PDF' if count == '1' else 'PDFs'} {rest}: see `report`"
-        sentence += ", then `repair SOURCE`" if standing.damaged or standing.unreadable else ""
     return f"{sentence}; {summary.details['coverage']['text']}" if standing.stored else sentence
 
 
@@ -84,7 +83,7 @@ def _verify(summary: Summary) -> str:
     found = by_state(counts)
     if not counts.get("checked") and not found and not counts.get("unknown"):
         if details.get("stored") == 0:
-            return "nothing is stored. Next: fetch SOURCE"
+            return "nothing is stored"
         due = details.get("next_due")
         return f"nothing is due until {due[:10]}" if due else "nothing matches: no PDF was checked"
     bad = "; ".join(filter(None, [_found(counts, found), _named(counts, {"unknown": "ids unknown"})]))
@@ -124,8 +123,9 @@ def _repair(summary: Summary) -> str:
     counts = summary.counts
     if not counts.get("damaged"):
         when = summary.details.get("last_verified")
-        last = f"the last verify ({when[:10]}) found nothing bad" if when else "nothing was ever verified"
-        return f"nothing to repair: {last}. In doubt, verify first"
+        if not when:
+            return "nothing to repair: nothing was ever verified"
+        return f"nothing to repair: the last verify ({when[:10]}) found nothing bad. In doubt, verify first"
     still = counts.get("absent", 0) + counts.get("refused", 0)
     left = _named(counts, {"absent": "missing at the source", "refused": "refused"})
     bad = f"{still:,} still bad ({left})" if still else ""
@@ -167,13 +167,16 @@ def _seal(summary: Summary) -> str:
 
 def _import(summary: Summary) -> str:
     counts = summary.counts
+    warned = len(summary.details.get("warnings", ()))
+    warnings = f"; {warned} {'warning' if warned == 1 else 'warnings'}" if warned else ""
     if not counts.get("rejected"):
-        return _counted(summary)
+        return f"{_counted(summary)}{warnings}"
     imported = any(counts.get(name) for name in ("inserted", "updated"))
-    kept = "The valid records were imported" if imported and not summary.details else "Nothing was imported"
-    rest = _named(counts, {name: name for name in counts if name != "rejected"})
+    imported = imported and not summary.details.get("dry_run")
+    kept = "The valid records were imported" if imported else "Nothing was imported"
+    rest = _named(counts, {name: name for name in counts if name != "rejected"}) + _amount(summary) + warnings
     return (
-        f"{counts['rejected']:,} rejected; {rest}{_amount(summary)}. {kept}. Save the rejected ones with --rejects"
+        f"{counts['rejected']:,} rejected; {rest}. {kept}. Save the rejected ones with --rejects"
         " FILE, correct them, and import that file"
     )
 

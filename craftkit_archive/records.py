@@ -260,6 +260,18 @@ class Reject(Record, frozen=True):
     record: Any
 
 
+class Caution(Record, frozen=True, tag="warning"):
+    """What an import let in, and what it will break later.
+
+    `warning` is its kind, `count` how many there are, `names` the first of them.
+    """
+
+    warning: str
+    count: int
+    names: list[str]
+    text: str
+
+
 class Finding(Record, frozen=True):
     """An asset whose verdict is not `ok`. `expected` and `found` are sizes or digests, as the verdict has it.
 
@@ -503,7 +515,8 @@ class Diagnosis(Record, frozen=True):
 class Summary(Record, frozen=True):
     """How a command ended; always the last line.
 
-    `exit_code` is what the command line ends with: that of the outcome, unless another one is given.
+    `exit_code` is what the command line ends with: that of the outcome, unless another one is given. `next` is the
+    command to run next, as the command line decides it; None if there is nothing to do.
     """
 
     command: str
@@ -513,6 +526,7 @@ class Summary(Record, frozen=True):
     bytes_read: int = 0
     run_id: int | None = None
     details: dict[str, Any] = {}
+    next: str | None = None
 
     def __post_init__(self) -> None:
         if self.exit_code == 0:

@@ -151,8 +151,10 @@ def test_every_command_in_its_three_voices(night: Callable[[bool], Night], expec
         shutil.move(backup, world.archive)
     plain = world.run(expected.words)
     assert plain.code == quiet.code == code
-    last = plain.err.splitlines()[-1] if plain.err else ""
-    assert words in last, plain.err
+    said = plain.err.splitlines()
+    if said and said[-1].startswith("Next: "):
+        assert said.pop().startswith("Next: craftkit-archive "), "the last line is what to do"
+    assert words in (said[-1] if said else ""), plain.err
     assert not re.search(r"\b(absent|excluded|lacking|never stored|to mend|mend)\b", plain.err + plain.out)
     if code == 0:
         assert quiet.err == "", quiet.err
@@ -177,10 +179,11 @@ def test_quiet_names_the_worst_first_and_no_more_than_twenty(tmp_path: Path) -> 
             world.asset(number).unlink()
     done = command("-q", "verify", archive=world.archive.path)
     lines = done.err.splitlines()
-    assert (done.code, len(lines)) == (1, 22)
+    assert (done.code, len(lines)) == (1, 23)
     assert all(line.startswith("  missing  ") for line in lines[:20])
     assert lines[20].startswith("  … and 35 more")
     assert lines[21].startswith("verify: 25 damaged (25 missing), 30 extra; 40 checked, 15 ok")
+    assert lines[22].startswith("Next: craftkit-archive ")
 
 
 def test_all_numbers_of_one_night_agree(night: Callable[[bool], Night]) -> None:
@@ -206,13 +209,20 @@ def test_all_numbers_of_one_night_agree(night: Callable[[bool], Night]) -> None:
 def test_what_is_not_there_is_said_as_that(tmp_path: Path) -> None:
     """An archive of nothing says so, and never as a share of nothing."""
     path = tmp_path / "a"
-    assert command("init", archive=path).err.count("\n") == 1
+    assert (
+        command("init", archive=path).err.splitlines()[1]
+        == f"Next: craftkit-archive --archive {path} import projects FILE"
+    )
     for words in ("status", "verify", "seal", "doctor", "repair"):
         done = command(*words.split(), *([str(tmp_path)] if words == "repair" else []), archive=path)
         assert "%" not in done.err
         assert "ok:" not in done.err
-    assert "the archive is empty. Next: import" in command("status", archive=path).err
-    assert "nothing is stored. Next: fetch SOURCE" in command("verify", archive=path).err
+    for words, said, following in (
+        ("status", "status: the archive is empty", "import projects FILE"),
+        ("verify", "verify: nothing is stored", "import renders FILE"),
+    ):
+        *_, outcome, last = command(words, archive=path).err.splitlines()
+        assert (outcome, last) == (said, f"Next: craftkit-archive --archive {path} {following}")
 
 
 def test_a_wrong_run_says_what_it_is(world: World) -> None:

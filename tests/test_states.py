@@ -152,7 +152,10 @@ def test_status_says_what_is_wrong_and_ends_with_it(world: World) -> None:
     assert command("status", archive=world.archive.path).code == 0
     judge(world, {0: "wrong-digest", 1: "unreadable", 2: "ok", 3: "ok", 4: "ok"})
     done = command("status", archive=world.archive.path)
-    assert (done.code, "status: 1 PDF damaged, 1 unreadable: see `report`, then `repair SOURCE`" in done.err) == (
+    assert (
+        done.code,
+        "status: 1 PDF damaged, 1 unreadable: see `report`\nNext: craftkit-archive --archive " in done.err,
+    ) == (
         1,
         True,
     )

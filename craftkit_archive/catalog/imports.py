@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from craftkit_archive.catalog.connection import Connection
 from craftkit_archive.catalog.rows import Expectation, json_text
 from craftkit_archive.records import KeyInfo, Kind
@@ -64,6 +66,34 @@ class ImportQueries(Connection):
             (name,),
         )
         return [row[0] for row in by_id or self._query("SELECT id FROM projects WHERE slug = ?", (name,))]
+
+    def shared_slugs(self) -> list[tuple[str, list[str]]]:
+        """Return the slugs that several projects have, each with the ids of these projects."""
+        rows = self._query(
+            "SELECT slug, json_group_array(id) FROM (SELECT slug, id FROM projects ORDER BY slug, id)"
+            " WHERE slug <> '' GROUP BY slug HAVING COUNT(*) > 1 ORDER BY slug"
+        )
+        return [(slug, msgspec.json.decode(ids)) for slug, ids in rows]
+
+    def without_project(self, kind: Kind) -> list[tuple[str, int]]:
+        """Return the ids of projects that records of a kind name and that are not there, with how many name each."""
+        # From one project to the next by the index, so that a million renders of ten projects take ten steps.
+        return self._query(  # type: ignore[return-value,unused-ignore]
+            f"""
+            WITH RECURSIVE named (id) AS (
+                SELECT MIN(project_id) FROM {_TABLES[kind]}
+                UNION ALL
+                SELECT (SELECT MIN(project_id) FROM {_TABLES[kind]} WHERE project_id > named.id) FROM named
+                WHERE named.id IS NOT NULL
+            )
+            SELECT n.id, (SELECT COUNT(*) FROM {_TABLES[kind]} WHERE project_id = n.id) FROM named AS n
+            WHERE n.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM projects AS p WHERE p.id = n.id) ORDER BY n.id
+            """
+        )
+
+    def has_renders(self) -> bool:
+        """Say whether any render is known."""
+        return bool(self._query("SELECT EXISTS (SELECT 1 FROM renders)")[0][0])
 
     def project_slugs(self, limit: int) -> list[str]:
         """Return slugs (or ids) of projects, for a person who mistyped one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ OK = 0
 
 SHOWN = 20
 KEPT = 1000
+DEFAULT_ARCHIVE = Path("data")
+GIVEN = "craftkit_archive.given"  # the name of the command line's words in click's context
 
 
 class OutputError(Exception):
@@ -42,6 +45,11 @@ class Console:
     ) -> None:
         self.archive = archive
         self.stop = stop
+        # The words of the command line, and the archive if these name it: for the command to run next.
+        context = click.get_current_context(silent=True)
+        self.given: list[str] = context.meta.get(GIVEN, []) if context else []
+        named = context and context.get_parameter_source("archive") == click.core.ParameterSource.COMMANDLINE
+        self.named_archive = os.fspath(archive) if named and archive != DEFAULT_ARCHIVE else None
         self.json = as_json
         self.progress = progress
         self.quiet = quiet
@@ -109,7 +117,17 @@ class Console:
 
     def _show_one(self, record: Record, shown: int) -> bool:
         """Write one record; people see problems up to a number. Return whether it is one."""
-        from craftkit_archive.records import AuditFault, Diagnosis, Finding, Note, ProjectInfo, Reject, RunInfo, Skipped
+        from craftkit_archive.records import (
+            AuditFault,
+            Caution,
+            Diagnosis,
+            Finding,
+            Note,
+            ProjectInfo,
+            Reject,
+            RunInfo,
+            Skipped,
+        )
         from craftkit_archive.report.gather import as_text
 
         problem = isinstance(record, (AuditFault, Finding, Note, Reject, Skipped))
@@ -118,6 +136,8 @@ class Console:
         elif self.quiet and isinstance(record, (Diagnosis, ProjectInfo, RunInfo)):
             # How things stand, which --quiet leaves out while all is well.
             return isinstance(record, Diagnosis) and record.fix is not None
+        elif isinstance(record, Caution):
+            self.say(as_text(record))
         elif not problem:
             self.put(as_text(record, whole=self.verbose))
         elif shown < SHOWN or self.verbose:
@@ -130,16 +150,24 @@ class Console:
         self.close(summary)
         return code
 
-    def close(self, summary: Summary) -> None:
-        """Write the last line."""
+    def close(self, summary: Summary, *, part: bool = False) -> None:
+        """Write how a command ended, and as the last line what to run next; a part of a command leaves that out."""
+        import msgspec
+
+        from craftkit_archive.next_steps import command_line, next_step
         from craftkit_archive.report.gather import as_text
 
+        words = None if part else next_step(summary, self.given)
+        if words is not None:
+            summary = msgspec.structs.replace(summary, next=command_line(words, self.named_archive))
         if self.json:
             self.line(summary)
             return
-        text = as_text(summary)
-        if text and (not self.quiet or summary.outcome in ("problems", "incomplete", "limited")):
-            click.echo(escape_control(text), err=True)
+        if self.quiet and summary.outcome not in ("problems", "incomplete", "limited"):
+            return
+        for text in (as_text(summary), f"Next: {summary.next}" if summary.next else ""):
+            if text:
+                click.echo(escape_control(text), err=True)
 
 
 def as_json(record: object) -> str:

@@ -322,7 +322,7 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
         for title, records in quickstart_steps(archive, directory, export_to, jobs=default_jobs(), stop=console.stop):
             console.say(title)
             summary, code = console.show(records)
-            console.close(summary)
+            console.close(summary, part=True)
             if console.stop():
                 return code
             if code != OUTCOME_CODES["incomplete"]:

@@ -104,10 +104,13 @@ def export_assets(
             yield export.plan()
             yield from export.foresee() if dry_run else export.write(executor, jobs)
     yield from export.record()
-    yield export.summary()
+    yield export.summary(dry_run=dry_run)
 
 
 # --- the work --------------------------------------------------------------------------------------------------------
+
+
+NOT_STORED = ("not-stored", "not stored")
 
 
 class _PlannedFile(NamedTuple):
@@ -158,6 +161,7 @@ class _Export:
         self._exports: list[dict[str, Any]] = []
         self._projects: dict[str, str] = {}
         self._marks = array("Q")
+        self._to_fetch = False  # whether a fetch would bring more of what is selected
 
     def plan(self) -> Plan:
         """Go through all renders once, before the first byte.
@@ -241,6 +245,7 @@ class _Export:
                 accepted = _accepted_reason(entry.row, (entry.lack or ("",))[0])
                 counts["acknowledged" if accepted else "excluded"] += 1
                 if not accepted:
+                    self._to_fetch = self._to_fetch or entry.lack == NOT_STORED
                     yield _skipped(entry, entry.lack)
             else:
                 counts["written"] += 1
@@ -337,6 +342,7 @@ class _Export:
             # What the store does not give now is not damage: the export is incomplete.
             gap = "excluded" if one is None or one.outcome == "unavailable" else "failed"
             counts["acknowledged" if accepted else gap] += 1
+            self._to_fetch = self._to_fetch or (entry.lack == NOT_STORED and not accepted)
             cells = entry.cells
             papers.lack((cells.render_id, cells.project_id, cells.project_slug, cells.asset_key, *lack, accepted or ""))
             if not accepted:
@@ -378,12 +384,13 @@ class _Export:
             signed = True if self._options.sign_with is not None else None
             yield from self._archive.record_apart("export", counts, target=target, signed=signed, **what)
 
-    def summary(self) -> Summary:
+    def summary(self, *, dry_run: bool) -> Summary:
         """Say how it went."""
         counts = self._run.counts
         counts["not_stored"] = counts["excluded"]
         self._run.settle(problems=counts["failed"] > 0, incomplete=counts["excluded"] > 0, stopped=self._stop())
-        return self._run.summary(exports=self._exports)
+        more = {"dry_run": True} if dry_run else {}
+        return self._run.summary(exports=self._exports, to_fetch=self._to_fetch, **more)
 
 
 def _lack(row: ExportRow) -> tuple[str, str] | None:
@@ -394,7 +401,7 @@ def _lack(row: ExportRow) -> tuple[str, str] | None:
         return "no-digest", "stored, but with no digest to compare it with"
     if row.status != "succeeded":
         return "not-succeeded", f"its status is {row.status}"
-    return "not-stored", "not stored"
+    return NOT_STORED
 
 
 # Which state of a PDF it is that keeps it out of an export; no person can accept what the folder does not take.

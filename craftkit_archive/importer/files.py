@@ -10,6 +10,7 @@ from typing import Literal
 
 from craftkit_archive.decoding import DecodedItem
 from craftkit_archive.errors import RequestError
+from craftkit_archive.importer.foreign import refuse_foreign
 from craftkit_archive.importer.json_values import NOT_JSON, TOO_MANY_DIGITS, json_records
 from craftkit_archive.importer.streams import (
     BLOCK_BYTES,
@@ -82,6 +83,7 @@ def read_source(
         if not head.strip() and stop():
             return
         inode = 0 if at is None else os.fstat(raw.fileno()).st_ino
+        refuse_foreign(head, source, kind)
         guessed, copied = form is None, form == "text" and head.lstrip()[:1] in (b"{", b"[")
         if guessed:
             refuse_form(head, source, kind)

@@ -46,6 +46,17 @@ def read_line(line: int, text: bytes, kind: Kind) -> Iterator[DecodedItem]:
     yield DecodedItem(line, text.decode("utf-8", "backslashreplace"), problem)
 
 
+def unwrap_reject(item: DecodedItem, kind: Kind) -> Iterator[DecodedItem]:
+    """Take the record out of a line of a file of rejects; what was no JSON stands there as a text."""
+    value = item.value
+    if isinstance(value, dict) and value.get("type") == "reject" and "record" in value:
+        record = value["record"]
+        if isinstance(record, str):
+            return read_line(item.line, record.encode(), kind)
+        return iter([DecodedItem(item.line, record)])
+    return iter([item])
+
+
 def _json_values(text: bytes) -> list[Any]:
     """Read the JSON value of a line; or several, with nothing or white space between them."""
     try:

@@ -16,13 +16,15 @@ from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.imports import COLUMNS
 from craftkit_archive.decoding import DecodedItem, LineReader, read_record, snake
 from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.importer.cautions import OWING_LOOKED_AT, describe_next, find_cautions
 from craftkit_archive.importer.files import FileForm, read_source
-from craftkit_archive.importer.json_values import read_line
-from craftkit_archive.importer.merge import Declared, Merge, OnDuplicate, Row
+from craftkit_archive.importer.json_values import read_line, unwrap_reject
+from craftkit_archive.importer.kinds import refuse_other_kind
+from craftkit_archive.importer.merge import STATUS, Declared, Merge, OnDuplicate, Row
 from craftkit_archive.importer.postgres import is_database, read_table
 from craftkit_archive.importer.streams import Block, Span
 from craftkit_archive.parallel.pool import Stop, default_jobs, in_batches, map_ordered, never, processes
-from craftkit_archive.records import KINDS, Incoming, Kind, Progress, Reject, Render, Summary, one_of
+from craftkit_archive.records import KINDS, Caution, Incoming, Kind, Progress, Reject, Render, Summary, one_of
 from craftkit_archive.values import hide, mask, without_password
 
 TRANSACTION_RECORDS = 10_000
@@ -65,7 +67,7 @@ def import_records(
     all_or_nothing: bool = False,
     dry_run: bool = False,
     stop: Stop = never,
-) -> Iterator[Progress | Reject | Summary]:
+) -> Iterator[Progress | Reject | Caution | Summary]:
     """Bring the records of files, or of the tables of a database, into the catalog.
 
     It is idempotent, and whatever interrupts it, the next call does the rest: records land in transactions of about
@@ -89,12 +91,13 @@ def import_records(
         stop: Asked between batches.
 
     Yields:
-        A `Reject` for each record that is refused, a `Progress` for each batch, and at last the `Summary` with the
+        A `Reject` for each record that is refused, a `Progress` for each batch, a `Caution` for each kind of thing
+        that was let in and will break something later, and at last the `Summary` with the
         counts read, inserted, updated, unchanged and rejected (and, if all of them were kept out, discarded); read is
         the sum of the others.
 
     Raises:
-        RequestError: A file or table cannot be read, or the project is unknown.
+        RequestError: A file or table cannot be read, or holds something else, or the project is unknown.
         StoreOfflineError, RemoteError: A database cannot be reached, or the connection broke.
         LockedError: Another command is writing.
 
@@ -119,14 +122,19 @@ def import_records(
     arguments |= {
         name: value for name, value in (("null", null), ("table", table), ("where", where)) if value is not None
     }
+    details: dict[str, Any] = {"dry_run": True} if dry_run else {}
     with archive.lock(f"import {kind}"), archive.run("import", arguments, dry=dry_run) as run:
         run.counts.update({"read": 0, "inserted": 0, "updated": 0, "unchanged": 0, "rejected": 0})
         project_id = _project_id(archive, project)
 
         def pieces(source: str) -> Iterator[Block | list[DecodedItem]]:
             if is_database(source):
-                return read_table(source, kind, table=table, where=where, stop=stop)
-            return read_source(source, kind=kind, form=form, null=null, table=table, stop=stop)
+                found: Iterator[Block | list[DecodedItem]] = read_table(
+                    source, kind, table=table, where=where, stop=stop
+                )
+            else:
+                found = read_source(source, kind=kind, form=form, null=null, table=table, stop=stop)
+            return refuse_other_kind(found, kind, without_password(source))
 
         tasks = (
             _ReadTask(kind, project_id, without_password(source), piece)
@@ -135,23 +143,28 @@ def import_records(
         )
         whole: AbstractContextManager[None] = nullcontext()
         reads = _read_all(tasks, stop)
+        owing: list[str] = []  # the first renders that were brought in and should have a PDF
         if all_or_nothing or dry_run:
             whole, reads = archive.catalog.transaction(), _spooled(reads)
         try:
             with whole:
                 for batch in in_batches(reads, TRANSACTION_RECORDS, weigh=_count, limit=TRANSACTION_RECORDS):
-                    rejects = _apply(archive, kind, batch, on_duplicate, run)
+                    rejects = _apply(archive, kind, batch, on_duplicate, run, owing)
                     yield from rejects
                     yield Progress(count=sum(map(_count, batch)))
                     if stop():
                         break
-                if dry_run or (all_or_nothing and (stop() or run.counts["rejected"])):
+                discard = all_or_nothing and (stop() or run.counts["rejected"])
+                if not discard:
+                    yield from (cautions := find_cautions(archive, kind))
+                    details |= describe_next(archive, kind, owing, cautions)
+                if dry_run or discard:
                     raise _Discard
         except _Discard:
             if not dry_run:
                 run.counts["discarded"] = sum(run.counts.pop(name) for name in ("inserted", "updated", "unchanged"))
         run.settle(problems=run.counts["rejected"] > 0, stopped=stop())
-    yield run.summary(dry_run=True) if dry_run else run.summary()
+    yield run.summary(**details)
 
 
 def _project_id(archive: Archive, project: str | None) -> str | None:
@@ -241,7 +254,9 @@ def keep_rejects(records: Iterator[R], path: Path) -> Iterator[R]:
 # --- into the catalog ------------------------------------------------------------------------------------------------
 
 
-def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDuplicate, run: Run) -> list[Reject]:
+def _apply(
+    archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDuplicate, run: Run, owing: list[str]
+) -> list[Reject]:
     rejects = [
         Reject(source=read.source, line=line, reason=reason, record=msgspec.json.decode(record))
         for read in batch
@@ -267,6 +282,9 @@ def _apply(archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDup
         archive.catalog.expect(merge.expected.values())
         if counts["inserted"] or counts["updated"]:
             archive.record_event(f"import {kind}", counts | {"rejected": len(rejects)}, run=run.id)
+    if kind == "renders" and len(owing) < OWING_LOOKED_AT:
+        changed = (row[0] for row in merge.changed.values() if row[STATUS] == "succeeded")
+        owing.extend(islice(changed, OWING_LOOKED_AT - len(owing)))
     run.counts.update(counts)
     run.counts["rejected"] += len(rejects)
     run.counts["read"] += sum(counts.values()) + len(rejects)
@@ -308,7 +326,7 @@ def _read_batch(task: _ReadTask) -> _Read:
                 return
         read.rejects.append((line, mask(problem), _masked(value)))
 
-    completed = partial(_completed, kind=task.kind)
+    unwrap = partial(unwrap_reject, kind=task.kind)
     piece = task.piece.read() if isinstance(task.piece, Span) else task.piece
     if isinstance(piece, Block):
         for line, text in enumerate(piece.text.split(b"\n"), piece.line):
@@ -316,23 +334,12 @@ def _read_batch(task: _ReadTask) -> _Read:
             if record is not None:
                 read.rows.append((line, columns(record), _declared(record)))
             elif text and not text.isspace():
-                for item in chain.from_iterable(map(completed, read_line(line, text, task.kind))):
+                for item in chain.from_iterable(map(unwrap, read_line(line, text, task.kind))):
                     look(item)
     else:
-        for item in chain.from_iterable(map(completed, piece)):
+        for item in chain.from_iterable(map(unwrap, piece)):
             look(item)
     return read
-
-
-def _completed(item: DecodedItem, kind: Kind) -> Iterator[DecodedItem]:
-    """Take the record out of a line of a file of rejects; what was no JSON stands there as a text."""
-    value = item.value
-    if isinstance(value, dict) and value.get("type") == "reject" and "record" in value:
-        record = value["record"]
-        if isinstance(record, str):
-            return read_line(item.line, record.encode(), kind)
-        return iter([DecodedItem(item.line, record)])
-    return iter([item])
 
 
 def _declared(record: Incoming) -> Declared | None:

@@ -66,7 +66,7 @@ def describe_archive(archive: Archive) -> Iterator[Record]:
         5
     """
     counts: Counter[str] = Counter()
-    stored = covered = due = 0
+    stored = covered = due = projects = 0
     days = coverage_days(archive)
     now = archive.clock()
     for project in archive.catalog.project_summaries(format_time(now - timedelta(days=days)), format_time(now)):
@@ -77,6 +77,7 @@ def describe_archive(archive: Archive) -> Iterator[Record]:
             covered + project.covered_bytes,
             due + project.due_bytes,
         )
+        projects += 1
         yield project
     yield from archive.catalog.last_runs(LAST_RUNS)
     counts["extra"] = archive.catalog.count_extra()
@@ -86,7 +87,7 @@ def describe_archive(archive: Archive) -> Iterator[Record]:
     details: dict[str, Any] = {"archive": str(archive.path), "store": archive.store.address, "stored_bytes": stored}
     text = describe(covered / stored if stored else 1.0, stored, days) if counts["stored"] else NOTHING
     coverage = {"days": days, "stored_bytes": stored, "covered_bytes": covered, "due_bytes": due, "text": text}
-    details |= {"coverage": coverage, "standing": standing}
+    details |= {"coverage": coverage, "standing": standing, "projects": projects}
     yield Summary(command="status", outcome=standing.outcome, counts=dict(counts), details=details)
 
 
@@ -279,6 +280,8 @@ def as_text(record: Record, *, whole: bool = False) -> str:
             return f"  note  {record.key}: {record.detail}"
         case records.Reject():
             return f"  rejected  {record.source}:{record.line}: {record.reason}"
+        case records.Caution():
+            return f"  warning: {record.text}"
         case records.Skipped():
             return f"  {record.key or record.render_id}: {record.reason}"
         case records.Diagnosis():

@@ -153,7 +153,7 @@ def _nothing_due(archive: Archive, scope: Scope) -> dict[str, Any]:
     """Say of a run that had nothing to check how much is stored at all, and when something will be due."""
     stored, _, oldest = archive.catalog.stored_totals()
     if scope.due_seconds is None or oldest is None:
-        return {"stored": stored}
+        return {"stored": stored, "renders": archive.catalog.has_renders()}
     due = datetime.fromisoformat(oldest) + timedelta(seconds=scope.due_seconds)
     return {"stored": stored, "next_due": format_time(due)}
 
