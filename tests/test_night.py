@@ -109,9 +109,7 @@ class Expected(NamedTuple):
 
 STATES = "8 PDFs damaged, 1 extra"
 TABLE = [
-    Expected(
-        "status", 0, "status: all 12 stored PDFs are good", 1, f"status: {STATES}: see `report`, then `repair SOURCE`"
-    ),
+    Expected("status", 0, "status: all 12 stored PDFs are good", 1, f"status: {STATES}: see `report`"),
     Expected("status --nagios", 0, "", 2, "", result=True),
     Expected("doctor", 0, "doctor: 0 problems", 1, "doctor: 1 problem, "),
     Expected("verify", 0, "verify: no damage; 12 checked, 12 ok", 1, "verify: 8 damaged (1 missing, 1 wrong-size, "),

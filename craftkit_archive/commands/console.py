@@ -84,11 +84,12 @@ class Console:
 
         from craftkit_archive.outcomes import worst
         from craftkit_archive.parallel.progress import show_progress
-        from craftkit_archive.records import Plan, Progress, Summary
+        from craftkit_archive.records import Caution, Plan, Progress, Summary
         from craftkit_archive.report.gather import as_text
 
         summary, problems = None, 0
         kept: list[Record] = []
+        warned: list[Record] = []
         # Both are closed here, whatever happens: a bar that waits for the interpreter to find it stays on the screen.
         shown = show_progress(records, mode="none" if self.quiet else self.progress)
         with closing(records), closing(shown):  # type: ignore[type-var]
@@ -98,6 +99,8 @@ class Console:
                         summary = record
                     case Plan() | Progress():
                         pass
+                    case Caution() if self.quiet and not self.json:
+                        warned.append(record)
                     case _:
                         problem = self._show_one(record, problems)
                         problems += problem
@@ -109,7 +112,9 @@ class Console:
             raise RuntimeError("An operation ended without a summary.")
         # Only here is it known which signal it was.
         code = self.stop.exit_code if summary.outcome == "interrupted" else summary.exit_code
-        for record in worst(kept, SHOWN) if code != OK else ():
+        # A warning is news when something was brought in; the same one each night would only be deleted unread.
+        changed = any(summary.counts.get(name) for name in ("inserted", "updated"))
+        for record in [*(warned if changed else ()), *(worst(kept, SHOWN) if code != OK else ())]:
             click.echo(escape_control(as_text(record, whole=self.verbose)), err=True)
         if problems > SHOWN and not self.json and (code != OK if self.quiet else not self.verbose):
             click.echo(f"  … and {problems - SHOWN:,} more: -v shows them all, --json too.", err=True)

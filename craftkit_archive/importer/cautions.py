@@ -46,10 +46,11 @@ def _without_project(archive: Archive, kind: Kind) -> list[Caution]:
     records = kind if count != 1 else kind.removesuffix("s")
     projects = f"{len(missing):,} {'project' if len(missing) == 1 else 'projects'}"
     verb = "belong" if count != 1 else "belongs"
+    these = "this project" if len(missing) == 1 else "these projects"
     later = "are refused (403)" if kind == "keys" else "cannot be downloaded, and exports name the project by its id"
     text = (
         f"{count:,} {records} {verb} to {projects} that {'is' if len(missing) == 1 else 'are'} not in the catalog:"
-        f" {_listed(names, len(missing))}. Import these projects too: until then the {kind} {later}."
+        f" {_listed(names, len(missing))}. Import {these} too: until then the {kind} {later}."
     )
     return [Caution(warning="unknown-project", count=count, names=names, text=text)]
 

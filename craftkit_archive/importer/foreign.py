@@ -44,8 +44,8 @@ def _begins(*marks: bytes) -> Callable[[bytes], bool]:
 _FOREIGN: list[tuple[Callable[[bytes], object], str]] = [
     (
         _begins(b"SQLite format 3\0"),
-        "an SQLite database, not like {kind}. If it is a backup of the catalog, copy it to archive.db; if"
-        " another program made it, export its table as CSV.",
+        "an SQLite database, not like {kind}. If it is a backup of the catalog, run craftkit-archive"
+        " restore FILE; if another program made it, export its table as CSV.",
     ),
     (
         lambda head: b"%PDF-" in head[:1024] and not head.startswith((b"{", b"[")),

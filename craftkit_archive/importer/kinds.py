@@ -24,12 +24,13 @@ _SIGNS: dict[Kind, frozenset[str]] = {
         | {"poll_url", "completed_at", "duration_ms", "input_data", "error_message"}
     ),
 }
-# What this program writes with --json, and nobody imports but rejects: the fields that a line of each type has.
-_OUR_OUTPUT = {
-    record.__struct_config__.tag: {field.name for field in msgspec.structs.fields(record) if field.required}
+# What this program writes with --json, and nobody imports but rejects: the types of lines, each with the fields that it
+# has. Two records may share a type, such as a finding of a check and one of a list.
+_OUR_OUTPUT = [
+    (record.__struct_config__.tag, {field.name for field in msgspec.structs.fields(record) if field.required})
     for record in Record.__subclasses__()
     if record is not Reject
-}
+]
 
 
 def refuse_other_kind(
@@ -77,7 +78,7 @@ def _kind_of(value: Any, asked: Kind) -> str | None:
     """Say what a record is: a kind, `output` of this program, or None if that cannot be said."""
     if not isinstance(value, dict):
         return None
-    if _OUR_OUTPUT.get(str(value.get("type")), {""}) <= value.keys():
+    if any(value.get("type") == tag and fields <= value.keys() for tag, fields in _OUR_OUTPUT):
         return "output"
     names = {snake(name) for name in value}
     if not names & {"id", "render_id"}:
