@@ -69,7 +69,8 @@ class Night(NamedTuple):
         places = {"BUCKET": self.bucket, "EXPORT": self.folder / "export", "OUT": self.folder / "out"}
         line = [str(places.get(word, word)) for word in words.split()]
         shutil.rmtree(self.folder / "out", ignore_errors=True)
-        return command(*voice, *line, archive=self.archive)
+        # On a busy machine a check takes the second after which progress is shown.
+        return command("--progress", "none", *voice, *line, archive=self.archive)
 
 
 @pytest.fixture
