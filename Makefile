@@ -6,7 +6,7 @@ BIN := $(if $(wildcard .venv/bin/python),.venv/bin/,)
 run = @if command -v $(BIN)$(1) >/dev/null; then $(BIN)$(1) $(2); else \
 	echo "$(1) is not installed, so this was left out: pip install -e '.[test]'"; test -z "$$CI"; fi
 
-PROGRAMS := chromium node nginx caddy haproxy qpdf bsdtar jbig2dec jq openssl ssh-keygen logrotate curl wget aria2c javac go
+PROGRAMS := chromium node nginx caddy haproxy qpdf bsdtar jbig2dec jq openssl ssh-keygen logrotate curl wget aria2c javac go zsh fish
 
 .PHONY: check lint types test test-long programs docs-check docs format sample pictures bench bench-full
 

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import __version__, errors
-from craftkit_archive.commands import assets, audit, exporting, keys, lookup, metadata, records, serving, upkeep
+from craftkit_archive.commands import (
+    assets,
+    audit,
+    completion,
+    exporting,
+    keys,
+    lookup,
+    metadata,
+    records,
+    serving,
+    upkeep,
+)
 from craftkit_archive.commands.console import GIVEN, OK, Console, OutputError, ReaderGoneError, as_json
 from craftkit_archive.commands.options import global_options, take_everywhere
 from craftkit_archive.commands.signals import Signals, leave
@@ -252,6 +263,7 @@ for command in (
     audit.audit,
     records.retention,
     records.hold,
+    completion.completion,
     serving.serve,
     serving.quickstart,
 ):

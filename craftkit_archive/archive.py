@@ -380,6 +380,10 @@ class Archive:
         name = _argument_text(name)
         found = self.catalog.find_projects(name)
         if not found:
+            alike = self.catalog.projects_like(name)
+            if alike:
+                meant = " or ".join(map(repr, alike))
+                raise RequestError(f"There is no project {name!r}. Did you mean {meant}?")
             known = ", ".join(self.catalog.project_slugs(10))
             has = f"This archive has {known}." if known else "This archive has no projects: import them first."
             raise RequestError(f"There is no project {name!r}. {has}")

@@ -136,6 +136,8 @@ DEEDS: dict[str, list[Deed]] = {
     "audit log": [Deed(_nothing, _say("audit", "log"), None)],
     "audit verify": [Deed(_nothing, _say("audit", "verify"), None)],
     "backup": [Deed(_nothing, lambda w: ["backup", w.folder / "copy.db"], None)],
+    "completion install": [Deed(_nothing, lambda w: ["completion", "install", "bash", "--to", w.folder], None)],
+    "completion show": [Deed(_nothing, _say("completion", "show", "bash"), None)],
     "doctor": [Deed(_nothing, _say("doctor"), None)],
     "export": [
         Deed(_nothing, lambda w: ["export", w.folder / "out.zip"], "export"),

@@ -25,6 +25,8 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
         "extra",
     ),
 }
+# More names than this are not compared with one that was mistyped.
+_ALIKE = 5000
 _TABLES: dict[Kind, str] = {"projects": "projects", "keys": "api_keys", "renders": "renders"}
 
 
@@ -99,6 +101,20 @@ class ImportQueries(Connection):
         """Return slugs (or ids) of projects, for a person who mistyped one."""
         rows = self._query("SELECT COALESCE(slug, id) FROM projects ORDER BY 1 LIMIT ?", (limit,))
         return [row[0] for row in rows]
+
+    def projects_like(self, name: str) -> list[str]:
+        """Return slugs (or ids) of projects whose slug or name is nearly this one, the likeliest first."""
+        from difflib import get_close_matches
+
+        # Ids that were made on one day are all alike.
+        rows = self._query("SELECT COALESCE(slug, id), name FROM projects LIMIT ?", (_ALIKE,))
+        known: dict[str, str] = {}
+        for shown, name_of in rows:
+            for spelling in filter(None, (shown, name_of)):
+                known.setdefault(spelling.casefold(), shown)
+        # Long texts take long to compare, and nobody mistypes one.
+        alike = get_close_matches(name.casefold()[:100], [one for one in known if len(one) <= 100])
+        return list(dict.fromkeys(known[one] for one in alike))
 
     def list_keys(self, project_ids: Sequence[str]) -> list[KeyInfo]:
         """Return the keys of these projects, or of all; never their hashes."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import errors
+from craftkit_archive.commands.completing import complete_files
 from craftkit_archive.commands.console import Console, open_archive
 from craftkit_archive.commands.lists import acceptance_columns, held_columns, write_list
 from craftkit_archive.commands.options import (
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", required=False)
+@click.argument("source", required=False, shell_complete=complete_files)
 @selection_options(until=False)
 @ids_option
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many assets.")
@@ -159,7 +160,7 @@ def verify(
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_files)
 @selection_options(until=False)
 @ids_option
 @service_options

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from craftkit_archive import errors
+from craftkit_archive.commands.completing import complete_files
 from craftkit_archive.commands.console import Console, open_archive
 from craftkit_archive.commands.options import (
     SIZE,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("target", metavar="DEST")
+@click.argument("target", metavar="DEST", shell_complete=complete_files)
 @click.option(
     "--format",
     "form",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from craftkit_archive.commands.completing import complete_keys, complete_projects
 from craftkit_archive.commands.console import OK, Console, OutputError, open_archive
 from craftkit_archive.commands.lists import key_columns, write_list
 from craftkit_archive.commands.options import by_option
@@ -38,7 +39,7 @@ def _show_new_key(console: Console, key: KeyInfo) -> int:
 
 
 @keys.command("list")
-@click.option("--project", help="Only this project's (id or slug).")
+@click.option("--project", shell_complete=complete_projects, help="Only this project's (id or slug).")
 @click.pass_obj
 def list_keys(console: Console, project: str | None) -> int:
     """List keys: id, project, prefix, state, name. The keys themselves are known to nobody."""
@@ -47,7 +48,7 @@ def list_keys(console: Console, project: str | None) -> int:
 
 
 @keys.command("create")
-@click.option("--project", required=True, help="Id or slug.")
+@click.option("--project", required=True, shell_complete=complete_projects, help="Id or slug.")
 @click.option("--name", help="What people call it.")
 @click.option("--test", is_flag=True, help="Make a ck_test_ key.")
 @by_option
@@ -65,7 +66,7 @@ def create_key(console: Console, project: str, name: str | None, test: bool) -> 
 
 
 @keys.command("revoke")
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", shell_complete=complete_keys)
 @by_option
 @click.pass_obj
 def revoke_key(console: Console, key: str) -> int:

@@ -9,6 +9,12 @@ import click
 
 from craftkit_archive import errors
 from craftkit_archive.columns import Table, one_line, window_width
+from craftkit_archive.commands.completing import (
+    complete_projects,
+    complete_run_commands,
+    complete_runs,
+    complete_verifications,
+)
 from craftkit_archive.commands.console import OK, Console, open_archive, standard_output
 from craftkit_archive.commands.lists import (
     finding_columns,
@@ -98,7 +104,7 @@ def _show_status(console: Console, records: Iterator[Record]) -> int:
 
 
 @click.command()
-@click.argument("run", type=click.IntRange(1), required=False)
+@click.argument("run", type=click.IntRange(1), required=False, shell_complete=complete_verifications)
 @click.option("--list", "listed", is_flag=True, help="List the verifications that there are reports of.")
 @click.option(
     "--format",
@@ -149,7 +155,7 @@ def _print_report(console: Console, gathered: Report, form: ReportForm) -> None:
 
 
 @click.command()
-@click.option("--project", help="Only this project's (id or slug).")
+@click.option("--project", shell_complete=complete_projects, help="Only this project's (id or slug).")
 @click.option("--check", metavar="HEX", help="Compare it with one that was written down; 1 if it is another.")
 @sign_option("Write FILE, signed with this SSH key: FILE.sig.")
 @click.option(
@@ -296,7 +302,12 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.option("--command", metavar="NAME", help="Only runs of this command, such as verify.")
+@click.option(
+    "--command",
+    metavar="NAME",
+    shell_complete=complete_run_commands,
+    help="Only runs of this command, such as verify.",
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -322,7 +333,7 @@ def _list_runs(
 
 
 @runs.command("show")
-@click.argument("run", type=click.IntRange(1))
+@click.argument("run", type=click.IntRange(1), shell_complete=complete_runs)
 @click.pass_obj
 def show_run(console: Console, run: int) -> int:
     """Show everything that is known of one run."""
@@ -352,8 +363,14 @@ def findings() -> None:
 
 
 @findings.command("list")
-@click.option("--run", metavar="N", type=click.IntRange(1), help="What this run found, whatever became of it.")
-@click.option("--project", help="Only this project's (id or slug).")
+@click.option(
+    "--run",
+    metavar="N",
+    type=click.IntRange(1),
+    shell_complete=complete_runs,
+    help="What this run found, whatever became of it.",
+)
+@click.option("--project", shell_complete=complete_projects, help="Only this project's (id or slug).")
 @click.option(
     "--state",
     "states",

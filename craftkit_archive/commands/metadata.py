@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import errors
+from craftkit_archive.commands.completing import complete_project_ids
 from craftkit_archive.commands.console import Console, open_archive
 from craftkit_archive.commands.options import by_option, dry_run_option
 from craftkit_archive.values import DATABASE_SCHEME
@@ -53,7 +54,12 @@ class Metadata(click.Path):
     metavar="TEXT",
     help="What stands for null in a table where it is not quoted.  [default: an empty cell]",
 )
-@click.option("--project", metavar="ID", help="The project of records that name none, as in a log of webhooks.")
+@click.option(
+    "--project",
+    metavar="ID",
+    shell_complete=complete_project_ids,
+    help="The project of records that name none, as in a log of webhooks.",
+)
 @click.option(
     "--on-duplicate",
     type=click.Choice(["update", "skip", "fail"]),

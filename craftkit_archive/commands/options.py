@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from craftkit_archive.commands.completing import ARCHIVE_AFTER, complete_projects
 from craftkit_archive.values import STDIN, parse_duration, parse_rotation, parse_share, parse_size
 
 if TYPE_CHECKING:
@@ -104,12 +105,16 @@ def take_everywhere(group: click.Group) -> None:
 
 def _overrule(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     """Let an option that stands after the command take the place of the same one before it."""
+    if parameter.name == "archive" and context.resilient_parsing and value is not None:
+        context.meta[ARCHIVE_AFTER] = value
     if value not in (None, False) and not context.resilient_parsing:
         context.obj.overrule(parameter.name, value)
 
 
 def count_processes(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:
     """Return the number of processes: as given, or one for each processor."""
+    if context.resilient_parsing:  # a shell that completes has no use for it
+        return value or 1
     from craftkit_archive.parallel.pool import default_jobs
 
     return value or default_jobs()
@@ -159,9 +164,13 @@ def selection_options(*, until: bool = True) -> Callable[[Any], Any]:
         command = click.option(
             "--since", metavar="TIME", help="Only renders made at or after 2026-01-31 or a full time."
         )(command)
-        return click.option("--project", "projects", multiple=True, help="Only this project (id or slug); repeatable.")(
-            command
-        )
+        return click.option(
+            "--project",
+            "projects",
+            multiple=True,
+            shell_complete=complete_projects,
+            help="Only this project (id or slug); repeatable.",
+        )(command)
 
     return add
 
