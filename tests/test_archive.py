@@ -324,7 +324,7 @@ def test_a_key_can_be_revoked_while_another_command_writes(world: World) -> None
 def test_a_project_is_found_by_id_or_slug(world: World) -> None:
     assert world.archive.find_project("northwind") == world.archive.find_project(NORTHWIND) == NORTHWIND
     with pytest.raises(RequestError, match="has gone, northwind, southwind"):
-        world.archive.find_project("nordwind")
+        world.archive.find_project("orchard")
     load(world.archive, world.folder, "projects", [{"id": "twin", "name": "Twin", "slug": "northwind"}])
     with pytest.raises(RequestError, match=f"{NORTHWIND}, twin"):
         world.archive.find_project("northwind")

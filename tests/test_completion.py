@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import click
 import pytest
 
+import cli
 from craftkit_archive.archive import CATALOG
 from craftkit_archive.catalog import names
 from tests.worlds import NORTHWIND, ROOT, World, command, fill, load, needs
@@ -179,6 +181,21 @@ def test_names_come_from_the_archive(home: Path, line: str, offers: list[str]) -
     assert (code, err) == (0, "")
     found = [one.partition(",")[2] for one in out.splitlines()]
     assert found[: len(offers)] == offers if offers else not any(found)
+
+
+def _options(command: click.Command, *path: str) -> Iterator[tuple[str, click.Option]]:
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            yield " ".join(path), parameter
+    for name, below in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from _options(below, *path, name)
+
+
+@pytest.mark.parametrize("path", [path for path, option in _options(cli.main) if "--project" in option.opts])
+def test_every_option_that_names_a_project_completes_it(home: Path, path: str) -> None:
+    begun = NORTHWIND[:-1] if path == "import" else "nor"  # which may bring a project in by its id
+    offer = NORTHWIND if path == "import" else "northwind"
+    assert complete(home, f"craftkit-archive --archive archive {path} --project {begun}")[1] == f"plain,{offer}\n"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from craftkit_archive.columns import Column
+from craftkit_archive.commands.completing import complete_projects
 from craftkit_archive.commands.console import Console, open_archive
 from craftkit_archive.commands.lists import write_list
 from craftkit_archive.commands.options import by_option, ids_option
@@ -45,7 +46,9 @@ def _whose(command: click.decorators.FC) -> click.decorators.FC:
         command
     )
     command = click.option("--template", metavar="ID", help="For the renders of this template.")(command)
-    return click.option("--project", help="For the renders of this project (id or slug).")(command)
+    return click.option(
+        "--project", shell_complete=complete_projects, help="For the renders of this project (id or slug)."
+    )(command)
 
 
 def _check_whose(project: str | None, template: str | None, *, default: bool) -> None:
