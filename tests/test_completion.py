@@ -193,7 +193,7 @@ def _options(command: click.Command, *path: str) -> Iterator[tuple[str, click.Op
 
 @pytest.mark.parametrize("path", [path for path, option in _options(cli.main) if "--project" in option.opts])
 def test_every_option_that_names_a_project_completes_it(home: Path, path: str) -> None:
-    begun = NORTHWIND[:-1] if path == "import" else "nor"  # which may bring a project in by its id
+    begun = NORTHWIND if path == "import" else "nor"  # which may bring a project in by its id
     offer = NORTHWIND if path == "import" else "northwind"
     assert complete(home, f"craftkit-archive --archive archive {path} --project {begun}")[1] == f"plain,{offer}\n"
 

@@ -129,7 +129,7 @@ def hold() -> None:
 @click.option(
     "--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log."
 )
-@click.option("--project", help="The renders of this project (id or slug).")
+@click.option("--project", shell_complete=complete_projects, help="The renders of this project (id or slug).")
 @click.option("--template", metavar="ID", help="The renders of this template.")
 @click.option("--since", metavar="TIME", help="Renders made at or after 2026-01-31 or a full time.")
 @click.option("--until", metavar="TIME", help="Renders made before; a date: up to its end.")
