@@ -35,6 +35,8 @@ HOMES = {
     "prometheus_client": {"server.metrics"},
     "waitress": {"server.http"},
     "wcwidth": {"craftkit_archive.columns"},
+    "jinja2": {"craftkit_archive.html.pages"},
+    "markupsafe": {"craftkit_archive.html.pages"},
 }
 
 
@@ -157,6 +159,7 @@ def test_start_up_imports_nothing_heavy() -> None:
         "bottle",
         "concurrent",
         "ijson",
+        "jinja2",
         "msgspec",
         "obstore",
         "pikepdf",

@@ -1,0 +1,88 @@
+"""Fills the HTML pages from their templates.
+
+A page is a template in its subject's folder that extends `html/base.html`, and one call of `generate_page` or
+`write_page`. Nothing else is needed: whatever a template shows is escaped (HTML, control characters and line breaks),
+and its script is included in the page and named in its Content-Security-Policy.
+"""
+
+from __future__ import annotations
+
+import base64
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from craftkit_archive.values import escape_control
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import BinaryIO, TextIO
+
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+FOLDER = Path(__file__).parents[1]
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 35 ms, and only a page needs it
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        finalize=_on_one_line,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters["csp_hash"] = _csp_hash
+    environment.filters["grouped"] = "{:,}".format
+    return environment
+
+
+def _on_one_line(value: object) -> object:
+    """Show what steers a terminal, or turns the direction of writing, as an escape; called for each value shown.
+
+    jinja2 escapes HTML after this. What comes from a macro is `Markup`, and was here before.
+    """
+    if not isinstance(value, str) or value.isprintable() or hasattr(value, "__html__"):
+        return value
+    return escape_control(value.replace("\n", " ").replace("\t", " "))
+
+
+def _csp_hash(script: str) -> str:
+    return f"sha256-{base64.b64encode(sha256(script.encode()).digest()).decode()}"
+
+
+def generate_page(template: str, values: dict[str, object]) -> Iterator[str]:
+    """Yield the text of a page piece by piece: a loop in its template may run over a generator of any length.
+
+    Args:
+        template: Its path below `craftkit_archive`, such as `report/report.html`.
+        values: What the template shows, by name. A name that is missing is an error.
+    """
+    return _environment().get_template(template).generate(values)
+
+
+def write_page(template: str, out: TextIO, values: dict[str, object]) -> None:
+    """Write a page into a file of text; see `generate_page`."""
+    for piece in generate_page(template, values):
+        out.write(piece)
+
+
+def load_macro(template: str, name: str) -> Callable[..., Markup]:
+    """Return a macro of a template that holds nothing else, to fill a row as soon as its values are known."""
+    macro: Callable[..., Markup] = getattr(_environment().get_template(template).module, name)
+    return macro
+
+
+def read_filled(file: BinaryIO, size_bytes: int = 1 << 20) -> Iterator[Markup]:
+    """Read back, from its beginning, what macros filled: it is escaped once, not twice."""
+    from markupsafe import Markup
+
+    file.seek(0)
+    while lines := file.readlines(size_bytes):
+        yield Markup(b"".join(lines).decode())  # noqa: S704 - the macros escaped it
