@@ -25,6 +25,7 @@ from craftkit_archive.commands import (
     upkeep,
 )
 from craftkit_archive.commands.console import GIVEN, OK, Console, OutputError, ReaderGoneError, as_json
+from craftkit_archive.commands.examples import examples
 from craftkit_archive.commands.options import global_options, take_everywhere
 from craftkit_archive.commands.signals import Signals, leave
 from craftkit_archive.values import escape_control
@@ -222,7 +223,9 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {words}" for code, words in EXIT_CODE_WORDS.items())
+EPILOG = f"{examples('')}\n\n\b\nExit codes:\n" + "\n".join(
+    f"{code:>5}  {words}" for code, words in EXIT_CODE_WORDS.items()
+)
 
 
 @click.group(cls=Commands, epilog=EPILOG, context_settings={"max_content_width": 120})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive.commands.completing import ARCHIVE_AFTER, complete_projects
+from craftkit_archive.commands.examples import examples
 from craftkit_archive.values import STDIN, parse_duration, parse_rotation, parse_share, parse_size
 
 if TYPE_CHECKING:
@@ -78,12 +79,12 @@ GLOBAL_OPTIONS: list[Callable[[Any], Any]] = [
 EVERYWHERE = "--archive, --json, --progress, -q and -v can stand here too, as before the command; the last one counts."
 
 
-def take_everywhere(group: click.Group) -> None:
+def take_everywhere(group: click.Group, *path: str) -> None:
     """Let every command below a group take the program's own options after its name too.
 
-    They are hidden there, so that each help has its own options; its end names them.
+    They are hidden there, so that each help has its own options; its end has examples, and names them.
     """
-    for command in group.commands.values():
+    for name, command in group.commands.items():
         for option in GLOBAL_OPTIONS:
             shown = option(click.Command(None)).params[-1]
             # Without a default and the environment: what was not given here must not undo what stands before.
@@ -98,9 +99,9 @@ def take_everywhere(group: click.Group) -> None:
                 help=shown.help,
             )
             command.params.append(hidden)
-        command.epilog = EVERYWHERE
+        command.epilog = f"{examples(' '.join([*path, name]))}\n\n{EVERYWHERE}"
         if isinstance(command, click.Group):
-            take_everywhere(command)
+            take_everywhere(command, *path, name)
 
 
 def _overrule(context: click.Context, parameter: click.Parameter, value: Any) -> None:
