@@ -214,6 +214,25 @@ def without_password(address: str) -> str:
     return f"{scheme[0]}{credentials.partition(':')[0]}{at}{place}{'' if mark else slash + path}"
 
 
+def origin_of(address: str) -> str:
+    """Cut an address down to what may be shown of one that is a secret: scheme, host and port.
+
+    The path of a webhook lets everybody post who knows it. Where a malformed address does not say what is its host,
+    nothing but its scheme is left.
+    """
+    found = _ORIGIN.match(address)
+    if found is None:
+        return "…"
+    scheme, place, rest = found.groups()
+    # Whatever follows an `@` behind the first slash, a password with a slash in it may be what precedes it.
+    host = "" if "@" in rest else place.rpartition("@")[2]
+    return f"{scheme}://{host if _HOST.fullmatch(host) else '…'}"
+
+
+# As RFC 6454 has it; a backslash, which some readers take for a slash, ends the host too.
+_ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\]*)(.*)", re.DOTALL)
+_HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
 _PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4}+)(?:[^\s\"'\\,;]|\\{1,2}u[0-9a-fA-F]{4})+")
 
 

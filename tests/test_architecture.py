@@ -17,6 +17,8 @@ from tests.worlds import ROOT
 
 DESIGN = (ROOT / "docs/design.md").read_text()
 HOMES = {
+    "apprise": {"craftkit_archive.notify.outlets"},
+    "smtplib": {"craftkit_archive.notify.mail"},
     "click": {"cli", "craftkit_archive.commands"},
     "sqlite3": {"craftkit_archive.catalog"},
     "sqlite_utils": {"craftkit_archive.catalog.migrations"},
@@ -27,7 +29,12 @@ HOMES = {
     "botocore": {"craftkit_archive.stores.aws"},
     "obstore": {"craftkit_archive.stores"},
     "rfc3161_client": {"craftkit_archive.proof.timestamps"},
-    "urllib3": {"craftkit_archive.proof.timestamps", "craftkit_archive.sources.api"},
+    "urllib3": {
+        "craftkit_archive.connections",
+        "craftkit_archive.notify.outlets",
+        "craftkit_archive.proof.timestamps",
+        "craftkit_archive.sources.api",
+    },
     "tqdm": {"craftkit_archive.parallel.progress"},
     "concurrent": {"craftkit_archive.parallel"},
     "multiprocessing": {"craftkit_archive.parallel"},

@@ -7,12 +7,11 @@ from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-import urllib3
 from urllib3.exceptions import HTTPError
 from urllib3.util import Timeout
 
+from craftkit_archive.connections import open_pool
 from craftkit_archive.errors import RemoteError, RequestError
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def _post(url: str, request: bytes) -> bytes:
         raise RequestError(f"{url!r} is not the URL of a timestamp authority: write http://tsa.example.org/tsr.")
     headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
     try:
-        with _authority_pool(url) as pool:
+        with open_pool(url) as pool:
             answer = pool.request(
                 "POST", url, body=request, headers=headers, timeout=_TIMEOUT, retries=False, preload_content=False
             )
@@ -133,9 +132,3 @@ def _post(url: str, request: bytes) -> bytes:
             status=answer.status,
         )
     return reply
-
-
-def _authority_pool(url: str) -> urllib3.PoolManager:
-    parts = urlsplit(url)
-    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-    return urllib3.ProxyManager(proxy) if proxy else urllib3.PoolManager()

@@ -1,22 +1,21 @@
 """A live Craftkit API, or a server of ours, to take renders and their PDFs from."""
 
 import base64
-import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from tempfile import SpooledTemporaryFile, gettempdir
-from typing import Any, NoReturn, Self
-from urllib.parse import quote, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import NoReturn
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import urllib3
 from typing_extensions import override
 from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, SSLError
-from urllib3.util import Retry, Timeout, make_headers
+from urllib3.util import Timeout
 
+from craftkit_archive.connections import UnreadRetry, open_pool
 from craftkit_archive.errors import (
     AssetUnavailableError,
     ForbiddenError,
@@ -28,6 +27,7 @@ from craftkit_archive.errors import (
     UnauthorizedError,
     disk_errors,
 )
+from craftkit_archive.secrets import read_secret
 from craftkit_archive.sources.base import Source
 from craftkit_archive.stores.base import CHUNK_BYTES, OpenAsset, SourceChecksums, mask_address
 from craftkit_archive.values import mask
@@ -61,13 +61,13 @@ class _Envelope(msgspec.Struct):
 
 
 class CraftkitApi(Source):
-    """The API at an address, asked with the key in `CRAFTKIT_API_KEY`.
+    """The API at an address, asked with the key in `CRAFTKIT_API_KEY` (see `read_secret`).
 
     Args:
         address: `https://host`, with a path if the API has one.
 
     Raises:
-        RequestError: The address is not valid, or there is no key.
+        RequestError: The address is not valid, or there is no key, or its file cannot be read.
     """
 
     lanes = LANES
@@ -82,7 +82,7 @@ class CraftkitApi(Source):
             raise RequestError(f"{mask_address(address)} is not the address of an API. Write https://host.")
         if parts.username is not None:
             raise RequestError(f"A key does not belong in an address. Set {KEY_VARIABLE}.")
-        key = os.environ.get(KEY_VARIABLE, "").strip()
+        key = (read_secret(KEY_VARIABLE) or "").strip()
         if not key.isascii() or not key.isprintable() or not key:
             raise RequestError(f"Set {KEY_VARIABLE} to a key of the project whose renders {address} is to give.")
         self.address = address.rstrip("/")
@@ -242,19 +242,9 @@ def _body_chunks(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
             began, got = now, 0
 
 
-class _Retry(Retry):
-    """urllib3's policy, but for a refusal whose body has no end, which urllib3 would read first."""
-
-    def increment(self, *arguments: Any, **given: Any) -> Self:
-        """Return the policy for the next attempt; the answer that asks for it is closed unread."""
-        if given.get("response") is not None:
-            given["response"].close()
-        return super().increment(*arguments, **given)
-
-
 def _api_pool(address: str) -> urllib3.PoolManager:
-    """Make the connections to an API: by the environment's proxy, with its password if its URL has one."""
-    retries = _Retry(
+    """Make the connections to an API."""
+    retries = UnreadRetry(
         total=ATTEMPTS - 1,
         redirect=False,  # a key is for the one who was asked
         backoff_factor=PAUSE_SECONDS,
@@ -265,27 +255,8 @@ def _api_pool(address: str) -> urllib3.PoolManager:
         raise_on_status=False,
         retry_after_max=MAX_PAUSE_SECONDS,
     )
-    given = {
-        "maxsize": LANES,
-        "block": False,
-        "retries": retries,
-        "timeout": Timeout(connect=min(CONNECT_SECONDS, TIMEOUT_SECONDS), read=TIMEOUT_SECONDS),
-    }
-    parts = urlsplit(address)
-    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-    try:
-        if not proxy:
-            return urllib3.PoolManager(**given)  # type: ignore[arg-type]
-        proxy = proxy if "://" in proxy else f"http://{proxy}"
-        at = urlsplit(proxy)
-        headers = None
-        if at.username is not None:
-            headers = make_headers(proxy_basic_auth=f"{unquote(at.username)}:{unquote(at.password or '')}")
-        return urllib3.ProxyManager(proxy, proxy_headers=headers, **given)  # type: ignore[arg-type]
-    except (HTTPError, ValueError) as error:
-        raise RequestError(
-            f"Cannot use the proxy that the environment names, {mask_address(proxy or '')}. Write http://host:port."
-        ) from error
+    timeout = Timeout(connect=min(CONNECT_SECONDS, TIMEOUT_SECONDS), read=TIMEOUT_SECONDS)
+    return open_pool(address, maxsize=LANES, block=False, retries=retries, timeout=timeout)
 
 
 def _failure_reason(error: BaseException) -> str:

@@ -1,0 +1,299 @@
+"""Outlets by HTTP, by a program, and by what Apprise knows; each delivers one notice, or says why not.
+
+What they say never holds a word of the other side's: a server can send back what it was sent, a token for example.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
+from tempfile import TemporaryFile
+from typing import NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+from typing_extensions import override
+from urllib3.exceptions import (
+    HTTPError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+    TimeoutError,
+)
+from urllib3.util import Timeout
+
+from craftkit_archive import __version__
+from craftkit_archive.connections import UnreadRetry, open_pool
+from craftkit_archive.notify.message import Notice
+from craftkit_archive.notify.settings import (
+    APPRISE_URLS,
+    PING_URL,
+    WEBHOOK_TOKEN,
+    WEBHOOK_URL,
+    check_url,
+)
+from craftkit_archive.secrets import read_secret
+from craftkit_archive.values import origin_of
+
+TRIES = 3
+# Refusals that heal: busy, too many requests, and a gateway whose service is starting anew.
+HEALING = (408, 425, 429, 500, 502, 503, 504)
+# As much as healthchecks.io keeps.
+MAX_PING_BYTES = 100_000
+
+
+class UndeliveredError(Exception):
+    """A notice that did not reach an outlet; the text says why, and what to do."""
+
+
+class Outlet(ABC):
+    """A place that notices go to.
+
+    Attributes:
+        name: What it is called in the configuration.
+    """
+
+    name: str
+
+    @abstractmethod
+    def deliver(self, notice: Notice, budget_s: float) -> str:
+        """Deliver a notice within so many seconds, and return what was reached, as a few words.
+
+        Raises:
+            UndeliveredError: It did not take it.
+            RequestError: It is not set up as it should be.
+        """
+
+    def abort(self) -> None:  # noqa: B027 - most outlets hold nothing that outlives their thread
+        """Let go of what a delivery holds that was not finished in time; called from another thread."""
+
+
+# --- HTTP -------------------------------------------------------------------------------------------------------------
+
+
+class Ping(Outlet):
+    """A dead man's switch: it raises the alarm when nothing comes.
+
+    Args:
+        url: From the configuration; the secret of the environment comes first.
+        started: Whether to say that a night began.
+    """
+
+    name = "ping"
+
+    def __init__(self, url: str | None, *, started: bool = False) -> None:
+        self._url = url
+        self._started = started
+
+    @override
+    def deliver(self, notice: Notice, budget_s: float) -> str:
+        """Ping: `URL/start`, `URL` or `URL/fail`, with the notice's text as the body."""
+        url = _secret_url(PING_URL, self._url)
+        suffix = "/start" if self._started else "" if notice.good else "/fail"
+        parts = urlsplit(url)
+        # A query, such as ?create=1 of healthchecks.io, stays behind the path.
+        url = urlunsplit(parts._replace(path=parts.path.rstrip("/") + suffix)) if suffix else url
+        body = b"" if self._started else notice.as_text().encode()[:MAX_PING_BYTES]
+        return _post(url, body, {"Content-Type": "text/plain; charset=utf-8"}, budget_s)
+
+
+class Webhook(Outlet):
+    """A URL that takes the notice as JSON."""
+
+    name = "webhook"
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+
+    @override
+    def deliver(self, notice: Notice, budget_s: float) -> str:
+        """Post the notice as JSON, with the token if there is one."""
+        url = _secret_url(WEBHOOK_URL, self._url)
+        headers = {"Content-Type": "application/json"}
+        if token := read_secret(WEBHOOK_TOKEN):
+            if not token.isascii() or not token.isprintable() or " " in token:
+                raise UndeliveredError(f"{WEBHOOK_TOKEN} is not a token: a header cannot hold it. Set it anew.")
+            headers["Authorization"] = f"Bearer {token}"
+        return _post(url, notice.as_json(), headers, budget_s)
+
+
+def _secret_url(name: str, configured: str | None) -> str:
+    secret = read_secret(name)
+    try:
+        return check_url(secret or configured or "")
+    except ValueError as error:
+        raise UndeliveredError(f"{name}: {error}.") from error
+
+
+def _post(url: str, body: bytes, headers: dict[str, str], budget_s: float) -> str:
+    """Send a body, three times if need be, and return the origin that took it."""
+    origin = origin_of(url)
+    retries = UnreadRetry(
+        total=TRIES - 1,
+        redirect=False,  # a token is for the one who was asked
+        backoff_factor=budget_s / 20,
+        backoff_max=budget_s / 10,
+        status_forcelist=HEALING,
+        allowed_methods=None,
+        raise_on_status=False,
+        retry_after_max=max(1, int(budget_s / 10)),
+    )
+    timeout = Timeout(total=budget_s * 0.9 / TRIES)
+    headers = {"User-Agent": f"craftkit-archive/{__version__}", **headers}
+    with open_pool(url, retries=retries, timeout=timeout) as pool:
+        try:
+            answer = pool.request("POST", url, body=body, headers=headers, preload_content=False, redirect=False)
+        except HTTPError as error:
+            raise UndeliveredError(f"{origin} {_reason(error)}.") from error
+        answer.close()  # unread: the body may have no end
+    if 200 <= answer.status < 300:
+        return origin
+    if 300 <= answer.status < 400:
+        target = answer.headers.get("location", "")
+        moved = origin_of(target) if "://" in target else "another path"
+        raise UndeliveredError(f"{origin} redirects to {moved} ({answer.status}). Write the new URL.")
+    tries = f" {TRIES} times" if answer.status in HEALING else ""
+    raise UndeliveredError(f"{origin} answered {answer.status}{tries}. {_advice(answer.status)}")
+
+
+def _advice(status: int) -> str:
+    if status in (401, 403):
+        return f"Check {WEBHOOK_TOKEN} and the URL."
+    return "Check that service." if status >= 500 or status in HEALING else "Check the URL."
+
+
+def _reason(error: HTTPError) -> str:
+    """Say in our own words what kept a request from being answered."""
+    reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+    match reason:
+        case SSLError():
+            return "has no certificate that is trusted. Set SSL_CERT_FILE to that of its authority"
+        case NameResolutionError():
+            return "has a name that is not known here. Check the URL and the network"
+        case ProxyError():
+            return "cannot be reached through the proxy that the environment names. Check the proxy"
+        case NewConnectionError():
+            said = getattr(reason.__cause__ or reason.__context__, "strerror", None)
+            return f"cannot be reached ({(said or 'no connection').lower()}). Check the URL and the network"
+        case TimeoutError():
+            return f"did not answer in time, {TRIES} times. Check that service"
+        case _:
+            return "broke off, or does not speak HTTP. Check the URL"
+
+
+# --- a program --------------------------------------------------------------------------------------------------------
+
+
+class Command(Outlet):
+    """A program that gets the notice as JSON on its standard input, and its outcome in variables."""
+
+    name = "command"
+
+    def __init__(self, words: list[str]) -> None:
+        self._words = words
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @override
+    def deliver(self, notice: Notice, budget_s: float) -> str:
+        """Run the program in a process group of its own, which ends with it when its time is over."""
+        facts = {"OUTCOME": notice.outcome, "EXIT_CODE": str(notice.exit_code), "SUBJECT": notice.subject()}
+        facts |= {"HOST": notice.host, "ARCHIVE": notice.archive, "SENTENCE": notice.sentence}
+        environment = {**os.environ, **{f"NOTICE_{name}": value for name, value in facts.items()}}
+        program = os.path.basename(self._words[0])  # noqa: PTH119 - a text that may be no path
+        # A file, not a pipe: a program may well not read what it is given.
+        with TemporaryFile() as given:
+            given.write(notice.as_json())
+            given.seek(0)
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - the operator's own command
+                    self._words,
+                    stdin=given,
+                    # Its words may hold secrets, and standard output is the night's: a program keeps its own log.
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except (OSError, ValueError) as error:
+                reason = (getattr(error, "strerror", None) or "it is not a command").lower()
+                raise UndeliveredError(f"{program} cannot be run: {reason}. Check the command.") from error
+        try:
+            code = self._process.wait(budget_s)
+        except subprocess.TimeoutExpired as error:
+            self.abort()
+            raise UndeliveredError(f"{program} did not end within {budget_s:.0f} s, and was killed.") from error
+        if code:
+            how = f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
+            raise UndeliveredError(f"{program} {how}. Run it by hand to see why.")
+        return program
+
+    @override
+    def abort(self) -> None:
+        """Kill the program and all that it started."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+# --- Apprise ----------------------------------------------------------------------------------------------------------
+
+
+class _Service(NamedTuple):
+    url: str
+    name: str  # what may be shown: an Apprise URL has its token where others have a host
+
+
+class AppriseService(Outlet):
+    """One of the services that Apprise knows; each has an outlet of its own, so that one cannot hold up another.
+
+    Args:
+        number: Which of the URLs in the secret, from 0.
+    """
+
+    name = "apprise"
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    @override
+    def deliver(self, notice: Notice, budget_s: float) -> str:
+        """Hand the notice to the service."""
+        services = list(apprise_services())
+        if self._number >= len(services):
+            raise UndeliveredError(f"no service is named. Set {APPRISE_URLS} to Apprise URLs, or set apprise = false.")
+        service = services[self._number]
+        try:
+            import apprise
+        except ImportError as error:
+            raise UndeliveredError(
+                "Apprise is not installed: run pip install 'craftkit-archive[notify]', or set apprise = false."
+            ) from error
+        # Apprise says why only in its log, with its URLs; without a handler that would go to standard error.
+        log = logging.getLogger("apprise")
+        log.propagate = False
+        if not log.handlers:
+            log.addHandler(logging.NullHandler())
+        sender = apprise.Apprise(asset=apprise.AppriseAsset(app_id="craftkit-archive", async_mode=False))
+        if not sender.add(service.url):
+            raise UndeliveredError(f"{service.name} is not a service that Apprise knows. Check {APPRISE_URLS}.")
+        kind = apprise.NotifyType.SUCCESS if notice.good else apprise.NotifyType.FAILURE
+        if not sender.notify(notice.as_text(), notice.subject(), kind, body_format=apprise.NotifyFormat.TEXT):
+            raise UndeliveredError(f"{service.name} did not take the notice. Check its URL in {APPRISE_URLS}.")
+        return service.name
+
+
+def apprise_services() -> Iterator[_Service]:
+    """Read which services Apprise is to tell.
+
+    Raises:
+        RequestError: The secret cannot be read.
+    """
+    for number, url in enumerate((read_secret(APPRISE_URLS) or "").split(), 1):
+        scheme = url.partition("://")[0] if "://" in url else ""
+        shown = f"{scheme}://" if scheme.isascii() and scheme.isalnum() and len(scheme) < 20 else "its URL"
+        yield _Service(url, f"service {number} ({shown}…)")

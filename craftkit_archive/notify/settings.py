@@ -1,0 +1,150 @@
+"""Whom to tell: the table `[notify]` of a configuration. No secret is part of it; `read_secret` finds those."""
+
+import re
+from email.headerregistry import Address
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from craftkit_archive.values import parse_duration
+
+# The secrets, as variables; `read_secret` also finds them as files and systemd credentials.
+PING_URL = "CRAFTKIT_ARCHIVE_PING_URL"
+WEBHOOK_URL = "CRAFTKIT_ARCHIVE_WEBHOOK_URL"
+WEBHOOK_TOKEN = "CRAFTKIT_ARCHIVE_WEBHOOK_TOKEN"  # noqa: S105 - its name
+SMTP_PASSWORD = "CRAFTKIT_ARCHIVE_SMTP_PASSWORD"  # noqa: S105 - its name
+APPRISE_URLS = "CRAFTKIT_ARCHIVE_APPRISE_URLS"
+
+MAX_TIMEOUT_SECONDS = 60
+PORTS = {"starttls": 587, "tls": 465, "none": 25}
+
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+Texts = Annotated[list[Text], msgspec.Meta(min_length=1)]
+
+
+class Smtp(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """E-mail: through which server, from whom, to whom. Its password is a secret.
+
+    Attributes:
+        security: `starttls` and `tls` check the server's certificate, and send nothing if it is not trusted; `none` is
+            for a server on this machine or on a network that is trusted, and then without a user.
+        port: 587 for `starttls`, 465 for `tls`, 25 for `none`, if it is not given.
+        user: Who logs in; without one nobody does.
+    """
+
+    host: Text
+    port: Port | None = None
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    user: Text | None = None
+    sender: Text
+    to: Texts
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: An address is not one, or a password would be sent in the clear.
+        """
+        if not _HOST.fullmatch(self.host):
+            raise ValueError(f"host: {self.host!r} is not the name of a server")
+        if self.user is not None and self.security == "none":
+            raise ValueError("user: a password needs security = 'starttls' or 'tls'")
+        parse_address("sender", self.sender)
+        for one in self.to:
+            parse_address("to", one)
+
+    @property
+    def effective_port(self) -> int:
+        """Return the port, or the usual one."""
+        return self.port or PORTS[self.security]
+
+
+class Notify(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Whom to tell how a night ended, and when.
+
+    Attributes:
+        when: `problems` tells of nights that were not good; `change` of nights that ended otherwise or found something
+            else than the one before; `always` of every night. Pings are sent always: their absence is an alarm.
+        ping: The URL of a dead man's switch, such as healthchecks.io: it gets `URL/start` when a night begins, `URL`
+            when it was good, `URL/fail` when it was not.
+        webhook: A URL that gets the notice as JSON.
+        command: A program and its arguments, which gets the notice as JSON on its standard input.
+        apprise: Whether to tell the services whose Apprise URLs are in the secret `CRAFTKIT_ARCHIVE_APPRISE_URLS`.
+        timeout: How long to wait for all of them together, such as `20s`; a minute at most.
+    """
+
+    when: Literal["problems", "change", "always"] = "problems"
+    ping: Text | None = None
+    webhook: Text | None = None
+    command: Texts | None = None
+    mail: Smtp | None = None
+    apprise: bool = False
+    timeout: str = "20s"
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot say.
+
+        Raises:
+            ValueError: A URL or the time-out is not valid.
+        """
+        for name in ("ping", "webhook"):
+            if url := getattr(self, name):
+                try:
+                    check_url(url)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
+        if not 1 <= parse_duration(self.timeout) <= MAX_TIMEOUT_SECONDS:
+            raise ValueError(f"timeout: {self.timeout} is not between 1s and {MAX_TIMEOUT_SECONDS}s")
+        if self.command and any("\0" in word for word in self.command):
+            raise ValueError("command: a word has a NUL character")
+
+    @property
+    def timeout_s(self) -> int:
+        """Return the time-out in seconds."""
+        return parse_duration(self.timeout)
+
+
+_HOST = re.compile(r"[\w.-]+|[0-9A-Fa-f:.]+")
+
+
+def check_url(url: str) -> str:
+    """Return a URL of http or https that can be asked.
+
+    Raises:
+        ValueError: It cannot; the text does not hold it, because it may be a secret.
+    """
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>'):
+        raise ValueError("this is not a URL. Write https://host/path")
+    if parts.username is not None or "@" in parts.netloc:
+        raise ValueError(f"a URL is no place for a password. Give a token as {WEBHOOK_TOKEN}")
+    if parts.fragment:
+        raise ValueError("a URL to send to has no fragment. Remove what follows the #")
+    return url
+
+
+def parse_address(name: str, text: str) -> Address:
+    """Read an e-mail address, such as `archive@example.org` or `The archive <archive@example.org>`.
+
+    Raises:
+        ValueError: It is not one address, or could add lines to a message.
+
+    Source: RFC 5322, section 3.4.
+    """
+    found = _ADDRESS.fullmatch(text) if text.isprintable() else None
+    if found is None:
+        raise ValueError(f"{name}: {text!r} is not an e-mail address")
+    display, address = found["display"] or "", found["bracketed"] or found["bare"]
+    user, _, domain = address.partition("@")
+    return Address(display.strip().removeprefix('"').removesuffix('"'), user, domain)
+
+
+# Not by the parser of `email`, which guesses, and on some texts fails. A local mail server also takes `root`.
+_BARE = r"[^\s@<>,;:()\[\]\"\\]+(?:@\w[\w.-]*)?"
+_ADDRESS = re.compile(rf'(?P<display>[^<>\\"]+|"[^<>\\"]*"\s*)?<(?P<bracketed>{_BARE})>|(?P<bare>{_BARE})')
