@@ -46,13 +46,13 @@ setup(
         "wcwidth>=0.6",  # which clips text to columns
     ],
     extras_require={
-        "notify": ["apprise>=1.9"],
+        "notify": ["apprise>=2.3"],
         "postgres": ["psycopg[binary]>=3.2"],
         "timestamp": ["rfc3161-client>=1.0.3"],
         "test": [
             "aiohttp>=3.9",
             "aiosmtpd>=1.4.6",
-            "apprise>=1.9",
+            "apprise>=2.3",
             "bagit>=1.9",
             "boto3-stubs>=1.40",
             "cogapp>=3.4",

@@ -2,12 +2,17 @@
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.loaders import create_loader
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import Catalog
@@ -53,6 +58,40 @@ def postgres() -> Iterator[Database]:
     """Return a real PostgreSQL."""
     with postgres_server() as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with a key and a certificate for 127.0.0.1, and the certificate of its authority."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("authority", "server")]
+    now = datetime.now(UTC)
+
+    def sign(number: int) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(names[number])
+            .issuer_name(names[0])
+            .public_key(keys[number].public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
+            # From Python 3.13 on, the authority's identity has to be said, as RFC 5280 demands.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(keys[number].public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key()), critical=False)
+            .add_extension(
+                x509.KeyUsage(True, False, False, False, False, number == 0, number == 0, False, False), critical=True
+            )
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        )
+        return builder.sign(keys[0], hashes.SHA256())
+
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    form = serialization.Encoding.PEM
+    key = keys[1].private_bytes(form, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(key + sign(1).public_bytes(form) + sign(0).public_bytes(form))
+    return path
 
 
 @pytest.fixture(autouse=True)

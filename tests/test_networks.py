@@ -3,16 +3,11 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from threading import Thread
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from craftkit_archive.errors import AssetUnavailableError, NotWritableError, RemoteError, RequestError
 from craftkit_archive.sources import api as craftkit_api
@@ -34,40 +29,6 @@ def _hasty(monkeypatch: pytest.MonkeyPatch, _credentials: None) -> None:
     monkeypatch.setenv("CRAFTKIT_API_KEY", "ck_live_for_tests")
     for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "AWS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file with a key and a certificate for 127.0.0.1, and the certificate of its authority."""
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
-    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("authority", "server")]
-    now = datetime.now(UTC)
-
-    def sign(number: int) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(names[number])
-            .issuer_name(names[0])
-            .public_key(keys[number].public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
-            # From Python 3.13 on, the authority's identity has to be said, as RFC 5280 demands.
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(keys[number].public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key()), critical=False)
-            .add_extension(
-                x509.KeyUsage(True, False, False, False, False, number == 0, number == 0, False, False), critical=True
-            )
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        )
-        return builder.sign(keys[0], hashes.SHA256())
-
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    form = serialization.Encoding.PEM
-    key = keys[1].private_bytes(form, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(key + sign(1).public_bytes(form) + sign(0).public_bytes(form))
-    return path
 
 
 def ask_bucket(url: str) -> None:

@@ -46,6 +46,19 @@ HEALING = (408, 425, 429, 500, 502, 503, 504)
 MAX_PING_BYTES = 100_000
 
 
+# In the names of threads that deliver. What libraries log there holds whole URLs, and without any handler, warnings end
+# up on standard error.
+THREAD_PREFIX = "notify "
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    return not (record.threadName or "").startswith(THREAD_PREFIX)
+
+
+for _name in ("urllib3.connectionpool", "urllib3.util.retry", "apprise"):
+    logging.getLogger(_name).addFilter(_is_not_ours)
+
+
 class UndeliveredError(Exception):
     """A notice that did not reach an outlet; the text says why, and what to do."""
 
@@ -273,12 +286,9 @@ class AppriseService(Outlet):
             raise UndeliveredError(
                 "Apprise is not installed: run pip install 'craftkit-archive[notify]', or set apprise = false."
             ) from error
-        # Apprise says why only in its log, with its URLs; without a handler that would go to standard error.
-        log = logging.getLogger("apprise")
-        log.propagate = False
-        if not log.handlers:
-            log.addHandler(logging.NullHandler())
-        sender = apprise.Apprise(asset=apprise.AppriseAsset(app_id="craftkit-archive", async_mode=False))
+        # With a time-out of its own it sends in a pool of threads, for which Python waits at its end, however long.
+        asset = apprise.AppriseAsset(app_id="craftkit-archive", async_mode=False, service_timeout=0)
+        sender = apprise.Apprise(asset=asset)
         if not sender.add(service.url):
             raise UndeliveredError(f"{service.name} is not a service that Apprise knows. Check {APPRISE_URLS}.")
         kind = apprise.NotifyType.SUCCESS if notice.good else apprise.NotifyType.FAILURE

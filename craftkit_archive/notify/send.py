@@ -8,6 +8,7 @@ from craftkit_archive.errors import ArchiveError
 from craftkit_archive.notify.mail import Mail
 from craftkit_archive.notify.message import Notice
 from craftkit_archive.notify.outlets import (
+    THREAD_PREFIX,
     AppriseService,
     Command,
     Outlet,
@@ -115,7 +116,7 @@ class _Delivery(Thread):
     """One delivery, in a thread that can be left behind: a resolver of names, for one, cannot be stopped."""
 
     def __init__(self, outlet: Outlet, notice: Notice, budget_s: float) -> None:
-        super().__init__(name=f"notify {outlet.name}", daemon=True)
+        super().__init__(name=THREAD_PREFIX + outlet.name, daemon=True)
         self.outlet = outlet
         self.reached = ""
         self.fault = ""
