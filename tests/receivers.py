@@ -1,5 +1,6 @@
 """Where notices arrive in tests: an HTTP receiver with faults, and a real SMTP server."""
 
+import asyncio
 import socket
 import ssl
 import time
@@ -139,7 +140,7 @@ class MailServer:
     async def handle_DATA(self, _server: Any, session: Any, envelope: Any) -> str:
         """Take a message."""
         self.raw.append(envelope.original_content)
-        self.got.append(message_from_bytes(envelope.original_content, policy=policy.default))  # type: ignore[arg-type]
+        self.got.append(message_from_bytes(envelope.original_content, policy=policy.default))
         self.recipients.append(envelope.rcpt_tos)
         login = session.auth_data.login.decode() if session.auth_data else None
         self.logins.append(login if session.ssl is not None else f"{login} in the clear")
@@ -177,10 +178,11 @@ def smtp_server(
 
     def connect_once() -> None:
         # Its own way connects to the port that was asked for, which is 0 here.
+        assert isinstance(controller.server, asyncio.Server)
         mail.port = controller.server.sockets[0].getsockname()[1]
         socket.create_connection(("127.0.0.1", mail.port), timeout=5).close()
 
-    controller._trigger_server = connect_once
+    controller._trigger_server = connect_once  # type: ignore[method-assign]
     controller.start()
     try:
         yield mail

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_no_name_steers_a_terminal_adds_a_line_or_a_header(text: str, findings: 
     }  # fmt: skip
     # A reader of mail brings runs of blanks in a header together, and so does Python's.
     assert "".join(message["Subject"].split()) == "".join(notice.subject().split())
-    assert message.get_content().replace("\r\n", "\n") == body  # type: ignore[attr-defined]
+    assert message.get_content().replace("\r\n", "\n") == body
 
 
 @settings(max_examples=40, deadline=None)
@@ -230,6 +231,17 @@ def test_an_address_is_one_address_or_refused(text: str) -> None:
 )
 def test_addresses_are_taken_as_people_write_them(text: str) -> None:
     assert parse_address("to", text).addr_spec.strip("<>") in text
+
+
+def test_the_page_on_notifications_names_all_that_there_is() -> None:
+    page = (ROOT / "docs/notify.md").read_text()
+    table = tomllib.loads(page.partition("```toml\n")[2].partition("```")[0])
+    example = msgspec.convert(table["notify"], Notify)
+    assert example.mail is not None
+    assert set(table["notify"]) | {"mail"} == {field.encode_name for field in msgspec.structs.fields(Notify)}
+    assert set(table["notify"]["mail"]) | {"port"} == {field.encode_name for field in msgspec.structs.fields(Smtp)}
+    for name in (*Notice.__struct_fields__, *StepResult.__struct_fields__, *SECRETS, "CRAFTKIT_API_KEY"):
+        assert f"`{name}`" in page, name
 
 
 # --- when -------------------------------------------------------------------------------------------------------------

@@ -60,8 +60,9 @@ def fetch(
     """Copy what is missing from SOURCE, and check it on arrival.
 
     SOURCE is a folder that mirrors the bucket, the bucket itself (s3://, gs:// or az://bucket/prefix), or a live API
-    (https://host), which is asked with the key in CRAFTKIT_API_KEY, and with --ids also for renders that the catalog
-    does not have. Without SOURCE, what lies in the archive's own store already is checked and recorded where it lies.
+    (https://host), which is asked with the key in CRAFTKIT_API_KEY or in the file that CRAFTKIT_API_KEY_FILE names, and
+    with --ids also for renders that the catalog does not have. Without SOURCE, what lies in the archive's own store
+    already is checked and recorded where it lies.
 
     What does not look like a whole PDF is stored if something vouches for it: a digest in the metadata, an ETag or a
     checksum of the service. A note then says what is odd. If nothing does, it is refused unless --accept-odd is given.
