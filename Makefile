@@ -6,9 +6,9 @@ BIN := $(if $(wildcard .venv/bin/python),.venv/bin/,)
 run = @if command -v $(BIN)$(1) >/dev/null; then $(BIN)$(1) $(2); else \
 	echo "$(1) is not installed, so this was left out: pip install -e '.[test]'"; test -z "$$CI"; fi
 
-PROGRAMS := chromium node nginx caddy haproxy qpdf bsdtar jbig2dec jq openssl ssh-keygen logrotate curl wget aria2c javac go zsh fish
+PROGRAMS := chromium node nginx caddy haproxy qpdf bsdtar jbig2dec jq openssl ssh-keygen logrotate curl wget aria2c javac go zsh fish mandoc groff
 
-.PHONY: check lint types test test-long programs docs-check docs format sample pictures bench bench-full
+.PHONY: check lint types test test-long programs docs-check docs man format sample pictures bench bench-full
 
 check: lint types programs test docs-check
 
@@ -34,6 +34,9 @@ docs-check: # docs/cli.md says what the program says
 
 docs: # write docs/cli.md anew
 	$(BIN)cog -r docs/cli.md
+
+man: # man pages of all commands; a wheel that is built afterwards takes them along
+	$(BIN)python -m manual.man_pages share/man/man1
 
 format:
 	$(BIN)ruff check --fix .

@@ -17,6 +17,8 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     py_modules=["cli"],
+    # As far as `make man` has made them: they need the program itself, which a build in isolation does not have.
+    data_files=[("share/man/man1", sorted(str(page.relative_to(HERE)) for page in HERE.glob("share/man/man1/*.1")))],
     packages=find_packages(include=["craftkit_archive", "craftkit_archive.*", "server"]),
     package_data={
         "craftkit_archive": ["py.typed"],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from manual.man_pages import write_pages
 from tests.worlds import ROOT
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
@@ -35,6 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ["README.md", "setup.py", "pyproject.toml", *_files()]:
         (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "source" / name).write_bytes((ROOT / name).read_bytes())
+    write_pages(folder / "source/share/man/man1")
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, folder / "source", cwd=folder)
     (made,) = folder.glob("*.whl")
     return made
@@ -56,7 +58,14 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
 def test_every_file_of_the_program_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as packed:
         names = {name for name in packed.namelist() if ".dist-info/" not in name}
-    assert names == set(_files())
+    pages = {name for name in names if name.endswith(".1")}
+    assert names - pages == set(_files())
+    assert len(pages) > 20
+    assert all("/data/share/man/man1/craftkit-archive" in name for name in pages)
+
+
+def test_man_finds_its_pages_where_it_is_installed(installed: Path) -> None:
+    assert (installed.parent / "share/man/man1/craftkit-archive-verify.1").read_text().startswith(".TH")
 
 
 def test_it_does_the_main_job_anywhere(installed: Path, tmp_path: Path) -> None:
