@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from craftkit_archive.archive import Archive
-    from craftkit_archive.auditing.access import record_access_log
-    from craftkit_archive.auditing.log import list_events, verify_log
+    from craftkit_archive.audit.access import record_access_log
+    from craftkit_archive.audit.log import list_events, verify_log
     from craftkit_archive.catalog.rows import Selection
     from craftkit_archive.doctor import examine_archive
     from craftkit_archive.errors import (
@@ -110,8 +110,8 @@ __all__ = [
 # The module each name lives in; after a colon, what it is called there.
 _MODULES = {
     "archive": ["Archive"],
-    "auditing.access": ["record_access_log"],
-    "auditing.log": ["list_events", "verify_log"],
+    "audit.access": ["record_access_log"],
+    "audit.log": ["list_events", "verify_log"],
     "catalog.rows": ["Selection"],
     "doctor": ["examine_archive"],
     "errors": [

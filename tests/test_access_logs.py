@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from craftkit_archive import Archive
-from craftkit_archive.audit.events import Event
-from craftkit_archive.auditing import access
-from craftkit_archive.auditing.access import ACCESS_LOG, Rotation, record_access_log
+from craftkit_archive.audit import access
+from craftkit_archive.audit.access import ACCESS_LOG, Rotation, record_access_log
 from craftkit_archive.errors import RequestError
+from craftkit_archive.proof.events import Event
 from tests.test_serving import download, eventually, lines, serving
 from tests.worlds import ROOT, World, command, needs, summary_of
 

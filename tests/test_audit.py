@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from craftkit_archive import Archive, fetch_assets, rebuild_archive, seal_archive
-from craftkit_archive.audit.chain import Chain, Fault, compare_logs
-from craftkit_archive.audit.events import (
+from craftkit_archive.audit.log import verify_log
+from craftkit_archive.catalog import Catalog
+from craftkit_archive.proof.chain import Chain, Fault, compare_logs
+from craftkit_archive.proof.events import (
     CATALOG_RESTORED,
     FILE_RESTORED,
     FORKED,
@@ -32,8 +34,6 @@ from craftkit_archive.audit.events import (
     make_event,
     read_event,
 )
-from craftkit_archive.auditing.log import verify_log
-from craftkit_archive.catalog import Catalog
 from craftkit_archive.records import AuditFault, Summary
 from tests.worlds import ROOT, load, needs, pdf, peak_kib, put, render, render_id, summary_of, write_ndjson
 
@@ -300,7 +300,7 @@ def _argv(given: list[str]) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for no writer where the log ends early, because there is none."""
-    monkeypatch.setattr("craftkit_archive.auditing.log.WRITER_SECONDS", 0)
+    monkeypatch.setattr("craftkit_archive.audit.log.WRITER_SECONDS", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -501,7 +501,7 @@ def test_several_writers_make_one_chain(log: Archive) -> None:
 
 
 def test_a_log_that_others_are_writing_to_verifies(log: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("craftkit_archive.auditing.log.WRITER_SECONDS", 2.0)
+    monkeypatch.setattr("craftkit_archive.audit.log.WRITER_SECONDS", 2.0)
     log.catalog.close()
     words = [sys.executable, "-c", WRITER, str(log.path), "busy", "100000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as writer:

@@ -25,8 +25,8 @@ from craftkit_archive.export.reader import CATALOGUE, INDEX, MANIFEST, MARKER, M
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.export.targets import LEDGER
 from craftkit_archive.fetch.run import fetch_assets
+from craftkit_archive.proof.seal import compute_seal
 from craftkit_archive.records import Planned, Record, Skipped, Summary
-from craftkit_archive.seal import seal
 from craftkit_archive.stores.folder import INCOMING, FolderStore
 from tests.worlds import (
     NORTHWIND,
@@ -161,7 +161,7 @@ def test_the_seal_is_that_of_what_is_stored(world: World, tmp_path: Path, way: W
     export(world.archive, tmp_path / way.name, options=way.options)
     stored = sorted((asset.sha256 or "", asset.key) for asset in world.archive.catalog.stored_assets(Selection()))
     with Export(tmp_path / way.name).text(SEAL) as lines:
-        assert next(lines) == f"Seal: {seal(stored)}\n"
+        assert next(lines) == f"Seal: {compute_seal(stored)}\n"
 
 
 @every_way

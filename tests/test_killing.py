@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from craftkit_archive.archive import CATALOG, Archive
-from craftkit_archive.auditing.log import verify_log
+from craftkit_archive.audit.log import verify_log
 from craftkit_archive.records import AuditFault
 from craftkit_archive.verify.run import verify_assets
 from tests.worlds import (

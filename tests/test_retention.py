@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from craftkit_archive.audit.events import Event
 from craftkit_archive.catalog import Catalog
+from craftkit_archive.proof.events import Event
 from craftkit_archive.records import Finding
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.retention.periods import Period

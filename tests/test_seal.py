@@ -8,7 +8,7 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craftkit_archive.seal import Sealing, seal
+from craftkit_archive.proof.seal import SealBuilder, compute_seal
 from tests.worlds import needs
 
 
@@ -19,13 +19,13 @@ def test_sort_and_sha256sum_recompute_the_seal(tmp_path: Path) -> None:
     held = [(sha256(file.read_bytes()).hexdigest(), file.name) for file in tmp_path.iterdir()]
     script = "sha256sum *.pdf | LC_ALL=C sort | sha256sum"
     told = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert seal(sorted(held)) == told.stdout.split()[0]
+    assert compute_seal(sorted(held)) == told.stdout.split()[0]
 
 
 @given(st.sets(st.tuples(st.binary(min_size=32, max_size=32).map(bytes.hex), st.text(min_size=1)), min_size=1))
 def test_the_seal_tells_any_change(held: set[tuple[str, str]]) -> None:
     whole = sorted((digest, key.encode("utf-8", "replace").decode()) for digest, key in held)
-    assert seal(whole) != seal(whole[1:])
+    assert compute_seal(whole) != compute_seal(whole[1:])
 
 
 _HELD = st.tuples(
@@ -36,7 +36,7 @@ _HELD = st.tuples(
 
 @given(st.lists(_HELD), st.integers(1, 4))
 def test_the_order_in_which_things_come_is_nothing_to_the_seal(held: list[tuple[str, str]], run: int) -> None:
-    with patch("craftkit_archive.seal.RUN_LINES", run), Sealing() as sealing:
+    with patch("craftkit_archive.proof.seal.RUN_LINES", run), SealBuilder() as sealing:
         for one in held:
             sealing.add(*one)
-        assert sealing.result() == seal(sorted(held, key=lambda one: (one[0], one[1].encode())))
+        assert sealing.result() == compute_seal(sorted(held, key=lambda one: (one[0], one[1].encode())))

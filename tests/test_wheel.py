@@ -78,7 +78,7 @@ def test_it_does_the_main_job_anywhere(installed: Path, tmp_path: Path) -> None:
     assert "its files are those that were installed" in said
 
 
-@pytest.mark.parametrize("name", ["server/app.py", "craftkit_archive/seal.py"])
+@pytest.mark.parametrize("name", ["server/app.py", "craftkit_archive/proof/seal.py"])
 def test_doctor_finds_a_file_that_another_package_replaced(installed: Path, tmp_path: Path, name: str) -> None:
     (site,) = installed.parent.glob("lib/python*/site-packages")
     run(installed / "craftkit-archive", "--archive", "a", "init", cwd=tmp_path)

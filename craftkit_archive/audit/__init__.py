@@ -1,1 +1,1 @@
-"""The audit log: what was done to an archive, by whom and when, in lines that cannot be changed unseen."""
+"""What an archive can show of its past: the audit log, the access logs, and both sealed and signed."""

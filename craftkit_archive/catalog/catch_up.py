@@ -12,10 +12,10 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import NamedTuple
 
-from craftkit_archive.audit.events import CATALOG_RESTORED, FILE_RESTORED, FORKED, Event, Head, read_event
-from craftkit_archive.audit.file import read_lines
 from craftkit_archive.catalog.events import EventQueries
 from craftkit_archive.errors import disk_errors
+from craftkit_archive.proof.audit_file import read_lines
+from craftkit_archive.proof.events import CATALOG_RESTORED, FILE_RESTORED, FORKED, Event, Head, read_event
 
 
 class _PartedError(Exception):

@@ -5,11 +5,11 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from craftkit_archive.audit.events import MAX_NUMBER, Event, Head, canonical, make_event, read_event
-from craftkit_archive.audit.file import AUDIT_FILE, AuditFile
 from craftkit_archive.catalog.connection import Connection
 from craftkit_archive.catalog.rows import PAGE
 from craftkit_archive.errors import ArchiveError
+from craftkit_archive.proof.audit_file import AUDIT_FILE, AuditFile
+from craftkit_archive.proof.events import MAX_NUMBER, Event, Head, canonical, make_event, read_event
 
 # A row as the line of the file, byte for byte. As bytes: who changes a row may leave other things than text in it.
 _LINE = (

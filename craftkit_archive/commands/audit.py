@@ -27,7 +27,7 @@ def audit_log(console: Console, since: str | None) -> int:
 
     Batches of one run are shown as one line; with --json, each event is, as it stands in audit.ndjson.
     """
-    from craftkit_archive.auditing.log import list_events
+    from craftkit_archive.audit.log import list_events
 
     with open_archive(console, read_only=True) as archive:
         events = list_events(archive, since=since, merge=not console.json)
@@ -51,12 +51,12 @@ def audit_head(console: Console, sign_with: Path | None, output: Path) -> int:
 
     Whoever has it can prove with `audit verify --head` that nothing before it was changed since.
     """
-    from craftkit_archive.auditing.log import read_head
+    from craftkit_archive.audit.log import read_head
 
     with open_archive(console, read_only=True) as archive:
         summary = read_head(archive)
         if sign_with is not None:
-            from craftkit_archive.sealing import head_text, write_signed
+            from craftkit_archive.audit.sealing import head_text, write_signed
 
             written = write_signed(output, head_text(archive, summary), sign_with=sign_with)
             console.say(f"Wrote {' and '.join(map(str, written))}.")
@@ -82,7 +82,7 @@ def audit_verify(console: Console, head: str | None, access_logs: Path | None) -
     Events that were changed, removed, moved, added or cut off are named by their numbers (exit code 1). Lines that a
     killed command had no time to write make it 3; the next command that changes something adds them.
     """
-    from craftkit_archive.auditing.log import verify_log
+    from craftkit_archive.audit.log import verify_log
 
     with open_archive(console, read_only=True) as archive:
         return console.finish(verify_log(archive, head=head, access_logs=access_logs))
@@ -97,7 +97,7 @@ def audit_access_log(console: Console, file: Path) -> int:
 
     For logrotate's postrotate, after the server's SIGHUP. It waits until nobody has written to FILE for two seconds.
     """
-    from craftkit_archive.auditing.access import record_access_log
+    from craftkit_archive.audit.access import record_access_log
 
     with open_archive(console) as archive:
         return console.finish(record_access_log(archive, file))

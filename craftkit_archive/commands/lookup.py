@@ -202,8 +202,8 @@ def seal(
         raise errors.RequestError(
             "--timestamp-reply works on the existing FILE. Give it without --sign and --timestamp."
         )
+    from craftkit_archive.audit.sealing import stamp
     from craftkit_archive.report.gather import seal_archive
-    from craftkit_archive.sealing import stamp
 
     with open_archive(console, read_only=True) as archive:
         if reply is not None:
@@ -224,7 +224,7 @@ def seal(
 def _write(
     console: Console, archive: Archive, sealed: Summary, file: Path, sign_with: Path | None, request: Path | None
 ) -> list[str]:
-    from craftkit_archive.sealing import seal_text, write_request, write_signed
+    from craftkit_archive.audit.sealing import seal_text, write_request, write_signed
 
     written = [str(path) for path in write_signed(file, seal_text(archive, sealed), sign_with=sign_with)]
     if request is not None:

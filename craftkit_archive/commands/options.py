@@ -135,7 +135,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; p
 
 
 def _act_as(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
-    from craftkit_archive.audit.events import check_who
+    from craftkit_archive.proof.events import check_who
 
     try:
         context.obj.by = None if value is None else check_who(value)

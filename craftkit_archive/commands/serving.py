@@ -17,7 +17,7 @@ from craftkit_archive.values import DAILY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from craftkit_archive.auditing.access import Rotation
+    from craftkit_archive.audit.access import Rotation
     from server.access_log import LogFormat
     from server.bodies import VerifyReads
     from server.serve import Supervisor
@@ -252,7 +252,7 @@ def _is_file(path: str) -> bool:
 def _rotating(console: Console, path: Path, rotation: int, supervisor: Supervisor) -> Rotation:
     import signal
 
-    from craftkit_archive.auditing.access import Rotation
+    from craftkit_archive.audit.access import Rotation
 
     def reopen() -> None:
         supervisor.send(signal.SIGHUP)

@@ -29,9 +29,9 @@ from craftkit_archive.export.reader import (
 )
 from craftkit_archive.export.unpacking import Part, is_system_file
 from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
+from craftkit_archive.proof.seal import SealBuilder
 from craftkit_archive.proof.signatures import SignatureRefusedError, find_signer
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, Verdict
-from craftkit_archive.seal import Sealing
 from craftkit_archive.stores.folder import INCOMING
 from craftkit_archive.values import Clock, format_time, mark_of, utc_now
 
@@ -404,7 +404,7 @@ def _digests(chunks: Iterable[bytes], algorithms: set[str]) -> dict[str, str]:
 
 def _check_index(export: Export, held: int) -> Iterator[_FileProblem]:
     """Compare the index with the manifest, and the seal with the index."""
-    with Sealing() as sealing:
+    with SealBuilder() as sealing:
         for listed in export.listed():
             held -= mark_of(f"{listed.sha256} {listed.path}")
             sealing.add(listed.sha256, listed.asset_key or "")

@@ -24,8 +24,8 @@ from craftkit_archive.export.reader import (
     TAG_MANIFEST,
 )
 from craftkit_archive.export.targets import Target
+from craftkit_archive.proof.seal import SealBuilder
 from craftkit_archive.proof.signatures import sign_text
-from craftkit_archive.seal import Sealing
 from craftkit_archive.stores.base import CHUNK_BYTES, Stored, digest
 from craftkit_archive.values import escape_formula, unescape_formula
 
@@ -147,7 +147,7 @@ class Manifests:
 
     def __enter__(self) -> "Manifests":
         with disk_errors(self._folder or tempfile.gettempdir()):
-            self._seal = self._stack.enter_context(Sealing())
+            self._seal = self._stack.enter_context(SealBuilder())
             self._manifest, self._index, self._missing, self._odd = (self._open() for _ in range(4))
             self._index.write(csv_line(INDEX_COLUMNS).encode())
             self._missing.write(csv_line(MISSING_COLUMNS).encode())

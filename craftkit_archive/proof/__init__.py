@@ -1,1 +1,1 @@
-"""Proof from outside: who vouches for a text, and since when it exists."""
+"""What proves something, and knows no archive: the seal, the chain of the audit log, signatures, timestamps."""

@@ -14,6 +14,7 @@ from craftkit_archive.columns import short_digest
 from craftkit_archive.coverage import COVERAGE_DAYS, NOTHING, describe
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.outcomes import describe_counts, describe_outcome
+from craftkit_archive.proof.seal import compute_seal
 from craftkit_archive.records import AuditEvent, Record, Summary
 from craftkit_archive.report.forms import (
     SUFFIXES,
@@ -27,7 +28,6 @@ from craftkit_archive.report.forms import (
     write_text,
 )
 from craftkit_archive.report.page import write_html
-from craftkit_archive.seal import seal
 from craftkit_archive.states import Standing, word_of
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.values import format_time
@@ -161,7 +161,7 @@ def gather_report(archive: Archive, run_id: int | None = None) -> Report:
         history=archive.catalog.covering_runs(HISTORY),
         days=[ReadingDay(*row) for row in archive.catalog.reading_days()],
         projects=archive.catalog.project_summaries(format_time(now - timedelta(days=days)), format_time(now)),
-        seal=seal(archive.catalog.held()),
+        seal=compute_seal(archive.catalog.held()),
         findings=lambda: archive.catalog.findings_of(found_in),
         standing=archive.catalog.standing(),
         accepted=archive.catalog.acknowledgements(None),
@@ -251,7 +251,7 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
             run.counts["sealed"] += 1
             yield held
 
-    found = seal(counted())
+    found = compute_seal(counted())
     stored, _ = archive.catalog.count_stored(archive.select(projects=(project_id,) if project_id else ()))
     if stored > run.counts["sealed"]:
         run.counts["without_digest"] = stored - run.counts["sealed"]

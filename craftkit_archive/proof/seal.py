@@ -10,7 +10,7 @@ from typing import Self, TextIO
 RUN_LINES = 100_000
 
 
-def seal(held: Iterable[tuple[str, str]]) -> str:
+def compute_seal(held: Iterable[tuple[str, str]]) -> str:
     r"""Return the seal of what is held, as 64 lower-case hex digits.
 
     It is the SHA-256 of the lines that `sha256sum` would print of the assets, under their asset keys, sorted by their
@@ -25,7 +25,7 @@ def seal(held: Iterable[tuple[str, str]]) -> str:
     return hashed.hexdigest()
 
 
-class Sealing:
+class SealBuilder:
     """A seal that is made of what comes in any order; a context manager.
 
     Each 100,000 lines are sorted and put on the disk, so that memory does not grow.
@@ -54,7 +54,7 @@ class Sealing:
 
     def result(self) -> str:
         """Return the seal of what came in."""
-        return seal(heapq.merge(self._sorted(), *map(_read_run, self._runs), key=_order))
+        return compute_seal(heapq.merge(self._sorted(), *map(_read_run, self._runs), key=_order))
 
     def _sorted(self) -> list[tuple[str, str]]:
         self._lines.sort(key=_order)

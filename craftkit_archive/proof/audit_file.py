@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from craftkit_archive.audit.events import MAX_LINE_BYTES, read_event
 from craftkit_archive.errors import disk_errors
+from craftkit_archive.proof.events import MAX_LINE_BYTES, read_event
 
 AUDIT_FILE = "audit.ndjson"
 # How often lines are brought to the disk while a command writes many; the last ones are when it ends.

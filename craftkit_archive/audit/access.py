@@ -19,13 +19,13 @@ from typing import IO, Any, NamedTuple, Self, cast
 import msgspec
 
 from craftkit_archive.archive import Archive, Run
-from craftkit_archive.audit.chain import Fault
-from craftkit_archive.audit.events import Event
 from craftkit_archive.errors import ArchiveError, RequestError, disk_errors
+from craftkit_archive.proof.chain import Fault
+from craftkit_archive.proof.events import Event
 from craftkit_archive.records import Note, Record
 from craftkit_archive.values import format_time, timestamp
 
-log = logging.getLogger("craftkit_archive.auditing")
+log = logging.getLogger("craftkit_archive.audit")
 
 ACCESS_LOG = "audit access-log"
 # Where nobody can be asked whether a log is still open, it is finished when it was still for so long.

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from craftkit_archive.audit.events import FORKED, Event, Head, is_intact, read_event
+from craftkit_archive.proof.events import FORKED, Event, Head, is_intact, read_event
 
 Where = Literal["file", "table", "both"]
 Problem = Literal[

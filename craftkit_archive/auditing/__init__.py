@@ -1,1 +1,0 @@
-"""Auditing: the audit log shown and proved, and the server's access logs bound to it."""
