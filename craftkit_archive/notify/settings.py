@@ -19,9 +19,7 @@ APPRISE_URLS = "CRAFTKIT_ARCHIVE_APPRISE_URLS"
 MAX_TIMEOUT_SECONDS = 60
 PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
-Text = Annotated[str, msgspec.Meta(min_length=1)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
-Texts = Annotated[list[Text], msgspec.Meta(min_length=1)]
 
 
 class Smtp(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -34,12 +32,12 @@ class Smtp(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
         user: Who logs in; without one nobody does.
     """
 
-    host: Text
+    host: str
     port: Port | None = None
     security: Literal["starttls", "tls", "none"] = "starttls"
-    user: Text | None = None
-    sender: Text
-    to: Texts
+    user: str | None = None
+    sender: str
+    to: list[str]
 
     def __post_init__(self) -> None:
         """Check what the types cannot say.
@@ -49,9 +47,13 @@ class Smtp(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
         """
         if not _HOST.fullmatch(self.host):
             raise ValueError(f"host: {self.host!r} is not the name of a server")
+        if self.user == "":
+            raise ValueError("user: it is empty. Remove it if nobody has to log in")
         if self.user is not None and self.security == "none":
             raise ValueError("user: a password needs security = 'starttls' or 'tls'")
         parse_address("sender", self.sender)
+        if not self.to:
+            raise ValueError("to: nobody is named")
         for one in self.to:
             parse_address("to", one)
 
@@ -76,9 +78,9 @@ class Notify(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     """
 
     when: Literal["problems", "change", "always"] = "problems"
-    ping: Text | None = None
-    webhook: Text | None = None
-    command: Texts | None = None
+    ping: str | None = None
+    webhook: str | None = None
+    command: list[str] | None = None
     mail: Smtp | None = None
     apprise: bool = False
     timeout: str = "20s"
@@ -90,13 +92,19 @@ class Notify(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
             ValueError: A URL or the time-out is not valid.
         """
         for name in ("ping", "webhook"):
-            if url := getattr(self, name):
+            if (url := getattr(self, name)) is not None:
                 try:
                     check_url(url)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
-        if not 1 <= parse_duration(self.timeout) <= MAX_TIMEOUT_SECONDS:
+        try:
+            seconds = parse_duration(self.timeout)
+        except ValueError as error:
+            raise ValueError(f"timeout: {error}") from error
+        if not 1 <= seconds <= MAX_TIMEOUT_SECONDS:
             raise ValueError(f"timeout: {self.timeout} is not between 1s and {MAX_TIMEOUT_SECONDS}s")
+        if self.command is not None and not any(self.command[:1]):
+            raise ValueError("command: no program is named")
         if self.command and any("\0" in word for word in self.command):
             raise ValueError("command: a word has a NUL character")
 
