@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-Answer = int | Literal["hang", "drip", "echo", "endless", "break", "continue"]
+Answer = int | Literal["hang", "drip", "echo", "endless", "flood", "break", "continue"]
 
 
 class Request(NamedTuple):
@@ -95,8 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
                         break
             case "echo":
                 self.wfile.write(f"{self.path} {self.headers}".encode() + body)
-            case "endless":
-                self.wfile.write(b"HTTP/1.1 500 No\r\n\r\n")
+            case "endless" | "flood":
+                self.wfile.write(b"HTTP/1.1 500 No\r\n\r\n" if answer == "endless" else b"HTTP/1.1 200 OK\r\n\r\n")
                 while not self.owner.closing.is_set():
                     self.wfile.write(bytes(65_536))
             case "continue":

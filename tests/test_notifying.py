@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -351,6 +352,13 @@ def test_a_service_with_faults_is_a_sentence_in_time_without_a_secret(
     assert asked is None or len(receiver.got) == asked
 
 
+def test_a_service_that_takes_it_and_then_talks_without_end_is_left_talking(receiver: Receiver) -> None:
+    receiver.answers = ["flood"]
+    began = time.monotonic()
+    assert announce_end(Notify(webhook=receiver.url, timeout="10s"), night(), None) == []
+    assert time.monotonic() - began < 5
+
+
 def test_a_redirection_is_not_followed_with_a_token(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRAFTKIT_ARCHIVE_WEBHOOK_TOKEN", "S3cret")
     with http_receiver() as other:
@@ -588,6 +596,12 @@ def test_a_mail_server_with_faults_is_a_sentence_in_time(
         began = time.monotonic()
         assert said in mail_fault(port, security="none")
         assert time.monotonic() - began < 4
+
+
+def test_a_mail_server_that_talks_without_end_is_not_listened_to_any_longer() -> None:
+    with talking(b"220 hello\r\n", endless=b"250-x\r\n" * 1000) as port:
+        mail_fault(port, security="none")
+        wait_until(lambda: not any(one.name == "notify mail" for one in threading.enumerate()))
 
 
 def test_a_mail_server_that_hangs_at_the_farewell_has_the_message() -> None:
