@@ -16,6 +16,7 @@ from craftkit_archive.commands import (
     assets,
     audit,
     completion,
+    config,
     exporting,
     keys,
     lookup,
@@ -24,6 +25,7 @@ from craftkit_archive.commands import (
     serving,
     upkeep,
 )
+from craftkit_archive.commands.configuring import configure, name_variables
 from craftkit_archive.commands.console import GIVEN, OK, Console, OutputError, ReaderGoneError, as_json
 from craftkit_archive.commands.examples import examples
 from craftkit_archive.commands.options import global_options, take_everywhere
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 PROGRAM = "craftkit-archive"
 USAGE = 2
 OWN_BUG = 70
+# Where click keeps it from the reading of the command line to the commands.
+CONFIGURATION = "craftkit_archive.configuration"
 # As the shell says of a program that SIGPIPE ended.
 READER_GONE = 128 + signal.SIGPIPE
 
@@ -132,8 +136,10 @@ class Commands(click.Group):
             return self._fail_unforeseen(given, error)
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Keep the words as they were given, for the command to run next."""
+        """Read a command line, whose defaults the configuration says; keep its words, for the command to run next."""
         context.meta[GIVEN] = list(args)
+        if not context.resilient_parsing and not {"--help", "--version"} & set(args):
+            context.meta[CONFIGURATION] = configure(context, args)
         return super().parse_args(context, args)
 
     def _fail_unforeseen(self, given: list[str], error: Exception) -> int:
@@ -173,7 +179,7 @@ class Commands(click.Group):
         group: click.Command = self
         words = iter(given)
         for word in words:
-            if word in ("--archive", "--progress"):
+            if word in ("--archive", "--config", "--progress"):
                 next(words, None)
             elif isinstance(group, click.Group) and word in group.commands:
                 names.append(word)
@@ -233,14 +239,29 @@ EPILOG = f"{examples('')}\n\n\b\nExit codes:\n" + "\n".join(
 @global_options
 @click.pass_context
 def main(
-    context: click.Context, archive: Path, as_json: bool, progress: ProgressMode, quiet: bool, verbose: bool
+    context: click.Context,
+    archive: Path,
+    config: Path | None,
+    as_json: bool,
+    progress: ProgressMode,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Keep, check, export and serve the PDFs of a Craftkit project, outside Craftkit."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
         raise errors.RequestError("The current directory is gone: change to another one.") from error
-    context.obj = Console(archive, context.obj, as_json=as_json, progress=progress, quiet=quiet, verbose=verbose)
+    context.obj = Console(
+        archive,
+        context.obj,
+        as_json=as_json,
+        progress=progress,
+        quiet=quiet,
+        verbose=verbose,
+        config=config,
+        configuration=context.meta.get(CONFIGURATION),
+    )
 
 
 for command in (
@@ -267,8 +288,10 @@ for command in (
     records.retention,
     records.hold,
     completion.completion,
+    config.config,
     serving.serve,
     serving.quickstart,
 ):
     main.add_command(command)
+name_variables(main)
 take_everywhere(main)

@@ -512,6 +512,18 @@ class Diagnosis(Record, frozen=True):
     fix: str | None = None
 
 
+class Setting(Record, frozen=True):
+    """An option of a command, or another key of the configuration, with its value and where that comes from.
+
+    `origin` is a variable of the environment or a file and line; None for a default.
+    """
+
+    command: str
+    option: str
+    value: str | None
+    origin: str | None
+
+
 class Summary(Record, frozen=True):
     """How a command ended; always the last line.
 

@@ -130,7 +130,12 @@ def test_the_drawing_has_every_module() -> None:
 
 def _is_family(module: str) -> bool:
     """Say whether a module is one of the families of commands, which the drawing does not list."""
-    return _room(module) == "commands" and module.rpartition(".")[2] not in ("options", "console", "signals")
+    return _room(module) == "commands" and module.rpartition(".")[2] not in (
+        "options",
+        "console",
+        "signals",
+        "configuring",
+    )
 
 
 @pytest.mark.parametrize("library", HOMES)

@@ -138,6 +138,9 @@ DEEDS: dict[str, list[Deed]] = {
     "backup": [Deed(_nothing, lambda w: ["backup", w.folder / "copy.db"], None)],
     "completion install": [Deed(_nothing, lambda w: ["completion", "install", "bash", "--to", w.folder], None)],
     "completion show": [Deed(_nothing, _say("completion", "show", "bash"), None)],
+    "config init": [Deed(_nothing, _say("config", "init"), None)],
+    "config schema": [Deed(_nothing, _say("config", "schema"), None)],
+    "config show": [Deed(_nothing, _say("config", "show"), None)],
     "doctor": [Deed(_nothing, _say("doctor"), None)],
     "export": [
         Deed(_nothing, lambda w: ["export", w.folder / "out.zip"], "export"),

@@ -398,6 +398,7 @@ def paths(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[
 PATHS = list(paths(cli.main))
 GIVEN: dict[str, tuple[list[str], object]] = {
     "archive": (["--archive", "elsewhere"], Path("elsewhere")),
+    "config": (["--config", os.devnull], Path(os.devnull)),
     "json": (["--json"], True),
     "progress": (["--progress", "none"], "none"),
     "quiet": (["-q"], True),

@@ -10,6 +10,7 @@ import click
 
 from craftkit_archive import errors
 from craftkit_archive.commands.completing import complete_files
+from craftkit_archive.commands.configuring import resolve_source
 from craftkit_archive.commands.console import Console, open_archive
 from craftkit_archive.commands.lists import acceptance_columns, held_columns, write_list
 from craftkit_archive.commands.options import (
@@ -20,7 +21,6 @@ from craftkit_archive.commands.options import (
     dry_run_option,
     ids_option,
     jobs_option,
-    resolve_address,
     selection_options,
     service_options,
 )
@@ -61,8 +61,8 @@ def fetch(
 
     SOURCE is a folder that mirrors the bucket, the bucket itself (s3://, gs:// or az://bucket/prefix), or a live API
     (https://host), which is asked with the key in CRAFTKIT_API_KEY or in the file that CRAFTKIT_API_KEY_FILE names, and
-    with --ids also for renders that the catalog does not have. Without SOURCE, what lies in the archive's own store
-    already is checked and recorded where it lies.
+    with --ids also for renders that the catalog does not have; or it is the name of a source in the configuration.
+    Without SOURCE, what lies in the archive's own store already is checked and recorded where it lies.
 
     What does not look like a whole PDF is stored if something vouches for it: a digest in the metadata, an ETag or a
     checksum of the service. A note then says what is odd. If nothing does, it is refused unless --accept-odd is given.
@@ -72,7 +72,7 @@ def fetch(
     from craftkit_archive.fetch.run import fetch_assets
 
     if source is not None:
-        source = resolve_address(source, **service)
+        source = resolve_source(console, source, **service)
     with open_archive(console) as archive:
         selection = archive.select(projects=projects, since=since, ids=ids)
         return console.finish(
@@ -185,7 +185,7 @@ def repair(
     """
     from craftkit_archive.repair.run import repair_assets
 
-    source = resolve_address(source, **service)
+    source = resolve_source(console, source, **service)
     with open_archive(console) as archive:
         selection = archive.select(projects=projects, since=since, ids=ids)
         return console.finish(repair_assets(archive, source, selection=selection, dry_run=dry_run, stop=console.stop))

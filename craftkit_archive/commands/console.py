@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from craftkit_archive.archive import Archive
+    from craftkit_archive.configuration import Configuration
     from craftkit_archive.parallel.progress import ProgressMode
     from craftkit_archive.records import Record, Summary
 
@@ -41,7 +42,16 @@ class Console:
     """Where a command's output goes: results to stdout, words to stderr; with `--json` everything to stdout."""
 
     def __init__(
-        self, archive: Path, stop: Signals, *, as_json: bool, progress: ProgressMode, quiet: bool, verbose: bool
+        self,
+        archive: Path,
+        stop: Signals,
+        *,
+        as_json: bool,
+        progress: ProgressMode,
+        quiet: bool,
+        verbose: bool,
+        config: Path | None = None,
+        configuration: Configuration | None = None,
     ) -> None:
         self.archive = archive
         self.stop = stop
@@ -55,6 +65,8 @@ class Console:
         self.quiet = quiet
         self.verbose = verbose
         self.by: str | None = None
+        self.config = config
+        self.configuration = configuration
 
     def overrule(self, name: str, value: Any) -> None:
         """Take an option of the program that stands after the command."""

@@ -212,6 +212,16 @@ def key_columns(*, verbose: bool) -> list[Column]:
     ]
 
 
+def setting_columns() -> list[Column]:
+    """Say what a list of settings shows."""
+    return [
+        Column("COMMAND", lambda one: one.command or "(all)"),
+        Column("SETTING", lambda one: one.option),
+        Column("VALUE", lambda one: one.value or "-", least=24),
+        Column("FROM", lambda one: one.origin or "default", least=24, middle=True),
+    ]
+
+
 def acceptance_columns(*, verbose: bool) -> list[Column]:
     """Say what a list of accepted losses shows."""
     when = _whole if verbose else _day

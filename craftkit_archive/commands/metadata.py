@@ -10,6 +10,7 @@ import click
 
 from craftkit_archive import errors
 from craftkit_archive.commands.completing import complete_project_ids
+from craftkit_archive.commands.configuring import resolve_metadata
 from craftkit_archive.commands.console import Console, open_archive
 from craftkit_archive.commands.options import by_option, dry_run_option
 from craftkit_archive.values import DATABASE_SCHEME
@@ -24,8 +25,11 @@ class Metadata(click.Path):
     """A file of records, or the address of a database."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Leave an address as it is, and look whether a file is there."""
-        return value if DATABASE_SCHEME.match(value) else super().convert(value, param, ctx)
+        """Leave an address as it is, and the name of a source, and look whether a file is there."""
+        configuration = None if ctx is None else ctx.find_root().obj.configuration
+        if DATABASE_SCHEME.match(value) or (configuration is not None and value in configuration.sources):
+            return value
+        return super().convert(value, param, ctx)
 
 
 @click.command("import")
@@ -92,7 +96,8 @@ def import_(
 ) -> int:
     """Bring metadata into the catalog, from Craftkit's database or from files.
 
-    SOURCE is a database (postgresql://user@host:5432/database), a file, or - for standard input.
+    SOURCE is a database (postgresql://user@host:5432/database), a file, - for standard input, or a source that the
+    configuration names.
 
     A database is read in a read-only transaction. What the address leaves out comes from the environment and
     ~/.pgpass, as for psql. Give the password as PGPASSWORD or in ~/.pgpass: other users of the machine can see a
@@ -108,6 +113,7 @@ def import_(
     """
     from craftkit_archive.importer.run import import_records, keep_rejects
 
+    sources = tuple(resolve_metadata(console, kind, sources))
     if rejects is not None:
         inputs = {os.path.realpath(source) for source in sources if source != "-"}
         if os.path.realpath(rejects) in inputs or rejects.resolve().parent == console.archive.resolve():

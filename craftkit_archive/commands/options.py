@@ -55,6 +55,14 @@ GLOBAL_OPTIONS: list[Callable[[Any], Any]] = [
         show_envvar=True,
         help="The archive's directory.",
     ),
+    click.option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="CRAFTKIT_ARCHIVE_CONFIG",
+        show_envvar=True,
+        help="The configuration.  [default: craftkit-archive.toml in the archive, if it is there]",
+    ),
     click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout; the last is the summary."),
     click.option(
         "--progress",
@@ -76,7 +84,9 @@ GLOBAL_OPTIONS: list[Callable[[Any], Any]] = [
         help="Show every finding, reject and skipped asset, and in tables every column, digest and time whole.",
     ),
 ]
-EVERYWHERE = "--archive, --json, --progress, -q and -v can stand here too, as before the command; the last one counts."
+EVERYWHERE = (
+    "--archive, --config, --json, --progress, -q and -v can stand here too, as before the command; the last one counts."
+)
 
 
 def take_everywhere(group: click.Group, *path: str) -> None:

@@ -1,0 +1,397 @@
+"""The configuration file: defaults for every option, named sources, what a night does.
+
+TOML 1.0, read with `tomllib`, whose values carry no lines; `line_of` finds them.
+"""
+
+import difflib
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+import msgspec
+
+from craftkit_archive.errors import RequestError
+from craftkit_archive.records import Kind
+from craftkit_archive.values import DATABASE_SCHEME, mask, parse_duration
+
+FILE = "craftkit-archive.toml"
+# A file of this size was meant to be something else.
+MAX_BYTES = 1_000_000
+
+# A table of the file: its keys, each with the type of its value or with a table of its own.
+Table = Mapping[str, Any]
+Keys = tuple[str, ...]
+
+
+class Source(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Where metadata or PDFs come from.
+
+    Either an address (a folder, a bucket, a live API, a `postgresql://` database) or files of metadata.
+    """
+
+    address: str | None = None
+    profile: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+    no_sign_request: bool = False
+    projects: list[str] = []
+    keys: list[str] = []
+    renders: list[str] = []
+
+    def metadata(self, name: str, kind: Kind, configuration: "Configuration") -> list[str]:
+        """Return the files, or the address of the database, that have records of a kind.
+
+        Raises:
+            RequestError: It has none.
+        """
+        files = {"projects": self.projects, "keys": self.keys, "renders": self.renders}[kind]
+        if files:
+            return [configuration.place(file) for file in files]
+        if self.address is None or not DATABASE_SCHEME.match(self.address):
+            raise RequestError(f'The source {name!r} has no {kind}. Add {kind} = ["FILE"] to it, or name a file.')
+        return [self.address]
+
+
+class Backups(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Where copies of the catalog go, and how many stay."""
+
+    directory: str
+    keep: int = msgspec.field(default=14)
+
+
+class Nightly(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """What a night does, in this order; what is left out here is left out of the night."""
+
+    import_: list[str] = msgspec.field(default=[], name="import")
+    fetch: list[str] = []
+    verify: bool = True
+    report: str | None = None
+    due: bool = True
+    backup: Backups | None = None
+    seal: str | None = None
+    head: str | None = None
+    page: str | None = None
+    time_limit: str | None = None
+
+
+class Configuration(msgspec.Struct, kw_only=True, frozen=True):
+    """A configuration that was checked.
+
+    Attributes:
+        file: Where it stands; None where there is no file.
+        text: What it says.
+        options: The values for options: by command and option, as nested tables.
+    """
+
+    file: Path | None = None
+    text: str = ""
+    options: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    nightly: Nightly = Nightly()
+
+    def place(self, path: str) -> str:
+        """Return a path of the file as one that is good from anywhere: a relative one begins at the file."""
+        return path if self.file is None else os.path.join(self.file.parent.absolute(), path)  # noqa: PTH118
+
+    def option(self, keys: Keys) -> Any:
+        """Return the value that an option is given; None if none is."""
+        value: Any = self.options
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return None if isinstance(value, dict) else value
+
+    def others(self) -> Iterator[tuple[Keys, Any]]:
+        """Yield what is set beside options: sources, the night."""
+        yield from _leaves({name: value for name, value in tomllib.loads(self.text).items() if name in OWN_TABLES}, ())
+
+    def line(self, keys: Keys) -> int | None:
+        """Return the line at which a key is set."""
+        return line_of(self.text, keys)
+
+
+OWN_TABLES = ("sources", "nightly")
+
+
+def _leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, (*keys, name))
+    else:
+        yield keys, value
+
+
+class Fault(NamedTuple):
+    """What is wrong in the file, and at which of its keys."""
+
+    keys: Keys
+    text: str
+
+
+def find_file(archive: Path) -> Path | None:
+    """Return the configuration of an archive, if it has one that may be trusted.
+
+    It can name commands to run and services to ask. So one that somebody else wrote, such as in an archive on a
+    borrowed disk, is used only where it is named with --config.
+
+    Raises:
+        RequestError: It belongs to another user, or everybody may write it.
+    """
+    file = archive / FILE
+    try:
+        status = file.stat()
+    except OSError:  # whether there is an archive is for the command to find out
+        return None
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
+        whose = "everybody may write it" if status.st_mode & stat.S_IWOTH else "it belongs to another user"
+        raise RequestError(
+            f"{file} was not read, because {whose}. Change its owner and mode, or name it with --config {file}."
+        )
+    return file
+
+
+def read_configuration(file: Path, options: Table) -> Configuration:
+    """Read and check a configuration.
+
+    Args:
+        file: A TOML file.
+        options: The options of the program and, in tables, of its commands, each with the type of its value.
+
+    Raises:
+        RequestError: It cannot be read, or something in it is wrong; the text names each line, and the nearest right
+            name.
+    """
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise RequestError(f"{file} has more than {MAX_BYTES:,} bytes. Name a configuration file.")
+        text = file.read_bytes().decode("utf-8-sig")
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise RequestError(f"Cannot read the configuration {file}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"The configuration {file} is not UTF-8. Save it as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"The configuration {file} is not TOML: {mask(str(error))}.") from error
+    faults = list(_faults(document, {**options, **_own_tables(document)}, ()))
+    if not faults:
+        try:
+            return Configuration(
+                file=file,
+                text=text,
+                options={name: value for name, value in document.items() if name in options},
+                sources=msgspec.convert(document.get("sources", {}), dict[str, Source]),
+                nightly=_check_night(msgspec.convert(document.get("nightly", {}), Nightly), document),
+            )
+        except msgspec.ValidationError as error:
+            faults = [Fault(("nightly",), str(error))]
+        except _FaultError as error:
+            faults = [error.fault]
+    shown = "\n".join(f"  line {line_of(text, fault.keys)}: {fault.text}" for fault in faults)
+    raise RequestError(f"The configuration {file} has {_several(len(faults), 'mistake')}:\n{shown}")
+
+
+class _FaultError(Exception):
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+
+
+def _check_night(night: Nightly, document: dict[str, Any]) -> Nightly:
+    known = document.get("sources", {})
+    for step, names in (("import", night.import_), ("fetch", night.fetch)):
+        for name in names:
+            if name not in known:
+                raise _FaultError(Fault(("nightly", step), f"there is no source {name!r}{_meant(name, known)}"))
+    if night.time_limit is not None:
+        try:
+            parse_duration(night.time_limit)
+        except ValueError as error:
+            raise _FaultError(Fault(("nightly", "time-limit"), f"time-limit: {error}")) from error
+    return night
+
+
+def _own_tables(document: Mapping[str, Any]) -> Table:
+    """Return the tables that are not options; there are as many sources as the file has."""
+    sources = document.get("sources")
+    names = sources if isinstance(sources, dict) else ()
+    return {"sources": dict.fromkeys(names, fields_of(Source)), "nightly": fields_of(Nightly)}
+
+
+def fields_of(struct: type[msgspec.Struct]) -> Table:
+    """Return a structure as a table."""
+    return {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+
+
+def _faults(value: Any, table: Table, keys: Keys) -> Iterator[Fault]:
+    if not isinstance(value, dict):
+        yield Fault(keys, f"{keys[-1]} is a table: write [{'.'.join(keys)}] and its settings below")
+        return
+    for name, inner in value.items():
+        at = (*keys, name)
+        if secret := _secret(name, inner):
+            yield Fault(at, secret)
+        elif name not in table:
+            where = f"[{'.'.join(keys)}] has no setting {name!r}" if keys else f"there is no setting {name!r}"
+            yield Fault(at, f"{where}{_meant(name, table)}")
+        elif isinstance(table[name], Mapping):
+            yield from _faults(inner, table[name], at)
+        elif isinstance(inner, dict) and (nested := _nested(table[name])) is not None:
+            yield from _faults(inner, fields_of(nested), at)
+        else:
+            try:
+                msgspec.convert(inner, table[name])
+            except msgspec.ValidationError:
+                yield Fault(at, f"{name}: expected {_described(table[name])}, got {_shown(inner)}")
+
+
+def _nested(expected: Any) -> type[msgspec.Struct] | None:
+    """Return the structure that a value may be, as in `Backups | None`."""
+    kinds = getattr(expected, "__args__", (expected,))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)
+
+
+def _meant(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name.replace("_", "-").lower(), known, n=1)
+    near = near or [one for one in known if one.startswith(name) or name.startswith(one)][:1]
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
+_SECRET_NAME = re.compile(r"pass(word|wd|phrase)|secret|token|credential|private|(api|access)[-_]?key", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"""ck_(?:live|test|acct)_\w          # an API key
+      | \b(?:AKIA|ASIA)[A-Z0-9]{16}\b     # an access key of AWS
+      | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY
+      | [a-z][a-z0-9+.-]*://[^/@\s]*:[^/@\s]+@     # a password in an address
+      | [?&;](?:password|sslpassword|token|api_?key|sig|signature|x-amz-signature)=[^&\s]
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def _secret(name: str, value: Any) -> str | None:
+    """Say that a secret stands in the file, without a character of it."""
+    if isinstance(value, dict):
+        return None
+    texts = value if isinstance(value, list) else [value]
+    if _SECRET_NAME.search(name) or any(isinstance(text, str) and _SECRET_VALUE.search(text) for text in texts):
+        return (
+            f"{name} looks like a secret, and this file is no place for one. Remove it, and give the secret in the"
+            " environment, in a file that a variable …_FILE names, or as a systemd credential"
+        )
+    return None
+
+
+def line_of(text: str, keys: Keys) -> int:
+    """Return the line, from 1, on which a setting begins; that of the nearest table around it if it is not there."""
+    places = _places(text)
+    while keys and keys not in places:
+        keys = keys[:-1]
+    return places.get(keys, 1)
+
+
+@lru_cache(maxsize=2)
+def _places(text: str) -> dict[Keys, int]:
+    """Return the line on which each table and each setting begins.
+
+    TOML's reader forgets where things stood. But it reads the beginning of a file too: a setting stands on the line
+    after the last beginning that is valid and lacks it. Each table is read by itself, or 700 lines would take a second.
+    """
+    places: dict[Keys, int] = {}
+    lines = text.split("\n")
+    first = valid = 0
+    for count in range(1, len(lines) + 1):
+        if lines[count - 1].lstrip().startswith("[") and valid == count - 1:
+            first = valid
+        try:
+            document = tomllib.loads("\n".join(lines[first:count]))
+        except tomllib.TOMLDecodeError:
+            continue
+        for keys in _paths(document, ()):
+            places.setdefault(keys, valid + 1)
+        valid = count
+    return places
+
+
+def _paths(value: Any, keys: Keys) -> Iterator[Keys]:
+    if keys:
+        yield keys
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        yield from _paths(inner, (*keys, name))
+
+
+TEMPLATE = """
+# Where metadata and PDFs come from. The name of a source takes its place on the command line too: fetch bucket.
+# A password has no place here: PostgreSQL takes it from ~/.pgpass, S3 from the AWS files.
+#[sources.bucket]
+#address = "s3://craftkit-renders"
+#endpoint-url = "https://s3.example.org"
+#profile = "archive"
+#[sources.database]
+#address = "postgresql://reader@db.example.org/craftkit"
+#[sources.files]
+#projects = ["/srv/incoming/projects.ndjson"]
+#renders = ["/srv/incoming/renders.ndjson"]
+"""
+
+
+def schema(options: Table) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a configuration, for editors."""
+    tables = {**options, "sources": dict[str, Source], "nightly": Nightly}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": FILE,
+        **msgspec.json.schema(_struct("Configuration", tables)),
+    }
+
+
+def _struct(name: str, table: Table) -> type[msgspec.Struct]:
+    fields = [
+        (
+            key.replace("-", "_") + "_",
+            _struct(f"{name}_{key}", kind) if isinstance(kind, Mapping) else kind,
+            msgspec.field(default=msgspec.UNSET, name=key),
+        )
+        for key, kind in table.items()
+    ]
+    return msgspec.defstruct(name, fields, forbid_unknown_fields=True)
+
+
+def _described(kind: Any) -> str:
+    """Say what the value of a setting may be."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return _either([f'"{choice}"' for choice in arguments])
+    if origin is Annotated:
+        meta = arguments[1]
+        limits = f" from {meta.ge} to {meta.le}" if meta.le is not None else f" of at least {meta.ge}"
+        return f"a whole number{limits if meta.ge is not None else ''}"
+    if origin is list:
+        one = _described(arguments[0])
+        return (
+            f"an array in brackets, each of it {one}"
+            if one != _WORDS[str]
+            else "text in quotes, or an array of texts in brackets"
+        )
+    if arguments:
+        return _either([_described(one) for one in arguments if one is not type(None)])
+    return _WORDS.get(kind, "a table")
+
+
+_WORDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
+
+
+def _either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    return msgspec.json.encode(value).decode() if isinstance(value, (bool, int, float, str, list)) else str(value)
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
