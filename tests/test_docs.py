@@ -69,8 +69,8 @@ def _calls(line: str) -> Iterator[list[str]]:
         end = next((at for at, word in enumerate(words) if word in ("|", ">", "<", ";")), len(words))
         # The program's own options may stand first.
         given = words[:end]
-        while given[0] in ("--archive", "--json"):
-            given = given[2:] if given[0] == "--archive" else given[1:]
+        while given[0] in ("--archive", "--config", "--json"):
+            given = given[1:] if given[0] == "--json" else given[2:]
         yield given
 
 

@@ -18,6 +18,21 @@ EXAMPLES = {
     "backup": """
         craftkit-archive backup /backup/archive-2026-01-31.db
     """,
+    "config": """
+        craftkit-archive config init
+        craftkit-archive --config /etc/craftkit-archive.toml config show
+    """,
+    "config init": """
+        craftkit-archive config init
+        craftkit-archive --config /etc/craftkit-archive.toml config init
+    """,
+    "config show": """
+        craftkit-archive config show
+        craftkit-archive --json config show | jq 'select(.origin)'
+    """,
+    "config schema": """
+        craftkit-archive config schema > craftkit-archive.schema.json
+    """,
     "doctor": """
         craftkit-archive doctor
         craftkit-archive --json doctor | jq 'select(.fix)'

@@ -26,7 +26,8 @@ class Metadata(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Leave an address as it is, and the name of a source, and look whether a file is there."""
-        configuration = None if ctx is None else ctx.find_root().obj.configuration
+        # While a shell completes a line, there is no console yet.
+        configuration = None if ctx is None else getattr(ctx.find_root().obj, "configuration", None)
         if DATABASE_SCHEME.match(value) or (configuration is not None and value in configuration.sources):
             return value
         return super().convert(value, param, ctx)
