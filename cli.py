@@ -268,6 +268,7 @@ for command in (
     upkeep.init,
     upkeep.rebuild,
     upkeep.backup,
+    upkeep.restore,
     upkeep.doctor,
     metadata.import_,
     assets.fetch,

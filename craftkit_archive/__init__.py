@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Summary,
     )
     from craftkit_archive.repair.rebuild import rebuild_archive
+    from craftkit_archive.repair.restore import restore_catalog
     from craftkit_archive.repair.run import repair_assets
     from craftkit_archive.report.gather import describe_archive, gather_report, seal_archive, write_report
     from craftkit_archive.verify.run import Limits as VerifyLimits
@@ -100,6 +101,7 @@ __all__ = [
     "rebuild_archive",
     "record_access_log",
     "repair_assets",
+    "restore_catalog",
     "seal_archive",
     "show_run",
     "verify_assets",
@@ -149,6 +151,7 @@ _MODULES = {
         "Summary",
     ],
     "repair.rebuild": ["rebuild_archive"],
+    "repair.restore": ["restore_catalog"],
     "repair.run": ["repair_assets"],
     "report.gather": ["describe_archive", "gather_report", "seal_archive", "write_report"],
     "verify.run": ["VerifyLimits:Limits", "VerifyScope:Scope", "verify_assets"],

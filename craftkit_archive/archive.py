@@ -14,12 +14,14 @@ from uuid import uuid4
 
 import msgspec
 
+from craftkit_archive.audit.file import AUDIT_FILE
 from craftkit_archive.catalog import Catalog
 from craftkit_archive.catalog.catch_up import catch_up
 from craftkit_archive.catalog.rows import Selection
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.decoding import read_record
 from craftkit_archive.errors import (
+    RECOVER,
     ArchiveError,
     DiskError,
     LockedError,
@@ -32,11 +34,12 @@ from craftkit_archive.lock import LOCK, hold_lock, try_lock
 from craftkit_archive.proof.events import check_who, user_and_host
 from craftkit_archive.records import ApiKey, KeyInfo, Note, Outcome, Summary
 from craftkit_archive.stores.address import open_store
-from craftkit_archive.stores.base import Store, mask_address
+from craftkit_archive.stores.base import MARKER, Store, mask_address
 from craftkit_archive.stores.folder import FolderStore
 from craftkit_archive.values import STDIN, Clock, format_time, hash_key, hide, timestamp, utc_now
 
 CATALOG = "archive.db"
+NEW = f"{CATALOG}.new"
 REBUILT = f"{CATALOG}.rebuilt"
 PREFIX_BYTES = 12  # of a key, that Craftkit shows
 DEFAULT_STORE = "assets"
@@ -105,6 +108,7 @@ class Archive:
         clock: Tells the time, in UTC.
         by: Who acts, for the audit log; the user and host of this process if not given.
         catalog: The catalog's file name.
+        apart: Whether that one is to take its place later: then its events reach the audit file when it has.
 
     Attributes:
         notices: What a person should hear of the audit log, such as that an older catalog was put back.
@@ -130,10 +134,14 @@ class Archive:
         clock: Clock = utc_now,
         by: str | None = None,
         catalog: str = CATALOG,
+        apart: bool = False,
     ) -> None:
         path = Path(path)
         if not os.path.isfile(path / catalog):  # noqa: PTH113 - Path raises for a name that no file can have
-            raise NoArchiveError(f"There is no archive in {path}: make one with `init`, or name one with --archive.")
+            raise NoArchiveError(
+                describe_loss(path)
+                or f"There is no archive in {path}. Make one with `init`, or name one with --archive."
+            )
         self.path = path
         self.clock = clock
         self.by = _actor(by)
@@ -143,10 +151,11 @@ class Archive:
         self._catalog_path = str(path / catalog)
         self._catalog_file = _identity(self._catalog_path)
         self.catalog = Catalog(path / catalog, read_only=read_only, sealed=sealed)
+        self.catalog.apart = apart
         try:
             self.id = self.catalog.setting("archive_id")
             self.store: Store = open_store(self.catalog.setting("store"), path)
-            self.notices = [] if read_only or sealed else self._catch_up()
+            self.notices = [] if read_only or sealed or apart else self._catch_up()
         except BaseException:
             self.catalog.close()
             raise
@@ -176,6 +185,10 @@ class Archive:
             NoSpaceError, NotWritableError: The disk refused.
         """
         path = Path(path)
+        # An `init` that was interrupted has left its own traces, and goes on with them.
+        lost = None if (path / NEW).exists() else describe_loss(path)
+        if lost:
+            raise RequestError(f"{lost} For a new archive, name another directory with --archive.")
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         with hold_lock(path, "init", clock):
@@ -184,7 +197,7 @@ class Archive:
             store = _open_own_store(path, store_address)
             # First the catalog, under another name, then the store's marker: whatever interrupts this, the next
             # call takes up the same id.
-            new = path / f"{CATALOG}.new"
+            new = path / NEW
             archive_id = _left_over(new, store_address)
             if archive_id is None:
                 archive_id = str(uuid4())
@@ -217,15 +230,16 @@ class Archive:
             NoSpaceError, NotWritableError: The disk refused.
         """
         new = path / REBUILT
+        store = _open_own_store(path, store_address)
+        owner = store.owner()
+        if owner is None:  # before anything is made
+            raise RequestError(
+                f"{store.address} is not the store of an archive (no {MARKER} file). Name the archive's own with"
+                " --store, or make a new archive with `init --store`."
+            )
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         with hold_lock(path, "rebuild", clock):
-            store = _open_own_store(path, store_address)
-            owner = store.owner()
-            if owner is None:
-                raise RequestError(
-                    f"{store.address} is nobody's store. Name the archive's own, or make a new one with `init --store`."
-                )
             with disk_errors(path):
                 for left in path.glob(f"{REBUILT}*"):
                     left.unlink()
@@ -535,6 +549,20 @@ def _no_such_key(name: str, alike: list[KeyInfo]) -> str:
         ids = ", ".join(key.id for key in alike[:10])
         return f"Several keys begin with {alike[0].prefix!r}. Give the id of the one you mean: {ids}."
     return f"No key matches {hide(name)!r}. Give its id, its beginning or the whole key. See `keys list`."
+
+
+def describe_loss(path: Path) -> str | None:
+    """Say that an archive's catalog was lost, and what to do, if the rest of an archive is there; None otherwise."""
+    if os.path.lexists(path / CATALOG):
+        return None
+    traces = {
+        f"{DEFAULT_STORE}/{MARKER}": "its store",
+        AUDIT_FILE: "its audit log",
+        "quarantine": "its quarantine",
+        f"{CATALOG}*": "what was beside it",
+    }
+    found = next((words for name, words in traces.items() if any(path.glob(name))), None)
+    return f"The catalog {path / CATALOG} is missing, but {found} is there. {RECOVER}" if found else None
 
 
 def _open_own_store(path: Path, address: str) -> Store:

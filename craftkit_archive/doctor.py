@@ -13,7 +13,7 @@ from pathlib import Path
 
 from craftkit_archive import __version__
 from craftkit_archive.archive import CATALOG, Archive, Run
-from craftkit_archive.errors import ArchiveError
+from craftkit_archive.errors import RECOVER, ArchiveError
 from craftkit_archive.parallel.pool import default_jobs
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.readers import has_jbig2_decoder
@@ -108,7 +108,7 @@ def _decoders(_archive: Archive) -> Iterator[Diagnosis]:
 def _catalog(archive: Archive) -> Iterator[Diagnosis]:
     problems = archive.catalog.quick_check()
     if problems:
-        yield Diagnosis("catalog", f"SQLite finds {problems[0]}", "Put back a backup of archive.db.")
+        yield Diagnosis("catalog", f"SQLite finds {problems[0]}", RECOVER)
     else:
         size = archive.catalog.path.stat().st_size
         yield Diagnosis("catalog", f"{archive.catalog.path} is sound ({format_size(size)})")

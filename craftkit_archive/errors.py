@@ -36,6 +36,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# What to do about a catalog that is gone or cannot be read; the same in every message about one.
+RECOVER = "Restore a backup with `craftkit-archive restore FILE`, or make it again with `craftkit-archive rebuild`."
+
 
 class ArchiveError(Exception):
     """Root of everything that stops the work and is not a bug."""

@@ -128,7 +128,7 @@ def _verify_due(summary: Summary, given: Sequence[str]) -> list[str]:
 
 
 def _revoke(summary: Summary, _given: Sequence[str]) -> list[str]:
-    return ["keys", "revoke", summary.details["alive_again"][0]]
+    return ["keys", "revoke", *summary.details["alive_again"]]
 
 
 _STEPS = (
@@ -166,9 +166,8 @@ _STEPS = (
     _Step("keys list", _not(_counted("keys")), _type("keys create --project SLUG")),
     _Step("rebuild", _counted("absent", "unavailable"), _type("fetch SOURCE")),
     _Step("rebuild", _counted("adopted"), _type("verify")),
-    _Step("restore", _detail("dry_run"), _again),
     _Step("restore", lambda summary: summary.details.get("alive_again"), _revoke),
-    _Step("restore", _counted("unclaimed"), _type("import renders FILE")),
+    _Step("restore", _counted("extra"), _type("import renders FILE")),
     _Step("restore", _counted("unrecorded"), _type("fetch")),
     _Step("restore", _always, _type("verify")),
     _Step("quarantine restore", _counted("restored"), _type("verify --failed")),

@@ -181,6 +181,26 @@ def _import(summary: Summary) -> str:
     )
 
 
+def _restore(summary: Summary) -> str:
+    counts, details = summary.counts, summary.details
+    if "as_of" not in details:
+        return "nothing was changed"
+    newer = counts.get("unrecorded", 0) + counts.get("extra", 0)
+    unknown = [
+        _how_many(counts.get("alive_again", 0), "revoked key works again", "revoked keys work again"),
+        _how_many(counts.get("gone", 0), "newer key is gone", "newer keys are gone"),
+        _how_many(newer, "PDF in the store is newer than the backup", "PDFs in the store are newer than the backup"),
+    ]
+    of = f" of {details['as_of'][:16].replace('T', ' ')} UTC" if details["as_of"] else ""
+    done = f"the catalog{of} is in place, with {_how_many(counts['recorded'], 'PDF', 'PDFs') or 'no PDF'}"
+    kept = f"the one it replaces is kept as {details['kept']}" if details["kept"] else ""
+    return "; ".join(filter(None, [*unknown, done, kept]))
+
+
+def _how_many(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}" if count else ""
+
+
 def _audit(summary: Summary) -> str:
     counts = summary.counts
     named = {"faults": "faults", "behind": "not in the file yet", "notes": "notes", "access_logs": "access logs"}
@@ -238,6 +258,7 @@ _SENTENCES: dict[str, _Sentence] = {
     "seal": _seal,
     "import": _import,
     "doctor": _doctor,
+    "restore": _restore,
     "audit verify": _audit,
     "quarantine list": _quarantine,
     "renders list": _found_records,

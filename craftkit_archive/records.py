@@ -261,7 +261,7 @@ class Reject(Record, frozen=True):
 
 
 class Caution(Record, frozen=True, tag="warning"):
-    """What an import let in, and what it will break later.
+    """What an import let in, or a restored catalog does not know, and what that will break later.
 
     `warning` is its kind, `count` how many there are, `names` the first of them.
     """

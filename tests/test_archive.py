@@ -87,7 +87,7 @@ def test_a_catalog_of_a_newer_version_is_left_alone(archive: Archive) -> None:
         )
     connection.close()
     for read_only in (False, True):
-        with pytest.raises(CatalogNewerError, match="install"):
+        with pytest.raises(CatalogNewerError, match="Install"):
             Archive(archive.path, read_only=read_only)
 
 

@@ -96,6 +96,10 @@ def _lose_catalog(world: World) -> None:
     (world.archive.path / CATALOG).unlink()
 
 
+def _back_up(world: World) -> None:
+    assert command("backup", world.folder / "backup.db", archive=world.archive.path).code == 0
+
+
 def _access_log(world: World) -> None:
     log = world.folder / "access.log.1"
     log.write_text('{"time":"2026-11-25T10:00:00.000Z"}\n')
@@ -185,6 +189,7 @@ DEEDS: dict[str, list[Deed]] = {
         Deed(_find_damage, lambda w: ["repair", w.bucket, "--dry-run"], None),
     ],
     "report": [Deed(_find_damage, _say("report"), None)],
+    "restore": [Deed(_back_up, lambda w: ["restore", w.folder / "backup.db"], "restore")],
     "retention due": [Deed(_keep, _say("retention", "due", "--by", "9000-01-01"), None)],
     "retention list": [Deed(_keep, _say("retention", "list"), None)],
     "retention remove": [Deed(_keep, _say("retention", "remove", "--default"), "retention remove")],

@@ -100,6 +100,10 @@ def _all_is_repaired(world: World) -> None:
     assert all(path.with_name(f"{path.name}.finding.json").exists() for path in kept)
 
 
+def _back_up(world: World) -> None:
+    world.archive.catalog.back_up(world.folder / "backup.db")
+
+
 def _backup_is_whole(world: World) -> None:
     connection = sqlite3.connect(world.folder / "out")
     assert connection.execute("SELECT count(*) FROM assets").fetchall() == [(len(_rows(world)),)]
@@ -132,6 +136,7 @@ DEEDS: dict[str, Deed] = {
     "repair": Deed(_damage, lambda world: ["repair", world.bucket], _all_is_repaired),
     "verify": Deed(_nothing, lambda world: ["verify", "--level", "pdf"], _all_is_well),
     "backup": Deed(_nothing, lambda world: ["backup", world.folder / "out"], _backup_is_whole),
+    "restore": Deed(_back_up, lambda world: ["restore", world.folder / "backup.db"], _all_is_well),
     "rebuild": Deed(
         _lose_catalog,
         lambda world: [
@@ -189,7 +194,7 @@ def _kill_and_run_again(folder: Path, name: str, *, number: int, seconds: float,
         assert done.code == 0, (done.out, done.err)
     deed.check(world)
     left = [file for file in folder.rglob("*") if ".incoming" in file.parts]
-    left += [file for end in (".part", ".new", ".rebuilt", "-journal") for file in folder.rglob(f"*{end}")]
+    left += [file for end in (".part", ".new", ".rebuilt", ".restored", "-journal") for file in folder.rglob(f"*{end}")]
     left += list(folder.glob(".out.*"))
     assert left == []
     world.archive.catalog.close()

@@ -96,11 +96,27 @@ def test_a_rebuild_that_is_interrupted_can_be_run_again(world: World, files: dic
     assert summary_of(verify_assets(Archive(path))).counts == {"checked": 5, "ok": 5}
 
 
-def test_a_store_that_is_nobodys_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "archive/assets").mkdir(parents=True)
-    with pytest.raises(RequestError, match="init --store"):
-        summary_of(rebuild_archive(tmp_path / "archive", {}))
-    assert not (tmp_path / "archive" / CATALOG).exists()
+def test_a_store_that_is_nobodys_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "p.ndjson", projects())
+    for archive in (tmp_path / "archive", tmp_path / "none"):
+        with pytest.raises(RequestError, match="init --store"):
+            summary_of(rebuild_archive(archive, {"projects": [str(file)]}))
+    assert [path.name for path in tmp_path.iterdir()] == ["p.ndjson"]
+
+
+def test_without_files_of_metadata_nothing_is_made(world: World, tmp_path: Path) -> None:
+    path = world.archive.path
+    world.archive.catalog.close()
+    for file in path.glob(f"{CATALOG}*"):
+        file.unlink()
+    before = sorted(path.rglob("*"))
+    for archive in (path, tmp_path / "none"):
+        done = command("rebuild", archive=archive)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert "Name them with --projects, --keys and --renders" in done.err
+        assert "craftkit-archive restore FILE" in done.err
+    assert sorted(path.rglob("*")) == before
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_command_says_what_cannot_be_known(world: World, files: dict[Kind, list[str]]) -> None:

@@ -208,6 +208,11 @@ class AssetQueries(LedgerQueries):
         """Count the files that no render claims, as the last verification of everything found them."""
         return int(self._query("SELECT COUNT(*) FROM extra_files")[0][0])
 
+    def known_extra(self, keys: Sequence[str]) -> set[str]:
+        """Return those of some keys that the last verification of everything found as files of no render."""
+        sql = "SELECT key FROM extra_files WHERE key IN (SELECT value FROM json_each(?))"
+        return {key for (key,) in self._query(sql, (json_text(keys),))}
+
     def unclaimed(self, keys: Sequence[str]) -> list[str]:
         """Return those asset keys that no render has, whatever its status, in their order."""
         left = dict.fromkeys(keys)

@@ -68,6 +68,36 @@ def catch_up(catalog: EventQueries, *, who: str, time: str) -> list[str]:
     ]
 
 
+def take_later_events(catalog: EventQueries, *, who: str, time: str) -> int:
+    """Take into a catalog that is not in its place yet (`EventQueries.apart`) the events that only the file has.
+
+    The file is only read: what is recorded here reaches it when the catalog is in place and opened. A file that tells
+    another history is left to `catch_up` too.
+
+    Args:
+        catalog: Open for writing, outside of a transaction.
+        who: Who gave the command.
+        time: Now, in UTC.
+
+    Returns:
+        How many events there were.
+    """
+    path, head = catalog.audit_file.path, catalog.audit_head()
+    if not path.exists():
+        return 0
+    try:
+        with catalog.transaction():
+            catalog.add_events(_later_events(path, catalog, head))
+            file_head = catalog.audit_head()
+            count = file_head.number - head.number
+            if count:
+                heads = {"file_head": file_head._asdict(), "table_head": head._asdict()}
+                catalog.record_event(CATALOG_RESTORED, who=who, time=time, counts={"events": count}, details=heads)
+    except _PartedError:
+        return 0
+    return count
+
+
 def _read_tail(catalog: EventQueries) -> _Tail:
     line, torn = catalog.audit_file.tail()
     try:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from craftkit_archive.catalog import migrations
 from craftkit_archive.catalog.rows import PAGE, Selection
 from craftkit_archive.errors import (
+    RECOVER,
     CatalogDamagedError,
     CatalogNewerError,
     LockedError,
@@ -53,7 +54,7 @@ class Connection:
         self._local = threading.local()
         self.migrated: list[str] = []
         if not path.exists():
-            raise NoArchiveError(f"There is no catalog {path}: make one with `craftkit-archive init`.")
+            raise NoArchiveError(f"There is no catalog {path}. {RECOVER}")
         if sealed and self._has_log():
             raise RequestError(
                 f"{path} has a log beside it, which a sealed archive cannot: run `craftkit-archive verify` where it can"
@@ -75,9 +76,9 @@ class Connection:
         }
         known = {step.__name__ for step in migrations.STEPS}
         if applied - known:
-            raise CatalogNewerError(f"{self.path} was written by a newer craftkit-archive: install that version.")
+            raise CatalogNewerError(f"{self.path} was written by a newer craftkit-archive. Install that version.")
         if not applied:
-            raise CatalogDamagedError(f"{self.path} is not a catalog of this program: put back a backup of it.")
+            raise CatalogDamagedError(f"{self.path} is not a catalog of this program. {RECOVER}")
         if known - applied:
             if self._read_only:
                 raise RequestError(
@@ -97,7 +98,7 @@ class Connection:
         with disk_errors(path):
             path.unlink(missing_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with _sqlite_errors(path):
+        with sqlite_errors(path):
             connection = sqlite3.connect(path, isolation_level=None)
             try:
                 # A row of renders has some 500 bytes: with 4 KiB a page, inserting takes a fifth longer.
@@ -183,7 +184,7 @@ class Connection:
         """Forget what was to follow it."""
 
     def _errors(self) -> Any:
-        return _sqlite_errors(self.path)
+        return sqlite_errors(self.path)
 
     def _query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._errors():
@@ -223,7 +224,7 @@ class Connection:
         try:
             with disk_errors(file):
                 os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            with _sqlite_errors(temporary):
+            with sqlite_errors(temporary):
                 copy = sqlite3.connect(temporary)
                 try:
                     # All at one go: in steps, each write of others would begin it anew.
@@ -247,7 +248,7 @@ class Connection:
         """
         found = self._query("SELECT value FROM settings WHERE name = ?", (name,))
         if not found:
-            raise CatalogDamagedError(f"{self.path} lacks its setting {name!r}: put back a backup of it.")
+            raise CatalogDamagedError(f"The catalog {self.path} has lost its setting {name!r}. {RECOVER}")
         return str(found[0][0])
 
     def _pages(
@@ -307,7 +308,14 @@ def _is_running(process_id: int) -> bool:
 
 
 @contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite says of a catalog into the tree's words.
+
+    Raises:
+        LockedError: Another program holds it.
+        NoSpaceError, NotWritableError: The disk refused.
+        CatalogDamagedError: It is no catalog, or damaged.
+    """
     try:
         yield
     except sqlite3.Error as error:
@@ -321,7 +329,5 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
             raise NotWritableError(f"{path} cannot be used ({error}): check its rights and the disk.") from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _NO_SUCH.match(str(error)):
-            raise CatalogDamagedError(
-                f"{path} is no catalog, or damaged ({error}): put back a backup of it."
-            ) from error
+            raise CatalogDamagedError(f"The catalog {path} is damaged (SQLite: {error}). {RECOVER}") from error
         raise

@@ -8,7 +8,7 @@ import msgspec
 from craftkit_archive.catalog.connection import Connection
 from craftkit_archive.catalog.rows import PAGE, json_text
 from craftkit_archive.coverage import Coverage
-from craftkit_archive.errors import CatalogDamagedError
+from craftkit_archive.errors import RECOVER, CatalogDamagedError
 from craftkit_archive.records import Acknowledgement, Finding, Note, RunInfo
 
 
@@ -78,7 +78,9 @@ class LedgerQueries(Connection):
                 for run_id, command, started_at, finished_at, outcome, counts, bytes_read, arguments, *covered in rows
             ]
         except msgspec.DecodeError as error:
-            raise CatalogDamagedError(f"{self.path} has a run whose counts are damaged: put back a backup.") from error
+            raise CatalogDamagedError(
+                f"The catalog {self.path} has a run whose counts are damaged. {RECOVER}"
+            ) from error
 
     def findings_of(self, run_id: int) -> Iterator[Finding | Note]:
         """Yield what a run found, in the order in which it was found."""

@@ -124,9 +124,9 @@ class Console:
             raise RuntimeError("An operation ended without a summary.")
         # Only here is it known which signal it was.
         code = self.stop.exit_code if summary.outcome == "interrupted" else summary.exit_code
-        # A warning is news when something was brought in; the same one each night would only be deleted unread.
-        changed = any(summary.counts.get(name) for name in ("inserted", "updated"))
-        for record in [*(warned if changed else ()), *(worst(kept, SHOWN) if code != OK else ())]:
+        # Of an import, a warning is news when something came in; the same one each night would be deleted unread.
+        news = summary.command != "import" or any(summary.counts.get(name) for name in ("inserted", "updated"))
+        for record in [*(warned if news else ()), *(worst(kept, SHOWN) if code != OK else ())]:
             click.echo(escape_control(as_text(record, whole=self.verbose)), err=True)
         if problems > SHOWN and not self.json and (code != OK if self.quiet else not self.verbose):
             click.echo(f"  … and {problems - SHOWN:,} more: -v shows them all, --json too.", err=True)

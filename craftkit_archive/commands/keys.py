@@ -66,18 +66,20 @@ def create_key(console: Console, project: str, name: str | None, test: bool) -> 
 
 
 @keys.command("revoke")
-@click.argument("key", metavar="KEY", shell_complete=complete_keys)
+@click.argument("keys", metavar="KEY…", nargs=-1, required=True, shell_complete=complete_keys)
 @by_option
 @click.pass_obj
-def revoke_key(console: Console, key: str) -> int:
-    """Revoke a key; it stops working with the next request.
+def revoke_key(console: Console, keys: tuple[str, ...]) -> int:
+    """Revoke keys; they stop working with the next request.
 
     KEY is its id, the key itself, as it was leaked, or its beginning: 12 characters or more.
     """
     with open_archive(console) as archive:
-        revoked = archive.revoke_key(key)
-        console.say(f"Revoked key {revoked.id}, found by {_MATCHED[revoked.matched or 'id']}.")
-        return _show_keys(console, "keys revoke", [revoked])
+        revoked = []
+        for name in keys:
+            revoked.append(archive.revoke_key(name))
+            console.say(f"Revoked key {revoked[-1].id}, found by {_MATCHED[revoked[-1].matched or 'id']}.")
+        return _show_keys(console, "keys revoke", revoked)
 
 
 _MATCHED = {

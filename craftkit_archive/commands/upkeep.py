@@ -1,4 +1,4 @@
-"""Commands for the archive as a whole: init, backup, rebuild, doctor."""
+"""Commands for the archive as a whole: init, backup, restore, rebuild, doctor."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def init(
 @click.option("--projects", multiple=True, type=click.Path(exists=True, dir_okay=False), help="A file; repeatable.")
 @click.option("--keys", "key_files", multiple=True, type=click.Path(exists=True, dir_okay=False), help="The same.")
 @click.option("--renders", multiple=True, type=click.Path(exists=True, dir_okay=False), help="The same.")
-@click.option("--store", default="assets", show_default=True, help="Where the assets are, as `init` was told.")
+@click.option("--store", default="assets", show_default=True, help="Where the assets are, as at `init`.")
 @service_options
 @jobs_option
 @by_option
@@ -84,8 +84,7 @@ def rebuild(
 def backup(console: Console, file: Path) -> int:
     """Write a consistent copy of the catalog to FILE, whatever other commands do meanwhile.
 
-    To restore it, put it in the place of archive.db while no command runs, and remove archive.db-wal and -shm.
-    Leave audit.ndjson as it is: the next command that writes takes what happened since from it.
+    `restore FILE` puts it back.
     """
     from craftkit_archive.records import Summary
 
@@ -95,6 +94,23 @@ def backup(console: Console, file: Path) -> int:
     console.say(f"Wrote {file}: {size:,} bytes.")
     console.close(Summary(command="backup", outcome="ok", details=details))
     return OK
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--new-store", is_flag=True, help="The store was lost too: mark what is in its place as this archive's.")
+@by_option
+@click.pass_obj
+def restore(console: Console, file: Path, new_store: bool) -> int:
+    """Put the backup FILE in the place of the catalog, and say what it does not know.
+
+    FILE is checked first: it must be whole, and the store must be that of its archive. What it replaces is kept as
+    archive.db.replaced-<time>. A warning names what is newer than the backup: PDFs in the store, keys that were revoked
+    since and work again, keys that were made since and are gone. End any verify before; the server may go on.
+    """
+    from craftkit_archive.repair.restore import restore_catalog
+
+    return console.finish(restore_catalog(console.archive, file, new_store=new_store, by=console.by, stop=console.stop))
 
 
 @click.command()

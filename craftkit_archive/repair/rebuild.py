@@ -52,7 +52,7 @@ def rebuild_archive(
         those of assets and whose details tell what cannot be known any more.
 
     Raises:
-        RequestError: The catalog is there and good, or the store is no archive's.
+        RequestError: No file is named, the catalog is there and good, or the store is no archive's.
         StoreOfflineError, LockedError, NoSpaceError, NotWritableError: As `Archive.create`.
 
     Example:
@@ -65,6 +65,11 @@ def rebuild_archive(
         5
     """
     path = Path(path)
+    if not any(files.values()):
+        raise RequestError(
+            "A catalog is made again from files of metadata. Name them with --projects, --keys and --renders; without"
+            " them, restore a backup with `craftkit-archive restore FILE`."
+        )
     _refuse_good(path)
     total = Run(None, "rebuild")
     worst: list[str] = []
@@ -95,6 +100,6 @@ def _refuse_good(path: Path) -> None:
     except (CatalogDamagedError, NoArchiveError):
         return
     raise RequestError(
-        f"{path / CATALOG} is there and can be read, and only a lost catalog is made again: go on with `import` and"
-        " `fetch`."
+        f"The catalog {path / CATALOG} is there and can be read, and only a lost catalog is made again. Use"
+        " `import` and `fetch`."
     )

@@ -337,7 +337,10 @@ class BucketStore(Store):
         self._reach()
         owner = self.owner()
         if owner not in (None, archive_id):
-            raise StoreMismatchError(f"{self._name} belongs to archive {owner} already. Choose another prefix.")
+            raise StoreMismatchError(
+                f"{self._name} belongs to archive {owner} already. Choose another prefix; if the catalog of that"
+                " archive is lost, run `craftkit-archive restore` or `craftkit-archive rebuild` instead."
+            )
         if owner is None:
             self._put(MARKER, f"{archive_id}\n".encode(), replace=False)
 

@@ -87,7 +87,10 @@ class FolderStore(Store):
     def mark(self, archive_id: str) -> None:
         owner = self.owner()
         if owner not in (None, archive_id):
-            raise StoreMismatchError(f"{self.address} belongs to archive {owner} already. Choose another folder.")
+            raise StoreMismatchError(
+                f"{self.address} belongs to archive {owner} already. Choose another folder; if the catalog of that"
+                " archive is lost, run `craftkit-archive restore` or `craftkit-archive rebuild` instead."
+            )
         if owner is None:
             with disk_errors(self.address):
                 self._make_folder(self._root)

@@ -27,7 +27,7 @@ COMMIT_SECONDS = 2.0
 DAY_SECONDS = 86_400
 
 # What file managers leave behind, and what begins with a dot, is nobody's asset.
-_NOT_OURS = re.compile(r"(?:^|/)(?:\.[^/]*|thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
+NOT_OURS = re.compile(r"(?:^|/)(?:\.[^/]*|thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
 
 
 class Scope(NamedTuple):
@@ -342,7 +342,7 @@ def _strays(archive: Archive, run: Run) -> Iterator[list[Finding | Note]]:
             return
         if not listed:
             return
-        found = [key for key in archive.catalog.unrecorded(listed) if not _NOT_OURS.search(key)]
+        found = [key for key in archive.catalog.unrecorded(listed) if not NOT_OURS.search(key)]
         if found:
             # A command that is writing stores bytes first and records them second; once none is, every row is there.
             found = [] if archive.is_being_written() else archive.catalog.unrecorded(found)

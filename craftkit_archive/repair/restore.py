@@ -1,0 +1,333 @@
+"""Restore: a backup of the catalog in the place of a lost, damaged or newer one."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from craftkit_archive.archive import CATALOG, Archive, Run
+from craftkit_archive.audit.events import read_event
+from craftkit_archive.audit.file import AUDIT_FILE, read_lines
+from craftkit_archive.catalog.backups import Access, check_backup, copy_backup, read_access, settle_log
+from craftkit_archive.catalog.catch_up import take_later_events
+from craftkit_archive.catalog.rows import Selection
+from craftkit_archive.errors import RemoteError, RequestError, StoreMismatchError, StoreOfflineError, disk_errors
+from craftkit_archive.lock import hold_lock
+from craftkit_archive.parallel.pool import Stop, never
+from craftkit_archive.records import Caution, Progress, Record
+from craftkit_archive.stores.base import MARKER
+from craftkit_archive.values import Clock, utc_now
+from craftkit_archive.verify.run import LISTED, NOT_OURS
+
+RESTORED = f"{CATALOG}.restored"
+NAMED = 5
+
+
+class _Newer(NamedTuple):
+    """Keys of the store that a backup does not know: those that a render expects, and those of no render."""
+
+    unrecorded: list[str]
+    unclaimed: list[str]
+
+
+def restore_catalog(
+    path: str | os.PathLike[str],
+    file: str | os.PathLike[str],
+    *,
+    new_store: bool = False,
+    clock: Clock = utc_now,
+    by: str | None = None,
+    stop: Stop = never,
+) -> Iterator[Record]:
+    """Put a backup in the place of an archive's catalog, and say what it does not know.
+
+    The copy lies beside the catalog until it is checked, migrated and brought up to date; then it takes its place in
+    one step, so that whatever interrupts this leaves the old catalog or the new one. What it replaces is kept under a
+    dated name.
+
+    Args:
+        path: The archive's directory; made if need be.
+        file: The backup.
+        new_store: Whether a store without its marker is this archive's all the same, because it was lost too.
+        clock: Tells the time, in UTC.
+        by: Who acts, for the audit log.
+        stop: Asked while the store is listed; until the end of that, nothing is changed.
+
+    Yields:
+        `Progress`; a `Caution` for each kind of thing that the backup does not know; at last the `Summary` with the
+        counts recorded (PDFs), unrecorded and extra (in the store, and newer than the backup), events (that only
+        the audit file had), alive_again and gone (keys); its details name the keys and the file that is kept. It is
+        `incomplete` if the backup does not know something.
+
+    Raises:
+        RequestError: The file is no backup, or is the catalog itself.
+        CatalogNewerError, CatalogDamagedError: It cannot be used.
+        StoreOfflineError, StoreMismatchError: Its store is not there, or is another archive's.
+        LockedError: Another command is writing, or reads the old catalog for long.
+        NoSpaceError, NotWritableError: The disk refused; the old catalog stays.
+
+    Example:
+        >>> from craftkit_archive import Archive, restore_catalog
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     _size_bytes = archive.catalog.back_up(Path("backup.db"))
+        >>> *_, summary = restore_catalog("archive", "backup.db")
+        >>> summary.outcome, summary.counts["recorded"]
+        ('ok', 5)
+    """
+    path, file = Path(path), Path(file)
+    catalog, new = path / CATALOG, path / RESTORED
+    if catalog.exists() and catalog.samefile(file):
+        raise RequestError(f"{file} is the catalog itself. Name a backup of it.")
+    check_backup(file)
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with hold_lock(path, "restore", clock):
+        _remove(path)
+        try:
+            copy_backup(file, new)
+            with Archive(path, clock=clock, by=by, catalog=RESTORED, apart=True) as archive:
+                _check_store(archive, file, new_store=new_store)
+                as_of = archive.catalog.latest_time()
+                newer = _Newer([], [])
+                yield from _list_newer(archive, newer, stop)
+                if stop():
+                    yield _interrupted(file)
+                    return
+                settle_log(catalog)
+                kept = _kept_name(path, archive.now())
+                warnings = [*_newer_pdfs(newer), *_changed_access(archive, path, read_access(catalog))]
+                details: dict[str, Any] = {
+                    "backup": str(file),
+                    "as_of": as_of,
+                    "kept": kept.name if catalog.exists() else None,
+                    "alive_again": _names(warnings, "key-alive-again"),
+                    "gone": _names(warnings, "key-gone"),
+                }
+                with archive.run("restore", {"file": str(file)}) as run:
+                    run.counts["recorded"], _ = archive.catalog.count_stored(Selection())
+                    run.counts["unrecorded"], run.counts["extra"] = len(newer.unrecorded), len(newer.unclaimed)
+                    run.counts["alive_again"], run.counts["gone"] = len(details["alive_again"]), len(details["gone"])
+                    _bring_up_to_date(archive, run)
+                    run.settle(incomplete=bool(warnings))
+                    with archive.catalog.transaction():
+                        archive.record_event("restore", run.counts, run=run.id, backup=file.name, kept=details["kept"])
+            _put_in_place(path, kept)
+        finally:
+            _remove(path)
+        with Archive(path, clock=clock, by=by) as archive:  # which brings the audit file to the same end
+            notices = [Caution("audit-log", 1, [], notice) for notice in archive.notices]
+    yield from (*warnings, *notices)
+    for warning in warnings:
+        details.setdefault("warnings", []).append({"warning": warning.warning, "count": warning.count})
+    yield run.summary(**details)
+
+
+def _bring_up_to_date(archive: Archive, run: Run) -> None:
+    """Bring a restored catalog up to what has happened since its backup, before any command reads it.
+
+    The one place for it: whatever must hold in spite of an older catalog is applied to it here.
+    """
+    run.counts["events"] = take_later_events(archive.catalog, who=archive.by, time=archive.now())
+
+
+def _interrupted(file: Path) -> Record:
+    run = Run(None, "restore")
+    run.settle(stopped=True)
+    return run.summary(backup=str(file))
+
+
+def _check_store(archive: Archive, file: Path, *, new_store: bool) -> None:
+    owner, address = archive.store.owner(), archive.store.address
+    if owner is None and new_store:
+        archive.store.mark(archive.id)
+    elif owner is None:
+        raise StoreOfflineError(
+            f"The store of this backup is not at {address} (no {MARKER} file). Mount it. If it is lost too, run"
+            f" `craftkit-archive restore --new-store {file}`, then `verify` and `repair SOURCE`."
+        )
+    elif owner != archive.id:
+        raise StoreMismatchError(
+            f"{file} is a backup of archive {archive.id}, and the store at {address} belongs to archive {owner}."
+            " Name a backup of that archive, or the right --archive."
+        )
+
+
+# --- what is newer than the backup -----------------------------------------------------------------------------------
+
+
+def _list_newer(archive: Archive, newer: _Newer, stop: Stop) -> Iterator[Progress | Caution]:
+    """Collect what the store holds and the backup does not record; what was extra already is not newer."""
+    listing = archive.store.keys()
+    while not stop():
+        try:
+            listed = list(islice(listing, LISTED))
+        except RemoteError as error:  # the catalog is worth restoring all the same
+            yield Caution("not-listed", 1, [], f"The store could not be listed, so what is newer is not known: {error}")
+            return
+        if not listed:
+            return
+        found = [key for key in archive.catalog.unrecorded(listed) if not NOT_OURS.search(key)]
+        unclaimed = set(archive.catalog.unclaimed(found)) if found else set()
+        newer.unrecorded.extend(archive.catalog.expecting([key for key in found if key not in unclaimed]))
+        known = archive.catalog.known_extra(list(unclaimed))
+        newer.unclaimed.extend(key for key in found if key in unclaimed and key not in known)
+        yield Progress(count=len(listed))
+
+
+def _newer_pdfs(newer: _Newer) -> Iterator[Caution]:
+    if newer.unclaimed:
+        yield _caution(
+            "render-not-in-backup",
+            newer.unclaimed,
+            ("file in the store belongs", "files in the store belong"),
+            "to no render of the backup",
+            "Import the renders since the backup, then run fetch without a source.",
+        )
+    if newer.unrecorded:
+        yield _caution(
+            "pdf-not-in-backup",
+            newer.unrecorded,
+            ("PDF in the store is", "PDFs in the store are"),
+            "not recorded in the backup",
+            "Run fetch without a source.",
+        )
+
+
+def _changed_access(archive: Archive, path: Path, replaced: Access | None) -> Iterator[Caution]:
+    """Compare who can download with what the replaced catalog and the audit file say."""
+    deeds = _key_deeds(path / AUDIT_FILE, archive.catalog.audit_head().number)
+    restored = {key.id: key.revoked_at for key in archive.list_keys()}
+    revoked = deeds.revoked | {key for key, at in (replaced.keys.items() if replaced else ()) if at}
+    made = deeds.made | (replaced.keys.keys() if replaced else set())
+    alive = sorted(key for key in revoked if key in restored and restored[key] is None)
+    gone = sorted(key for key in made - revoked if key not in restored)
+    if alive:
+        yield _caution(
+            "key-alive-again",
+            alive,
+            ("key that was revoked since the backup works", "keys that were revoked since the backup work"),
+            "again",
+            "Revoke them again." if len(alive) > 1 else "Revoke it again.",
+        )
+    deleted = replaced.deleted_projects if replaced else set()
+    back = sorted(name for name in deleted if archive.catalog.accepts_keys(name))
+    if back:
+        yield _caution(
+            "project-alive-again",
+            back,
+            ("project that was deleted since the backup is", "projects that were deleted since the backup are"),
+            "there again, with working keys",
+            "Import the projects again.",
+        )
+    if gone:
+        yield _caution(
+            "key-gone",
+            gone,
+            ("key that was made since the backup does", "keys that were made since the backup do"),
+            "not work any more",
+            "Make new ones with keys create." if len(gone) > 1 else "Make a new one with keys create.",
+        )
+    if replaced is None and deeds.imported:
+        yield Caution(
+            "not-compared",
+            1,
+            [],
+            "Keys that an import revoked since the backup may work again: there was no catalog to compare with. Import"
+            " the keys again.",
+        )
+
+
+class _KeyDeeds(NamedTuple):
+    """Keys that were made and revoked by commands, and whether any may have come by an import since the backup."""
+
+    made: set[str]
+    revoked: set[str]
+    imported: bool
+
+
+def _key_deeds(file: Path, head: int) -> _KeyDeeds:
+    """Read from the audit file what was done to keys; `head` is the number of the backup's last event."""
+    if not file.is_file():
+        return _KeyDeeds(set(), set(), imported=True)
+    ids: dict[str, set[str]] = {"keys create": set(), "keys revoke": set()}
+    imported = False
+    with disk_errors(file), file.open("rb") as lines:
+        for line in read_lines(lines):
+            if b"keys" not in line:  # most of a million lines
+                continue
+            with suppress(ValueError):
+                event = read_event(line)
+                imported = imported or (event.what == "import keys" and event.number > head)
+                if event.what in ids:
+                    ids[event.what].add(str(event.details.get("key")))
+    return _KeyDeeds(ids["keys create"], ids["keys revoke"], imported)
+
+
+def _caution(warning: str, names: Sequence[str], what: tuple[str, str], how: str, then: str) -> Caution:
+    count = len(names)
+    more = f", and {count - NAMED:,} more" if count > NAMED else ""
+    text = f"{count:,} {what[count != 1]} {how}: {', '.join(names[:NAMED])}{more}. {then}"
+    return Caution(warning, count, list(names), text)
+
+
+def _names(warnings: Sequence[Caution], kind: str) -> list[str]:
+    return [name for one in warnings if one.warning == kind for name in one.names]
+
+
+# --- in its place ----------------------------------------------------------------------------------------------------
+
+
+def _remove(path: Path) -> None:
+    """Remove what a restore that was interrupted has left."""
+    with disk_errors(path):
+        for left in path.glob(f"{RESTORED}*"):
+            left.unlink()
+
+
+def _kept_name(path: Path, now: str) -> Path:
+    """Return a name by the time that nothing has."""
+    stem = f"{CATALOG}.replaced-{now[:19].replace('-', '').replace(':', '')}Z"
+    names = (path / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _put_in_place(path: Path, kept: Path) -> None:
+    """Let the copy take the catalog's place in one step, with the old one kept.
+
+    A log that is left beside the old one is one that could not be brought into it. It is kept with it, and removed
+    before the step, because SQLite would play it into the new catalog.
+    """
+    catalog, new = path / CATALOG, path / RESTORED
+    with disk_errors(path):
+        with new.open("rb") as written:
+            os.fsync(written.fileno())
+        log = catalog.with_name(f"{CATALOG}-wal")
+        if log.exists() and log.stat().st_size:
+            _keep(log, kept.with_name(f"{kept.name}-wal"))
+        if catalog.exists():
+            _keep(catalog, kept)
+        _sync_folder(path)
+        for suffix in ("-wal", "-shm"):
+            catalog.with_name(f"{CATALOG}{suffix}").unlink(missing_ok=True)
+        new.rename(catalog)
+        _sync_folder(path)
+
+
+def _keep(file: Path, name: Path) -> None:
+    try:
+        name.hardlink_to(file)
+    except PermissionError:  # a file system without hard links
+        shutil.copy2(file, name)
+        with name.open("rb") as copy:
+            os.fsync(copy.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
