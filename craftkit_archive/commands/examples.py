@@ -33,6 +33,11 @@ EXAMPLES = {
     "config schema": """
         craftkit-archive config schema > craftkit-archive.schema.json
     """,
+    "restore": """
+        craftkit-archive restore archive-2026-01-31.db
+        # On a new machine, where the store is still empty
+        craftkit-archive restore --new-store archive-2026-01-31.db
+    """,
     "doctor": """
         craftkit-archive doctor
         craftkit-archive --json doctor | jq 'select(.fix)'

@@ -70,6 +70,7 @@ def restore_catalog(
         NoSpaceError, NotWritableError: The disk refused; the old catalog stays.
 
     Example:
+        >>> from pathlib import Path
         >>> from craftkit_archive import Archive, restore_catalog
         >>> with Archive("archive", read_only=True) as archive:
         ...     _size_bytes = archive.catalog.back_up(Path("backup.db"))
