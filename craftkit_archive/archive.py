@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import msgspec
 
-from craftkit_archive.audit.file import AUDIT_FILE
 from craftkit_archive.catalog import Catalog
 from craftkit_archive.catalog.catch_up import catch_up
 from craftkit_archive.catalog.rows import Selection
@@ -31,6 +30,7 @@ from craftkit_archive.errors import (
     disk_errors,
 )
 from craftkit_archive.lock import LOCK, hold_lock, try_lock
+from craftkit_archive.proof.audit_file import AUDIT_FILE
 from craftkit_archive.proof.events import check_who, user_and_host
 from craftkit_archive.records import ApiKey, KeyInfo, Note, Outcome, Summary
 from craftkit_archive.stores.address import open_store

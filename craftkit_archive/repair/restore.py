@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from craftkit_archive.archive import CATALOG, Archive, Run
-from craftkit_archive.audit.events import read_event
-from craftkit_archive.audit.file import AUDIT_FILE, read_lines
 from craftkit_archive.catalog.backups import Access, check_backup, copy_backup, read_access, settle_log
 from craftkit_archive.catalog.catch_up import take_later_events
 from craftkit_archive.catalog.rows import Selection
 from craftkit_archive.errors import RemoteError, RequestError, StoreMismatchError, StoreOfflineError, disk_errors
 from craftkit_archive.lock import hold_lock
 from craftkit_archive.parallel.pool import Stop, never
+from craftkit_archive.proof.audit_file import AUDIT_FILE, read_lines
+from craftkit_archive.proof.events import read_event
 from craftkit_archive.records import Caution, Progress, Record
 from craftkit_archive.stores.base import MARKER
 from craftkit_archive.values import Clock, utc_now
