@@ -21,6 +21,7 @@ from craftkit_archive.commands import (
     keys,
     lookup,
     metadata,
+    notifying,
     records,
     serving,
     upkeep,
@@ -290,6 +291,7 @@ for command in (
     records.hold,
     completion.completion,
     config.config,
+    notifying.notify,
     serving.serve,
     serving.quickstart,
 ):

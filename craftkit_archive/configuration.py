@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 
 from craftkit_archive.errors import RequestError
+from craftkit_archive.notify.settings import Notify
 from craftkit_archive.records import Kind
 from craftkit_archive.values import DATABASE_SCHEME, mask, parse_duration
 
@@ -93,6 +94,7 @@ class Configuration(msgspec.Struct, kw_only=True, frozen=True):
     options: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     nightly: Nightly = Nightly()
+    notify: Notify = Notify()
 
     def place(self, path: str) -> str:
         """Return a path of the file as one that is good from anywhere: a relative one begins at the file."""
@@ -114,7 +116,7 @@ class Configuration(msgspec.Struct, kw_only=True, frozen=True):
         return line_of(self.text, keys)
 
 
-OWN_TABLES = ("sources", "nightly")
+OWN_TABLES = ("sources", "nightly", "notify")
 
 
 def _leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
@@ -184,6 +186,7 @@ def read_configuration(file: Path, options: Table) -> Configuration:
                 text=text,
                 options={name: value for name, value in document.items() if name in options},
                 sources=msgspec.convert(document.get("sources", {}), dict[str, Source]),
+                notify=_notify(document),
                 nightly=_check_night(msgspec.convert(document.get("nightly", {}), Nightly), document),
             )
         except msgspec.ValidationError as error:
@@ -197,6 +200,16 @@ def read_configuration(file: Path, options: Table) -> Configuration:
 class _FaultError(Exception):
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
+
+
+def _notify(document: dict[str, Any]) -> Notify:
+    """Return whom to tell. Its types are right by now; what else is wrong, it says itself, the setting's name first."""
+    try:
+        return msgspec.convert(document.get("notify", {}), Notify)
+    except msgspec.ValidationError as error:
+        text, _, table = str(error).partition(" - at `$")
+        keys = ("notify", *filter(None, table.rstrip("`").split(".")), text.partition(":")[0])
+        raise _FaultError(Fault(keys, text)) from error
 
 
 def _check_night(night: Nightly, document: dict[str, Any]) -> Nightly:
@@ -217,7 +230,11 @@ def _own_tables(document: Mapping[str, Any]) -> Table:
     """Return the tables that are not options; there are as many sources as the file has."""
     sources = document.get("sources")
     names = sources if isinstance(sources, dict) else ()
-    return {"sources": dict.fromkeys(names, fields_of(Source)), "nightly": fields_of(Nightly)}
+    return {
+        "sources": dict.fromkeys(names, fields_of(Source)),
+        "nightly": fields_of(Nightly),
+        "notify": fields_of(Notify),
+    }
 
 
 def fields_of(struct: type[msgspec.Struct]) -> Table:
@@ -334,12 +351,29 @@ TEMPLATE = """
 #[sources.files]
 #projects = ["/srv/incoming/projects.ndjson"]
 #renders = ["/srv/incoming/renders.ndjson"]
+
+# Whom to tell how a night ended: docs/notify.md says what they get, and where passwords and tokens are kept.
+# `craftkit-archive notify test` sends everybody a test.
+#[notify]
+#when = "problems"
+#ping = "https://hc-ping.com/2f3c9a1e/archive"
+#webhook = "https://hooks.example.org/archive"
+#command = ["/usr/local/bin/tell", "--room", "ops"]
+#apprise = false
+#timeout = "20s"
+#[notify.mail]
+#host = "mail.example.org"
+#port = 587
+#security = "starttls"
+#user = "archive"
+#sender = "The archive <archive@example.org>"
+#to = ["ops@example.org"]
 """
 
 
 def schema(options: Table) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a configuration, for editors."""
-    tables = {**options, "sources": dict[str, Source], "nightly": Nightly}
+    tables = {**options, "sources": dict[str, Source], "nightly": Nightly, "notify": Notify}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": FILE,

@@ -127,6 +127,10 @@ def _keep(world: World) -> None:
     assert command(*_KEEP, archive=world.archive.path).code == 0
 
 
+def _name_somebody(world: World) -> None:
+    (world.archive.path / "craftkit-archive.toml").write_text('[notify]\ncommand = ["true"]\n')
+
+
 DEEDS: dict[str, list[Deed]] = {
     "accept": [
         Deed(_lose, lambda w: ["accept", "--ids", w.folder / "ids.txt", "--reason", "gone for good"], "accept"),
@@ -170,6 +174,7 @@ DEEDS: dict[str, list[Deed]] = {
     "keys create": [Deed(_nothing, _say("keys", "create", "--project", "northwind"), "keys create")],
     "keys list": [Deed(_nothing, _say("keys", "list"), None)],
     "keys revoke": [Deed(_nothing, _say("keys", "revoke", LIVE_KEY), "keys revoke")],
+    "notify test": [Deed(_name_somebody, _say("notify", "test"), None)],
     "quarantine drop": [
         Deed(_repair, lambda w: ["quarantine", "drop", _quarantined(w)], "quarantine drop"),
         Deed(_repair, _say("quarantine", "drop", "--all", "--yes"), "quarantine drop"),

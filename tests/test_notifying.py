@@ -27,7 +27,7 @@ from craftkit_archive.notify.settings import Notify, Smtp, parse_address
 from craftkit_archive.records import Diagnosis, Summary
 from craftkit_archive.values import utc_now
 from tests.receivers import Answer, Receiver, http_receiver, smtp_server, talking, wait_until
-from tests.worlds import ROOT
+from tests.worlds import ROOT, Done, World, command
 
 SECRETS = {
     "CRAFTKIT_ARCHIVE_PING_URL",
@@ -735,6 +735,79 @@ def test_a_trial_goes_to_everybody_and_says_who_got_it(receiver: Receiver) -> No
     assert summary == Summary("notify test", "problems", exit_code=16, counts={"sent": 2, "failed": 1})
     assert sorted(request.path for request in receiver.got) == ["/hook", "/ping"]
     assert "nothing is wrong" in json.loads(next(one.body for one in receiver.got if one.path == "/hook"))["sentence"]
+
+
+# --- the command and the configuration --------------------------------------------------------------------------------
+
+
+def configured(world: World, text: str) -> Path:
+    """Give an archive a configuration, and return it."""
+    file = world.archive.path / "craftkit-archive.toml"
+    file.write_text(text)
+    return file
+
+
+def test_the_command_sends_a_test_to_everybody_and_says_who_got_it(world: World, receiver: Receiver) -> None:
+    configured(world, f'[notify]\nping = "{receiver.url}/S3cret"\ncommand = ["true"]\n')
+    done = command("notify", "test", archive=world.archive.path)
+    assert (done.code, done.out) == (0, f"good  ping: sent to {receiver.url}\ngood  command: sent to true\n")
+    assert [request.path for request in receiver.got] == ["/S3cret"]
+    assert command("--quiet", "notify", "test", archive=world.archive.path) == Done(0, "", "")
+
+
+def test_the_command_ends_with_16_if_somebody_was_not_reached(world: World, receiver: Receiver) -> None:
+    receiver.answers = [404] * 3
+    configured(world, f'[notify]\nwebhook = "{receiver.url}/S3cret"\ncommand = ["true"]\n')
+    done = command("--json", "notify", "test", archive=world.archive.path)
+    assert done.code == 16
+    *seen, summary = map(json.loads, done.out.splitlines())
+    assert [one["fix"] for one in seen] == [f"{receiver.url} answered 404. Check the URL.", None]
+    assert (summary["exit_code"], summary["counts"]) == (16, {"sent": 1, "failed": 1})
+    for words in ((), ("--quiet",)):
+        done = command(*words, "notify", "test", archive=world.archive.path)
+        assert f"FIX   webhook: it did not arrive. {receiver.url} answered 404. Check the URL." in done.out + done.err
+        assert (done.code, "S3cret" in done.out + done.err) == (16, False)
+
+
+def test_the_command_says_where_to_name_somebody(world: World) -> None:
+    done = command("notify", "test", archive=world.archive.path)
+    assert done.code == 2
+    assert "Nobody is named to tell. Fill the table [notify] in" in done.err
+
+
+def test_secrets_alone_name_somebody(world: World, receiver: Receiver) -> None:
+    env = {"CRAFTKIT_ARCHIVE_PING_URL": f"{receiver.url}/S3cret"}
+    done = command("notify", "test", archive=world.archive.path, env=env)
+    assert (done.code, done.out) == (0, f"good  ping: sent to {receiver.url}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ('ping = "hc-ping.com/x"', 2, "ping: this is not a URL"),
+        ('timeout = "20s"\n\n[notify.mail]\nhost = "h"\nsender = "x y"\nto = ["a@b"]', 6, "sender: 'x y' is not"),
+        ('timeout = "20s"\n[notify.mail]\nhost = "h"\nport = 0\nsender = "x"\nto = ["a@b"]', 5, "port: expected"),
+        ('[notify.mail]\nhost = "h"', 2, "sender"),
+        ('when = "changes"', 2, "when: expected"),
+        ('whem = "change"', 2, "Did you mean 'when'?"),
+        ('webhook = "https://u:S3cret@h/"', 2, "looks like a secret"),
+        ('[notify.mail]\nhost = "h"\npassword = "S3cret"', 4, "looks like a secret"),
+        ('command = "tell ops"', 2, "command: expected"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_named_with_its_line(world: World, text: str, line: int, said: str) -> None:
+    file = configured(world, f"[notify]\n{text}\n")
+    done = command("notify", "test", archive=world.archive.path)
+    assert done.code == 2
+    assert str(file) in done.err
+    assert f"line {line}: " in done.err
+    assert said in done.err
+    assert "S3cret" not in done.err
+
+
+def test_no_secret_for_notifications_is_taken_for_a_mistyped_variable(world: World) -> None:
+    env = dict.fromkeys([*SECRETS, *(f"{name}_FILE" for name in SECRETS)], "x")
+    assert "sets nothing" not in command("config", "show", archive=world.archive.path, env=env).err
 
 
 TOKENS = st.text("ABCabc0123456789-._~:@!$&'()*+,;=%", min_size=1, max_size=20).map("S3cret{}".format)

@@ -23,6 +23,7 @@ KNOWN_VARIABLES = (
     "CRAFTKIT_ARCHIVE_SMTP_PASSWORD",
     "CRAFTKIT_ARCHIVE_APPRISE_URLS",
     "CRAFTKIT_ARCHIVE_WEBHOOK_TOKEN",
+    "CRAFTKIT_ARCHIVE_WEBHOOK_URL",
     "CRAFTKIT_ARCHIVE_PING_URL",
 )
 
@@ -77,7 +78,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _table_settings(configuration: Configuration) -> Iterator[Record]:
-    """Yield what the file says beside options: sources, the night."""
+    """Yield what the file says beside options: sources, the night, whom to tell."""
     from craftkit_archive.records import Setting
 
     for at, value in configuration.others():

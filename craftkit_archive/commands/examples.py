@@ -222,6 +222,13 @@ EXAMPLES = {
     "completion show": """
         craftkit-archive completion show fish
     """,
+    "notify": """
+        craftkit-archive notify test
+    """,
+    "notify test": """
+        craftkit-archive notify test
+        craftkit-archive --archive /srv/archive --json notify test
+    """,
     "serve": """
         craftkit-archive serve
         craftkit-archive serve --listen 0.0.0.0:8080 --public-url https://pdfs.example.org --trusted-proxy 127.0.0.1
