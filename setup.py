@@ -73,6 +73,7 @@ setup(
             "mypy>=1.13",
             "packaging>=24",
             "psycopg[binary]>=3.2,<4",
+            "pyte>=0.8",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

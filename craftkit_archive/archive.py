@@ -500,10 +500,32 @@ class Archive:
     def list_keys(self, project: str | None = None) -> list[KeyInfo]:
         """Return the keys of a project (id or slug) or of all, never the keys themselves.
 
+        When each was last used is what recorded access logs say of it (`record_access_log`).
+
         Raises:
             RequestError: There is no such project.
         """
-        return self.catalog.list_keys([self.find_project(project)] if project is not None else [])
+        found = self.catalog.list_keys([self.find_project(project)] if project is not None else [])
+        uses = self.catalog.key_uses()
+        return [msgspec.structs.replace(key, last_used_at=uses.get(key.id)) for key in found]
+
+    def unused_keys(self, seconds: int, project: str | None = None) -> list[KeyInfo]:
+        """Return the keys that are valid, were made so long ago, and were not used since.
+
+        Args:
+            seconds: For how long they were not used. As far as no recorded access log reaches back so far, nothing is
+                known of what was used then.
+            project: Only this project's (id or slug).
+
+        Raises:
+            RequestError: There is no such project.
+        """
+        before = format_time(self.clock() - timedelta(seconds=seconds))
+        return [
+            key
+            for key in self.list_keys(project)
+            if key.revoked_at is None and max(key.created_at or "", key.last_used_at or "") < before
+        ]
 
     def revoke_key(self, name: str) -> KeyInfo:
         """Revoke a key; it stops working with the next request.

@@ -145,6 +145,11 @@ def one_line(text: str) -> str:
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in valid_text(text))
 
 
+def clipped(line: str, width: int) -> str:
+    """Cut a line that is wider than so many columns; an ellipsis says so."""
+    return _cut(line, width, middle=False)
+
+
 def _width(text: str) -> int:
     if text.isascii():
         return len(text)

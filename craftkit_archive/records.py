@@ -410,7 +410,7 @@ class KeyInfo(Record, frozen=True, tag="key"):
     """An API key as people see it.
 
     `key` is set once, by the command that makes it; `matched` by the one that revokes it: by its `id`, by the `hash` of
-    the whole key, or by its `prefix`.
+    the whole key, or by its `prefix`. `last_used_at` is as the recorded access logs have it.
     """
 
     id: str
@@ -422,6 +422,7 @@ class KeyInfo(Record, frozen=True, tag="key"):
     key: str | None = None
     matched: str | None = None
     project_slug: str | None = None
+    last_used_at: str | None = None
 
 
 class RunInfo(Record, frozen=True, tag="run"):

@@ -2,22 +2,27 @@
 
 import bz2
 import gzip
+import json
 import lzma
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from craftkit_archive import Archive
+from craftkit_archive.archive import CATALOG
 from craftkit_archive.audit import access
-from craftkit_archive.audit.access import ACCESS_LOG, Rotation, record_access_log
+from craftkit_archive.audit.access import Rotation, record_access_log
 from craftkit_archive.errors import RequestError
-from craftkit_archive.proof.events import Event
+from craftkit_archive.proof.events import ACCESS_LOG, Event
 from tests.test_serving import download, eventually, lines, serving
 from tests.worlds import ROOT, World, command, needs, summary_of
 
@@ -53,6 +58,78 @@ def record(world: World, logs: Path) -> None:
     for path in sorted(logs.iterdir()):
         done = command("audit", "access-log", path, archive=world.archive.path)
         assert done.code == 0, done.err
+
+
+def _uses(*used: tuple[str | None, str]) -> str:
+    """Write lines of an access log: which key, when."""
+    return "".join(json.dumps({"time": when, "key_id": key, "status": 200}) + "\n" for key, when in used)
+
+
+def test_keys_show_when_they_were_last_used_whatever_the_form_of_the_log(world: World, logs: Path) -> None:
+    def shown(*more: str) -> dict[str, str | None]:
+        done = command("--json", "keys", "list", *more, archive=world.archive.path)
+        return {line["id"]: line["last_used_at"] for line in done.lines if line["type"] == "key"}
+
+    assert set(shown().values()) == {None}
+    assert "No access log says" in command("keys", "list", archive=world.archive.path).err
+    (logs / "access.log.1").write_text(
+        _uses(
+            ("key-2", "2026-11-24T10:00:00.000Z"),
+            ("key-4", "2026-11-24T10:00:00.000Z"),
+            ("key-2", "2026-11-25T09:59:00.000Z"),
+            (None, "2026-11-25T10:00:00.000Z"),
+        )
+    )
+    (logs / "access.log.3").write_text('not JSON\n{"key_id":7}\n')
+    record(world, logs)
+    assert shown() == {
+        "key-1": "2026-11-25T11:00:00.000Z",  # in the combined form
+        "key-2": "2026-11-25T09:59:00.000Z",
+        "key-3": None,
+        "key-4": "2026-11-24T10:00:00.000Z",
+        "key-5": None,
+    }
+    done = command("keys", "list", archive=world.archive.path)
+    assert "LAST USED" in done.out
+    assert "from 2026-11-24 10:00 to 2026-11-25 11:00 (UTC)" in done.err
+    events = recorded(world.archive.path)
+    assert events[0].details["keys"] == [
+        {"answers": 2, "key": "key-2", "last": "2026-11-25T09:59:00.000Z"},
+        {"answers": 1, "key": "key-4", "last": "2026-11-24T10:00:00.000Z"},
+    ]
+    assert command("audit", "verify", archive=world.archive.path).code == 0
+
+
+def test_unused_keys_are_those_that_nobody_used_for_so_long(world: World, logs: Path) -> None:
+    at = datetime(2026, 11, 26, tzinfo=UTC)
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as catalog, catalog:
+        catalog.execute("UPDATE api_keys SET created_at = '2026-01-01T00:00:00.000Z'")
+        catalog.execute("UPDATE api_keys SET created_at = '2026-11-20T00:00:00.000Z' WHERE id = 'key-5'")
+    (logs / "access.log.1").write_text(
+        _uses(("key-1", "2026-11-01T00:00:00.000Z"), ("key-2", "2026-11-25T00:00:00.000Z"))
+    )
+    (logs / "access.log.2").unlink()
+    record(world, logs)
+    with Archive(world.archive.path, read_only=True, clock=lambda: at) as archive:
+        day = 86_400
+        assert [key.id for key in archive.unused_keys(10 * day)] == ["key-1", "key-4"]
+        assert [key.id for key in archive.unused_keys(10 * day, "southwind")] == ["key-4"]
+        assert [key.id for key in archive.unused_keys(30 * day)] == ["key-4"]
+        assert [key.id for key in archive.unused_keys(day // 2)] == ["key-1", "key-2", "key-4", "key-5"]
+
+
+def test_an_event_names_as_many_keys_as_it_holds(world: World, logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "MAX_KEYS_BYTES", 300)
+    (logs / "access.log.1").write_text(
+        _uses(*((f"key-{number}", f"2026-11-25T10:00:{number:02}.000Z") for number in range(50)))
+    )
+    os.utime(logs / "access.log.1", (1, 1))
+    summary_of(record_access_log(world.archive, logs / "access.log.1"))
+    (event,) = [event for event in world.archive.catalog.events() if event.what == ACCESS_LOG]
+    named = [one["key"] for one in event.details["keys"]]
+    assert named[:2] == ["key-49", "key-48"]
+    assert len(named) + event.details["keys_left_out"] == 50
+    assert world.archive.catalog.key_use_span() is None, "of the others nothing is known"
 
 
 def test_digest_times_and_lines_of_either_form_become_an_event(world: World, logs: Path) -> None:

@@ -21,20 +21,31 @@ import msgspec
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.errors import ArchiveError, RequestError, disk_errors
 from craftkit_archive.proof.chain import Fault
-from craftkit_archive.proof.events import Event
+from craftkit_archive.proof.events import ACCESS_LOG, Event
 from craftkit_archive.records import Note, Record
 from craftkit_archive.values import format_time, timestamp
 
 log = logging.getLogger("craftkit_archive.audit")
 
-ACCESS_LOG = "audit access-log"
 # Where nobody can be asked whether a log is still open, it is finished when it was still for so long.
 SETTLE_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 _BLOCK_BYTES = 1 << 20
+# An event is one line, which is read whole: of more keys than this, those that were used last are named.
+MAX_KEYS_BYTES = 1 << 19
 _COMBINED = re.compile(rb"\[(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2} [+-]\d{4})\]")
+_COMBINED_KEY = re.compile(rb"\S+ \S+ (\S+) \[")
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+class _KeyUse:
+    """How often a key was used, and the last line that says so."""
+
+    __slots__ = ("answers", "last")
+
+    def __init__(self) -> None:
+        self.answers, self.last = 0, b""
 
 
 class _LogContent(NamedTuple):
@@ -54,6 +65,8 @@ def record_access_log(
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> Iterator[Record]:
     """Bind a finished access log to the audit log: its digest, its first and last time, and its number of lines.
+
+    For `keys list`, the event also has the ids of the keys that were used, how often each was, and when at last.
 
     Args:
         archive: Open for writing.
@@ -79,7 +92,8 @@ def record_access_log(
     path = Path(path)
     run = Run(None, ACCESS_LOG)
     _wait_until_finished(path, settle_seconds, patience_seconds)
-    content = _read_log(path)
+    uses: dict[str, _KeyUse] = {}
+    content = _read_log(path, uses)
     run.counts["lines"] = content.lines
     if content.lines:
         with archive.catalog.transaction():
@@ -87,7 +101,9 @@ def record_access_log(
                 run.counts["unchanged"] = 1
             else:
                 details = {name: value for name, value in content._asdict().items() if name != "lines"}
-                archive.record_event(ACCESS_LOG, {"lines": content.lines}, file=path.name, **details)
+                archive.record_event(
+                    ACCESS_LOG, {"lines": content.lines}, file=path.name, **details, **_named_keys(uses)
+                )
     yield run.summary(file=str(path), **content._asdict())
 
 
@@ -116,8 +132,26 @@ def _is_closed(path: Path) -> bool:
     return True
 
 
-def _read_log(path: Path) -> _LogContent:
-    """Read a log, compressed or not: what counts is what was written, whatever was done to the file since."""
+def _named_keys(uses: dict[str, _KeyUse]) -> dict[str, Any]:
+    """Say in an event which keys were used, the last ones first."""
+    found = [{"key": key, "answers": use.answers, "last": _when(use.last) or ""} for key, use in uses.items()]
+    found.sort(key=lambda one: str(one["last"]), reverse=True)
+    left, kept = MAX_KEYS_BYTES, 0
+    for one in found:
+        left -= len(msgspec.json.encode(one)) + 1
+        if left < 0:
+            break
+        kept += 1
+    return {"keys": found[:kept], "keys_left_out": len(found) - kept or None}
+
+
+def _read_log(path: Path, uses: dict[str, _KeyUse] | None = None) -> _LogContent:
+    """Read a log, compressed or not: what counts is what was written, whatever was done to the file since.
+
+    Args:
+        path: The log.
+        uses: Gets the keys that were used, where they are asked for.
+    """
     digest, lines, first, last = sha256(), 0, b"", b""
     try:
         with cast("IO[bytes]", _OPENERS.get(path.suffix, open)(path, "rb")) as file:
@@ -125,6 +159,9 @@ def _read_log(path: Path) -> _LogContent:
                 digest.update(line)
                 lines += line.endswith(b"\n")
                 first, last = first or line, line
+                if uses is not None and (key := _key_of(line)):
+                    use = uses.setdefault(key, _KeyUse())
+                    use.answers, use.last = use.answers + 1, line
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise RequestError(f"Cannot read {path} ({error}). Name a finished access log.") from error
     return _LogContent(digest.hexdigest(), lines + (not last.endswith(b"\n") and bool(last)), _when(first), _when(last))
@@ -132,6 +169,23 @@ def _read_log(path: Path) -> _LogContent:
 
 class _Line(msgspec.Struct):
     time: str
+
+
+class _KeyLine(msgspec.Struct):
+    key_id: str | None = None
+
+
+_decode_key = msgspec.json.Decoder(_KeyLine).decode
+
+
+def _key_of(line: bytes) -> str | None:
+    """Return the id of the key that a line of either form names."""
+    try:
+        return _decode_key(line).key_id
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        found = _COMBINED_KEY.match(line)
+    # In this form, a blank in an id is an underscore; such a key is not recognised.
+    return found[1].decode(errors="replace") if found and found[1] != b"-" else None
 
 
 def _when(line: bytes) -> str | None:

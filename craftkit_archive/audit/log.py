@@ -13,11 +13,11 @@ from typing import BinaryIO
 import msgspec
 
 from craftkit_archive.archive import Archive, Run, read_time
-from craftkit_archive.audit.access import ACCESS_LOG, check_access_logs
+from craftkit_archive.audit.access import check_access_logs
 from craftkit_archive.errors import CatalogDamagedError, RequestError
 from craftkit_archive.proof.audit_file import read_lines
 from craftkit_archive.proof.chain import Fault, compare_logs
-from craftkit_archive.proof.events import Event, Head, read_event
+from craftkit_archive.proof.events import ACCESS_LOG, Event, Head, read_event
 from craftkit_archive.records import AuditEvent, AuditFault, Note, Progress, Record, Summary
 
 # How long `audit verify` waits for a writer that is between its row and its line.

@@ -9,7 +9,7 @@ from craftkit_archive.catalog.connection import Connection
 from craftkit_archive.catalog.rows import PAGE
 from craftkit_archive.errors import ArchiveError
 from craftkit_archive.proof.audit_file import AUDIT_FILE, AuditFile
-from craftkit_archive.proof.events import MAX_NUMBER, Event, Head, canonical, make_event, read_event
+from craftkit_archive.proof.events import ACCESS_LOG, MAX_NUMBER, Event, Head, canonical, make_event, read_event
 
 # A row as the line of the file, byte for byte. As bytes: who changes a row may leave other things than text in it.
 _LINE = (
@@ -117,6 +117,28 @@ class EventQueries(Connection):
         sql = f"SELECT {_detail('file')} FROM events WHERE what = ?"
         return {str(name) for (name,) in self._query(sql, (what,))}
 
+    def key_uses(self) -> dict[str, str]:
+        """Map the ids of keys to when they were last used, as far as recorded access logs say so."""
+        rows = self._query(
+            "SELECT used.value ->> 'key', MAX(used.value ->> 'last') FROM events,"
+            " json_each(CASE WHEN json_valid(details) THEN details ELSE '{}' END, '$.keys') AS used"
+            " WHERE what = ? GROUP BY 1",
+            (ACCESS_LOG,),
+        )
+        return {str(key): str(last) for key, last in rows}
+
+    def key_use_span(self) -> tuple[str, str] | None:
+        """Return from when to when access logs say which keys were used; None if none does."""
+        keys = f"json_type({_detail('keys', '->')}) = 'array'"
+        # Of a log that left keys out, nothing follows for those that it does not name.
+        sql = (
+            f"SELECT MIN({_detail('first')}), MAX({_detail('last')}) FROM events WHERE what = ?1 AND {keys}"
+            f" AND number > (SELECT COALESCE(MAX(number), 0) FROM events WHERE what = ?1"
+            f" AND {_detail('keys_left_out')} > 0)"
+        )
+        first, last = self._query(sql, (ACCESS_LOG,))[0]
+        return (str(first), str(last)) if first and last else None
+
     def flushed_events(self) -> int:
         """Return up to which event the file was once on the disk."""
         found = self._query("SELECT value FROM settings WHERE name = ?", (_FLUSHED,))
@@ -153,9 +175,9 @@ class EventQueries(Connection):
             super().close()
 
 
-def _detail(name: str) -> str:
+def _detail(name: str, operator: str = "->>") -> str:
     """Express a detail of an event in SQL; null where the row no longer holds JSON."""
-    return f"CASE WHEN json_valid(details) THEN details ->> '{name}' END"
+    return f"CASE WHEN json_valid(details) THEN details {operator} '{name}' END"
 
 
 def _row(event: Event) -> tuple[Any, ...]:

@@ -108,7 +108,8 @@ EXAMPLES = {
     """,
     "keys list": """
         craftkit-archive keys list
-        craftkit-archive keys list --project acme
+        # What nobody has used for three months
+        craftkit-archive keys list --project acme --unused 90d
     """,
     "keys create": """
         craftkit-archive keys create --project acme --name "records office"
@@ -123,6 +124,8 @@ EXAMPLES = {
     "status": """
         craftkit-archive status
         craftkit-archive status --nagios
+        # While a fetch or verify runs in another window
+        craftkit-archive status --watch 5
         craftkit-archive --json status | jq 'select(.type == "summary") | .counts'
     """,
     "renders": """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -9,9 +10,11 @@ import click
 from craftkit_archive.commands.completing import complete_keys, complete_projects
 from craftkit_archive.commands.console import OK, Console, OutputError, open_archive
 from craftkit_archive.commands.lists import key_columns, write_list
-from craftkit_archive.commands.options import by_option
+from craftkit_archive.commands.options import DURATION, by_option
+from craftkit_archive.values import format_time
 
 if TYPE_CHECKING:
+    from craftkit_archive.archive import Archive
     from craftkit_archive.records import KeyInfo
 
 
@@ -20,10 +23,11 @@ def keys() -> None:
     """Manage the API keys that this archive accepts."""
 
 
-def _show_keys(console: Console, command: str, shown: list[KeyInfo]) -> int:
+def _show_keys(console: Console, command: str, shown: list[KeyInfo], **details: str | None) -> int:
     from craftkit_archive.records import Record, Summary
 
-    records: list[Record] = [*shown, Summary(command=command, outcome="ok", counts={"keys": len(shown)})]
+    summary = Summary(command=command, outcome="ok", counts={"keys": len(shown)}, details=details)
+    records: list[Record] = [*shown, summary]
     return write_list(console, iter(records), key_columns(verbose=console.verbose))
 
 
@@ -40,11 +44,33 @@ def _show_new_key(console: Console, key: KeyInfo) -> int:
 
 @keys.command("list")
 @click.option("--project", shell_complete=complete_projects, help="Only this project's (id or slug).")
+@click.option(
+    "--unused", metavar="AGE", type=DURATION, help="Only valid keys that were not used for AGE (90d), and are as old."
+)
 @click.pass_obj
-def list_keys(console: Console, project: str | None) -> int:
-    """List keys: id, project, prefix, state, name. The keys themselves are known to nobody."""
+def list_keys(console: Console, project: str | None, unused: int | None) -> int:
+    """List keys: id, project, prefix, state, when each was last used, name. The keys themselves are known to nobody.
+
+    When a key was last used is what the access logs in the audit log say: see `serve --audit-access` and `audit
+    access-log`. The log that the server is writing counts when it is finished.
+    """
     with open_archive(console, read_only=True) as archive:
-        return _show_keys(console, "keys list", archive.list_keys(project))
+        found = archive.list_keys(project) if unused is None else archive.unused_keys(unused, project)
+        span = archive.catalog.key_use_span() or (None, None)
+        code = _show_keys(console, "keys list", found, use_known_from=span[0], use_known_until=span[1])
+        console.say(_what_is_known(archive, span, unused))
+        return code
+
+
+def _what_is_known(archive: Archive, span: tuple[str | None, str | None], unused: int | None) -> str:
+    """Say from when to when access logs tell which keys were used."""
+    known_from, known_until = span
+    if known_from is None or known_until is None:
+        return "No access log says when keys were used. Run serve with --access-log FILE and --audit-access daily."
+    first, last = (time[:16].replace("T", " ") for time in (known_from, known_until))
+    text = f"Access logs say which keys were used from {first} to {last} (UTC)."
+    begin = format_time(archive.clock() - timedelta(seconds=unused or 0))
+    return f"{text} What was used before is not known." if unused is not None and begin < known_from else text
 
 
 @keys.command("create")

@@ -208,6 +208,7 @@ def key_columns(*, verbose: bool) -> list[Column]:
         Column("STATE", lambda one: "revoked" if one.revoked_at else "valid"),
         Column("REVOKED", lambda one: when(one.revoked_at), drop=2),
         Column("CREATED", lambda one: when(one.created_at), drop=1),
+        Column("LAST USED", lambda one: when(one.last_used_at)),
         Column("NAME", lambda one: one.name or "-", least=8),
     ]
 

@@ -49,8 +49,16 @@ PDF_STATES = ("ok", "unchecked", "damaged", "unreadable", "unverified", "not-sto
 @click.option(
     "--nagios", is_flag=True, help="One line for a monitor; exits with 0 OK, 1 warning, 2 critical or 3 unknown."
 )
+@click.option(
+    "--watch",
+    metavar="[SECONDS]",
+    is_flag=False,
+    flag_value="2",
+    type=click.FloatRange(min=0.5),
+    help="Show it again every so many seconds, 2 if none are given, until Ctrl-C.",
+)
 @click.pass_obj
-def status(console: Console, nagios: bool) -> int:
+def status(console: Console, nagios: bool, watch: float | None) -> int:
     """Say what the archive holds, how much of it was read of late, and what was last done to it.
 
     Exits with 1 while any PDF is damaged, and with 3 while any is unreadable or unverified.
@@ -60,6 +68,10 @@ def status(console: Console, nagios: bool) -> int:
     """
     from craftkit_archive.report.gather import describe_archive, nagios_status
 
+    if nagios and watch is not None:
+        raise errors.RequestError("--watch and --nagios exclude each other. Leave one of them out.")
+    if watch is not None:
+        return _watch_status(console, watch)
     if nagios:
         try:
             with open_archive(console, read_only=True) as archive:
@@ -74,8 +86,37 @@ def status(console: Console, nagios: bool) -> int:
         return _show_status(console, describe_archive(archive))
 
 
+def _watch_status(console: Console, seconds: float) -> int:
+    """Show the status again and again, until a signal; off a terminal, one after the other."""
+    from craftkit_archive.commands.frames import Frames
+    from craftkit_archive.report.gather import as_text, describe_archive
+    from craftkit_archive.values import escape_control
+
+    frames = Frames(console.stop)
+    while True:
+        with open_archive(console, read_only=True) as archive:
+            if console.json:
+                console.finish(describe_archive(archive))
+            else:
+                lines, summary = _status_lines(console, describe_archive(archive))
+                now = archive.now()
+                title = f"{now[:10]} {now[11:19]} (UTC), every {seconds:g} s, Ctrl-C ends it: {console.archive}"
+                frames.show(map(escape_control, [title, "", *lines, "", as_text(summary)]))
+        if not frames.wait(seconds):
+            return console.stop.exit_code
+
+
 def _show_status(console: Console, records: Iterator[Record]) -> int:
     """Write what is held as a table of projects and one of runs."""
+    lines, summary = _status_lines(console, records)
+    with standard_output() as out:
+        out.writelines(f"{line}\n" for line in lines)
+    console.close(summary)
+    return summary.exit_code
+
+
+def _status_lines(console: Console, records: Iterator[Record]) -> tuple[list[str], Summary]:
+    """Return the lines of a table of projects and one of runs, and how it stands."""
     from craftkit_archive.records import ProjectInfo, RunInfo, Summary
 
     projects: list[ProjectInfo] = []
@@ -97,10 +138,7 @@ def _show_status(console: Console, records: Iterator[Record]) -> int:
         )
         if rows
     ]
-    with standard_output() as out:
-        out.write("\n\n".join("\n".join(lines) for lines in tables) + "\n" * bool(tables))
-    console.close(summary)
-    return summary.exit_code
+    return "\n\n".join("\n".join(lines) for lines in tables).splitlines(), summary
 
 
 @click.command()

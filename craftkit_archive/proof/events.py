@@ -23,6 +23,9 @@ MAX_NUMBER = 2**53 - 1
 MAX_LINE_BYTES = 1 << 20
 MAX_WHO_CHARS = 200
 
+# A finished access log of the server: who used which keys.
+ACCESS_LOG = "audit access-log"
+
 # What the log says of itself.
 CATALOG_RESTORED = "audit catalog-restored"
 FILE_RESTORED = "audit file-restored"
