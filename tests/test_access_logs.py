@@ -71,7 +71,7 @@ def test_keys_show_when_they_were_last_used_whatever_the_form_of_the_log(world: 
         return {line["id"]: line["last_used_at"] for line in done.lines if line["type"] == "key"}
 
     assert set(shown().values()) == {None}
-    assert "No access log says" in command("keys", "list", archive=world.archive.path).err
+    assert "No access log says" in command("keys", "list", "--unused", "1d", archive=world.archive.path).err
     (logs / "access.log.1").write_text(
         _uses(
             ("key-2", "2026-11-24T10:00:00.000Z"),

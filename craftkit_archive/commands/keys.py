@@ -57,9 +57,9 @@ def list_keys(console: Console, project: str | None, unused: int | None) -> int:
     with open_archive(console, read_only=True) as archive:
         found = archive.list_keys(project) if unused is None else archive.unused_keys(unused, project)
         span = archive.catalog.key_use_span() or (None, None)
-        code = _show_keys(console, "keys list", found, use_known_from=span[0], use_known_until=span[1])
-        console.say(_what_is_known(archive, span, unused))
-        return code
+        if span[0] is not None or unused is not None:
+            console.say(_what_is_known(archive, span, unused))
+        return _show_keys(console, "keys list", found, use_known_from=span[0], use_known_until=span[1])
 
 
 def _what_is_known(archive: Archive, span: tuple[str | None, str | None], unused: int | None) -> str:
