@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,11 +11,13 @@ from threading import Thread
 import pytest
 
 from craftkit_archive.errors import AssetUnavailableError, NotWritableError, RemoteError, RequestError
+from craftkit_archive.proof.timestamps import fetch_timestamp
 from craftkit_archive.sources import api as craftkit_api
 from craftkit_archive.sources.api import CraftkitApi
 from craftkit_archive.stores import aws
 from craftkit_archive.stores.bucket import BucketStore, bucket_address
 from tests.quirky_s3 import quirky_s3
+from tests.receivers import http_receiver
 
 BODY = b"%PDF-1.4\n" + bytes(3 << 20)
 # To the quirky service, the API's version is a bucket.
@@ -70,6 +73,16 @@ def test_certificates_that_cannot_be_read_are_a_usage_error(monkeypatch: pytest.
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.pem"))
     with quirky_s3() as service, pytest.raises(RequestError, match=r"none\.pem"):
         ask_bucket(service.url)
+
+
+def test_a_timestamp_is_asked_for_through_the_proxy_with_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    with http_receiver() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("http://", "http://user:p%40ss@"))
+        with pytest.raises(RemoteError):  # it is no authority
+            fetch_timestamp(b"text", "http://tsa.example.org/tsr")
+    [request] = proxy.got
+    assert request.path == "http://tsa.example.org/tsr"
+    assert request.headers["proxy-authorization"] == f"Basic {b64encode(b'user:p@ss').decode()}"
 
 
 @ASK
