@@ -29,11 +29,11 @@ test:
 test-long: # the longer ones, some minutes
 	$(call run,pytest,-m long)
 
-docs-check: # docs/cli.md says what the program says
-	$(call run,cog,--check docs/cli.md)
+docs-check: # docs/cli.md and docs/datasette.md say what the program says
+	$(call run,cog,--check docs/cli.md docs/datasette.md)
 
-docs: # write docs/cli.md anew
-	$(BIN)cog -r docs/cli.md
+docs: # write docs/cli.md and docs/datasette.md anew
+	$(BIN)cog -r docs/cli.md docs/datasette.md
 
 man: # man pages of all commands; a wheel that is built afterwards takes them along
 	$(BIN)python -m manual.man_pages share/man/man1

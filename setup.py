@@ -26,7 +26,7 @@ setup(
     data_files=[("share/man/man1", sorted(str(page.relative_to(HERE)) for page in HERE.glob("share/man/man1/*.1")))],
     packages=find_packages(include=["craftkit_archive", "craftkit_archive.*", "server"]),
     package_data={
-        "craftkit_archive": ["py.typed"],
+        "craftkit_archive": ["datasette.yaml", "py.typed"],
         "craftkit_archive.export": ["*.html", "*.js"],
         "craftkit_archive.html": ["*.html"],
         "craftkit_archive.report": ["*.html", "*.js"],
@@ -66,6 +66,7 @@ setup(
             "boto3-stubs>=1.40",
             "cogapp>=3.4",
             "cryptography>=42",
+            "datasette>=0.65,<1",
             "httpx>=0.27",
             "hypothesis>=6.100",
             "jsonschema>=4.20",
