@@ -44,7 +44,18 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(catalog: Path, address: str) -> Any:
-    words = [sys.executable, "-W", "ignore", "-m", "datasette", catalog, "-m", METADATA, "--get", address]
+    words: list[str | Path] = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "datasette",
+        catalog,
+        "-m",
+        METADATA,
+        "--get",
+        address,
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout) if ".json" in address else done.stdout
