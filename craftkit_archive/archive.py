@@ -195,6 +195,8 @@ class Archive:
             if (path / CATALOG).exists():
                 raise RequestError(f"There is an archive in {path} already. Use it, or name another with --archive.")
             store = _open_own_store(path, store_address)
+            if isinstance(store, FolderStore):
+                _refuse_other_level(store)
             # First the catalog, under another name, then the store's marker: whatever interrupts this, the next
             # call takes up the same id.
             new = path / NEW
@@ -585,6 +587,26 @@ def describe_loss(path: Path) -> str | None:
     }
     found = next((words for name, words in traces.items() if any(path.glob(name))), None)
     return f"The catalog {path / CATALOG} is missing, but {found} is there. {RECOVER}" if found else None
+
+
+def _refuse_other_level(store: FolderStore) -> None:
+    """Refuse to adopt the folder above that of a bucket's mirror, or the one below, in which no key would match.
+
+    Raises:
+        RequestError: It is one; the text names the folder that was meant.
+    """
+    root = Path(store.address)
+    if not root.is_dir() or store.owner() is not None or (root / "renders").is_dir():
+        return
+    if root.name == "renders" and any(root.glob("*/*.pdf")):
+        raise RequestError(
+            f"The keys of PDFs begin with renders/, so the store is above it. Did you mean {root.parent}?"
+        )
+    if any(root.glob("*.pdf")):
+        return
+    meant = next((found.parent for found in sorted([*root.glob("*/renders"), *root.glob("*/*/renders")])), None)
+    if meant is not None:
+        raise RequestError(f"{root} has no folder renders/, and {meant} has one. Did you mean {meant}?")
 
 
 def _open_own_store(path: Path, address: str) -> Store:

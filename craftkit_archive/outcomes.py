@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.records import Diagnosis, Finding, Record, Reject, RunInfo, Skipped, Summary
 from craftkit_archive.states import STATES, WORST_FIRST, Standing, State, by_state, words
+from craftkit_archive.stores.base import mask_address
 
 _HOW = {"limited": "stopped at its limit: ", "interrupted": "interrupted: "}
 _Sentence = Callable[[Summary], str]
@@ -112,11 +113,20 @@ def _fetch(summary: Summary) -> str:
     missing = _named(counts, {"absent": "missing at the source", "refused": "refused", "unavailable": "unavailable"})
     bad = [f"{counts['not_stored']:,} not stored ({missing})"] if counts.get("not_stored") else []
     bad += [_named(counts, {"unknown": "ids unknown", "acknowledged": "acknowledged"})]
+    if summary.details.get("did_you_mean"):
+        extra = _named(counts, {"unclaimed": "extra at the source"})
+        return _missed(f"{counts['absent']:,} not stored", extra, summary)
     if not counts.get("expected"):
         return "; ".join([*filter(None, bad), "nothing to fetch: every succeeded render is stored"])
     done = _named(counts, {"copied": "copied", "adopted": "adopted", "odd": "odd", "unclaimed": "extra at the source"})
     expected = f"{counts['expected']:,} expected"
     return "; ".join(filter(None, [*bad, ", ".join(filter(None, [expected, done]))])) + _amount(summary)
+
+
+def _missed(what: str, extra: str, summary: Summary) -> str:
+    """Say that nothing of what was looked for is at the source, and where it is."""
+    said = ", ".join(filter(None, [what, extra]))
+    return f"nothing matched: {said}. Did you mean {mask_address(summary.details['did_you_mean'])}?"
 
 
 def _repair(summary: Summary) -> str:
@@ -126,6 +136,8 @@ def _repair(summary: Summary) -> str:
         if not when:
             return "nothing to repair: nothing was ever verified"
         return f"nothing to repair: the last verify ({when[:10]}) found nothing bad. In doubt, verify first"
+    if summary.details.get("did_you_mean"):
+        return _missed(f"{counts['absent']:,} still bad", "", summary)
     still = counts.get("absent", 0) + counts.get("refused", 0)
     left = _named(counts, {"absent": "missing at the source", "refused": "refused"})
     bad = f"{still:,} still bad ({left})" if still else ""

@@ -31,6 +31,7 @@ from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Rec
 from craftkit_archive.sources.address import open_source
 from craftkit_archive.sources.api import CraftkitApi
 from craftkit_archive.sources.base import Source
+from craftkit_archive.sources.nearby import TRIED, suggest_address
 from craftkit_archive.sources.store import StoreSource
 from craftkit_archive.stores.address import worker_setup
 from craftkit_archive.stores.base import Store, mask_address
@@ -86,7 +87,8 @@ def fetch_assets(
         expected, copied, adopted, absent (not at the source), refused (bytes that are wrong), unavailable (bytes that
         the source did not give), and not_stored, the sum of these three; acknowledged (accepted as lost, and not come)
         and odd, if any is; unknown and described, for ids; and, where everything was asked of a source that
-        can be listed, unclaimed: objects that no render has.
+        can be listed, unclaimed: objects that no render has. If nothing at all was there, `did_you_mean` in its details
+        is the address one or two levels up or down where it is.
 
     Raises:
         StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
@@ -144,6 +146,10 @@ def fetch_assets(
                 run.counts["unclaimed"], details["unclaimed"] = listing()
             except ArchiveError as error:  # it only counts what nobody asked for, and undoes nothing that succeeded
                 details["unclaimed_error"] = str(error)
+        if source_address is not None and 0 < run.counts["expected"] == run.counts["absent"]:
+            wanted = [asset.key for asset in islice(archive.catalog.expected_assets(selection), TRIED)]
+            if meant := suggest_address(archive, source, source_address, wanted):
+                details["did_you_mean"] = meant
         run.counts["not_stored"] = sum(run.counts[count] for count in ("absent", "refused", "unavailable"))
         incomplete = any(run.counts[count] for count in ("absent", "unavailable", "unknown"))
         run.settle(problems=run.counts["refused"] > 0, incomplete=incomplete, stopped=stop())

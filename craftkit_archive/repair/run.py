@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 from functools import partial
 from hashlib import sha256
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple
 
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.rows import DamagedAsset, Selection
@@ -24,6 +25,7 @@ from craftkit_archive.retention.policy import refusals
 from craftkit_archive.sources.address import open_source
 from craftkit_archive.sources.base import Source
 from craftkit_archive.sources.export import ExportSource
+from craftkit_archive.sources.nearby import TRIED, suggest_address
 from craftkit_archive.states import STATES
 from craftkit_archive.stores.base import OpenAsset, Store, mask_address
 from craftkit_archive.stores.base import digest as read_digest
@@ -77,7 +79,8 @@ def repair_assets(
     Yields:
         `Plan`; for each asset that is still bad a `Finding` or, if the source lacks it, a `Skipped`; `Progress`; at
         last the `Summary` with the counts damaged, repaired, healed (good without a repair), absent and refused; and
-        acknowledged, if the loss of any that is still bad was accepted.
+        acknowledged, if the loss of any that is still bad was accepted. `did_you_mean` in its details: see
+        `fetch_assets`.
 
     Raises:
         StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
@@ -120,7 +123,11 @@ def repair_assets(
             Quarantine(archive.path).tidy()
         run.settle(problems=run.counts["absent"] + run.counts["refused"] > 0, stopped=stop())
     last = archive.catalog.find_run(None, "verify")
-    details = {"last_verified": last.finished_at if last else None}
+    details: dict[str, Any] = {"last_verified": last.finished_at if last else None}
+    if 0 < run.counts["damaged"] == run.counts["absent"]:
+        wanted = [asset.key for asset in islice(archive.catalog.damaged_assets(selection), TRIED)]
+        if meant := suggest_address(archive, source, source_address, wanted):
+            details["did_you_mean"] = meant
     yield run.summary(**details, dry_run=True) if dry_run else run.summary(**details)
 
 
