@@ -45,8 +45,8 @@ def test_fetch_names_the_folder_that_was_meant(mirror: tuple[Archive, Path], way
     archive, bucket = mirror
     archive.catalog.close()
     named = _named(bucket, way)
-    for given in (str(named), f"{named}/"):
-        summary = summary_of(fetch_assets(Archive(archive.path), given))
+    for address in (str(named), f"{named}/"):
+        summary = summary_of(fetch_assets(Archive(archive.path), address))
         assert (summary.outcome, summary.details["did_you_mean"]) == ("incomplete", str(bucket))
     done = command("fetch", named, archive=archive.path)
     *_, said, last = done.err.splitlines()
