@@ -21,6 +21,7 @@ from craftkit_archive.commands import (
     keys,
     lookup,
     metadata,
+    nightly,
     notifying,
     records,
     serving,
@@ -115,10 +116,8 @@ class Commands(click.Group):
         signals.at_last = lambda: self._fail(given, stopped, signals.exit_code)
         try:
             return super().main(given, prog_name, standalone_mode=False, obj=signals, **extra) or OK
-        except click.ClickException as error:
-            return self._fail(given, error, USAGE)
-        except errors.ArchiveError as error:
-            return self._fail(given, error, EXIT_CODES[type(error)])
+        except (click.ClickException, errors.ArchiveError) as error:
+            return self._fail(given, error, self.code_of(error))
         except (KeyboardInterrupt, click.Abort):
             signals.settle()
             code = self._fail(given, stopped, signals.exit_code)
@@ -142,6 +141,13 @@ class Commands(click.Group):
         if not context.resilient_parsing and not {"--help", "--version"} & set(args):
             context.meta[CONFIGURATION] = configure(context, args)
         return super().parse_args(context, args)
+
+    def code_of(self, error: Exception) -> int:
+        """Return the exit code of an error that ended a command."""
+        if isinstance(error, click.ClickException):
+            return USAGE
+        found = error if isinstance(error, errors.ArchiveError) else errors.starvation(error)
+        return OWN_BUG if found is None else EXIT_CODES[type(found)]
 
     def _fail_unforeseen(self, given: list[str], error: Exception) -> int:
         starved = next(filter(None, map(errors.starvation, _causes(error))), None)
@@ -292,6 +298,7 @@ for command in (
     completion.completion,
     config.config,
     notifying.notify,
+    nightly.nightly,
     serving.serve,
     serving.quickstart,
 ):

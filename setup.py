@@ -29,6 +29,7 @@ setup(
         "craftkit_archive": ["datasette.yaml", "py.typed"],
         "craftkit_archive.export": ["*.html", "*.js"],
         "craftkit_archive.html": ["*.html"],
+        "craftkit_archive.nightly": ["*.html"],
         "craftkit_archive.report": ["*.html", "*.js"],
         "server": ["static/*"],
     },

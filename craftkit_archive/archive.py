@@ -109,6 +109,7 @@ class Archive:
         by: Who acts, for the audit log; the user and host of this process if not given.
         catalog: The catalog's file name.
         apart: Whether that one is to take its place later: then its events reach the audit file when it has.
+        locked: Whether this process holds the writer's lock already, as a night does for all its steps.
 
     Attributes:
         notices: What a person should hear of the audit log, such as that an older catalog was put back.
@@ -135,6 +136,7 @@ class Archive:
         by: str | None = None,
         catalog: str = CATALOG,
         apart: bool = False,
+        locked: bool = False,
     ) -> None:
         path = Path(path)
         if not os.path.isfile(path / catalog):  # noqa: PTH113 - Path raises for a name that no file can have
@@ -146,7 +148,7 @@ class Archive:
         self.clock = clock
         self.by = _actor(by)
         self._how: _How = {"read_only": read_only, "sealed": sealed, "by": self.by}
-        self._locked = False
+        self._locked = locked
         # Before the catalog is opened: should it be replaced meanwhile, the next look will say so.
         self._catalog_path = str(path / catalog)
         self._catalog_file = _identity(self._catalog_path)

@@ -11,14 +11,14 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 
 from craftkit_archive.errors import RequestError
 from craftkit_archive.notify.settings import Notify
 from craftkit_archive.records import Kind
-from craftkit_archive.values import DATABASE_SCHEME, mask, parse_duration
+from craftkit_archive.values import DATABASE_SCHEME, mask
 
 FILE = "craftkit-archive.toml"
 # A file of this size was meant to be something else.
@@ -33,6 +33,10 @@ class Source(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     """Where metadata or PDFs come from.
 
     Either an address (a folder, a bucket, a live API, a `postgresql://` database) or files of metadata.
+
+    Attributes:
+        changed: For a kind, the column of its table that says when a row was written; nights read what is newer.
+        kinds: Which kinds of metadata nights import from it.
     """
 
     address: str | None = None
@@ -43,6 +47,12 @@ class Source(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     projects: list[str] = []
     keys: list[str] = []
     renders: list[str] = []
+    changed: dict[Kind, str] = {}
+    kinds: list[Kind] = msgspec.field(default_factory=lambda: ["projects", "keys", "renders"])
+
+    def files(self, kind: Kind) -> list[str]:
+        """Return the files that have records of a kind."""
+        return {"projects": self.projects, "keys": self.keys, "renders": self.renders}[kind]
 
     def metadata(self, name: str, kind: Kind, configuration: "Configuration") -> list[str]:
         """Return the files, or the address of the database, that have records of a kind.
@@ -50,8 +60,7 @@ class Source(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
         Raises:
             RequestError: It has none.
         """
-        files = {"projects": self.projects, "keys": self.keys, "renders": self.renders}[kind]
-        if files:
+        if files := self.files(kind):
             return [configuration.place(file) for file in files]
         if self.address is None or not DATABASE_SCHEME.match(self.address):
             raise RequestError(f'The source {name!r} has no {kind}. Add {kind} = ["FILE"] to it, or name a file.')
@@ -62,7 +71,7 @@ class Backups(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     """Where copies of the catalog go, and how many stay."""
 
     directory: str
-    keep: int = msgspec.field(default=14)
+    keep: Annotated[int, msgspec.Meta(ge=1)] = 14
 
 
 class Nightly(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -71,13 +80,12 @@ class Nightly(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     import_: list[str] = msgspec.field(default=[], name="import")
     fetch: list[str] = []
     verify: bool = True
-    report: str | None = None
+    report: list[str] = []
     due: bool = True
     backup: Backups | None = None
-    seal: str | None = None
-    head: str | None = None
-    page: str | None = None
-    time_limit: str | None = None
+    seal: bool = False
+    head: bool = False
+    page: str = "night.html"
 
 
 class Configuration(msgspec.Struct, kw_only=True, frozen=True):
@@ -93,7 +101,7 @@ class Configuration(msgspec.Struct, kw_only=True, frozen=True):
     text: str = ""
     options: dict[str, Any] = {}
     sources: dict[str, Source] = {}
-    nightly: Nightly = Nightly()
+    nightly: Nightly | None = None
     notify: Notify = Notify()
 
     def place(self, path: str) -> str:
@@ -178,19 +186,17 @@ def read_configuration(file: Path, options: Table) -> Configuration:
         raise RequestError(f"The configuration {file} is not UTF-8. Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"The configuration {file} is not TOML: {mask(str(error))}.") from error
-    faults = list(_faults(document, {**options, **_own_tables(document)}, ()))
+    faults = list(_faults(document, {**options, **_own_tables(document, options)}, ()))
     if not faults:
         try:
             return Configuration(
                 file=file,
                 text=text,
-                options={name: value for name, value in document.items() if name in options},
+                options=_options_in(document, options),
                 sources=msgspec.convert(document.get("sources", {}), dict[str, Source]),
-                notify=_notify(document),
-                nightly=_check_night(msgspec.convert(document.get("nightly", {}), Nightly), document),
+                nightly=_read_night(document, options.get("nightly", {})),
+                notify=_read_table(document.get("notify", {}), "notify", Notify),
             )
-        except msgspec.ValidationError as error:
-            faults = [Fault(("nightly",), str(error))]
         except _FaultError as error:
             faults = [error.fault]
     shown = "\n".join(f"  line {line_of(text, fault.keys)}: {fault.text}" for fault in faults)
@@ -202,39 +208,46 @@ class _FaultError(Exception):
         self.fault = fault
 
 
-def _notify(document: dict[str, Any]) -> Notify:
-    """Return whom to tell. Its types are right by now; what else is wrong, it says itself, the setting's name first."""
+T = TypeVar("T")
+
+
+def _read_table(table: dict[str, Any], name: str, kind: type[T]) -> T:
+    """Return a table. Its types are right by now; what else is wrong, it says itself, the setting's name first."""
     try:
-        return msgspec.convert(document.get("notify", {}), Notify)
+        return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        text, _, table = str(error).partition(" - at `$")
-        keys = ("notify", *filter(None, table.rstrip("`").split(".")), text.partition(":")[0])
-        raise _FaultError(Fault(keys, text)) from error
+        text, _, inner = str(error).partition(" - at `$")
+        keys = (name, *filter(None, inner.rstrip("`").split(".")), text.partition(":")[0])
+        raise _FaultError(Fault(keys, text.replace("Object", "the table").replace("`", ""))) from error
 
 
-def _check_night(night: Nightly, document: dict[str, Any]) -> Nightly:
+def _options_in(document: dict[str, Any], options: Table) -> dict[str, Any]:
+    """Return the part of a document that is options; of [nightly] some keys are."""
+    found = {name: value for name, value in document.items() if name in options}
+    if "nightly" in found:
+        found["nightly"] = {name: value for name, value in found["nightly"].items() if name in options["nightly"]}
+    return found
+
+
+def _read_night(document: dict[str, Any], options: Table) -> Nightly | None:
+    own = {name: value for name, value in document.get("nightly", {}).items() if name not in options}
+    if "nightly" not in document:
+        return None
+    night = _read_table(own, "nightly", Nightly)
     known = document.get("sources", {})
     for step, names in (("import", night.import_), ("fetch", night.fetch)):
         for name in names:
             if name not in known:
                 raise _FaultError(Fault(("nightly", step), f"there is no source {name!r}{_meant(name, known)}"))
-    if night.time_limit is not None:
-        try:
-            parse_duration(night.time_limit)
-        except ValueError as error:
-            raise _FaultError(Fault(("nightly", "time-limit"), f"time-limit: {error}")) from error
     return night
 
 
-def _own_tables(document: Mapping[str, Any]) -> Table:
-    """Return the tables that are not options; there are as many sources as the file has."""
+def _own_tables(document: Mapping[str, Any], options: Table) -> Table:
+    """Return the tables that are not, or not only, options; there are as many sources as the file has."""
     sources = document.get("sources")
     names = sources if isinstance(sources, dict) else ()
-    return {
-        "sources": dict.fromkeys(names, fields_of(Source)),
-        "nightly": fields_of(Nightly),
-        "notify": fields_of(Notify),
-    }
+    night = {**options.get("nightly", {}), **fields_of(Nightly)}
+    return {"sources": dict.fromkeys(names, fields_of(Source)), "nightly": night, "notify": fields_of(Notify)}
 
 
 def fields_of(struct: type[msgspec.Struct]) -> Table:
@@ -348,9 +361,26 @@ TEMPLATE = """
 #profile = "archive"
 #[sources.database]
 #address = "postgresql://reader@db.example.org/craftkit"
+# Which column says when a row was written: nights then read what is new.
+#changed = { projects = "updated_at", renders = "updated_at" }
 #[sources.files]
 #projects = ["/srv/incoming/projects.ndjson"]
 #renders = ["/srv/incoming/renders.ndjson"]
+
+# What `craftkit-archive nightly` does, in this order; what is left out here is left out of the night.
+#[nightly]
+#import = ["database", "files"]
+#fetch = ["bucket"]
+#verify = true
+#report = ["reports/latest.html"]
+# Say which renders are due by the retention rules. Nothing is disposed of.
+#due = true
+#backup = { directory = "/srv/backup", keep = 14 }
+#seal = true
+#head = true
+#page = "night.html"
+# The verification ends when the night has taken so long.
+#time-limit = "6h"
 
 # Whom to tell how a night ended: docs/notify.md says what they get, and where passwords and tokens are kept.
 # `craftkit-archive notify test` sends everybody a test.
@@ -373,7 +403,8 @@ TEMPLATE = """
 
 def schema(options: Table) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a configuration, for editors."""
-    tables = {**options, "sources": dict[str, Source], "nightly": Nightly, "notify": Notify}
+    night = {**options.get("nightly", {}), **fields_of(Nightly)}
+    tables = {**options, "sources": dict[str, Source], "nightly": night, "notify": Notify}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": FILE,
@@ -400,15 +431,12 @@ def _described(kind: Any) -> str:
         return _either([f'"{choice}"' for choice in arguments])
     if origin is Annotated:
         meta = arguments[1]
-        limits = f" from {meta.ge} to {meta.le}" if meta.le is not None else f" of at least {meta.ge}"
-        return f"a whole number{limits if meta.ge is not None else ''}"
+        if meta.ge is None:
+            return _described(arguments[0])
+        return f"a whole number {f'from {meta.ge} to {meta.le}' if meta.le is not None else f'of at least {meta.ge}'}"
     if origin is list:
         one = _described(arguments[0])
-        return (
-            f"an array in brackets, each of it {one}"
-            if one != _WORDS[str]
-            else "text in quotes, or an array of texts in brackets"
-        )
+        return "an array of texts in brackets" if one == _WORDS[str] else f"an array in brackets, each of it {one}"
     if arguments:
         return _either([_described(one) for one in arguments if one is not type(None)])
     return _WORDS.get(kind, "a table")

@@ -261,6 +261,7 @@ def _amount(summary: Summary) -> str:
 
 
 _SENTENCES: dict[str, _Sentence] = {
+    "nightly": lambda summary: str(summary.details["sentence"]),
     "status": _status,
     "verify": _verify,
     "fetch": _fetch,

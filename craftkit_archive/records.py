@@ -513,6 +513,22 @@ class Diagnosis(Record, frozen=True):
     fix: str | None = None
 
 
+class NightStep(Record, frozen=True, tag="step"):
+    """How one step of a night ended.
+
+    `outcome` is that of its command, `failed` where an error ended it, `skipped`, or `planned`; `command` is what to
+    type to run it again.
+    """
+
+    name: str
+    command: str
+    outcome: str
+    exit_code: int
+    sentence: str
+    started_at: str
+    finished_at: str
+
+
 class Setting(Record, frozen=True):
     """An option of a command, or another key of the configuration, with its value and where that comes from.
 

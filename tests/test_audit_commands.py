@@ -131,6 +131,11 @@ def _name_somebody(world: World) -> None:
     (world.archive.path / "craftkit-archive.toml").write_text('[notify]\ncommand = ["true"]\n')
 
 
+def _a_night(world: World) -> None:
+    """Let a night only look: each step that changes something leaves its own event."""
+    (world.archive.path / "craftkit-archive.toml").write_text("[nightly]\n")
+
+
 DEEDS: dict[str, list[Deed]] = {
     "accept": [
         Deed(_lose, lambda w: ["accept", "--ids", w.folder / "ids.txt", "--reason", "gone for good"], "accept"),
@@ -174,6 +179,7 @@ DEEDS: dict[str, list[Deed]] = {
     "keys create": [Deed(_nothing, _say("keys", "create", "--project", "northwind"), "keys create")],
     "keys list": [Deed(_nothing, _say("keys", "list"), None)],
     "keys revoke": [Deed(_nothing, _say("keys", "revoke", LIVE_KEY), "keys revoke")],
+    "nightly": [Deed(_a_night, _say("nightly"), None)],
     "notify test": [Deed(_name_somebody, _say("notify", "test"), None)],
     "quarantine drop": [
         Deed(_repair, lambda w: ["quarantine", "drop", _quarantined(w)], "quarantine drop"),

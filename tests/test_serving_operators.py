@@ -379,7 +379,7 @@ def test_the_list_names_the_project(world: World) -> None:
     assert NORTHWIND not in json.dumps(page["projectName"])
 
 
-@pytest.mark.parametrize("unit", ["craftkit-archive.service", "craftkit-archive-verify.service"])
+@pytest.mark.parametrize("unit", ["craftkit-archive.service", "craftkit-archive-nightly.service"])
 def test_the_units_are_hardened_and_name_one_user(unit: str) -> None:
     text = (ROOT / "docs/operations" / unit).read_text()
     assert re.findall(r"^User=(.*)$", text, re.MULTILINE) == ["craftkit-archive"]

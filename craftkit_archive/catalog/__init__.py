@@ -5,9 +5,19 @@ from craftkit_archive.catalog.events import EventQueries
 from craftkit_archive.catalog.exports import ExportQueries
 from craftkit_archive.catalog.imports import ImportQueries
 from craftkit_archive.catalog.lookup import LookupQueries
+from craftkit_archive.catalog.nights import NightQueries
 from craftkit_archive.catalog.retention import RetentionQueries
 from craftkit_archive.catalog.serving import ServeQueries
 
 
-class Catalog(ImportQueries, AssetQueries, ExportQueries, LookupQueries, ServeQueries, EventQueries, RetentionQueries):
+class Catalog(
+    ImportQueries,
+    AssetQueries,
+    ExportQueries,
+    LookupQueries,
+    ServeQueries,
+    EventQueries,
+    RetentionQueries,
+    NightQueries,
+):
     """An open catalog, with the queries of all its users."""

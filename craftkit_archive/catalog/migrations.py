@@ -331,6 +331,19 @@ def m008_retention(db: "Database") -> None:
     db.execute("CREATE TABLE hold_ids (hold TEXT NOT NULL, render_id TEXT NOT NULL, PRIMARY KEY (render_id, hold))")
 
 
+def m009_nights(db: "Database") -> None:
+    """Keep what each night did."""
+    db.execute(
+        "CREATE TABLE nights (run_id INTEGER PRIMARY KEY REFERENCES runs(id), exit_code INTEGER NOT NULL,"
+        " sentence TEXT NOT NULL, state TEXT NOT NULL, told INTEGER NOT NULL DEFAULT 0)"
+    )
+    db.execute(
+        "CREATE TABLE night_steps (run_id INTEGER NOT NULL REFERENCES runs(id), position INTEGER NOT NULL,"
+        " name TEXT NOT NULL, command TEXT NOT NULL, outcome TEXT NOT NULL, exit_code INTEGER NOT NULL,"
+        " sentence TEXT NOT NULL, started_at TEXT NOT NULL, finished_at TEXT NOT NULL, PRIMARY KEY (run_id, position))"
+    )
+
+
 STEPS: list[Callable[["Database"], None]] = [
     m001_tables,
     m002_newest_first,
@@ -340,6 +353,7 @@ STEPS: list[Callable[["Database"], None]] = [
     m006_for_people_who_query,
     m007_events,
     m008_retention,
+    m009_nights,
 ]
 OURS = "craftkit_archive"
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from craftkit_archive.records import Status, Verdict, one_of
+from craftkit_archive.records import NightStep, Status, Verdict, one_of
 from craftkit_archive.states import Standing
 
 PAGE = 2000
@@ -232,3 +232,14 @@ def join_renders(selection: Selection) -> str:
 def json_text(value: Any) -> str | None:
     """Write a value as JSON, for `json_each` or a column; None stays None."""
     return None if value is None else msgspec.json.encode(value).decode()
+
+
+class Night(NamedTuple):
+    """A night; what its end says is None for one that was killed."""
+
+    run_id: int
+    started_at: str
+    finished_at: str | None
+    exit_code: int | None
+    sentence: str | None
+    steps: list[NightStep]

@@ -203,7 +203,7 @@ def template(command: click.Command, keys: Keys = ()) -> Iterator[str]:
     """Yield a configuration with each option, line by line: a setting stands after `#`, words after `# `."""
     import textwrap
 
-    options = _options(command)
+    options = _options(command) if keys != ("nightly",) else []  # which has a table of its own
     if options:
         yield ""
         if keys:

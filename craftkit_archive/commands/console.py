@@ -65,6 +65,7 @@ class Console:
         self.quiet = quiet
         self.verbose = verbose
         self.by: str | None = None
+        self.locked = False  # whether this process holds the writer's lock already
         self.config = config
         self.configuration = configuration
 
@@ -80,6 +81,11 @@ class Console:
     def put(self, result: str) -> None:
         """Write a line of the result."""
         write_line(escape_control(result))
+
+    def rows(self, lines: Iterator[str]) -> None:
+        """Write lines of a list."""
+        with standard_output() as out:
+            out.writelines(f"{line}\n" for line in lines)
 
     def line(self, record: Record) -> None:
         """Write a record as a line of JSON."""
@@ -167,16 +173,20 @@ class Console:
         self.close(summary)
         return code
 
-    def close(self, summary: Summary, *, part: bool = False) -> None:
-        """Write how a command ended, and as the last line what to run next; a part of a command leaves that out."""
+    def with_next(self, summary: Summary) -> Summary:
+        """Return a summary with what to run next, where there is something to do."""
         import msgspec
 
         from craftkit_archive.next_steps import command_line, next_step
+
+        words = next_step(summary, self.given)
+        return msgspec.structs.replace(summary, next=command_line(words, self.named_archive)) if words else summary
+
+    def close(self, summary: Summary, *, part: bool = False) -> None:
+        """Write how a command ended, and as the last line what to run next; a part of a command leaves that out."""
         from craftkit_archive.report.gather import as_text
 
-        words = None if part else next_step(summary, self.given)
-        if words is not None:
-            summary = msgspec.structs.replace(summary, next=command_line(words, self.named_archive))
+        summary = summary if part else self.with_next(summary)
         if self.json:
             self.line(summary)
             return
@@ -235,7 +245,7 @@ def open_archive(console: Console, *, read_only: bool = False, sealed: bool = Fa
     """Open the archive that the command line names."""
     from craftkit_archive.archive import Archive
 
-    archive = Archive(console.archive, read_only=read_only, sealed=sealed, by=console.by)
+    archive = Archive(console.archive, read_only=read_only, sealed=sealed, by=console.by, locked=console.locked)
     for notice in archive.notices:
         # Even with --quiet: whoever reads the mail of a nightly job should hear of it.
         click.echo(f"craftkit-archive: {escape_control(notice)}", err=True)

@@ -38,6 +38,12 @@ EXAMPLES = {
         # On a new machine, where the store is still empty
         craftkit-archive restore --new-store archive-2026-01-31.db
     """,
+    "nightly": """
+        craftkit-archive nightly
+        # What it would do
+        craftkit-archive --config /etc/craftkit-archive.toml nightly --dry-run
+        craftkit-archive --quiet nightly --time-limit 5h --skip backup
+    """,
     "doctor": """
         craftkit-archive doctor
         craftkit-archive --json doctor | jq 'select(.fix)'

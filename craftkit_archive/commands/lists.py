@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from craftkit_archive import errors
 from craftkit_archive.columns import Column, Table, short_digest, window_width
-from craftkit_archive.commands.console import Console, as_json, standard_output
+from craftkit_archive.commands.console import Console, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,8 +50,7 @@ def write_list(
         else:
             page.append(record)
         if len(page) == PAGE or (summary and page):
-            with standard_output() as out:
-                out.writelines(f"{line}\n" for line in writer(page))
+            console.rows(writer(page))
             page = []
     if summary is None:
         raise RuntimeError("A look-up ended without a summary.")

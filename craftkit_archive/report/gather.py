@@ -294,6 +294,8 @@ def as_text(record: Record, *, whole: bool = False) -> str:
             return f"accepted  {record.render_id}: {record.state.replace('-', ' ')}, {record.reason}"
         case records.AuditFault():
             return f"  {record.problem}  {record.detail}"
+        case records.NightStep():
+            return f"  {record.outcome:10}  {record.name}: {record.sentence}"
         case records.Planned():
             return f"{'-' if record.size_bytes is None else record.size_bytes:>12}  {record.path}"
         case records.Summary():

@@ -1,0 +1,149 @@
+"""The steps of a night: command lines, in the order in which they are run, and how their ends add up."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from craftkit_archive.configuration import Configuration, Nightly, Source
+from craftkit_archive.records import OUTCOME_CODES, NightStep, Outcome
+from craftkit_archive.values import DATABASE_SCHEME, format_time
+
+# A row that was written before the last import began may have become visible only after it. An hour is longer than
+# any transaction of a web application, and than clocks of two machines differ.
+OVERLAP = timedelta(hours=1)
+BACKUP = "archive-%Y%m%dT%H%M%SZ.db"
+
+# The exit code of a night is that of the worst step: first what endangers the archive itself, then what damaged PDFs
+# are, then what could not be asked, and at last what is merely not complete.
+WORST_FIRST = (70, 13, 15, 14, 10, 1, 16, 11, 2, 3, 101, 0)
+INTERRUPTED = (130, 143)
+
+# When a step that began and ended well last did so, by its name.
+LastGood = Callable[[str], str | None]
+
+
+class Step(NamedTuple):
+    """One step of a night.
+
+    Attributes:
+        name: What people call it, and the ledger too; the words up to what differs each night.
+        words: The command line, without the program's name.
+        needs: The step without which it is in vain, by its name.
+        skipped: Why it is not run; None if it is.
+    """
+
+    name: str
+    words: list[str]
+    needs: str | None = None
+    skipped: str | None = None
+
+
+def plan_night(configuration: Configuration, last_good: LastGood, now: datetime) -> Iterator[Step]:
+    """Yield the steps that a configuration asks for.
+
+    Args:
+        configuration: Its `[nightly]` says which, its `[sources]` from where.
+        last_good: Tells since when a source was not read.
+        now: The time of the night, in UTC; names the backup.
+    """
+    night = configuration.nightly or Nightly()
+    for name in night.import_:
+        yield from _imports(configuration, name, configuration.sources[name], last_good)
+    yield from (Step(f"fetch {name}", ["fetch", name]) for name in night.fetch)
+    if night.verify:
+        yield Step("verify", ["verify"])
+    for file in night.report:
+        words = ["report", "--output", configuration.place(file)]
+        yield Step(f"report {file}", words, needs="verify" if night.verify else None)
+    if night.due:
+        yield Step("retention due", ["retention", "due"])
+    if night.backup is not None:
+        copy = Path(configuration.place(night.backup.directory)) / now.astimezone(UTC).strftime(BACKUP)
+        yield Step("backup", ["backup", str(copy)])
+    if night.seal:
+        yield Step("seal", ["seal"])
+    if night.head:
+        yield Step("audit head", ["audit", "head"])
+
+
+def _imports(configuration: Configuration, name: str, source: Source, last_good: LastGood) -> Iterator[Step]:
+    for kind in source.kinds:
+        step = Step(f"import {kind} {name}", ["import", kind, name])
+        since = last_good(step.name)
+        if files := source.files(kind):
+            yield _of_files(step, [configuration.place(file) for file in files], since)
+        elif source.address is not None and DATABASE_SCHEME.match(source.address):
+            yield _of_database(step, source.changed.get(kind), configuration.option(("import", "where")), since)
+
+
+def _of_files(step: Step, files: Iterable[str], since: str | None) -> Step:
+    """Skip files that are as they were when the last import of them began."""
+    if since is None:
+        return step
+    try:
+        # A copy may keep its original's time of writing, but not the time at which it came to be here.
+        changed = max(max(status.st_mtime, status.st_ctime) for status in map(os.stat, files))
+    except OSError:
+        return step  # which says better what is wrong
+    if format_time(datetime.fromtimestamp(changed, UTC)) >= since:
+        return step
+    return step._replace(skipped=f"unchanged since {since[:10]}")
+
+
+def _of_database(step: Step, changed: str | None, where: str | None, since: str | None) -> Step:
+    """Read only rows that were changed since the last import began, where a column says so."""
+    if changed is None or since is None:
+        return step
+    column = changed.replace('"', '""')
+    condition = f"\"{column}\" >= '{format_time(datetime.fromisoformat(since) - OVERLAP)}'"
+    return step._replace(words=[*step.words, "--where", f"({where}) AND {condition}" if where else condition])
+
+
+def worst_code(codes: Iterable[int]) -> int:
+    """Return the exit code that stands for all of them."""
+    found = set(codes)
+    stopped = next((code for code in INTERRUPTED if code in found), None)
+    # A code that is not in the table is one of a step that nobody foresaw.
+    return stopped or next((code for code in WORST_FIRST if code in found), max(found, default=0))
+
+
+def outcome_of(code: int) -> Outcome:
+    """Return the outcome that an exit code of a night stands for."""
+    if code in INTERRUPTED:
+        return "interrupted"
+    known: dict[int, Outcome] = {code: outcome for outcome, code in OUTCOME_CODES.items()}
+    return known.get(code, "problems")
+
+
+def describe_night(steps: Iterable[NightStep]) -> str:
+    """Say how a night went in one sentence: what was bad, or that nothing was."""
+    steps = list(steps)
+    bad = [f"{step.name}: {step.sentence or step.outcome}" for step in steps if step.exit_code not in (0, 101)]
+    skipped = [step for step in steps if step.outcome == "skipped"]
+    done = f"{len(steps) - len(skipped)} of {len(steps)} steps done" if skipped else f"{len(steps)} steps done"
+    return "; ".join(bad) if bad else done
+
+
+def prune_backups(directory: Path, keep: int) -> list[Path]:
+    """Delete the oldest copies of the catalog that nights wrote, all but the newest `keep`, and return these.
+
+    Files with other names than those of a night stay.
+
+    Raises:
+        OSError: The directory cannot be read, or a file not be deleted.
+    """
+    ours = sorted(file for file in directory.iterdir() if _is_backup(file.name))
+    old = ours[: max(len(ours) - keep, 0)]
+    for file in old:
+        file.unlink()
+    return old
+
+
+def _is_backup(name: str) -> bool:
+    try:
+        datetime.strptime(name, BACKUP)  # noqa: DTZ007 - only its form counts
+    except ValueError:
+        return False
+    return True
