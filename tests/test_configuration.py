@@ -54,9 +54,12 @@ def shown(configuration: Configuration) -> dict[tuple[str, ...], Setting]:
 def test_the_template_sets_every_option_once_its_signs_are_taken_away(tmp_path: Path) -> None:
     text = uncommented(list(template(cli.main)))
     document = tomllib.loads(text)
-    assert set(every_option(document)) == set(every_option())
+    # [nightly] has more settings than options, and so a text of its own.
+    assert set(every_option(document)) == {keys for keys in every_option() if keys[0] != "nightly"}
     configuration = read_configuration(write(tmp_path, text), OPTIONS)
     for keys, setting in shown(configuration).items():
+        if keys[0] == "nightly":
+            continue
         value: Any = document
         for key in keys:
             value = value[key]

@@ -42,7 +42,7 @@ EXAMPLES = {
         craftkit-archive nightly
         # What it would do
         craftkit-archive --config /etc/craftkit-archive.toml nightly --dry-run
-        craftkit-archive --quiet nightly --time-limit 5h --skip backup
+        craftkit-archive nightly --quiet --time-limit 5h --skip backup
     """,
     "doctor": """
         craftkit-archive doctor
