@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from craftkit_archive.catalog.rows import Night
 from craftkit_archive.export.manifests import IndexRow, Volume
 from craftkit_archive.export.pages import Pages
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.fetch.run import fetch_assets
+from craftkit_archive.nightly.page import write_night_page
+from craftkit_archive.records import NightStep, Skipped
 from craftkit_archive.report.gather import gather_report, write_report
 from craftkit_archive.verify.run import verify_assets
 from tests.browser import Browser
@@ -133,6 +136,21 @@ def test_a_report_shows_each_finding_whole(browser: Browser, made: Made, width: 
     assert browser.evaluate(FAULTS % ".scroll tbody tr, dl, header, .hero") == []
     wider = "[...document.querySelectorAll('.scroll')].filter((it) => it.scrollWidth > it.clientWidth).length"
     assert browser.evaluate(wider) == 0
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_the_night_shows_each_step_whole(browser: Browser, tmp_path: Path, width: int) -> None:
+    times = "2026-11-26T01:30:00.000Z", "2026-11-26T01:31:00.000Z"
+    steps = [NightStep(f"import renders {name}"[:200], "x " * 90, "incomplete", 3, name, *times) for name in NAMES]
+    steps.append(NightStep("verify", "craftkit-archive verify", "failed", 14, "<script>alert(1)</script>" * 20, *times))
+    nights = [Night(run, *times, 14, "; ".join(NAMES), steps) for run in range(30)]
+    file = tmp_path / "night.html"
+    write_night_page(file, "/srv/" + "a" * 150, nights, [Skipped(render_id=None, key="k" * 300, reason="not stored")])
+    browser.resize(width, 900)
+    browser.goto(file.as_uri())
+    assert browser.evaluate(FAULTS % ".steps tbody tr, .hero") == []
+    assert browser.evaluate("document.querySelectorAll('.steps tbody tr').length") == len(steps)
+    assert "verify" in browser.text(".steps")
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -171,6 +171,7 @@ def report(console: Console, run: int | None, listed: bool, form: Any, output: P
         gathered = gather_report(archive, run)
         if output:
             write_report(gathered, form or form_of(output), output)
+            console.say(f"Wrote {output}.")
         else:
             _print_report(console, gathered, form or ("ndjson" if console.json else "text"))
     details = {"run": gathered.run.id, "file": str(output) if output else None}

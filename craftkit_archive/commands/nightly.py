@@ -44,14 +44,18 @@ class Recorder(Console):
         self.summary: Summary | None = None
         self.worst: list[Record] = []
         self.showing = False
+        self.result = ""
 
     def say(self, text: str) -> None:
         """Leave out what is said of a step that is one of many, but for what was found."""
         if self.showing:
             super().say(text)
+        else:
+            self.result = text
 
     def put(self, result: str) -> None:
-        """Leave out results."""
+        """Leave out results; the last one says what came of a command that says nothing else."""
+        self.result = result
 
     def rows(self, lines: Iterator[str]) -> None:
         """Leave out lists."""
@@ -88,7 +92,7 @@ def nightly(console: Console, skip: tuple[str, ...], time_limit: int | None, dry
     make the seal and the head of the audit log, write the page of the night, notify.
 
     A step that fails does not keep the others from their work, but for those that need what it could not reach. The
-    exit code is that of the worst step, in this order: 70, 13, 15, 14, 10, 1, 16, 11, 2, 3, 101, 0. The archive's lock
+    exit code is that of the worst step, in this order: 70, 13, 1, 15, 14, 16, 11, 10, 2, 3, 101, 0. The archive's lock
     is held from the first step to the last.
     """
     from craftkit_archive.configuration import Configuration
@@ -216,10 +220,10 @@ class _Night:
         outcome, sentence = "failed", ""
         try:
             code = self._invoke(self._limited(step), recorder)
-            outcome = outcome_of(code)
+            outcome, sentence = outcome_of(code), recorder.result
             if recorder.summary is not None:
                 outcome = recorder.summary.outcome
-                sentence = describe_outcome(recorder.summary).partition(": ")[2]
+                sentence = describe_outcome(recorder.summary).partition(": ")[2] or sentence
             if step.words[0] == "backup":
                 sentence = self._prune(Path(step.words[1]))
         except click.ClickException as error:

@@ -15,9 +15,9 @@ from craftkit_archive.values import DATABASE_SCHEME, format_time
 OVERLAP = timedelta(hours=1)
 BACKUP = "archive-%Y%m%dT%H%M%SZ.db"
 
-# The exit code of a night is that of the worst step: first what endangers the archive itself, then what damaged PDFs
-# are, then what could not be asked, and at last what is merely not complete.
-WORST_FIRST = (70, 13, 15, 14, 10, 1, 16, 11, 2, 3, 101, 0)
+# The exit code of a night is that of the worst step: first an archive that cannot be used, then PDFs that are damaged,
+# then what could not be written, reached or asked, and at last what is merely not complete.
+WORST_FIRST = (70, 13, 1, 15, 14, 16, 11, 10, 2, 3, 101, 0)
 INTERRUPTED = (130, 143)
 
 # When a step that began and ended well last did so, by its name.
@@ -109,6 +109,10 @@ def worst_code(codes: Iterable[int]) -> int:
     return stopped or next((code for code in WORST_FIRST if code in found), max(found, default=0))
 
 
+def _rank(code: int) -> int:
+    return WORST_FIRST.index(code) if code in WORST_FIRST else -1
+
+
 def outcome_of(code: int) -> Outcome:
     """Return the outcome that an exit code of a night stands for."""
     if code in INTERRUPTED:
@@ -120,7 +124,8 @@ def outcome_of(code: int) -> Outcome:
 def describe_night(steps: Iterable[NightStep]) -> str:
     """Say how a night went in one sentence: what was bad, or that nothing was."""
     steps = list(steps)
-    bad = [f"{step.name}: {step.sentence or step.outcome}" for step in steps if step.exit_code not in (0, 101)]
+    worst = sorted((step for step in steps if step.exit_code not in (0, 101)), key=lambda step: _rank(step.exit_code))
+    bad = [f"{step.name}: {(step.sentence or step.outcome).rstrip('.')}" for step in worst]
     skipped = [step for step in steps if step.outcome == "skipped"]
     done = f"{len(steps) - len(skipped)} of {len(steps)} steps done" if skipped else f"{len(steps)} steps done"
     return "; ".join(bad) if bad else done
