@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.archive import Archive
@@ -401,6 +401,7 @@ def test_a_database_is_asked_for_what_changed_since_with_an_hour_of_overlap() ->
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*WORST_FIRST, 130, 143]), max_size=8), st.randoms())
 def test_the_worst_code_is_one_of_them_whatever_their_order(codes: list[int], random: Any) -> None:
     shuffled = [*codes]
@@ -423,6 +424,7 @@ def test_every_exit_code_of_the_program_has_its_place() -> None:
     assert state_of_code(None) == "bad"
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(0, 8))
 def test_the_newest_backups_stay_and_nothing_else_is_touched(keep: int, count: int) -> None:
     import tempfile
