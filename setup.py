@@ -56,6 +56,7 @@ setup(
         "wcwidth>=0.6",  # which clips text to columns
     ],
     extras_require={
+        "cluster": ["distributed>=2024.8,<2027"],
         "notify": ["apprise>=2.3,<3"],
         "postgres": ["psycopg[binary]>=3.2,<4"],
         "timestamp": ["rfc3161-client>=1.0.3"],
@@ -68,6 +69,7 @@ setup(
             "cogapp>=3.4",
             "cryptography>=42",
             "datasette>=0.65,<1",
+            "distributed>=2024.8,<2027",
             "httpx>=0.27",
             "hypothesis>=6.100",
             "jsonschema>=4.20",

@@ -7,6 +7,7 @@ import stat
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -14,11 +15,13 @@ from pathlib import Path
 from craftkit_archive import __version__
 from craftkit_archive.archive import CATALOG, Archive, Run
 from craftkit_archive.errors import RECOVER, ArchiveError
+from craftkit_archive.parallel.cluster import prove_by, survey
 from craftkit_archive.parallel.pool import default_jobs
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.readers import has_jbig2_decoder
 from craftkit_archive.records import Diagnosis, Record
 from craftkit_archive.stores.folder import FolderStore
+from craftkit_archive.stores.reach import try_store
 from craftkit_archive.values import timestamp
 
 PROGRAM = "craftkit-archive"
@@ -27,11 +30,12 @@ LEAST_FREE_SHARE = 0.02
 LIBRARIES = ("pikepdf", "pypdfium2", "msgspec", "sqlite-utils", "click", "bottle", "waitress")
 
 
-def examine_archive(archive: Archive) -> Iterator[Record]:
+def examine_archive(archive: Archive, *, cluster: str | None = None) -> Iterator[Record]:
     """Look at everything that is known to go wrong around an archive.
 
     Args:
-        archive: May be open read-only. Nothing is changed, but for two empty files in the store that come and go.
+        archive: May be open read-only. Nothing is changed, but for empty files in the store that come and go.
+        cluster: Address of a Dask scheduler whose workers are to be looked at too.
 
     Yields:
         A `Diagnosis` for each thing; at last the `Summary`, which is `problems` if one needs a fix.
@@ -57,6 +61,7 @@ def examine_archive(archive: Archive) -> Iterator[Record]:
         _clock,
         _killed_runs,
         _pdfs,
+        partial(_workers, cluster),
     ):
         for diagnosis in diagnose(archive):
             run.counts["problems" if diagnosis.fix else "good"] += 1
@@ -198,6 +203,28 @@ def _killed_runs(archive: Archive) -> Iterator[Diagnosis]:
     if killed:
         names = ", ".join(f"{run.command} ({run.id})" for run in killed[:3])
         yield Diagnosis("runs", f"ended early, and continued by the next such command: {names}")
+
+
+def _workers(cluster: str | None, archive: Archive) -> Iterator[Diagnosis]:
+    """Look what each worker of a cluster can do with its own credentials."""
+    if cluster is None:
+        return
+    try:
+        found = survey(cluster, prove_by(partial(try_store, archive.store.address, archive.id)))
+    except ArchiveError as error:
+        seen, _, fix = str(error).rpartition(". ")
+        yield Diagnosis("cluster", seen, fix)
+        return
+    if not found:
+        yield Diagnosis("cluster", f"{cluster} has no workers", f"Start some with `dask worker {cluster}`.")
+    for worker in found:
+        name = f"worker {worker.address}"
+        if worker.problem is None:
+            threads = "1 thread" if worker.threads == 1 else f"{worker.threads} threads"
+            yield Diagnosis(name, f"has this version and {threads}, and can read and write the store")
+        else:
+            seen, _, fix = str(worker.problem).rpartition(". ")
+            yield Diagnosis(name, seen.removeprefix(f"The {name} "), fix)
 
 
 def _pdfs(archive: Archive) -> Iterator[Diagnosis]:

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import signal
 import socket
 import struct
 import subprocess
@@ -129,21 +130,30 @@ class RealService(NamedTuple):
 
     url: str
     bucket: Path
+    process: "subprocess.Popen[bytes]"
+
+    def look_again(self) -> None:
+        """Let it forget which files it has seen in its folder."""
+        self.process.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
 
 
 @contextmanager
-def rclone_server(folder: Path) -> Iterator[RealService]:
-    """Run `rclone serve s3`, which checks signatures, over a folder with one empty bucket."""
+def rclone_server(folder: Path, *extra: str) -> Iterator[RealService]:
+    """Run `rclone serve s3`, which checks signatures, over a folder with one empty bucket.
+
+    It lists a folder anew for each request, and hangs at times when many write to one: `--dir-cache-time` cures that.
+    """
     rclone = Path(sys.executable).with_name("rclone")
     program = str(rclone) if rclone.exists() else needs("rclone")
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
     port = free_port()
     keys = f"{CREDENTIALS['AWS_ACCESS_KEY_ID']},{CREDENTIALS['AWS_SECRET_ACCESS_KEY']}"
     words = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", keys, "--config", os.devnull]
-    with subprocess.Popen([*words, "--dir-cache-time", "0s", str(folder)], stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen([*words, "--dir-cache-time", "0s", *extra, str(folder)], stderr=subprocess.DEVNULL) as server:
         try:
             _wait_for(port)
-            yield RealService(f"http://127.0.0.1:{port}", folder / BUCKET)
+            yield RealService(f"http://127.0.0.1:{port}", folder / BUCKET, server)
         finally:
             server.terminate()
 
@@ -296,3 +306,80 @@ class _ProxyHandler(BaseHTTPRequestHandler):
 
 
 _OF_THE_HOP = {"connection", "content-length", "transfer-encoding", "date", "server"}
+
+
+class DaskCluster:
+    """A Dask scheduler and its workers, as an operator starts them.
+
+    Attributes:
+        address: The scheduler's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        port = free_port()
+        self.address = f"tcp://127.0.0.1:{port}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        # It knows nothing of this package: what it passes on, it does not look into.
+        words = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+        self._start("scheduler", words, cwd="/", PYTHONPATH="")
+        _wait_for(port)
+
+    def _start(self, name: str, words: list[str], *, cwd: str | Path, before: tuple[str, ...] = (), **env: str) -> None:
+        dask = Path(sys.executable).with_name("dask")
+        program = str(dask) if dask.exists() else needs("dask")
+        with (self._folder / f"{name}.log").open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [*before, program, *words], stdout=log, stderr=log, cwd=cwd, env={**os.environ, **env},
+                start_new_session=True,
+            )  # fmt: skip
+
+    def start_worker(self, name: str, *, before: tuple[str, ...] = (), wait: bool = True, **env: str) -> None:
+        """Start a worker with one thread."""
+        words = ["worker", self.address, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", "--name", name]
+        words += ["--local-directory", str(self._folder / name)]
+        root = Path(__file__).parent.parent
+        self._start(name, words, cwd=self._folder, before=before, **{"PYTHONPATH": str(root), **env})
+        if wait:
+            self.wait_for(name)
+
+    def wait_for(self, name: str) -> None:
+        """Wait until a worker is registered with the scheduler."""
+        for _ in range(1200):
+            if b"Registered to" in (self._folder / f"{name}.log").read_bytes():
+                return
+            time.sleep(0.025)
+        raise TimeoutError((self._folder / f"{name}.log").read_text())
+
+    def worker_process(self, name: str) -> int:
+        """Return the number of the process that does a worker's tasks, a child of the one that was started."""
+        for thread in Path(f"/proc/{self._processes[name].pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return int(child)
+        raise LookupError(f"{name} has no process that works.")
+
+    def kill(self, name: str) -> None:
+        """Kill the scheduler, or a worker and what looks after it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._processes[name].pid, signal.SIGKILL)
+        self._processes.pop(name).wait()
+
+    def close(self) -> None:
+        """End everything."""
+        for name in reversed(list(self._processes)):
+            self.kill(name)
+
+
+@contextmanager
+def dask_cluster(folder: Path, *, workers: int = 2) -> Iterator[DaskCluster]:
+    """Run a scheduler and some workers, each with one thread."""
+    cluster = DaskCluster(folder)
+    try:
+        for number in range(workers):
+            cluster.start_worker(f"worker-{number}", wait=False)
+        for number in range(workers):
+            cluster.wait_for(f"worker-{number}")
+        yield cluster
+    finally:
+        cluster.close()

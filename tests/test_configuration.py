@@ -70,8 +70,8 @@ def test_the_template_sets_every_option_once_its_signs_are_taken_away(tmp_path: 
 
 
 def test_each_option_has_a_variable_of_its_own() -> None:
-    of_commands = variables(cli.main) - {"CRAFTKIT_ARCHIVE_BY", "S3_PUBLIC_URL"}
-    shared = sum(keys[-1] == "by" and keys != ("retention", "due", "by") for keys in every_option())
+    of_commands = variables(cli.main) - {"CRAFTKIT_ARCHIVE_BY", "CRAFTKIT_ARCHIVE_CLUSTER", "S3_PUBLIC_URL"}
+    shared = sum(keys[-1] in ("by", "cluster") and keys != ("retention", "due", "by") for keys in every_option())
     assert len(of_commands) + shared == len(every_option())
     assert "CRAFTKIT_ARCHIVE_VERIFY_DUE" in of_commands
     assert all(name == "CRAFTKIT_ARCHIVE" or name.startswith("CRAFTKIT_ARCHIVE_") for name in of_commands)
@@ -146,7 +146,7 @@ REFUSED = [
     ("[verify]\ndue = 30", 2, "expected text in quotes, got 30"),
     ('[verify]\ndue = "soon"', 2, "Invalid duration 'soon'"),
     ('[verify]\nlevel = "deep"', 2, 'expected "size", "digest" or "pdf"'),
-    ("[verify]\njobs = 0", 2, "a whole number from 1 to 64"),
+    ("[rebuild]\njobs = 0", 2, "a whole number from 1 to 64"),
     ('[verify]\nnew = "yes"', 2, "expected true or false"),
     ("[verfy]\nnew = true", 1, "Did you mean 'verify'?"),
     ("verify = true", 1, "[verify]"),

@@ -358,11 +358,11 @@ def test_a_bandwidth_limit_holds_for_all_lanes(monkeypatch: pytest.MonkeyPatch) 
     slept: list[float] = []
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(time, "sleep", slept.append)
-    throttle = arrival._Throttle(1000)
+    throttle = arrival._Throttle()
     pauses = []
     for _ in range(4):
         slept.clear()
-        throttle.take(500, never)
+        throttle.take(500, 1000, never)
         pauses.append(round(sum(slept), 6))
     assert pauses == [0.5, 1.0, 1.5, 2.0]
 

@@ -18,9 +18,10 @@ from craftkit_archive.commands.options import (
     SHARE,
     SIZE,
     by_option,
+    cluster_option,
+    cluster_options,
     dry_run_option,
     ids_option,
-    jobs_option,
     selection_options,
     service_options,
 )
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--ignore-etag", is_flag=True, help="For a bucket whose ETags look like MD5s and are something else.")
 @click.option("--accept-odd", is_flag=True, help="Store odd bytes too, though nothing vouches for them.")
 @service_options
-@jobs_option
+@cluster_options
 @dry_run_option
 @by_option
 @click.pass_obj
@@ -53,7 +54,8 @@ def fetch(
     bwlimit: int | None,
     ignore_etag: bool,
     accept_odd: bool,
-    jobs: int,
+    jobs: int | None,
+    cluster: str | None,
     dry_run: bool,
     **service: str | None,
 ) -> int:
@@ -82,6 +84,7 @@ def fetch(
                 selection=selection,
                 limit=limit,
                 jobs=jobs,
+                cluster=cluster,
                 bytes_per_second=bwlimit,
                 ignore_etag=ignore_etag,
                 accept_odd=accept_odd,
@@ -107,7 +110,7 @@ def fetch(
 @click.option("--sample", metavar="SHARE", type=SHARE, help="Only a part, such as 5%, drawn anew for each run.")
 @click.option("--time-limit", metavar="DURATION", type=DURATION, help="Stop after 2h, say; the next --due goes on.")
 @click.option("--max-bytes", metavar="SIZE", type=SIZE, help="Stop after reading 50GiB, say.")
-@jobs_option
+@cluster_options
 @click.option(
     "--report",
     metavar="FILE",
@@ -128,7 +131,8 @@ def verify(
     sample: float | None,
     time_limit: int | None,
     max_bytes: int | None,
-    jobs: int,
+    jobs: int | None,
+    cluster: str | None,
     report: Path | None,
 ) -> int:
     """Check stored assets against what is recorded of them, and write down what was seen.
@@ -151,6 +155,7 @@ def verify(
             scope=Scope(new, failed, due, sample),
             limits=Limits(time_limit, max_bytes),
             jobs=jobs,
+            cluster=cluster,
             stop=console.stop,
         )
         summary, code = console.show(records)
@@ -165,6 +170,7 @@ def verify(
 @selection_options(until=False)
 @ids_option
 @service_options
+@cluster_option
 @dry_run_option
 @by_option
 @click.pass_obj
@@ -175,6 +181,7 @@ def repair(
     projects: tuple[str, ...],
     since: str | None,
     ids: Path | None,
+    cluster: str | None,
     dry_run: bool,
     **service: str | None,
 ) -> int:
@@ -188,7 +195,9 @@ def repair(
     source = resolve_source(console, source, **service)
     with open_archive(console) as archive:
         selection = archive.select(projects=projects, since=since, ids=ids)
-        return console.finish(repair_assets(archive, source, selection=selection, dry_run=dry_run, stop=console.stop))
+        return console.finish(
+            repair_assets(archive, source, selection=selection, cluster=cluster, dry_run=dry_run, stop=console.stop)
+        )
 
 
 @click.command()

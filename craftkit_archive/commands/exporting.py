@@ -14,9 +14,9 @@ from craftkit_archive.commands.console import Console, open_archive
 from craftkit_archive.commands.options import (
     SIZE,
     by_option,
+    cluster_options,
     dry_run_option,
     ids_option,
-    jobs_option,
     resolve_address,
     selection_options,
     service_options,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.option("--sync", is_flag=True, help="Bring everything from memory to the disk before the end.")
 @sign_option("Sign seal.txt with this SSH key, or with the one in the agent whose public half this is.")
 @service_options
-@jobs_option
+@cluster_options
 @dry_run_option
 @by_option
 @click.pass_obj
@@ -81,7 +81,8 @@ def export(
     bag_info: tuple[str, ...],
     sync: bool,
     sign_with: Path | None,
-    jobs: int,
+    jobs: int | None,
+    cluster: str | None,
     dry_run: bool,
     **service: str | None,
 ) -> int:
@@ -117,7 +118,14 @@ def export(
         )
         return console.finish(
             export_assets(
-                archive, target, selection=selection, options=options, jobs=jobs, dry_run=dry_run, stop=console.stop
+                archive,
+                target,
+                selection=selection,
+                options=options,
+                jobs=jobs,
+                cluster=cluster,
+                dry_run=dry_run,
+                stop=console.stop,
             )
         )
 
@@ -130,9 +138,11 @@ def export(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The seal must be signed by one of these; the file is what ssh-keygen(1) calls ALLOWED SIGNERS.",
 )
-@jobs_option
+@cluster_options
 @click.pass_obj
-def export_check(console: Console, path: Path, allowed_signers: Path | None, jobs: int) -> int:
+def export_check(
+    console: Console, path: Path, allowed_signers: Path | None, jobs: int | None, cluster: str | None
+) -> int:
     """Check an export without an archive: every file, every digest, nothing besides, and the seal.
 
     PATH is a folder, a .zip or a .tar (also .tar.gz, .tar.bz2, .tar.xz), whoever made it: a BagIt bag, or files with a
@@ -140,4 +150,6 @@ def export_check(console: Console, path: Path, allowed_signers: Path | None, job
     """
     from craftkit_archive.export.check import check_export
 
-    return console.finish(check_export(path, jobs=jobs, allowed_signers=allowed_signers, stop=console.stop))
+    return console.finish(
+        check_export(path, jobs=jobs, cluster=cluster, allowed_signers=allowed_signers, stop=console.stop)
+    )

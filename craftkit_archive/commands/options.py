@@ -122,18 +122,57 @@ def _overrule(context: click.Context, parameter: click.Parameter, value: Any) ->
         context.obj.overrule(parameter.name, value)
 
 
-def count_processes(context: click.Context, _parameter: click.Parameter, value: int | None) -> int:
-    """Return the number of processes: as given, or one for each processor."""
+MOST_PROCESSES = 64
+
+
+def count_processes(context: click.Context, _parameter: click.Parameter, value: int | None) -> int | None:
+    """Return the number of processes: as given, or one for each processor; a cluster counts by itself."""
     if context.resilient_parsing:  # a shell that completes has no use for it
         return value or 1
     from craftkit_archive.parallel.pool import default_jobs
 
+    if context.params.get("cluster") is not None:
+        return value
+    if value is not None and value > MOST_PROCESSES:
+        raise click.BadParameter(f"{value} is more than {MOST_PROCESSES} processes. Only a --cluster takes that many.")
     return value or default_jobs()
 
 
 jobs_option = click.option(
-    "--jobs", type=click.IntRange(1, 64), callback=count_processes, help="Worker processes.  [default: one a processor]"
+    "--jobs",
+    type=click.IntRange(1, MOST_PROCESSES),
+    callback=count_processes,
+    help="Worker processes.  [default: one a processor]",
 )
+_address_option = click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    envvar="CRAFTKIT_ARCHIVE_CLUSTER",
+    show_envvar=True,
+    callback=lambda _context, _parameter, value: value or None,
+    is_eager=True,  # --jobs means something else with it
+    help="Let the workers of the Dask scheduler at ADDRESS do the work, such as tcp://scheduler:8786.",
+)
+
+
+def cluster_options(command: Any) -> Any:
+    """Add the options that say how many do the work, and where."""
+    jobs = click.option(
+        "--jobs",
+        metavar="COUNT",
+        type=click.IntRange(1),
+        callback=count_processes,
+        help=f"Worker processes, up to {MOST_PROCESSES}; with --cluster, batches in flight."
+        "  [default: one process a processor; two batches a thread of the cluster]",
+    )
+    return _address_option(jobs(command))
+
+
+def cluster_option(command: Any) -> Any:
+    """Add the option that names a cluster, alone."""
+    return _address_option(command)
+
+
 ids_option = click.option(
     "--ids",
     metavar="FILE",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from craftkit_archive.commands.console import OK, Console, open_archive
-from craftkit_archive.commands.options import by_option, jobs_option, resolve_address, service_options
+from craftkit_archive.commands.options import by_option, cluster_option, jobs_option, resolve_address, service_options
 
 if TYPE_CHECKING:
     from craftkit_archive.records import Kind
@@ -114,10 +114,14 @@ def restore(console: Console, file: Path, new_store: bool) -> int:
 
 
 @click.command()
+@cluster_option
 @click.pass_obj
-def doctor(console: Console) -> int:
-    """Look whether this set-up is sound: each line is good, or says FIX and how. Changes nothing."""
+def doctor(console: Console, cluster: str | None) -> int:
+    """Look whether this set-up is sound: each line is good, or says FIX and how. Changes nothing.
+
+    With --cluster, each worker says its version, and whether it can read and write the store with its own credentials.
+    """
     from craftkit_archive.doctor import examine_archive
 
     with open_archive(console, read_only=True) as archive:
-        return console.finish(examine_archive(archive))
+        return console.finish(examine_archive(archive, cluster=cluster))

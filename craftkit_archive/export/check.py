@@ -5,6 +5,7 @@ Source: RFC 8493, section 3 (complete and valid bags).
 
 import csv
 import hashlib
+import os
 from array import array
 from bisect import bisect_left
 from collections import deque
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from craftkit_archive.archive import Run
-from craftkit_archive.errors import AssetDamagedError, AssetError, AssetMissingError
+from craftkit_archive.errors import AssetDamagedError, AssetError, AssetMissingError, RequestError
 from craftkit_archive.export.bagit import FETCH, PAYLOAD
 from craftkit_archive.export.reader import (
     INDEX,
@@ -28,11 +29,13 @@ from craftkit_archive.export.reader import (
     open_part,
 )
 from craftkit_archive.export.unpacking import Part, is_system_file
-from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
+from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, prove_by, workers
+from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, workers_for
 from craftkit_archive.proof.seal import SealBuilder
 from craftkit_archive.proof.signatures import SignatureRefusedError, find_signer
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, Verdict
 from craftkit_archive.stores.folder import INCOMING
+from craftkit_archive.stores.reach import shown_file
 from craftkit_archive.values import Clock, format_time, mark_of, utc_now
 
 BATCH = 256
@@ -68,7 +71,8 @@ class _FileProblem(NamedTuple):
 def check_export(
     path: str | Path,
     *,
-    jobs: int = 1,
+    jobs: int | None = None,
+    cluster: str | None = None,
     allowed_signers: Path | None = None,
     stop: Stop = never,
     clock: Clock = utc_now,
@@ -81,7 +85,8 @@ def check_export(
 
     Args:
         path: The folder or file.
-        jobs: How many processes read.
+        jobs: How many processes read, one if not given; with a cluster, how many batches are in flight.
+        cluster: Address of a Dask scheduler whose workers read instead (see `docs/scale.md`); each must see the export.
         allowed_signers: A file of `ssh-keygen(1)` that says whose signature of the seal is good; without one, whether
             it is signed is not asked.
         stop: Asked between batches.
@@ -98,6 +103,8 @@ def check_export(
         RequestError: There is no export.
         AssetUnreadableError: Its lists cannot be understood, or it breaks the rules for bags as a whole.
         NoSpaceError: There is no room to unpack a compressed tar.
+        StoreOfflineError: A worker of the cluster does not see the export.
+        RemoteError: The cluster cannot be reached, or has gone.
 
     Example:
         >>> from craftkit_archive import Archive, check_export, export_assets
@@ -112,16 +119,17 @@ def check_export(
     run.counts.update({"checked": 0, "ok": 0})
     now = format_time(clock())
     signer, unsigned = (None, []) if allowed_signers is None else _find_signer(export, allowed_signers)
-    for record in chain(_Check(export, run, jobs, stop).results(), unsigned):
-        if isinstance(record, _FileProblem):
-            verdict, expected, found, detail = record.seen
-            run.counts[verdict] += 1
-            key = _shown(record.path)
-            yield Finding(0, None, key, verdict, now, expected=expected, found=found, detail=detail)
-        elif isinstance(record, _Remark):
-            yield Note(0, None, _shown(record.path), record.detail, now)
-        else:
-            yield record
+    with clustered(cluster, jobs, prove_by(_seen_from_afar(export) if cluster is not None else never)) as team:
+        for record in chain(_Check(export, run, team, jobs or 1, stop).results(), unsigned):
+            if isinstance(record, _FileProblem):
+                verdict, expected, found, detail = record.seen
+                run.counts[verdict] += 1
+                key = _shown(record.path)
+                yield Finding(0, None, key, verdict, now, expected=expected, found=found, detail=detail)
+            elif isinstance(record, _Remark):
+                yield Note(0, None, _shown(record.path), record.detail, now)
+            else:
+                yield record
     missing, accepted = _missing(export) if export.is_ours else (0, 0)
     if missing:
         run.counts["lacking"] += missing
@@ -132,7 +140,17 @@ def check_export(
     incomplete = any(run.counts[name] for name in ("lacking", *_INCOMPLETE))
     run.settle(problems=_count_problems(run) > 0, incomplete=incomplete, stopped=stop())
     seal = export.said().get("Seal") if export.is_ours else None
-    yield run.summary(export=str(path), bag=export.is_bag, seal=seal, signer=signer)
+    yield run.summary(export=str(path), bag=export.is_bag, seal=seal, signer=signer, **details_of(team))
+
+
+def _seen_from_afar(export: Export) -> Callable[[], object]:
+    """Return what a worker of a cluster proves that it sees the export by: the manifest's file."""
+    part = export.find(export.manifests[0].name)
+    if part is None or not f"{part.file}/".startswith(f"{os.path.realpath(export.path)}/"):
+        raise RequestError(
+            f"{export.path} is unpacked into a file of this machine, which no worker sees. Leave --cluster out."
+        )
+    return shown_file(part.file)
 
 
 def _find_signer(export: Export, allowed_signers: Path) -> tuple[str | None, list[_FileProblem]]:
@@ -202,8 +220,8 @@ class _Marks:
 class _Check:
     """One check of one export, and what it has to remember of the lists: 8 bytes for each line."""
 
-    def __init__(self, export: Export, run: Run, jobs: int, stop: Stop) -> None:
-        self._export, self._run, self._jobs, self._stop = export, run, jobs, stop
+    def __init__(self, export: Export, run: Run, team: Cluster | None, jobs: int, stop: Stop) -> None:
+        self._export, self._run, self._team, self._jobs, self._stop = export, run, team, jobs, stop
         self._named = {manifest.name: _Marks() for manifest in [*export.manifests, *export.tag_manifests]}
         self._holes = _Marks()
         self._held = 0
@@ -235,7 +253,7 @@ class _Check:
                 under_way.append(batch)
                 yield batch
 
-        with processes(jobs) as executor:
+        with workers(self._team, jobs, lambda: never) as executor:
             for seen in map_ordered(executor, _check_batch, batches(), jobs=jobs, stop=self._stop):
                 batch = under_way.popleft()
                 size = sum(_look_bytes(look) for look in batch)

@@ -4,8 +4,10 @@ import os
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,8 +22,9 @@ from craftkit_archive.export.destination import STDOUT, Destination, Options, re
 from craftkit_archive.export.manifests import IndexRow, Manifests, Volume, csv_line, index_cells, read_cells
 from craftkit_archive.export.names import NamePlan, mark
 from craftkit_archive.export.targets import Target
-from craftkit_archive.export.workers import Done, ExportItem, run
-from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
+from craftkit_archive.export.workers import Done, ExportItem, prove_places, run
+from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, workers
+from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, workers_for
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.proof.signatures import sign_text
@@ -29,6 +32,7 @@ from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped, S
 from craftkit_archive.states import State
 from craftkit_archive.stores.address import worker_setup
 from craftkit_archive.stores.base import mask_address
+from craftkit_archive.stores.reach import shown_folder
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -47,7 +51,8 @@ def export_assets(
     *,
     selection: Selection | None = None,
     options: Options | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    cluster: str | None = None,
     dry_run: bool = False,
     stop: Stop = never,
 ) -> Iterator[Record]:
@@ -64,7 +69,9 @@ def export_assets(
         selection: Which renders; all that succeeded if not given. One that names neither ids nor statuses takes those
             that succeeded.
         options: How it is made.
-        jobs: How many processes copy.
+        jobs: How many processes copy, one if not given; with a cluster, how many batches are in flight.
+        cluster: Address of a Dask scheduler whose workers copy instead (see `docs/scale.md`), into a folder that each
+            of them sees, or a bucket.
         dry_run: Whether to say only what would be written, and where.
         stop: Asked between batches.
 
@@ -76,8 +83,10 @@ def export_assets(
     Raises:
         RequestError: Nothing is selected, the options contradict each other, or the target holds something else.
         LockedError: Another export is writing to the target.
-        StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's.
+        StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's; or a worker of the cluster
+            does not see store or target.
         NoSpaceError, NotWritableError: The disk refused, or has too little room from the start.
+        RemoteError: A bucket kept failing, or the cluster has gone.
 
     Example:
         >>> from craftkit_archive import Archive, ExportOptions, export_assets
@@ -91,20 +100,45 @@ def export_assets(
     if selection.render_ids is None and not selection.statuses:
         selection = msgspec.structs.replace(selection, statuses=("succeeded",))
     destination = read_destination(os.fspath(target), options)
+    if cluster is not None and destination.kind not in ("dir", "store"):
+        raise RequestError(
+            f"A cluster writes no {destination.kind} into one file. Export to a folder that every worker sees, or to a"
+            " bucket; or leave --cluster out."
+        )
     archive.store.check(archive.id)
     if options.sign_with is not None and not dry_run:
         sign_text(
             b"", options.sign_with
         )  # to learn before the first byte, not after the last, that the key does not work
-    with archive.catalog.snapshot():
+    team: Cluster | None = None
+    with archive.catalog.snapshot(), ExitStack() as stack:
         export = _Export(archive, destination, selection, options, stop)
-        jobs = 0 if dry_run else workers_for(*archive.catalog.count_stored(selection), jobs)
-        stores = [archive.store.address, *([destination.address] if destination.kind == "store" else [])]
-        with processes(jobs, worker_setup(*stores)) as executor:
+        if dry_run:
             yield export.plan()
-            yield from export.foresee() if dry_run else export.write(executor, jobs)
+            yield from export.foresee()
+        else:
+            if cluster is not None:  # before anybody is asked to see a place, it must be clear that it can be used
+                yield export.plan()
+                team = stack.enter_context(clustered(cluster, jobs, partial(_proof, archive, destination)))
+            jobs = 0 if team is not None else workers_for(*archive.catalog.count_stored(selection), jobs or 1)
+            stores = [archive.store.address, *([destination.address] if destination.kind == "store" else [])]
+            executor = stack.enter_context(workers(team, jobs, partial(worker_setup, *stores)))
+            if cluster is None:  # while the processes start
+                yield export.plan()
+            yield from export.write(executor, jobs)
     yield from export.record()
-    yield export.summary(dry_run=dry_run)
+    yield export.summary(dry_run=dry_run, **details_of(team))
+
+
+@contextmanager
+def _proof(archive: Archive, destination: Destination) -> Iterator[Callable[[], object]]:
+    """Give what a worker proves that it sees store and destination by."""
+    store = archive.store.address
+    if destination.kind == "store":
+        yield partial(prove_places, store, archive.id, destination.address, None)
+        return
+    with shown_folder(Path(destination.address)) as seen:
+        yield partial(prove_places, store, archive.id, None, seen)
 
 
 # --- the work --------------------------------------------------------------------------------------------------------
@@ -384,13 +418,13 @@ class _Export:
             signed = True if self._options.sign_with is not None else None
             yield from self._archive.record_apart("export", counts, target=target, signed=signed, **what)
 
-    def summary(self, *, dry_run: bool) -> Summary:
+    def summary(self, *, dry_run: bool, **details: Any) -> Summary:
         """Say how it went."""
         counts = self._run.counts
         counts["not_stored"] = counts["excluded"]
         self._run.settle(problems=counts["failed"] > 0, incomplete=counts["excluded"] > 0, stopped=self._stop())
         more = {"dry_run": True} if dry_run else {}
-        return self._run.summary(exports=self._exports, to_fetch=self._to_fetch, **more)
+        return self._run.summary(exports=self._exports, to_fetch=self._to_fetch, **more, **details)
 
 
 def _lack(row: ExportRow) -> tuple[str, str] | None:

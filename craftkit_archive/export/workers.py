@@ -4,9 +4,10 @@ import itertools
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from hashlib import sha256
+from secrets import token_hex
 from typing import Any, Literal, NamedTuple
 
 from craftkit_archive.errors import (
@@ -25,6 +26,7 @@ from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import CHUNK_BYTES, OpenAsset
 from craftkit_archive.stores.folder import INCOMING
+from craftkit_archive.stores.reach import prove_store
 
 Outcome = Literal["written", "unchanged", "damaged", "gone", "unreadable", "unavailable", "unwritable"]
 
@@ -46,6 +48,19 @@ class Done(NamedTuple):
     detail: str | None = None
     length: int = 0
     crc: int = 0
+
+
+def prove_places(store: str, archive_id: str, target: str | None, seen: Callable[[], object] | None) -> None:
+    """See, on another machine, that store and target are the same; a target is a bucket, or a folder that is `seen`.
+
+    Raises:
+        ArchiveError: They are not, or cannot be reached from there.
+    """
+    prove_store(store, archive_id)
+    if target is not None:
+        open_store(target).check_writable()
+    if seen is not None:
+        seen()
 
 
 def _not_copied(error: AssetError) -> Done:
@@ -210,13 +225,15 @@ def is_file_of(path: str, size_bytes: int | None, digest: str) -> bool:
 
 
 # In a folder of its own, a process needs no more to tell its files apart; as long as `FolderStore` names its pieces.
+# The process's number would not tell those of several machines apart.
 _numbers = itertools.count(1)
+_process = token_hex(8)
 
 
 @lru_cache(maxsize=8)
 def _own_folder(root: str, _export: str) -> str:
     """Return where this process writes what has no name yet: in one folder for all, they would wait for each other."""
-    folder = f"{root}/{INCOMING}/{os.getpid()}"
+    folder = f"{root}/{INCOMING}/{_process}"
     with disk_errors(folder):
         os.makedirs(folder, exist_ok=True)
     return folder

@@ -259,7 +259,7 @@ def _checked(found: OpenAsset, asset: Expectation, task: FetchTask, ends: Ends, 
             for hashed in hashes:
                 hashed.update(chunk)
             if task.bytes_per_second is not None:
-                _throttle(task.bytes_per_second).take(len(chunk), stop)
+                _throttle(task.run).take(len(chunk), task.bytes_per_second, stop)
             yield chunk
     except RemoteError as error:
         raise _SourceFailedError(error) from error
@@ -312,19 +312,18 @@ def _already_stored(arrival: Received) -> Received:
 class _Throttle:
     """Limits the bytes a second of all threads of a process together."""
 
-    def __init__(self, bytes_per_second: float) -> None:
-        self._rate = bytes_per_second
+    def __init__(self) -> None:
         self._free_at = time.monotonic()
         self._lock = Lock()
 
-    def take(self, size_bytes: int, stop: Stop) -> None:
-        """Wait until these bytes may have passed.
+    def take(self, size_bytes: int, bytes_per_second: float, stop: Stop) -> None:
+        """Wait until these bytes may have passed, if so many may in a second.
 
         Raises:
             StoppedError: The work is to end.
         """
         with self._lock:
-            self._free_at = max(self._free_at, time.monotonic()) + size_bytes / self._rate
+            self._free_at = max(self._free_at, time.monotonic()) + size_bytes / bytes_per_second
             left = self._free_at - time.monotonic()
         while left > 0:
             if stop():
@@ -334,5 +333,5 @@ class _Throttle:
 
 
 @lru_cache(maxsize=1)
-def _throttle(bytes_per_second: float) -> _Throttle:
-    return _Throttle(bytes_per_second)
+def _throttle(_run: str) -> _Throttle:
+    return _Throttle()

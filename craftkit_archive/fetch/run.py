@@ -24,11 +24,12 @@ from craftkit_archive.errors import (
     RequestError,
 )
 from craftkit_archive.fetch.arrival import FetchTask, Received, copy_assets
-from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
+from craftkit_archive.parallel.cluster import clustered, details_of, prove_by, workers
+from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, workers_for
 from craftkit_archive.parallel.threads import background, map_threads
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Record, Render, Skipped, Verdict
-from craftkit_archive.sources.address import open_source
+from craftkit_archive.sources.address import names_at, open_source, prove_places
 from craftkit_archive.sources.api import CraftkitApi
 from craftkit_archive.sources.base import Source
 from craftkit_archive.sources.nearby import TRIED, suggest_address
@@ -55,7 +56,8 @@ def fetch_assets(
     *,
     selection: Selection | None = None,
     limit: int | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    cluster: str | None = None,
     bytes_per_second: int | None = None,
     ignore_etag: bool = False,
     accept_odd: bool = False,
@@ -74,8 +76,9 @@ def fetch_assets(
         selection: Which renders; all if not given. For those of its ids that the catalog lacks, a live API is asked;
             they are of the one project that is selected, or that the catalog knows the key to be of.
         limit: How many assets at most.
-        jobs: How many processes copy.
-        bytes_per_second: How much may be read from the source, all processes together.
+        jobs: How many processes copy, one if not given; with a cluster, how many batches are in flight.
+        cluster: Address of a Dask scheduler whose workers copy instead (see `docs/scale.md`).
+        bytes_per_second: How much may be read from the source, all processes or workers together.
         ignore_etag: Whether an ETag that looks like an MD5 may be something else.
         accept_odd: Whether bytes that do not look like a whole PDF are stored even if nothing vouches for them.
         dry_run: Whether to say only what would be copied.
@@ -91,9 +94,10 @@ def fetch_assets(
         is the address one or two levels up or down where it is.
 
     Raises:
-        StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
+        StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's; or a
+            worker of the cluster does not see one of them.
         UnauthorizedError, ForbiddenError: The API refuses the key.
-        RemoteError: A remote end refused as a whole, or kept failing.
+        RemoteError: A remote end refused as a whole, or kept failing; or the cluster has gone.
         NoSpaceError, NotWritableError: The disk refused; what was recorded until then stays.
         LockedError: Another command is writing.
 
@@ -109,12 +113,18 @@ def fetch_assets(
     address = archive.store.address if source_address is None else source_address
     shown = "the store itself" if source_address is None else mask_address(source_address)
     details: dict[str, Any] = {"dry_run": True} if dry_run else {}
-    jobs = 0 if dry_run else workers_for(_foreseen(archive, selection, limit), 0, jobs)
     with ExitStack() as stack:
         source = open_source(address)
         source.check()
         archive.store.check(archive.id)
-        executor = stack.enter_context(processes(jobs, worker_setup(archive.store.address, source.address)))
+        if dry_run:
+            cluster = None
+        names = None if cluster is None else names_at(source)
+        proof = prove_by(partial(prove_places, archive.store.address, archive.id, source.address, names))
+        team = stack.enter_context(clustered(cluster, jobs, proof))
+        processes = 0 if dry_run else workers_for(_foreseen(archive, selection, limit), 0, jobs or 1)
+        setup = partial(worker_setup, archive.store.address, source.address)
+        executor = stack.enter_context(workers(team, processes, setup))
         stack.enter_context(archive.lock("fetch"))
         run = stack.enter_context(archive.run("fetch", {"source": shown, "limit": limit}, dry=dry_run))
         yield from _describe(archive, source, selection, run, stop, dry_run=dry_run)
@@ -130,13 +140,16 @@ def fetch_assets(
             yield from _foresee(archive, source, expected, run, stop)
         else:
             archive.store.remove_stale()
-            share = bytes_per_second / max(jobs, 1) if bytes_per_second else None
-            token = f"{archive.path} {run.id}"
-            tasks = (
-                FetchTask(source.address, archive.store.address, batch, share, ignore_etag, accept_odd, token)
-                for batch in _batches(expected, run)
-            )
-            for arrivals, error in map_ordered(executor, copy_assets, tasks, jobs=jobs, stop=stop):
+            token = f"{archive.id} {run.id}"
+
+            def tasks() -> Iterator[FetchTask]:
+                for batch in _batches(expected, run):
+                    # Anew for each, because the workers of a cluster come and go.
+                    among = max(processes, 1) if team is None else team.size
+                    share = bytes_per_second / among if bytes_per_second else None
+                    yield FetchTask(source.address, archive.store.address, batch, share, ignore_etag, accept_odd, token)
+
+            for arrivals, error in map_ordered(executor, copy_assets, tasks(), jobs=processes, stop=stop):
                 yield from _record_arrivals(archive, shown, arrivals, run)
                 if error is not None:
                     raise error
@@ -153,7 +166,7 @@ def fetch_assets(
         run.counts["not_stored"] = sum(run.counts[count] for count in ("absent", "refused", "unavailable"))
         incomplete = any(run.counts[count] for count in ("absent", "unavailable", "unknown"))
         run.settle(problems=run.counts["refused"] > 0, incomplete=incomplete, stopped=stop())
-    yield run.summary(**details)
+    yield run.summary(**details, **details_of(team))
 
 
 def _foreseen(archive: Archive, selection: Selection, limit: int | None) -> int:

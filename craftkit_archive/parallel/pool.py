@@ -110,11 +110,19 @@ def processes(jobs: int, prepare: Callable[[], object] = never) -> Iterator[Exec
         executor.end()
 
 
-class _Stoppable(Executor):
+class Stoppable(Executor):
     """An executor whose tasks can be asked to end (see `task_stop`), and given up if they do not."""
 
     abandoned = False
     starved: BaseException | None = None
+
+    def has_room(self, held: int, jobs: int) -> bool:
+        """Say whether one more task may be submitted while so many are held, finished or not."""
+        return _has_room(held, jobs)
+
+    def wait_for(self, future: Future[Any]) -> None:
+        """Wait until a task is done, until there may be room for another, or for `ASK_SECONDS`."""
+        wait([future], ASK_SECONDS)
 
     def stop_tasks(self) -> None:
         """Ask the tasks that are under way to end."""
@@ -130,6 +138,10 @@ class _Stoppable(Executor):
         self.shutdown(wait=not self.abandoned, cancel_futures=not self.abandoned)
 
 
+def _has_room(held: int, jobs: int) -> bool:
+    return held < AHEAD * max(jobs, 1)
+
+
 class _Starvation:
     """Tells executors of processes that a thread of the program died for want of memory.
 
@@ -138,10 +150,10 @@ class _Starvation:
     """
 
     def __init__(self) -> None:
-        self._executors: set[_Stoppable] = set()
+        self._executors: set[Stoppable] = set()
         self._hook = self._before = threading.excepthook
 
-    def watch(self, executor: _Stoppable) -> None:
+    def watch(self, executor: Stoppable) -> None:
         """Begin to watch for an executor."""
         if not self._executors:
             self._install(threading.excepthook)
@@ -157,7 +169,7 @@ class _Starvation:
 
         self._before, self._hook, threading.excepthook = before, note, note
 
-    def leave(self, executor: _Stoppable) -> None:
+    def leave(self, executor: Stoppable) -> None:
         """Watch for an executor no longer; the program gets its own hook back after the last one."""
         self._executors.discard(executor)
         if not self._executors and threading.excepthook is self._hook:
@@ -167,7 +179,7 @@ class _Starvation:
 _starvation = _Starvation()
 
 
-class _OneThread(ThreadPoolExecutor, _Stoppable):
+class _OneThread(ThreadPoolExecutor, Stoppable):
     """A thread of this process. What it is busy with when it is given up goes on until the process ends."""
 
     def __init__(self) -> None:
@@ -182,7 +194,7 @@ class _OneThread(ThreadPoolExecutor, _Stoppable):
         _given_up.append(self)
 
 
-class _Processes(ProcessPoolExecutor, _Stoppable):
+class _Processes(ProcessPoolExecutor, Stoppable):
     """Processes of our own. They look at a pipe that nobody reads: as soon as there is something in it, they end."""
 
     def __init__(self, jobs: int, prepare: Callable[[], object]) -> None:
@@ -328,9 +340,10 @@ def map_ordered(
     source = iter(tasks)
     more = True
     ending = _Ending(executor, stop)
+    has_room = executor.has_room if isinstance(executor, Stoppable) else _has_room
     try:
         while True:
-            while more and len(running) < AHEAD * max(jobs, 1) and not stop():
+            while more and has_room(len(running), jobs) and not stop():
                 try:
                     running.append(executor.submit(function, next(source)))
                 except StopIteration:
@@ -344,7 +357,8 @@ def map_ordered(
             if not ending.wait_for(running[0]):
                 running.clear()
                 return
-            yield running.popleft().result()
+            if running[0].done():
+                yield running.popleft().result()
     except BrokenExecutor as error:
         raise _lost_worker() from error
     except KeyboardInterrupt:
@@ -364,18 +378,22 @@ class _Ending:
         self._deadline: float | None = None
 
     def wait_for(self, future: Future[Any]) -> bool:
-        """Wait until a task is done, and say whether it is."""
-        while not future.done():
-            if self._deadline is None and self._stop():
-                self._deadline = time.monotonic() + GRACE_SECONDS
-                if isinstance(self._executor, _Stoppable):
-                    self._executor.stop_tasks()
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                if isinstance(self._executor, _Stoppable):
-                    self._executor.abandon()
-                return False
-            wait([future], ASK_SECONDS)
-            if isinstance(self._executor, _Stoppable) and self._executor.starved is not None:
+        """Wait a moment for a task, and say whether it is worth waiting on."""
+        if future.done():
+            return True
+        if self._deadline is None and self._stop():
+            self._deadline = time.monotonic() + GRACE_SECONDS
+            if isinstance(self._executor, Stoppable):
+                self._executor.stop_tasks()
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            if isinstance(self._executor, Stoppable):
                 self._executor.abandon()
-                raise _lost_worker() from self._executor.starved
+            return False
+        if not isinstance(self._executor, Stoppable):
+            wait([future], ASK_SECONDS)
+            return True
+        self._executor.wait_for(future)
+        if self._executor.starved is not None:
+            self._executor.abandon()
+            raise _lost_worker() from self._executor.starved
         return True

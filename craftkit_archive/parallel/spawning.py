@@ -7,7 +7,7 @@ package alone, so they need nothing of the main module.
 
 from multiprocessing import popen_spawn_posix, spawn
 from multiprocessing.context import SpawnContext, SpawnProcess
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, current_process
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -34,6 +34,16 @@ class _Process(SpawnProcess):
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> popen_spawn_posix.Popen:
         return _Popen(process_obj)
+
+    def start(self) -> None:
+        """Start, in a daemonic process too, such as a worker of Dask: ours end by themselves when their parent dies."""
+        config = current_process()._config  # type: ignore[attr-defined]
+        daemon = config.pop("daemon", None)
+        try:
+            super().start()
+        finally:
+            if daemon is not None:
+                config["daemon"] = daemon
 
     def terminate(self) -> None:
         """Kill the process: ours ignore SIGTERM, and an executor that lost one of them would wait for the others."""

@@ -2,32 +2,25 @@
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from hashlib import sha256
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.rows import DamagedAsset, Selection
-from craftkit_archive.errors import (
-    AssetError,
-    AssetKeyError,
-    AssetMissingError,
-    RemoteError,
-    RenderConflictError,
-    RenderNotFoundError,
-    RequestError,
-)
-from craftkit_archive.parallel.pool import Stop, in_batches, never, task_stop, until
+from craftkit_archive.errors import AssetError, AssetKeyError, AssetMissingError, RequestError
+from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, prove_by
+from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, task_stop
 from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.records import Finding, Held, Plan, Planned, Progress, Record, Skipped, Verdict
+from craftkit_archive.repair.copies import Attempt, RepairTask, attempt, bring_copies, is_good, look_at, unlike
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.retention.policy import refusals
-from craftkit_archive.sources.address import open_source
+from craftkit_archive.sources.address import names_at, open_source, prove_places
 from craftkit_archive.sources.base import Source
 from craftkit_archive.sources.export import ExportSource
 from craftkit_archive.sources.nearby import TRIED, suggest_address
 from craftkit_archive.states import STATES
-from craftkit_archive.stores.base import OpenAsset, Store, mask_address
+from craftkit_archive.stores.base import StagedAsset, Store, mask_address
 from craftkit_archive.stores.base import digest as read_digest
 from craftkit_archive.stores.folder import FolderStore
 
@@ -36,29 +29,13 @@ PAGE = 10_000
 BATCH = 32
 
 
-class _Attempt(NamedTuple):
-    """What became of one asset: its new verdict, and which count it goes into."""
-
-    asset: DamagedAsset
-    counted: str
-    verdict: Verdict
-    detail: str | None = None
-    size_bytes: int = 0
-
-
-class _OtherBytesError(Exception):
-    """What the source has is not what is recorded."""
-
-
-class _RepairSourceFailedError(Exception):
-    """The source, not the store, kept failing."""
-
-
 def repair_assets(
     archive: Archive,
     source_address: str,
     *,
     selection: Selection | None = None,
+    jobs: int | None = None,
+    cluster: str | None = None,
     dry_run: bool = False,
     stop: Stop = never,
 ) -> Iterator[Record]:
@@ -72,6 +49,9 @@ def repair_assets(
         source_address: A folder that mirrors the bucket, a bucket, a live API, or an export (a folder, zip, tar, or
             bag), in which files are found by their digests.
         selection: Which renders' assets; all if not given.
+        jobs: With a cluster, how many batches are in flight.
+        cluster: Address of a Dask scheduler whose workers read and copy (see `docs/scale.md`); the source cannot be an
+            export then.
         dry_run: Whether to say only what would be done, having read the copies and looked at the places that they
             would take.
         stop: Asked between batches.
@@ -83,8 +63,9 @@ def repair_assets(
         `fetch_assets`.
 
     Raises:
-        StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's.
-        RequestError: The source is the store itself.
+        StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's; or a
+            worker of the cluster does not see one of them.
+        RequestError: The source is the store itself, or an export and there is a cluster.
         UnauthorizedError, ForbiddenError, RemoteError, NoSpaceError, NotWritableError: As `fetch_assets`.
         LockedError: Another command is writing.
 
@@ -100,10 +81,18 @@ def repair_assets(
     source = open_source(source_address, exports=True)
     if source.address == archive.store.address:
         raise RequestError("The source is the archive's own store. Name another place that has the same assets.")
+    if cluster is not None and isinstance(source, ExportSource):
+        raise RequestError("A repair from an export runs on one machine. Leave --cluster out.")
     source.check()
     archive.store.check(archive.id)
     shown = mask_address(source_address)
-    with archive.lock("repair"), archive.run("repair", {"source": shown}, dry=dry_run) as run:
+    names = None if cluster is None else names_at(source)
+    proof = prove_by(partial(prove_places, archive.store.address, archive.id, source.address, names))
+    with (
+        clustered(cluster, jobs, proof) as team,
+        archive.lock("repair"),
+        archive.run("repair", {"source": shown}, dry=dry_run) as run,
+    ):
         yield Plan(count=archive.catalog.count_damaged(selection))
         run.counts.update({"damaged": 0, "repaired": 0, "healed": 0, "absent": 0, "refused": 0})
         if not dry_run:
@@ -113,6 +102,10 @@ def repair_assets(
         for page in in_batches(archive.catalog.damaged_assets(selection), PAGE):
             if isinstance(source, ExportSource):
                 source.look_for(asset.sha256 for asset in page)
+            if team is not None:
+                for attempts in _repair_afar(archive, team, source.address, page, run, stop, dry_run=dry_run):
+                    yield from _record_attempts(archive, attempts, run, dry_run=dry_run)
+                continue
             for batch in in_batches(page, BATCH):
                 if stop():
                     break
@@ -123,7 +116,7 @@ def repair_assets(
             Quarantine(archive.path).tidy()
         run.settle(problems=run.counts["absent"] + run.counts["refused"] > 0, stopped=stop())
     last = archive.catalog.find_run(None, "verify")
-    details: dict[str, Any] = {"last_verified": last.finished_at if last else None}
+    details: dict[str, Any] = {"last_verified": last.finished_at if last else None, **details_of(team)}
     if 0 < run.counts["damaged"] == run.counts["absent"]:
         wanted = [asset.key for asset in islice(archive.catalog.damaged_assets(selection), TRIED)]
         if meant := suggest_address(archive, source, source_address, wanted):
@@ -131,11 +124,75 @@ def repair_assets(
     yield run.summary(**details, dry_run=True) if dry_run else run.summary(**details)
 
 
-def _record_attempts(archive: Archive, attempts: list[_Attempt], run: Run, *, dry_run: bool) -> Iterator[Record]:
+def _repair_afar(
+    archive: Archive, team: Cluster, source: str, page: list[DamagedAsset], run: Run, stop: Stop, *, dry_run: bool
+) -> Iterator[list[Attempt]]:
+    """Let the workers of a cluster look and copy, and do here what needs the archive's directory: the quarantine."""
+    store = archive.store
+
+    def tasks(assets: Iterable[DamagedAsset]) -> Iterator[RepairTask]:
+        return (RepairTask(store.address, source, batch, dry_run) for batch in in_batches(assets, BATCH))
+
+    bad: list[DamagedAsset] = []
+    for task, good in zip(tasks(page), map_ordered(team, look_at, tasks(page), jobs=0, stop=stop), strict=False):
+        yield [_healed(asset) for asset, is_well in zip(task.assets, good, strict=False) if is_well]
+        bad += [asset for asset, is_well in zip(task.assets, good, strict=False) if not is_well]
+    held: dict[str, Held] = {}
+
+    def kept() -> Iterator[RepairTask]:
+        for task in tasks(bad):
+            # In a bucket, a copy takes the place as soon as it is brought.
+            if not dry_run and not isinstance(store, FolderStore):
+                for asset in task.assets:
+                    if _is_there(store, asset):
+                        held[asset.key] = Quarantine(archive.path).keep(store, _kept_as(archive, run, asset))
+            yield task
+
+    for brought in map_ordered(team, bring_copies, kept(), jobs=0, stop=stop):
+        attempts = [_settled(archive, run, one, dry_run=dry_run) for one in brought]
+        for one in attempts:
+            if one.counted != "repaired" and one.asset.key in held and one.verdict == one.asset.verdict:
+                Quarantine(archive.path).drop(held[one.asset.key])  # it still lies in the store
+        yield attempts
+
+
+def _settled(archive: Archive, run: Run, brought: Attempt, *, dry_run: bool) -> Attempt:
+    """Put a copy that a worker has brought into its place, if it is not there yet."""
+    store, asset, staged = archive.store, brought.asset, brought.staged
+    if brought.counted != "repaired" or not isinstance(store, FolderStore):
+        return brought
+    try:
+        if dry_run:
+            _rehearse(archive, asset)
+        elif staged is not None:
+            _take_place(archive, store, run, asset, staged)
+            return brought if is_good(store, asset, never) else unlike(asset)
+    except AssetError as error:
+        return Attempt(asset, "refused", asset.verdict, str(error))
+    return brought
+
+
+def _take_place(archive: Archive, store: FolderStore, run: Run, asset: DamagedAsset, staged: StagedAsset) -> None:
+    if store.describe(asset.key) is not None:
+        _keep_others(archive, store, asset)
+    if store.describe(asset.key) is not None or _is_there(store, asset):
+        Quarantine(archive.path).keep(store, _kept_as(archive, run, asset))
+    for error in store.commit([staged]).values():
+        raise error
+
+
+def _kept_as(archive: Archive, run: Run, asset: DamagedAsset) -> Finding:
+    """Say what is wrong with a copy that goes into the quarantine."""
+    # Even where the last check found nothing: somebody may have put something there since.
+    verdict = "wrong-digest" if asset.verdict == "missing" else asset.verdict
+    return _finding(asset, run, verdict, None, archive.now())
+
+
+def _record_attempts(archive: Archive, attempts: list[Attempt], run: Run, *, dry_run: bool) -> Iterator[Record]:
     now, before = archive.now(), run.counts.copy()
     shown: list[Record] = []
     accepted = archive.catalog.accepted([attempt.asset.render_id for attempt in attempts])
-    for asset, counted, verdict, detail, size in attempts:
+    for asset, counted, verdict, detail, size, _ in attempts:
         run.counts["damaged"] += 1
         if counted in ("absent", "refused") and (asset.render_id, STATES[verdict]) in accepted:
             run.counts["acknowledged"] += 1
@@ -150,7 +207,7 @@ def _record_attempts(archive: Archive, attempts: list[_Attempt], run: Run, *, dr
             shown.append(_finding(asset, run, verdict, detail, now))
     if not dry_run:
         with archive.catalog.transaction():
-            for asset, counted, verdict, _, _ in attempts:
+            for asset, counted, verdict, *_ in attempts:
                 if counted != "absent":
                     archive.catalog.record_checks(now, verdict, [asset.render_id])
             archive.catalog.add_findings(record for record in shown if isinstance(record, Finding))
@@ -172,36 +229,22 @@ def _finding(asset: DamagedAsset, run: Run, verdict: Verdict, detail: str | None
     )
 
 
-def _repair_one(archive: Archive, source: Source, run: Run, dry_run: bool, asset: DamagedAsset) -> _Attempt:
+def _repair_one(archive: Archive, source: Source, run: Run, dry_run: bool, asset: DamagedAsset) -> Attempt:
     """Try to repair one asset."""
-    if _is_good(archive.store, asset, task_stop()):
-        return _Attempt(asset, "healed", "ok", size_bytes=asset.size_bytes)
-    try:
-        with _opened(source, asset) as found:
-            proved = _proved(found, asset)
-            if dry_run:
-                read_digest(proved)
-                _rehearse(archive, asset)
-                return _Attempt(asset, "repaired", asset.verdict, size_bytes=asset.size_bytes)
-            return _replace_copy(archive, run, asset, proved)
-    except (AssetMissingError, RenderNotFoundError, RenderConflictError) as error:
-        return _Attempt(asset, "absent", asset.verdict, str(error))
-    except _OtherBytesError as error:
-        return _Attempt(
-            asset, "refused", asset.verdict, f"the copy at the source is not the recorded one either: {error}"
-        )
-    except _RepairSourceFailedError as error:
-        source.check()  # if it is down as a whole, that stops everything
-        return _Attempt(asset, "refused", asset.verdict, str(error))
-    except AssetError as error:
-        return _Attempt(asset, "refused", asset.verdict, str(error))
+    if is_good(archive.store, asset, task_stop()):
+        return _healed(asset)
+    take = partial(_foresee_one, archive, asset) if dry_run else partial(_replace_copy, archive, run, asset)
+    return attempt(source, asset, take)
 
 
-def _opened(source: Source, asset: DamagedAsset) -> OpenAsset:
-    try:
-        return source.open(asset.render_id, asset.key, asset.sha256)
-    except RemoteError as error:
-        raise _RepairSourceFailedError(str(error)) from error
+def _healed(asset: DamagedAsset) -> Attempt:
+    return Attempt(asset, "healed", "ok", size_bytes=asset.size_bytes)
+
+
+def _foresee_one(archive: Archive, asset: DamagedAsset, proved: Iterator[bytes]) -> Attempt:
+    read_digest(proved)
+    _rehearse(archive, asset)
+    return Attempt(asset, "repaired", asset.verdict, size_bytes=asset.size_bytes)
 
 
 def _rehearse(archive: Archive, asset: DamagedAsset) -> None:
@@ -217,11 +260,8 @@ def _keep_others(archive: Archive, store: FolderStore, asset: DamagedAsset) -> N
         raise AssetKeyError(f"{asset.key} is a folder that holds other assets. Rename one of them at the source.")
 
 
-def _replace_copy(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[bytes]) -> _Attempt:
-    store, quarantine = archive.store, Quarantine(archive.path)
-    # Even where the last check found nothing: somebody may have put something there since.
-    verdict = "wrong-digest" if asset.verdict == "missing" else asset.verdict
-    finding = _finding(asset, run, verdict, None, archive.now())
+def _replace_copy(archive: Archive, run: Run, asset: DamagedAsset, proved: Iterator[bytes]) -> Attempt:
+    store, quarantine, finding = archive.store, Quarantine(archive.path), _kept_as(archive, run, asset)
     held: Held | None = None
     if isinstance(store, FolderStore) and store.describe(asset.key) is not None:
         _keep_others(archive, store, asset)
@@ -240,31 +280,9 @@ def _replace_copy(archive: Archive, run: Run, asset: DamagedAsset, proved: Itera
     for error in store.commit([staged]).values():
         raise error
     # Whatever was put in place is recorded: from here on, no stop is looked at.
-    if not _is_good(store, asset, never):
-        return _Attempt(asset, "refused", "wrong-digest", "the copy was good, and reads back as something else")
-    return _Attempt(asset, "repaired", "ok", size_bytes=asset.size_bytes)
-
-
-def _is_good(store: Store, asset: DamagedAsset, stop: Stop) -> bool:
-    try:
-        with store.open(asset.key) as found:
-            return read_digest(until(stop, found.chunks())) == (asset.size_bytes, asset.sha256)
-    except AssetError:
-        return False
-
-
-def _proved(found: OpenAsset, asset: DamagedAsset) -> Iterator[bytes]:
-    """Pass bytes on, and refuse them at their end if they are not what is recorded."""
-    hashed, size = sha256(), 0
-    try:
-        for chunk in until(task_stop(), found.chunks()):
-            hashed.update(chunk)
-            size += len(chunk)
-            yield chunk
-    except RemoteError as error:
-        raise _RepairSourceFailedError(str(error)) from error
-    if (size, hashed.hexdigest()) != (asset.size_bytes, asset.sha256):
-        raise _OtherBytesError(f"{size} bytes, SHA-256 {hashed.hexdigest()}")
+    if not is_good(store, asset, never):
+        return unlike(asset)
+    return Attempt(asset, "repaired", "ok", size_bytes=asset.size_bytes)
 
 
 # --- the quarantine --------------------------------------------------------------------------------------------------
@@ -303,7 +321,7 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
                 )
             right = held.sha256 == asset.sha256
             there = _is_there(archive.store, asset)
-            if _is_good(archive.store, asset, never) or (there and not right):
+            if is_good(archive.store, asset, never) or (there and not right):
                 raise RequestError(
                     f"Cannot restore {held.name}: the file at {held.key} is at least as good, and stays."
                 )
@@ -318,7 +336,7 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
                 archive.store.write(held.key, copy.chunks(), replace=True)
             quarantine.drop(held)
             run.counts["restored"] += 1
-            attempt = _Attempt(asset, "restored", "ok" if right else held.verdict, held.detail)
+            attempt = Attempt(asset, "restored", "ok" if right else held.verdict, held.detail)
             yield from _record_attempts(archive, [attempt], Run(run.id, run.command), dry_run=False)
         quarantine.tidy()
     yield run.summary()
@@ -393,7 +411,7 @@ def _droppable(archive: Archive, quarantine: Quarantine, names: Iterable[str], *
 
 def _is_good_again(archive: Archive, held: Held) -> bool:
     asset = _recorded(archive, held)
-    return asset is not None and _is_good(archive.store, asset, never)
+    return asset is not None and is_good(archive.store, asset, never)
 
 
 def _chosen(quarantine: Quarantine, names: Iterable[str]) -> list[Held]:

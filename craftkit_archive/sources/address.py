@@ -11,6 +11,8 @@ from craftkit_archive.sources.base import Source
 from craftkit_archive.sources.export import ExportSource
 from craftkit_archive.sources.store import StoreSource
 from craftkit_archive.stores.address import absolute_address, open_store
+from craftkit_archive.stores.folder import FolderStore
+from craftkit_archive.stores.reach import first_names, prove_names, prove_store
 
 
 def open_source(address: str, *, exports: bool = False) -> Source:
@@ -26,6 +28,26 @@ def open_source(address: str, *, exports: bool = False) -> Source:
     if not address:  # a path would take it for the current directory
         raise RequestError("SOURCE is empty. Name a folder, s3://bucket/prefix, or https://host.")
     return _open_source(absolute_address(address), exports)
+
+
+def names_at(source: Source) -> list[str] | None:
+    """Return what other machines have to see in a folder; None for what has one address everywhere."""
+    if isinstance(source, StoreSource) and isinstance(source.store, FolderStore):
+        return first_names(source.store)
+    return None
+
+
+def prove_places(store: str, archive_id: str, source: str, names: list[str] | None) -> None:
+    """See, on another machine, that store and source are the same; a folder has the same first names (`names_at`).
+
+    Raises:
+        ArchiveError: They are not, or cannot be reached from there.
+    """
+    prove_store(store, archive_id)
+    if names is not None:
+        prove_names(source, names)
+    else:
+        open_source(source).check()
 
 
 @lru_cache(maxsize=8)

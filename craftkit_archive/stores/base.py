@@ -168,6 +168,14 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def check_writable(self) -> None:
+        """See whether assets can be written, as far as that can be seen without leaving one.
+
+        Raises:
+            NotWritableError, NoSpaceError, RemoteError: They cannot.
+        """
+
+    @abstractmethod
     def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
         """Take a stream in, to be stored under an asset key by `commit`.
 

@@ -345,6 +345,18 @@ class BucketStore(Store):
             self._put(MARKER, f"{archive_id}\n".encode(), replace=False)
 
     @override
+    def check_writable(self) -> None:
+        """Offers the marker once more, which a service takes only if it is absent, and only from who may write.
+
+        Without a marker there is nothing that could be written and stay harmless: then only reaching it is tried.
+        """
+        self._reach()
+        owner = self.owner()
+        if owner is not None:
+            with suppress(AssetExistsError):
+                self._put(MARKER, f"{owner}\n".encode(), replace=False)
+
+    @override
     def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
         """The object has its name as soon as the upload is complete."""
         self._check_key(key)

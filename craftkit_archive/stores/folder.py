@@ -110,6 +110,13 @@ class FolderStore(Store):
             ) from error
 
     @override
+    def check_writable(self) -> None:
+        file = f"{self._root}/{INCOMING}.{token_hex(8)}"
+        with disk_errors(self.address):
+            os.close(os.open(file, _NEW, 0o666))
+            os.unlink(file)
+
+    @override
     def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
         target = self._locate(key)
         with disk_errors(target, key=key):

@@ -4,7 +4,9 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeGuard
 
@@ -12,11 +14,13 @@ from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.rows import Asset, Choice, Selection
 from craftkit_archive.coverage import COVERAGE_DAYS
 from craftkit_archive.errors import RemoteError
-from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, processes, workers_for
+from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, prove_by, workers
+from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, workers_for
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, one_of
 from craftkit_archive.states import STATES, by_state
 from craftkit_archive.stores.address import worker_setup
+from craftkit_archive.stores.reach import prove_store
 from craftkit_archive.values import format_time
 from craftkit_archive.verify.fixity import Check, Level, Seen, Task, check_assets
 
@@ -60,7 +64,8 @@ def verify_assets(
     selection: Selection | None = None,
     scope: Scope | None = None,
     limits: Limits | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    cluster: str | None = None,
     stop: Stop = never,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Record]:
@@ -77,7 +82,8 @@ def verify_assets(
         selection: Which renders' assets; all if not given.
         scope: Which of these; with an age, never checked ones come first, then the last bad, then the oldest.
         limits: When to stop; the outcome is then `limited` if all was good so far.
-        jobs: How many processes read.
+        jobs: How many processes read, one if not given; with a cluster, how many batches are in flight.
+        cluster: Address of a Dask scheduler whose workers read instead (see `docs/scale.md`).
         stop: Asked between batches.
         monotonic: Tells seconds, for the commits and the limits.
 
@@ -88,8 +94,9 @@ def verify_assets(
 
     Raises:
         StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's, or no longer. Then no
-            asset is called missing; what was seen before stays recorded.
+            asset is called missing; what was seen before stays recorded. Or a worker of the cluster does not see it.
         NoSpaceError: A worker was killed for want of memory, or the disk is full.
+        RemoteError: The cluster cannot be reached, or has gone.
 
     Example:
         >>> from craftkit_archive import Archive, Finding, verify_assets
@@ -104,7 +111,10 @@ def verify_assets(
     selection, scope, limits = selection or Selection(), scope or Scope(), limits or Limits()
     began = monotonic()
     archive.store.check(archive.id)
-    with archive.run("verify", {"level": level, **_told(selection, scope, limits)}) as run:
+    with ExitStack() as stack:
+        proof = prove_by(partial(prove_store, archive.store.address, archive.id))
+        team = stack.enter_context(clustered(cluster, jobs, proof))
+        run = stack.enter_context(archive.run("verify", {"level": level, **_told(selection, scope, limits)}))
         choice = _choice(archive, scope, run)
         if choice.whole:
             count, size = archive.catalog.count_stored(selection)
@@ -123,7 +133,8 @@ def verify_assets(
         strays = _strays(archive, run) if everything else iter(())
         ledger = _Ledger(archive, run, level, monotonic)
         try:
-            for found in _checks(archive, level, budget.cut(assets), workers_for(count, size, jobs), over):
+            working = workers_for(count, size, jobs or 1)
+            for found in _checks(archive, level, budget.cut(assets), team, working, over):
                 yield from ledger.note(*found)
                 yield Progress(count=len(found[0]), size_bytes=found[1].bytes_read)
                 # The workers are busy: time to look at what else the store holds.
@@ -146,6 +157,7 @@ def verify_assets(
         )
         run.coverage = archive.coverage(_days(scope.due_seconds))
     more = {} if count else _nothing_due(archive, scope)
+    more |= details_of(team)
     yield run.summary(level=level, coverage=run.coverage.details(run.bytes_read if cut_short else 0), **more)
 
 
@@ -219,7 +231,7 @@ class _Budget:
 
 
 def _checks(
-    archive: Archive, level: Level, assets: Iterator[Asset], jobs: int, stop: Stop
+    archive: Archive, level: Level, assets: Iterator[Asset], team: Cluster | None, jobs: int, stop: Stop
 ) -> Iterator[tuple[list[Asset], Seen]]:
     """Yield batches of assets and what was seen of them."""
     sent: deque[list[Asset]] = deque()
@@ -229,7 +241,7 @@ def _checks(
             sent.append(batch)
             yield Task(archive.store.address, level, [asset[1:] for asset in batch])
 
-    with processes(jobs, worker_setup(archive.store.address)) as executor:
+    with workers(team, jobs, partial(worker_setup, archive.store.address)) as executor:
         for seen in map_ordered(executor, check_assets, tasks(), jobs=jobs, stop=stop):
             # Results come in the order of the tasks.
             batch = sent.popleft()[: seen.looked_at]

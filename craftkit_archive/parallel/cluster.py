@@ -1,0 +1,453 @@
+"""The workers of a Dask cluster that runs already, in the place of worker processes.
+
+What goes to a worker is a function of this package, by its name, and a task that holds addresses, keys and digests: no
+open handle, and no credential, of which each worker has its own. The catalog stays with the command.
+
+A worker gets tasks only once it has proved that it runs the same version and sees the same places; so each task names
+the workers that have. Dask gives the task of a worker that dies to another of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, InvalidStateError
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
+from secrets import token_hex
+from threading import Event, RLock, Thread
+from typing import Any, NamedTuple
+
+from typing_extensions import override
+
+from craftkit_archive import __version__
+from craftkit_archive.errors import ArchiveError, RemoteError, RequestError
+from craftkit_archive.parallel.pool import AHEAD, ASK_SECONDS, Stoppable, processes, stopped_by
+
+CONNECT_SECONDS = 10.0
+PROOF_SECONDS = 60.0
+# How often a command looks which workers have come or gone, and how long it waits for the first when all have gone.
+WATCH_SECONDS = 1.0
+WORKERLESS_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
+# Beside the task that each thread works on, one waits at its worker, so that no thread waits for the command.
+TASKS_A_THREAD = 2
+
+# Gives, while a worker is asked, what the worker calls to prove that it sees what this machine sees.
+Proof = Callable[[], AbstractContextManager[Callable[[], object]]]
+
+
+class WorkerState(NamedTuple):
+    """What is known of a worker.
+
+    Attributes:
+        address: Where it listens, as Dask writes it.
+        threads: How many tasks it works on at a time.
+        problem: Why it cannot be used; None if it can.
+    """
+
+    address: str
+    threads: int
+    problem: ArchiveError | None
+
+
+def prove_by(task: Callable[[], object]) -> Proof:
+    """Make a proof of what is there all the time."""
+    return lambda: nullcontext(task)
+
+
+@contextmanager
+def workers(cluster: Cluster | None, jobs: int, setup: Callable[[], Callable[[], object]]) -> Iterator[Executor]:
+    """Lend a cluster, or, without one, `processes` of this machine, each of which begins with what `setup` returns."""
+    if cluster is not None:
+        yield cluster
+        return
+    with processes(jobs, setup()) as executor:
+        yield executor
+
+
+def details_of(cluster: Cluster | None) -> dict[str, Any]:
+    """Return what a summary says of a cluster, if there is one."""
+    return {} if cluster is None else {"cluster": cluster.details()}
+
+
+@contextmanager
+def clustered(address: str | None, jobs: int | None, proof: Proof) -> Iterator[Cluster | None]:
+    """Make an executor of the workers of a cluster; without an address, give None.
+
+    Args:
+        address: Of the scheduler, such as `tcp://scheduler:8786`.
+        jobs: How many tasks are in flight at a time; None for `TASKS_A_THREAD` for each thread of the cluster, as
+            workers join and leave.
+        proof: What each worker has to prove before it gets a task; also one that joins later.
+
+    Raises:
+        RequestError: Dask is not installed, the address is not valid, or a worker runs another version.
+        RemoteError: The scheduler cannot be reached, or has no workers.
+        ArchiveError: What a worker raised instead of a proof.
+    """
+    if address is None:
+        yield None
+        return
+    with _connected(address) as client:
+        cluster = Cluster(client, address, jobs, proof)
+        try:
+            cluster.begin()
+            yield cluster
+        except KeyboardInterrupt:
+            cluster.abandon()
+            raise
+        finally:
+            cluster.end()
+
+
+def survey(address: str, proof: Proof) -> list[WorkerState]:
+    """Ask each worker of a cluster for its version and a proof, and say what came of it.
+
+    Raises:
+        RequestError: Dask is not installed, or the address is not valid.
+        RemoteError: The scheduler cannot be reached.
+    """
+    with _connected(address) as client:
+        return _examine(client, _threads(client, address), proof)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    try:
+        from distributed import Client
+        from distributed.comm.addressing import parse_address
+        from distributed.comm.registry import get_backend
+    except ImportError as error:
+        raise RequestError(
+            "A cluster needs Dask, which is not installed. Run pip install 'craftkit-archive[cluster]'."
+        ) from error
+    try:
+        get_backend(parse_address(address)[0])  # before a client is made, which would try it by itself at its end
+    except ValueError as error:
+        raise RequestError(
+            f"{address} is not the address of a Dask scheduler. Write --cluster tcp://host:8786."
+        ) from error
+    # What it logs of lost connections is said once, by the error that ends the command.
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        try:
+            client: Any = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+        except OSError as error:  # a TimeoutError too
+            raise RemoteError(
+                f"Cannot reach the scheduler {address}. Start it with `dask scheduler`, or correct --cluster."
+            ) from error
+        try:
+            yield client
+        finally:
+            with suppress(OSError, RuntimeError, TimeoutError):
+                client.close(timeout=CLOSE_SECONDS)
+    finally:
+        logger.setLevel(before)
+
+
+def _threads(client: Any, address: str) -> dict[str, int]:
+    """Return the threads of each worker that is connected to the scheduler.
+
+    Raises:
+        RemoteError: The scheduler has gone.
+    """
+    try:
+        return dict(client.nthreads())
+    except (OSError, RuntimeError, TimeoutError, AttributeError) as error:  # AttributeError: it was closing just then
+        raise _lost_scheduler(address) from error
+
+
+def _lost_scheduler(address: str) -> RemoteError:
+    return RemoteError(
+        f"The scheduler {address} has gone. What was recorded until then stays: start it, then run the command again."
+    )
+
+
+def _examine(client: Any, threads: Mapping[str, int], proof: Proof) -> list[WorkerState]:
+    """Compare the versions of workers, then let those with the right one prove what they see."""
+    workers = list(threads)
+    # By a function of Python's own: a worker that has another version may not know ours.
+    version = "__import__('craftkit_archive').__version__"
+    versions = client.run(eval, version, workers=workers, on_error="return") if workers else {}
+    problems = {worker: _wrong_version(worker, versions.get(worker)) for worker in workers}
+    right = [worker for worker, problem in problems.items() if problem is None]
+    with proof() as task:
+        packed = _packed(task)
+        # As tasks, not by `run`: what waits for a network must not keep a worker from telling that it lives.
+        asked = {worker: client.submit(pickle.loads, packed, workers=[worker], pure=False) for worker in right}
+        for worker, future in asked.items():
+            problems[worker] = _unproved(worker, future)
+    return [WorkerState(worker, threads[worker], problems[worker]) for worker in workers]
+
+
+class _Call:
+    """A call that is made where it is unpickled, and gives its result in its own place.
+
+    The scheduler unpickles what it is given to run, and would need this package. Bytes it passes on as they are.
+    """
+
+    def __init__(self, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        self._parts = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self._parts
+
+
+def _packed(function: Callable[..., object], *arguments: object) -> bytes:
+    return pickle.dumps(_Call(function, arguments), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def _wrong_version(worker: str, version: object) -> ArchiveError | None:
+    if version == __version__:
+        return None
+    has = f"runs craftkit-archive {version}" if isinstance(version, str) else "cannot import craftkit-archive"
+    return RequestError(f"The worker {worker} {has}, and this is {__version__}. Install the same version there.")
+
+
+def _unproved(worker: str, future: Any) -> ArchiveError | None:
+    from dask.utils import typename
+    from distributed import CancelledError
+
+    try:
+        error = future.exception(timeout=PROOF_SECONDS)
+    except (OSError, CancelledError) as failure:  # a TimeoutError too
+        error = failure
+    if error is None:
+        return None
+    if not isinstance(error, ArchiveError):
+        return RemoteError(f"The worker {worker} did not answer ({typename(type(error))}: {error}). Look at its log.")
+    return type(error)(f"The worker {worker} cannot work on this archive. {error}")
+
+
+class _UnderWay:
+    """A task that is not done: what it is, and which workers it was given to, by what."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.workers: frozenset[str] = frozenset()
+        self.sent: Future[Any] | None = None
+
+
+class _RemoteFuture(Future[Any]):
+    """The result of a task; one that a worker may have begun is not cancelled."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
+        self._cluster = cluster
+
+    def cancel(self) -> bool:
+        if self._cluster.may_have_begun(self) or not super().cancel():
+            return False
+        self._cluster.forget(self)
+        return True
+
+
+class Cluster(Stoppable):
+    """The workers of a cluster as an executor."""
+
+    def __init__(self, client: Any, address: str, jobs: int | None, proof: Proof) -> None:
+        self._client = client
+        self._address = address
+        self._jobs = jobs
+        self._proof = proof
+        self._run = token_hex(8)
+        self._lock = RLock()  # what is done at once is settled by the thread that submits it
+        self._moved, self._over = Event(), Event()
+        self._fit: dict[str, int] = {}
+        self._unfit: dict[str, ArchiveError] = {}
+        self._lost = 0
+        self._most = 0
+        self._tasks: dict[Future[Any], _UnderWay] = {}
+        self._watcher = Thread(target=self._watch, name="cluster", daemon=True)
+
+    def begin(self) -> None:
+        """See that each worker can be used.
+
+        Raises:
+            ArchiveError: One cannot, or there is none.
+        """
+        threads = _threads(self._client, self._address)
+        if not threads:
+            raise RemoteError(f"The cluster at {self._address} has no workers. Start some with `dask worker`.")
+        for worker in _examine(self._client, threads, self._proof):
+            if worker.problem is not None:
+                raise worker.problem
+            self._fit[worker.address] = worker.threads
+        self._most = len(self._fit)
+        self._watcher.start()
+
+    @property
+    def size(self) -> int:
+        """How many workers there are now; at least 1."""
+        return max(len(self._fit), 1)
+
+    def details(self) -> dict[str, Any]:
+        """Say of the summary's cluster: the scheduler, the most workers at a time, those lost, those left out."""
+        left_out = [{"worker": worker, "problem": str(problem)} for worker, problem in self._unfit.items()]
+        return {"scheduler": self._address, "workers": self._most, "lost": self._lost, "left_out": left_out}
+
+    # --- the executor
+
+    @override
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **_names: Any) -> Future[Any]:
+        future = _RemoteFuture(self)
+        with self._lock:
+            self._tasks[future] = task = _UnderWay(function, arguments)
+            if self._fit:
+                self._send(future, task)
+        return future
+
+    def _send(self, future: Future[Any], task: _UnderWay) -> None:
+        """Give a task to the workers that can be used now; the lock is held."""
+        task.workers = frozenset(self._fit)
+        # Pure tasks that are alike would be one.
+        executor = self._client.get_executor(pure=False, workers=list(self._fit))
+        task.sent = executor.submit(pickle.loads, _packed(_do, self._run, task.function, *task.arguments))
+        task.sent.add_done_callback(partial(self._settle, future, task))
+
+    def _settle(self, future: Future[Any], task: _UnderWay, sent: Future[Any]) -> None:
+        """Pass on what came of a task."""
+        with self._lock:
+            if task.sent is not sent or self._tasks.pop(future, None) is None:
+                return  # it was given to others meanwhile
+        error = _lost_scheduler(self._address) if sent.cancelled() else sent.exception()
+        with suppress(InvalidStateError):  # it was cancelled
+            if error is None:
+                future.set_result(sent.result())
+            else:
+                future.set_exception(self._translated(error))
+        self._moved.set()
+
+    def _translated(self, error: BaseException) -> BaseException:
+        from distributed import CancelledError
+        from distributed.scheduler import KilledWorker
+
+        if isinstance(error, KilledWorker):
+            return RemoteError(
+                "The same task has killed several workers, most likely for want of memory. Give them more, or start"
+                " them with fewer threads, then run the command again."
+            )
+        return _lost_scheduler(self._address) if isinstance(error, CancelledError) else error
+
+    def may_have_begun(self, future: Future[Any]) -> bool:
+        """Say whether a task may be under way: as many of the first as the cluster has threads."""
+        with self._lock:
+            begun = list(self._tasks)[: sum(self._fit.values())]
+        return not self.abandoned and future in begun
+
+    def forget(self, future: Future[Any]) -> None:
+        """Take a task back."""
+        with self._lock:
+            task = self._tasks.pop(future, None)
+        if task is not None and task.sent is not None:
+            task.sent.cancel()
+
+    @override
+    def has_room(self, held: int, _jobs: int) -> bool:
+        # At least one, even while there is no worker: it waits for the next.
+        limit = self._jobs or max(TASKS_A_THREAD * sum(self._fit.values()), 1)
+        return len(self._tasks) < limit and held < AHEAD * limit
+
+    @override
+    def wait_for(self, _future: Future[Any]) -> None:
+        # What is done later in the row makes room too.
+        self._moved.wait(ASK_SECONDS)
+        self._moved.clear()
+
+    @override
+    def stop_tasks(self) -> None:
+        # In a thread: a worker that does not answer must not hold up the end.
+        Thread(target=self._ring, daemon=True).start()
+
+    def _ring(self) -> None:
+        with suppress(OSError, RuntimeError, TimeoutError):  # the cluster has gone, or is being left
+            self._client.run(_end_run, self._run, on_error="ignore")
+
+    @override
+    def end(self) -> None:
+        self._over.set()
+        with self._lock:
+            left = [task.sent for task in self._tasks.values() if task.sent is not None]
+            self._tasks.clear()
+        if left:
+            self.stop_tasks()
+        for sent in left:
+            sent.cancel()
+        if self._watcher.is_alive() and not self.abandoned:
+            self._watcher.join(CLOSE_SECONDS)
+
+    # --- who is there
+
+    def _watch(self) -> None:
+        began_without = None
+        while not self._over.wait(WATCH_SECONDS):
+            try:
+                self._tend()
+            except ArchiveError as error:
+                self._fail(error)
+                return
+            now = time.monotonic()
+            began_without = None if self._fit else began_without or now
+            if began_without is not None and now - began_without > WORKERLESS_SECONDS:
+                self._fail(RemoteError(f"The cluster at {self._address} has lost all its workers. Look at their logs."))
+                return
+
+    def _tend(self) -> None:
+        """Take in workers that joined, leave out those that left, and give what those had to others."""
+        threads = _threads(self._client, self._address)
+        new = {worker: count for worker, count in threads.items() if worker not in self._fit | self._unfit}
+        try:
+            states = _examine(self._client, new, self._proof) if new else []
+        except OSError as error:
+            raise _lost_scheduler(self._address) from error
+        with self._lock:
+            gone = self._fit.keys() - threads.keys()
+            self._lost += len(gone)
+            self._fit = {worker: count for worker, count in self._fit.items() if worker not in gone}
+            for state in states:
+                if state.problem is None:
+                    self._fit[state.address] = state.threads
+                else:
+                    self._unfit[state.address] = state.problem
+            self._most = max(self._most, len(self._fit))
+            if not self._fit:
+                return
+            for future, task in list(self._tasks.items()):
+                if not task.workers & self._fit.keys():
+                    before = task.sent
+                    self._send(future, task)
+                    if before is not None:
+                        before.cancel()
+        if new:
+            self._moved.set()
+
+    def _fail(self, error: ArchiveError) -> None:
+        """End each task with an error."""
+        with self._lock:
+            futures = list(self._tasks)
+            self._tasks.clear()
+        for future in futures:
+            with suppress(InvalidStateError):
+                future.set_exception(error)
+        self._moved.set()
+
+
+# --- at a worker -----------------------------------------------------------------------------------------------------
+
+_ended: set[str] = set()
+
+
+def _do(run: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Do a task; it is asked to end when its command is."""
+    with stopped_by(partial(_ended.__contains__, run)):
+        return function(*arguments)
+
+
+def _end_run(run: str) -> None:
+    _ended.add(run)

@@ -1,0 +1,151 @@
+"""What a worker of a repair does: look whether an asset is good now, and bring a copy that is proved to be right."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from hashlib import sha256
+from typing import NamedTuple
+
+from craftkit_archive.catalog.rows import DamagedAsset
+from craftkit_archive.errors import (
+    AssetError,
+    AssetMissingError,
+    RemoteError,
+    RenderConflictError,
+    RenderNotFoundError,
+)
+from craftkit_archive.parallel.pool import Stop, never, task_stop, until
+from craftkit_archive.parallel.threads import map_threads
+from craftkit_archive.records import Verdict
+from craftkit_archive.sources.address import open_source
+from craftkit_archive.sources.base import Source
+from craftkit_archive.stores.address import open_store
+from craftkit_archive.stores.base import OpenAsset, StagedAsset, Store, digest
+
+
+class Attempt(NamedTuple):
+    """What became of one asset: its new verdict, and which count it goes into.
+
+    Attributes:
+        staged: The copy that is there to take its place, of a worker that leaves the rest to the command.
+    """
+
+    asset: DamagedAsset
+    counted: str
+    verdict: Verdict
+    detail: str | None = None
+    size_bytes: int = 0
+    staged: StagedAsset | None = None
+
+
+class _OtherBytesError(Exception):
+    """What the source has is not what is recorded."""
+
+
+class _SourceFailedError(Exception):
+    """The source, not the store, kept failing."""
+
+
+def is_good(store: Store, asset: DamagedAsset, stop: Stop) -> bool:
+    """Read an asset and say whether it is what is recorded.
+
+    Raises:
+        StoppedError: The work is to end.
+        RemoteError, StoreOfflineError: The store went away.
+    """
+    try:
+        with store.open(asset.key) as found:
+            return digest(until(stop, found.chunks())) == (asset.size_bytes, asset.sha256)
+    except AssetError:
+        return False
+
+
+def attempt(source: Source, asset: DamagedAsset, take: Callable[[Iterator[bytes]], Attempt]) -> Attempt:
+    """Read the copy at a source, give its bytes to a function, and say what came of it.
+
+    The function raises what the bytes raise at their end if they are not the recorded ones.
+
+    Raises:
+        ArchiveError: What stops everything.
+    """
+    try:
+        with _opened(source, asset) as found:
+            return take(_proved(found, asset))
+    except (AssetMissingError, RenderNotFoundError, RenderConflictError) as error:
+        return Attempt(asset, "absent", asset.verdict, str(error))
+    except _OtherBytesError as error:
+        return Attempt(
+            asset, "refused", asset.verdict, f"the copy at the source is not the recorded one either: {error}"
+        )
+    except _SourceFailedError as error:
+        source.check()  # if it is down as a whole, that stops everything
+        return Attempt(asset, "refused", asset.verdict, str(error))
+    except AssetError as error:
+        return Attempt(asset, "refused", asset.verdict, str(error))
+
+
+def _opened(source: Source, asset: DamagedAsset) -> OpenAsset:
+    try:
+        return source.open(asset.render_id, asset.key, asset.sha256)
+    except RemoteError as error:
+        raise _SourceFailedError(str(error)) from error
+
+
+def _proved(found: OpenAsset, asset: DamagedAsset) -> Iterator[bytes]:
+    """Pass bytes on, and refuse them at their end if they are not what is recorded."""
+    hashed, size = sha256(), 0
+    try:
+        for chunk in until(task_stop(), found.chunks()):
+            hashed.update(chunk)
+            size += len(chunk)
+            yield chunk
+    except RemoteError as error:
+        raise _SourceFailedError(str(error)) from error
+    if (size, hashed.hexdigest()) != (asset.size_bytes, asset.sha256):
+        raise _OtherBytesError(f"{size} bytes, SHA-256 {hashed.hexdigest()}")
+
+
+# --- tasks of a cluster ----------------------------------------------------------------------------------------------
+
+
+class RepairTask(NamedTuple):
+    """Look at some assets of a store, or bring copies of them from a source, both named by their addresses."""
+
+    store: str
+    source: str
+    assets: list[DamagedAsset]
+    dry_run: bool
+
+
+def look_at(task: RepairTask) -> list[bool]:
+    """Say of each asset whether it is good now; of the first ones only if the work is to end."""
+    store = open_store(task.store)
+    return map_threads(lambda asset: is_good(store, asset, task_stop()), task.assets, store.lanes, stop=task_stop())
+
+
+def bring_copies(task: RepairTask) -> list[Attempt]:
+    """Bring the copy of each asset; of the first ones only if the work is to end.
+
+    In a bucket it has its name at once, and is read back; in a folder it waits for `Store.commit`.
+    """
+    store, source = open_store(task.store), open_source(task.source)
+    bring = partial(_bring_one, store, source, task.dry_run)
+    return map_threads(bring, task.assets, max(store.lanes, source.lanes), stop=task_stop())
+
+
+def _bring_one(store: Store, source: Source, dry_run: bool, asset: DamagedAsset) -> Attempt:
+    return attempt(source, asset, partial(_take, store, asset, dry_run))
+
+
+def _take(store: Store, asset: DamagedAsset, dry_run: bool, proved: Iterator[bytes]) -> Attempt:
+    if dry_run:
+        digest(proved)
+        return Attempt(asset, "repaired", asset.verdict, size_bytes=asset.size_bytes)
+    staged = store.stage(asset.key, proved, replace=True)
+    if staged.path is None and not is_good(store, asset, never):
+        return unlike(asset)
+    return Attempt(asset, "repaired", "ok", size_bytes=asset.size_bytes, staged=staged)
+
+
+def unlike(asset: DamagedAsset) -> Attempt:
+    """Say of a copy that it reads back as something else than was written."""
+    return Attempt(asset, "refused", "wrong-digest", "the copy was good, and reads back as something else")

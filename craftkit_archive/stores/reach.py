@@ -1,0 +1,120 @@
+"""Proofs that another machine sees the same places as this one: made here, and called there."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from secrets import token_hex
+
+from craftkit_archive.errors import ArchiveError, RequestError, StoreOfflineError, disk_errors
+from craftkit_archive.stores.address import open_store
+from craftkit_archive.stores.base import Store, mask_address
+
+# How many names of a place without a marker are compared.
+NAMES = 32
+TAIL_BYTES = 64 << 10
+# A network's file system may show a new file a moment later.
+APPEAR_SECONDS = 5.0
+_NAME = ".craftkit-archive."
+
+
+def prove_store(address: str, archive_id: str) -> None:
+    """See that the store at an address is an archive's.
+
+    Raises:
+        ArchiveError: See `Store.check`.
+    """
+    open_store(address).check(archive_id)
+
+
+def try_store(address: str, archive_id: str) -> None:
+    """See that the store at an address is an archive's, and can be written.
+
+    Raises:
+        ArchiveError: See `Store.check` and `Store.check_writable`.
+    """
+    prove_store(address, archive_id)
+    try:
+        open_store(address).check_writable()
+    except ArchiveError as error:
+        raise type(error)(f"It reads the store, and cannot write it: {error}") from error
+
+
+def first_names(store: Store) -> list[str]:
+    """Return the first names in a place that may have no marker."""
+    return list(islice(store.keys(), NAMES))
+
+
+def prove_names(address: str, names: list[str]) -> None:
+    """See that a place has the same first names as where they were listed.
+
+    Raises:
+        StoreOfflineError: It has others.
+    """
+    store = open_store(address)
+    store.check()
+    if first_names(store) != names:
+        raise StoreOfflineError(f"{mask_address(address)} holds other files there. Mount the same folder.")
+
+
+@contextmanager
+def shown_folder(path: Path) -> Iterator[Callable[[], object]]:
+    """Show that a folder, which may not be there yet, is the same: by a file that is there as long as it is looked for.
+
+    Raises:
+        NoSpaceError, NotWritableError: The disk refused.
+    """
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    token = folder / f"{_NAME}{token_hex(16)}"
+    try:
+        with disk_errors(token):
+            token.touch(exist_ok=False)
+        yield partial(_prove_token, os.fspath(folder), token.name)
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _prove_token(folder: str, name: str) -> None:
+    until = time.monotonic() + APPEAR_SECONDS
+    while not os.path.lexists(f"{folder}/{name}"):
+        if time.monotonic() > until:
+            raise StoreOfflineError(f"{folder} is another folder there, or none. Mount the same one on every worker.")
+        time.sleep(0.05)
+    if not os.access(folder, os.W_OK):
+        raise StoreOfflineError(f"{folder} cannot be written there. Make it writable for the user of the worker.")
+
+
+def shown_file(path: str) -> Callable[[], object]:
+    """Show that a file is the same: by its size, and a digest of its end.
+
+    Raises:
+        RequestError: It cannot be read.
+    """
+    try:
+        return partial(_prove_file, path, *_measure_end(path))
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read ({error.strerror}). Check its rights and the disk.") from error
+
+
+def _measure_end(path: str) -> tuple[int, str]:
+    with Path(path).open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - TAIL_BYTES, 0))
+        return size, sha256(file.read()).hexdigest()
+
+
+def _prove_file(path: str, size_bytes: int, digest: str) -> None:
+    try:
+        same = _measure_end(path) == (size_bytes, digest)
+    except OSError as error:
+        raise StoreOfflineError(
+            f"{path} cannot be read there ({error.strerror}). Mount the same folder on every worker."
+        ) from error
+    if not same:
+        raise StoreOfflineError(f"{path} is another file there. Mount the same folder on every worker.")
