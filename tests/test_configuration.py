@@ -240,6 +240,7 @@ VALUES = st.one_of(
 )
 
 
+@given_settings(deadline=None)
 @given(
     st.dictionaries(NAMES, st.dictionaries(NAMES, VALUES, min_size=1, max_size=4), min_size=1, max_size=4), st.data()
 )
