@@ -12,25 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import __version__, errors
-from craftkit_archive.commands import (
-    assets,
-    audit,
-    completion,
-    config,
-    exporting,
-    keys,
-    lookup,
-    metadata,
-    nightly,
-    notifying,
-    records,
-    serving,
-    upkeep,
-)
+from craftkit_archive.commands.completing import COMPLETE_VARIABLE
 from craftkit_archive.commands.configuring import configure, name_variables
 from craftkit_archive.commands.console import GIVEN, OK, Console, OutputError, ReaderGoneError, as_json
 from craftkit_archive.commands.examples import examples
-from craftkit_archive.commands.options import global_options, take_everywhere
+from craftkit_archive.commands.families import Families
+from craftkit_archive.commands.options import global_options
 from craftkit_archive.commands.signals import Signals, leave
 from craftkit_archive.values import escape_control
 
@@ -93,6 +80,40 @@ EXIT_CODE_WORDS = {
 }
 
 
+# Where each command is; in the order in which a configuration shows them.
+COMMANDS = {
+    "init": "upkeep.init",
+    "rebuild": "upkeep.rebuild",
+    "backup": "upkeep.backup",
+    "restore": "upkeep.restore",
+    "doctor": "upkeep.doctor",
+    "import": "metadata.import_",
+    "fetch": "assets.fetch",
+    "verify": "assets.verify",
+    "repair": "assets.repair",
+    "accept": "assets.accept",
+    "quarantine": "assets.quarantine",
+    "export": "exporting.export",
+    "export-check": "exporting.export_check",
+    "keys": "keys.keys",
+    "status": "lookup.status",
+    "renders": "lookup.renders",
+    "findings": "lookup.findings",
+    "runs": "lookup.runs",
+    "report": "lookup.report",
+    "seal": "lookup.seal",
+    "audit": "audit.audit",
+    "retention": "records.retention",
+    "hold": "records.hold",
+    "completion": "completion.completion",
+    "config": "config.config",
+    "notify": "notifying.notify",
+    "nightly": "nightly.nightly",
+    "serve": "serving.serve",
+    "quickstart": "serving.quickstart",
+}
+
+
 class Commands(click.Group):
     """The group of all commands; the one place where errors become exit codes."""
 
@@ -115,6 +136,9 @@ class Commands(click.Group):
         stopped = KeyboardInterrupt("Stopped at once; what was recorded until then stays.")
         signals.at_last = lambda: self._fail(given, stopped, signals.exit_code)
         try:
+            if COMPLETE_VARIABLE in os.environ:
+                from craftkit_archive.commands import completion as completion  # its shells replace those of click
+
             return super().main(given, prog_name, standalone_mode=False, obj=signals, **extra) or OK
         except (click.ClickException, errors.ArchiveError) as error:
             return self._fail(given, error, self.code_of(error))
@@ -271,37 +295,5 @@ def main(
     )
 
 
-for command in (
-    upkeep.init,
-    upkeep.rebuild,
-    upkeep.backup,
-    upkeep.restore,
-    upkeep.doctor,
-    metadata.import_,
-    assets.fetch,
-    assets.verify,
-    assets.repair,
-    assets.accept,
-    assets.quarantine,
-    exporting.export,
-    exporting.export_check,
-    keys.keys,
-    lookup.status,
-    lookup.renders,
-    lookup.findings,
-    lookup.runs,
-    lookup.report,
-    lookup.seal,
-    audit.audit,
-    records.retention,
-    records.hold,
-    completion.completion,
-    config.config,
-    notifying.notify,
-    nightly.nightly,
-    serving.serve,
-    serving.quickstart,
-):
-    main.add_command(command)
 name_variables(main)
-take_everywhere(main)
+main.commands = Families(COMMANDS)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
@@ -133,6 +132,8 @@ def check_asset_key(key: str) -> str:
 
 def mark_of(text: str) -> int:
     """Return 8 bytes, as a number, that stand for a text of any characters that a name can have."""
+    from hashlib import blake2b  # here, because OpenSSL takes 3 ms to load, and every command would pay for it
+
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
@@ -179,6 +180,8 @@ def default_asset_key(project_id: str, render_id: str) -> str:
 
 def hash_key(plain_key: str) -> str:
     """Hash an API key as Craftkit stores it: 64 lower-case hex digits of its SHA-256."""
+    from hashlib import sha256  # as above
+
     return sha256(plain_key.encode("utf-8", "surrogatepass")).hexdigest()
 
 

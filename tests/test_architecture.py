@@ -173,6 +173,7 @@ def test_start_up_imports_nothing_heavy() -> None:
         "bottle",
         "concurrent",
         "distributed",
+        "hashlib",
         "ijson",
         "jinja2",
         "msgspec",
@@ -187,3 +188,16 @@ def test_start_up_imports_nothing_heavy() -> None:
         "wcwidth",
     }
     assert not heavy & set(loaded.stdout.split())
+
+
+def test_a_command_is_imported_when_something_asks_for_it() -> None:
+    script = (
+        "import sys, cli; print(*sys.modules); cli.main.get_command(None, 'init');"
+        " print(*sys.modules); assert 'fetch' in cli.main.commands; print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    before, after, asked = (set(line.split()) for line in done.stdout.splitlines())
+    families = {f"craftkit_archive.commands.{place.partition('.')[0]}" for place in cli.COMMANDS.values()}
+    assert not families & before
+    assert families & after == families & asked == {"craftkit_archive.commands.upkeep"}
+    assert [name for name, command in cli.main.commands.items() if command.name != name] == []

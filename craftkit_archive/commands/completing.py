@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from click.shell_completion import CompletionItem
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import click
+    from click.shell_completion import CompletionItem
 
     from craftkit_archive.catalog.names import NameKind
 
@@ -19,10 +18,14 @@ if TYPE_CHECKING:
 
 # Where an --archive that stands after the command is noted while a shell asks.
 ARCHIVE_AFTER = "craftkit_archive.completing"
+# Where a shell says that it asks.
+COMPLETE_VARIABLE = "_CRAFTKIT_ARCHIVE_COMPLETE"
 
 
 def _names(*kinds: NameKind) -> Complete:
     def complete(context: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem[str]]:
+        from click.shell_completion import CompletionItem
+
         from craftkit_archive.archive import CATALOG
         from craftkit_archive.catalog.names import names_that_begin
 
@@ -49,4 +52,6 @@ complete_keys = _names("keys")
 
 def complete_files(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem[str]]:
     """Let the shell offer files, for what may be an address too."""
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(typed, type="file")]

@@ -21,13 +21,13 @@ from click.shell_completion import (
 )
 
 from craftkit_archive import errors
+from craftkit_archive.commands.completing import COMPLETE_VARIABLE
 from craftkit_archive.commands.console import OK, Console, standard_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PROGRAM = "craftkit-archive"
-COMPLETE_VARIABLE = "_CRAFTKIT_ARCHIVE_COMPLETE"
 # In every script that click makes for this program, and in no other.
 _OURS = "_craftkit_archive_completion"
 ASKING_SECONDS = 10.0

@@ -21,21 +21,17 @@ PREFIX = "CRAFTKIT_ARCHIVE"
 NOT_CONFIGURED = ("config", "help", "version")
 
 
-def name_variables(command: click.Command, prefix: str = PREFIX) -> None:
+def name_variables(command: click.Command, *path: str) -> None:
     """Give each option its variable in the environment: `verify --due` has CRAFTKIT_ARCHIVE_VERIFY_DUE."""
     for option in _options(command):
-        own = _variable_name(prefix, _key(option))
+        own = "_".join((PREFIX, *path, _key(option))).replace("-", "_").upper()
         if option.envvar is None:
             option.envvar = own
         elif not str(option.envvar).startswith(PREFIX):  # one that other programs know too
             option.envvar = [str(option.envvar), own]
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
-            name_variables(inner, _variable_name(prefix, name))
-
-
-def _variable_name(prefix: str, name: str) -> str:
-    return f"{prefix}_{name}".replace("-", "_").upper()
+            name_variables(inner, *path, name)
 
 
 def _names_of(option: click.Option) -> list[str]:

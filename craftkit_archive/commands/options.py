@@ -89,29 +89,29 @@ EVERYWHERE = (
 )
 
 
-def take_everywhere(group: click.Group, *path: str) -> None:
-    """Let every command below a group take the program's own options after its name too.
+def take_everywhere(command: click.Command, *path: str) -> None:
+    """Let a command, and those below it, take the program's own options after its name too.
 
     They are hidden there, so that each help has its own options; its end has examples, and names them.
     """
-    for name, command in group.commands.items():
-        for option in GLOBAL_OPTIONS:
-            shown = option(click.Command(None)).params[-1]
-            # Without a default and the environment: what was not given here must not undo what stands before.
-            hidden = type(shown)(
-                [*shown.opts, shown.name or ""],
-                type=shown.type,
-                is_flag=shown.is_flag,
-                default=None,
-                hidden=True,
-                expose_value=False,
-                callback=_overrule,
-                help=shown.help,
-            )
-            command.params.append(hidden)
-        command.epilog = f"{examples(' '.join([*path, name]))}\n\n{EVERYWHERE}"
-        if isinstance(command, click.Group):
-            take_everywhere(command, *path, name)
+    for option in GLOBAL_OPTIONS:
+        shown = option(click.Command(None)).params[-1]
+        # Without a default and the environment: what was not given here must not undo what stands before.
+        hidden = type(shown)(
+            [*shown.opts, shown.name or ""],
+            type=shown.type,
+            is_flag=shown.is_flag,
+            default=None,
+            hidden=True,
+            expose_value=False,
+            callback=_overrule,
+            help=shown.help,
+        )
+        command.params.append(hidden)
+    command.epilog = f"{examples(' '.join(path))}\n\n{EVERYWHERE}"
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            take_everywhere(inner, *path, name)
 
 
 def _overrule(context: click.Context, parameter: click.Parameter, value: Any) -> None:
