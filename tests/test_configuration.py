@@ -11,7 +11,6 @@ import click
 import jsonschema
 import pytest
 from hypothesis import given
-from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
 import cli
