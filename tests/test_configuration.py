@@ -11,6 +11,7 @@ import click
 import jsonschema
 import pytest
 from hypothesis import given
+from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
 import cli
