@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.configuration import FILE, Backups, Configuration, Nightly, Source
+from craftkit_archive.lock import hold_lock
 from craftkit_archive.nightly.page import state_of_code
 from craftkit_archive.nightly.steps import BACKUP, WORST_FIRST, outcome_of, plan_night, prune_backups, worst_code
+from craftkit_archive.values import utc_now
 from tests.receivers import Receiver, http_receiver, smtp_server, wait_until
 from tests.services import Database, RealService
 from tests.worlds import NORTHWIND, World, command, fill, lack, pdf, program, projects, put, render, write_ndjson
@@ -270,6 +272,28 @@ def test_other_writers_are_kept_out_for_the_whole_night(night: World) -> None:
             assert command("fetch", night.bucket, archive=archive).code == 11
             assert command("keys", "list", archive=archive).code == 0
         assert running.wait(60) in (0, 1)
+
+
+@pytest.mark.parametrize(("harm", "code"), [("lock", 11), ("lost", 10), ("damaged", 13)])
+def test_a_night_that_cannot_begin_is_told_too(night: World, harm: str, code: int) -> None:
+    archive = night.archive.path
+    night.archive.catalog.close()
+    with http_receiver() as http, ExitStack() as stack:
+        write(archive, f'[nightly]\n[notify]\nping = "{http.url}/ping"\nwebhook = "{http.url}/hook"\n')
+        if harm == "lock":
+            stack.enter_context(hold_lock(archive, "import", utc_now))
+        elif harm == "lost":
+            (archive / "archive.db").rename(night.folder / "away.db")
+        else:
+            (archive / "archive.db").write_bytes(b"no database" * 1000)
+        done = command("nightly", "--quiet", archive=archive)
+        assert done.code == code, done.err
+        assert sorted(request.path for request in http.got) == ["/hook", "/ping/fail"]
+        told = json.loads(next(request.body for request in http.got if request.path == "/hook"))
+        assert (told["outcome"], told["exit_code"]) == ("failed", code)
+        assert told["sentence"] in done.err.replace("\n", " ")
+        assert command("nightly", "--dry-run", archive=archive).code in (0, code)
+        assert len(http.got) == 2
 
 
 def test_a_signal_ends_the_night_and_what_was_done_is_kept(night: World) -> None:

@@ -104,13 +104,40 @@ def nightly(console: Console, skip: tuple[str, ...], time_limit: int | None, dry
         raise RequestError(
             f"Nothing says what a night does. Add [nightly] to {where}; `config init` writes an example."
         )
-    with open_archive(console, read_only=dry_run) as archive:
-        night = _Night(console, archive, configuration, time_limit)
-        steps = night.plan(skip)
-        if dry_run:
-            return night.show_plan(steps)
-        with archive.lock("nightly"):
-            return night.run(steps)
+    try:
+        with open_archive(console, read_only=dry_run) as archive:
+            night = _Night(console, archive, configuration, time_limit)
+            steps = night.plan(skip)
+            if dry_run:
+                return night.show_plan(steps)
+            with archive.lock("nightly"):
+                return night.run(steps)
+    except Exception as error:
+        # A night that could not even begin is the one that nobody must miss.
+        if not dry_run:
+            _announce_failure(console, configuration, error)
+        raise
+
+
+def _announce_failure(console: Console, configuration: Configuration, error: Exception) -> None:
+    """Tell of a night that an error ended, such as a lost catalog or another command that writes."""
+    from craftkit_archive.notify.message import Notice, state_of
+    from craftkit_archive.notify.send import announce_end
+    from craftkit_archive.values import format_time, utc_now
+
+    now = format_time(utc_now())
+    notice = Notice(
+        archive=str(console.archive.resolve()),
+        host=socket.gethostname(),
+        outcome="failed",
+        exit_code=click.get_current_context().find_root().command.code_of(error),  # type: ignore[attr-defined]
+        started_at=now,
+        finished_at=now,
+        sentence=str(error) or type(error).__name__,
+        state=state_of("failed", [], [str(error)]),
+    )
+    for text in announce_end(configuration.notify, notice, None):
+        click.echo(f"craftkit-archive: {escape_control(text)}", err=True)
 
 
 class _Night:
