@@ -26,7 +26,7 @@ from server.auth import find_caller
 from server.bodies import MAX_BUFFER_BYTES, VerifyReads, describe_pdf, describe_render, open_pdf
 from server.context import CONTEXT, FAULT, RequestContext
 from server.errors import ANSWERS, STATUSES, Rejection
-from server.listing import list_renders, read_query
+from server.listing import answer_listing, read_query
 from server.ranges import is_unchanged, select_range
 
 log = logging.getLogger("craftkit_archive.server")
@@ -224,7 +224,7 @@ class Service:
         catalog = self._archive(context).catalog
         caller, listing = find_caller(catalog, context), read_query(context.environ.get("QUERY_STRING", ""))
         context.leave_event_loop()
-        return _json(200, list_renders(catalog, caller, listing, self._describe(context)))
+        return _json(200, answer_listing(catalog, caller, listing, self._describe(context)))
 
     def _send(self, context: RequestContext, render_id: str, *, embedded: bool = False) -> Response:
         render, environ = self._find(context, render_id), context.environ

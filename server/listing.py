@@ -74,7 +74,7 @@ def _time(text: str | None, days: int) -> str | None:
         return None if beyond == (days > 0) else "9999" if beyond else "0000"
 
 
-def list_renders(
+def answer_listing(
     catalog: Catalog, caller: KeyRow, listing: Listing, describe: Callable[[ServedRender], dict[str, object]]
 ) -> dict[str, object]:
     """Return one page of the renders of a key's project, newest first, as `GET /v1/renders` answers it."""

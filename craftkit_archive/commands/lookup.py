@@ -307,7 +307,7 @@ def renders() -> None:
 @limit_option
 @_form_option("table", "csv", "json", "ids")
 @click.pass_obj
-def list_renders(
+def show_renders(
     console: Console,
     not_stored: bool,
     damaged: bool,
@@ -356,7 +356,7 @@ def runs() -> None:
 )
 @_form_option("table", "csv", "json")
 @click.pass_obj
-def list_runs(console: Console, command: str | None, limit: int, form: ListForm) -> int:
+def show_runs(console: Console, command: str | None, limit: int, form: ListForm) -> int:
     """List runs, the newest first."""
     return _list_runs(console, command, limit, form)
 
@@ -374,7 +374,7 @@ def _list_runs(
 @runs.command("show")
 @click.argument("run", type=click.IntRange(1), shell_complete=complete_runs)
 @click.pass_obj
-def show_run(console: Console, run: int) -> int:
+def show_run_details(console: Console, run: int) -> int:
     """Show everything that is known of one run."""
     from craftkit_archive import lookup
     from craftkit_archive.records import RunInfo, Summary
@@ -423,7 +423,7 @@ def findings() -> None:
 @limit_option
 @_form_option("table", "csv", "json", "ids")
 @click.pass_obj
-def list_findings(
+def show_findings(
     console: Console,
     run: int | None,
     project: str | None,

@@ -23,7 +23,7 @@ def page_name(number: int) -> str:
     return f"index-{number + 1:03}.html" if number else "index.html"
 
 
-class _Bar(NamedTuple):
+class _ProjectBar(NamedTuple):
     """A project in the chart: its bar's width is in percent of the widest."""
 
     name: str
@@ -32,7 +32,7 @@ class _Bar(NamedTuple):
     width: str
 
 
-class _Column(NamedTuple):
+class _Month(NamedTuple):
     """A month or year in the chart: across in percent of the chart's width, down in pixels."""
 
     name: str
@@ -46,7 +46,7 @@ class _Column(NamedTuple):
 class _Months(NamedTuple):
     """The chart of PDFs by time."""
 
-    columns: list[_Column]
+    columns: list[_Month]
     first: str
     last: str
     width: str
@@ -118,11 +118,11 @@ class Pages:
             pages.append((page_name(number), file))
         return pages
 
-    def _draw_projects(self) -> list[_Bar]:
+    def _draw_projects(self) -> list[_ProjectBar]:
         most = self._projects.most_common(SHOWN_PROJECTS)
         largest = max((pdfs for _, pdfs in most), default=1)
         return [
-            _Bar(name, pdfs, format_size(self._project_sizes[name]), f"{100 * pdfs / largest:.1f}")
+            _ProjectBar(name, pdfs, format_size(self._project_sizes[name]), f"{100 * pdfs / largest:.1f}")
             for name, pdfs in most
         ]
 
@@ -141,6 +141,6 @@ def _draw_months(months: Counter[str]) -> _Months:
     for place, (name, count) in enumerate(shown):
         height = max(count / largest * CHART_HEIGHT, 1)
         left, bar_left = f"{place * width:.3f}", f"{(place + 0.1) * width:.3f}"
-        columns.append(_Column(name, count, left, bar_left, f"{CHART_HEIGHT - height:.1f}", f"{height:.1f}"))
+        columns.append(_Month(name, count, left, bar_left, f"{CHART_HEIGHT - height:.1f}", f"{height:.1f}"))
     first, last = (shown[0][0], shown[-1][0]) if shown else ("", "")
     return _Months(columns, first, last, f"{width:.3f}", f"{width * 0.8:.3f}", CHART_HEIGHT)

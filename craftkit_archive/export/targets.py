@@ -65,13 +65,13 @@ class Target(ABC):
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
         """Write one of the export's own papers; a path that ends with a slash is an empty folder."""
 
-    @abstractmethod
     def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
-        """Say whether a file of an earlier export is there and as it was written."""
+        """Say whether a file of an earlier export is there and as it was written; a target may take up none."""
+        return False
 
-    @abstractmethod
     def remove(self, path: str) -> bool:
-        """Remove a file of an earlier export, and say whether there was one."""
+        """Remove a file of an earlier export, and say whether there was one; a target may take up none."""
+        return False
 
     @abstractmethod
     def close(self) -> None:
@@ -292,14 +292,6 @@ class StoreTarget(Target):
             self._store.write(path, _file_chunks(file), replace=True)
 
     @override
-    def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
-        return False
-
-    @override
-    def remove(self, path: str) -> bool:
-        return False
-
-    @override
     def close(self) -> None:
         return
 
@@ -430,14 +422,6 @@ class PackedTarget(Target):
         self._write([self._form.head(path, size, modified, crc)])
         self._write(_file_chunks(file))
         self._write([self._form.tail(size)])
-
-    @override
-    def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
-        return False
-
-    @override
-    def remove(self, path: str) -> bool:
-        return False
 
     @override
     def close(self) -> None:

@@ -39,25 +39,25 @@ def write_html(report: Report, out: TextIO) -> None:
         out,
         {
             "report": report,
-            "state": _state(report),
+            "state": _page_state(report),
             "facts": _facts(report.run, report.seconds),
             "ending": _ENDINGS.get(report.run.outcome or "failed"),
             "verdicts": _verdicts(report.run.counts),
             "covered": _covered(report),
             "history": _history(report.history),
             "ages": _ages(report),
-            "projects": [_project(one) for one in held[:MOST_PROJECTS]],
+            "projects": [_project_row(one) for one in held[:MOST_PROJECTS]],
             "more_projects": len(held) - MOST_PROJECTS,
-            "findings": [_finding(one) for one in found[:MOST_FINDINGS]],
+            "findings": [_finding_row(one) for one in found[:MOST_FINDINGS]],
             "more_findings": len(found) > MOST_FINDINGS,
             "elsewhere": words(report.standing.bad),
-            "accepted": [_accepted(one) for one in report.accepted[:MOST_FINDINGS]],
+            "accepted": [_loss_row(one) for one in report.accepted[:MOST_FINDINGS]],
             "made_at": _short_time(report.made_at),
         },
     )
 
 
-def _state(report: Report) -> str:
+def _page_state(report: Report) -> str:
     if report.bad or report.standing.damaged:
         return "bad"
     return "warn" if report.run.outcome != "ok" or not report.run.finished_at or report.standing.bad else "good"
@@ -260,7 +260,7 @@ def _ages(report: Report) -> list[_Age]:
     return ages
 
 
-class _Bar(NamedTuple):
+class _BarPart(NamedTuple):
     """A part of a project's bar, in percent of it."""
 
     colour: str
@@ -275,19 +275,19 @@ class _Project(NamedTuple):
     deleted: bool
     stored: int
     size: str
-    bars: list[_Bar]
+    bars: list[_BarPart]
     share: str
     damaged: int
     not_stored: int
 
 
-def _project(project: ProjectInfo) -> _Project:
+def _project_row(project: ProjectInfo) -> _Project:
     total = project.stored_bytes or 1
     rest = max(project.stored_bytes - project.covered_bytes - project.due_bytes, 0)
     at, bars = 0.0, []
     for amount, colour in ((project.covered_bytes, "good"), (rest, "bad"), (project.due_bytes, "track")):
         length = 100 * amount / total
-        bars.append(_Bar(colour, f"{at:.2f}", f"{length:.2f}"))
+        bars.append(_BarPart(colour, f"{at:.2f}", f"{length:.2f}"))
         at += length
     return _Project(
         name=project.slug or project.name,
@@ -315,7 +315,7 @@ class _Row(NamedTuple):
     seen: str
 
 
-def _finding(one: Finding | Note) -> _Row:
+def _finding_row(one: Finding | Note) -> _Row:
     if not isinstance(one, Finding):
         return _Row("note", "note", one.key, "", one.detail or "", _short_time(one.found_at))
     verdict = word_of(one.verdict)
@@ -334,5 +334,5 @@ class _Loss(NamedTuple):
     accepted_at: str
 
 
-def _accepted(one: Acknowledgement) -> _Loss:
+def _loss_row(one: Acknowledgement) -> _Loss:
     return _Loss(one.key, one.state.replace("-", " "), one.reason, _short_time(one.accepted_at))
