@@ -8,7 +8,7 @@ run = @if command -v $(BIN)$(1) >/dev/null; then $(BIN)$(1) $(2); else \
 
 PROGRAMS := chromium node nginx caddy haproxy qpdf bsdtar jbig2dec jq openssl ssh-keygen logrotate curl wget aria2c javac go zsh fish mandoc groff
 
-.PHONY: check lint types test test-long programs docs-check docs man format sample pictures bench bench-full
+.PHONY: check lint types test test-long programs docs-check docs man site format sample pictures bench bench-full
 
 check: lint types programs test docs-check
 
@@ -30,10 +30,13 @@ test-long: # the longer ones, some minutes
 	$(call run,pytest,-m long)
 
 docs-check: # docs/cli.md and docs/datasette.md say what the program says
-	$(call run,cog,--check docs/cli.md docs/datasette.md)
+	$(call run,cog,--check docs/cli.md docs/datasette.md docs/api.md docs/messages.md)
 
 docs: # write docs/cli.md and docs/datasette.md anew
-	$(BIN)cog -r docs/cli.md docs/datasette.md
+	$(BIN)cog -r docs/cli.md docs/datasette.md docs/api.md docs/messages.md
+
+site: # the documentation as a folder that works without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)mkdocs build --strict --quiet
 
 man: # man pages of all commands; a wheel that is built afterwards takes them along
 	$(BIN)python -m manual.man_pages share/man/man1

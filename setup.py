@@ -74,6 +74,8 @@ setup(
             "hypothesis>=6.100",
             "jsonschema>=4.20",
             "moto[s3,server]>=5",
+            "mkdocs-material>=9.6,<10",
+            "mkdocstrings[python]>=0.30",
             "mypy>=1.13",
             "packaging>=24",
             "psycopg[binary]>=3.2,<4",

@@ -1,4 +1,4 @@
-"""From the bucket to a box without a network, with the very commands of docs/serving.md."""
+"""From the bucket to a box without a network, with the very commands of docs/air-gap.md."""
 
 import os
 import re
@@ -22,7 +22,7 @@ exec {shlex.quote(sys.executable)} -c 'import cli; cli.main()' "$@"
 
 def documented() -> list[str]:
     """Return the blocks of commands of the chapter."""
-    chapter = (ROOT / "docs/serving.md").read_text().split("## From the bucket to a box without a network\n")[1]
+    chapter = (ROOT / "docs/air-gap.md").read_text().split("## From the bucket to the box\n")[1]
     return re.findall(r"```sh\n(.*?)```", chapter.split("\n## ")[0], re.DOTALL)
 
 
@@ -45,7 +45,7 @@ def test_an_archive_is_fetched_sealed_carried_over_checked_and_served(tmp_path: 
             ["sh", "-ec", script], cwd=tmp_path, env=known, capture_output=True, text=True, timeout=60
         )
 
-    gather, box, _install = documented()
+    gather, box = documented()
     here, media, log = tmp_path / "here", tmp_path / "media", tmp_path / "access.ndjson"
     gather = gather.replace("/srv/archive", str(here)).replace("s3://bucket", f"s3://{BUCKET}/carried")
     done = sh(gather, AWS_ENDPOINT_URL_S3=rclone.url)
