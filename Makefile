@@ -8,7 +8,7 @@ run = @if command -v $(BIN)$(1) >/dev/null; then $(BIN)$(1) $(2); else \
 
 PROGRAMS := chromium node nginx caddy haproxy qpdf bsdtar jbig2dec jq openssl ssh-keygen logrotate curl wget aria2c javac go zsh fish mandoc groff
 
-.PHONY: check lint types test test-long programs docs-check docs man site format sample pictures bench bench-full
+.PHONY: check lint types test test-long programs docs-check docs man site offline format sample pictures bench bench-full
 
 check: lint types programs test docs-check
 
@@ -34,6 +34,9 @@ docs-check: # docs/cli.md and docs/datasette.md say what the program says
 
 docs: # write docs/cli.md and docs/datasette.md anew
 	$(BIN)cog -r docs/cli.md docs/datasette.md docs/api.md docs/messages.md
+
+offline: man # one tar for boxes without a network: wheels for this kind of machine, and install.sh; EXTRAS=notify,postgres
+	$(BIN)python -m release.offline dist $(EXTRAS)
 
 site: # the documentation as a folder that works without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)mkdocs build --strict --quiet

@@ -1,0 +1,1 @@
+"""What is given to boxes that have no network."""
