@@ -154,7 +154,7 @@ class Commands(click.Group):
             click.echo(f"craftkit-archive: {error}", err=True)
             _forget(1)
             return EXIT_CODES[errors.NotWritableError]
-        except Exception as error:  # noqa: BLE001 - the last edge: whatever it is, it is a bug of ours
+        except Exception as error:  # noqa: BLE001 - the last edge: any other error is a bug of ours
             if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (1, 2))):
                 return _end_for_readers()
             return self._fail_unforeseen(given, error)

@@ -25,7 +25,7 @@ class Column(NamedTuple):
         cell: What it says of a record.
         right: Whether it is a number, aligned to the right.
         least: How few characters it may be cut to; 0 is never cut.
-        drop: Columns with the highest number go first where there is no room; 0 stays.
+        drop: Columns with the highest number are dropped first when space is short; 0 stays.
         middle: Whether its end tells one from another, so that it is cut in the middle.
     """
 
@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
 
 def window_width(*, verbose: bool) -> int | None:
-    """Return how many characters a line may have; None is no limit.
+    """Return how many characters a line may have; None for no limit.
 
     Programs that read a list through a pipe get everything, unless `COLUMNS` says that someone looks at it.
     """
@@ -54,7 +54,7 @@ def window_width(*, verbose: bool) -> int | None:
 
 
 def short_digest(text: str | None, *, verbose: bool = False) -> str:
-    """Cut a digest down to what tells it from others, unless everything is to be shown; other texts stay."""
+    """Shorten a digest to what distinguishes it, unless everything is shown; other texts stay."""
     whole = verbose or text is None or len(text) != 64 or set(text) - _HEX
     return text or "" if whole else f"{text[:DIGEST_CHARS]}…"  # type: ignore[index]
 
@@ -69,7 +69,7 @@ class Table:
 
     Args:
         columns: From left to right.
-        window: How many characters a line may have; None is no limit.
+        window: How many characters a line may have; None for no limit.
     """
 
     def __init__(self, columns: Sequence[Column], window: int | None) -> None:
@@ -141,12 +141,12 @@ def one_line(text: str) -> str:
     """Make foreign text one line that cannot steer the terminal: what cannot be printed is shown as an escape."""
     if text.isprintable():
         return text
-    # Bytes of a name that is not UTF-8 first: what they stand for is no character.
+    # Bytes of a name that is not UTF-8 first: they do not stand for a character.
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in valid_text(text))
 
 
 def clipped(line: str, width: int) -> str:
-    """Cut a line that is wider than so many columns; an ellipsis says so."""
+    """Cut a line to a number of columns; an ellipsis marks the cut."""
     return _cut(line, width, middle=False)
 
 

@@ -35,7 +35,7 @@ class Coverage(msgspec.Struct, frozen=True):
         """Describe it as a summary does.
 
         Args:
-            night_bytes: What a run that was cut short read; from it the nights are reckoned that the rest will take.
+            night_bytes: Bytes that a run read before its limit; used to estimate how many nights the rest takes.
         """
         details: dict[str, Any] = {**msgspec.structs.asdict(self), "share": round(self.share, 5)}
         text = describe(self.share, self.stored_bytes, self.days) if self.assets else NOTHING

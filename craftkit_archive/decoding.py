@@ -20,7 +20,7 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"\s*(:?)')
 
 
 class DecodedItem(NamedTuple):
-    """One record of a file; or, with a `problem`, what stands in its place."""
+    """One record of a file; or, with a `problem`, what was found instead."""
 
     line: int
     value: Any

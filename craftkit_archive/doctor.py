@@ -1,4 +1,4 @@
-"""Doctor: is this set-up sound, and if not, what fixes it?"""
+"""Doctor: what is wrong with this installation or archive, and what fixes it."""
 
 import os
 import platform
@@ -88,7 +88,7 @@ def _program(_archive: Archive) -> Iterator[Diagnosis]:
         and _record_hash(Path(file.locate())) != file.hash.value
     ]
     if changed:
-        fix = f"Install {PROGRAM} anew, into a virtual environment of its own."
+        fix = f"Install {PROGRAM} again, in a virtual environment of its own."
         yield Diagnosis("program", f"{changed[0]} is not the file that was installed", fix)
     else:
         yield Diagnosis("program", "its files are those that were installed")

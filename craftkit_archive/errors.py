@@ -45,7 +45,7 @@ class ArchiveError(Exception):
 
 
 class RequestError(ArchiveError):
-    """What was asked for makes no sense, or asks for something that is not there."""
+    """The request is invalid, or names something that does not exist."""
 
 
 class NoArchiveError(ArchiveError):
@@ -73,7 +73,7 @@ class StoreError(ArchiveError):
 
 
 class StoreOfflineError(StoreError):
-    """The store or source is not there: unmounted, removed, or never made."""
+    """The store or source is missing: unmounted, removed or never created."""
 
 
 class StoreMismatchError(StoreError):

@@ -27,7 +27,7 @@ def list_renders(
         selection: Which renders; all if not given.
         states: States that their PDFs are in, any of which will do; all if not given.
         search: A part of the id, the template id, the asset key or the error message.
-        limit: At most so many.
+        limit: The most to return.
 
     Yields:
         A `RenderInfo` for each; at last the `Summary`, whose details say whether there are `more`.
@@ -68,13 +68,13 @@ def list_findings(
         since: Found at this time or later, as `Archive.select` takes it.
         until: Found before this time; a date alone is its end.
         search: A part of the render id, the asset key or the detail.
-        limit: At most so many.
+        limit: The most to return.
 
     Yields:
         A `FindingInfo` for each; at last the `Summary`, whose details say whether there are `more`.
 
     Raises:
-        RequestError: There is no such run or project, or a state or time is not valid.
+        RequestError: The run or project does not exist, or a state or time is invalid.
 
     Example:
         >>> from craftkit_archive import Archive, list_findings
@@ -104,7 +104,7 @@ def list_runs(archive: Archive, *, command: str | None = None, limit: int | None
     Args:
         archive: May be open read-only.
         command: Of this command alone, such as `verify`.
-        limit: At most so many.
+        limit: The most to return.
 
     Yields:
         A `RunInfo` for each; at last the `Summary`, whose details say whether there are `more`.
@@ -133,7 +133,7 @@ def show_run(archive: Archive, run_id: int) -> Iterator[Record]:
         The `RunInfo`; at last the `Summary` with the count findings: how many rows it left, notes not counted.
 
     Raises:
-        RequestError: There is no such run.
+        RequestError: The run does not exist.
 
     Example:
         >>> from craftkit_archive import Archive, show_run

@@ -39,7 +39,7 @@ def quickstart_steps(
         stop: Asked by the steps.
 
     Raises:
-        RequestError: The folder lacks one of these.
+        RequestError: One of these is missing from the folder.
     """
     files = {kind: _input(directory, kind) for kind in KINDS}
     for kind, file in files.items():

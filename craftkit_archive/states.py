@@ -79,7 +79,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def outcome(self) -> Outcome:
-        """How a command ends that only looks: anything damaged is a problem, what nobody could compare is a gap."""
+        """The outcome of a command that only looks: damage is a problem, and what could not be compared is a gap."""
         if self.damaged:
             return "problems"
         return "incomplete" if self.unreadable or self.unverified else "ok"

@@ -42,7 +42,7 @@ class AccessLog:
         os.close(before)
 
     def _open(self) -> int:
-        # Standard output, too, is opened anew: not blocking must not spread to whoever else has this terminal or pipe.
+        # Standard output is opened again too: others who share this terminal or pipe must not become non-blocking.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
         with disk_errors(self._path):
             try:

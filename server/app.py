@@ -141,7 +141,7 @@ class Service:
             status, message = fault
             raise Rejection("bad_request" if status < 500 else "internal", message, status=status)
         try:
-            # As UTF-8, and not what Bottle makes of it, which leaves other bytes out and finds what nobody asked for.
+            # Decoded as UTF-8 here: Bottle drops invalid bytes, and so finds renders that nobody asked for.
             environ["PATH_INFO"] = environ["PATH_INFO"].encode("latin-1").decode()
             route, names = self.app.match(environ)
         except (HTTPError, UnicodeDecodeError) as error:
@@ -214,7 +214,7 @@ class Service:
             log.error("not ready: %s (request %s)", error, context.request_id)
             raise Rejection("not_ready", _reason(error)) from error
         if (folder := self._settings.log_folder) and shutil.disk_usage(folder).free < LOG_ROOM_BYTES:
-            raise Rejection("not_ready", "There is no room for the access log.")
+            raise Rejection("not_ready", "There is no space for the access log.")
         return _json(200, {"status": "ready"})
 
     def _show(self, context: RequestContext, render_id: str) -> Response:

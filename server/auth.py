@@ -12,7 +12,7 @@ def find_caller(catalog: Catalog, context: RequestContext) -> KeyRow:
 
     Keys are long and random, so a wrong one is answered at once: guessing is hopeless, and a delay only looks like a
     fault of the server. The log names the address, for fail2ban.
-    The catalog is asked anew for each request, so that a revoked key stops working with the next one.
+    The catalog is queried for each request, so that a revoked key stops working with the next one.
 
     Raises:
         UnauthorizedError: The key is missing, invalid or revoked.

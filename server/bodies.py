@@ -46,7 +46,7 @@ def open_pdf(store: Store, render: ServedRender, verify: VerifyReads, max_buffer
         A seekable file at its first byte, which the caller closes, and its size in bytes.
 
     Raises:
-        AssetDamagedError: It differs from its record, or there is no record to compare it with.
+        AssetDamagedError: It differs from its record, or has no record to compare it with.
         AssetError: It cannot be read.
     """
     assert render.stored_key is not None  # noqa: S101 - for the type checker
@@ -68,7 +68,7 @@ def open_pdf(store: Store, render: ServedRender, verify: VerifyReads, max_buffer
             )
         file.seek(0)
         if memory:
-            memory.getvalue()  # gives room for more back, so that reading all of it is no copy
+            memory.getvalue()  # returns a larger buffer, so that reading all of it makes no copy
     except BaseException:
         file.close()
         raise

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-# Names in the WSGI environment: of the context, and of what is wrong with a request that is to be refused.
+# Names in the WSGI environment: of the context, and of the reason why a request must be refused.
 CONTEXT, FAULT = "craftkit_archive.context", "craftkit_archive.fault"
 
 

@@ -29,7 +29,7 @@ ANSWERS: dict[type[errors.ArchiveError], str] = dict.fromkeys(errors.leaves(), "
 
 @dataclass(eq=False)
 class Rejection(Exception):
-    """A request is rejected: what the client is told."""
+    """A request is rejected: what the answer says."""
 
     code: str  # of `STATUSES`
     message: str

@@ -13,7 +13,7 @@ something inside waitress that this file relies on is gone.
 - `_Channel.since`, `Server._close_late`: waitress measures durations with the wall clock, which jumps.
 - `_Channel.handle_close`: it closes with bytes unread, for which the system takes back what was sent.
 - `_File`: it waits forever for the bytes of a file that was cut off.
-- `_Listener`: at its limit waitress accepts nobody, so idle clients lock everybody out (Pylons/waitress#301); out of
+- `_Listener`: at its limit waitress stops accepting, so idle clients lock everybody out (Pylons/waitress#301); out of
   file descriptors it spins, with a traceback each time.
 - `_Task`: waitress closes the connection after each 304 (Pylons/waitress#502), changes the case of header names, and
   answers a request that it refuses in plain text.
@@ -276,7 +276,7 @@ class _Listener(BaseWSGIServer):
         )
 
     def getsockname(self) -> tuple[str, int]:
-        """Return what a WSGI environment must have and nobody here reads: the server's name and port."""
+        """Return the server's name and port, which WSGI requires and nothing here reads."""
         return "localhost", 80
 
     def readable(self) -> bool:
@@ -365,7 +365,7 @@ class Server:
         self._finish()
 
     def end(self, grace_s: float) -> None:
-        """Ask the loop to end: it accepts nobody any more, and finishes what is under way within a time."""
+        """Ask the loop to end: it stops accepting, and finishes what is under way within a time."""
         self._deadline = time.monotonic() + grace_s
         if not self.ending:
             self.ending = True
@@ -408,7 +408,7 @@ class Server:
         return True
 
     def pause(self, reason: str) -> None:
-        """Accept nobody for a moment; in the log, one line stands for all of a time without room."""
+        """Stop accepting for a moment; one log line covers a whole period without room."""
         now = time.monotonic()
         if now >= self.paused_until + REPORT_SECONDS:
             advice = "raise the limit of open files (LimitNOFILE, ulimit -n)"

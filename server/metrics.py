@@ -53,7 +53,7 @@ class RequestMetrics:
 
 
 class _ArchiveCollector(Collector):
-    """Asks the catalog, anew for each scrape."""
+    """Queries the catalog at each scrape."""
 
     def __init__(self, path: Path, *, sealed: bool) -> None:
         self._path = path

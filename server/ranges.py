@@ -41,7 +41,7 @@ def is_unchanged(environ: Mapping[str, str], etag: str | None, modified: datetim
 def select_range(
     environ: Mapping[str, str], size_bytes: int, etag: str | None, modified: datetime | None
 ) -> range | None:
-    """Return the offsets of the one range that a GET asks for, or None if all is to be sent.
+    """Return the offsets of the one range that a GET asks for, or None for the whole body.
 
     Several ranges, other units and malformed ranges are ignored, as the standard allows; so is a range whose
     `If-Range` names another version: a client never gets parts of two versions.
@@ -71,7 +71,7 @@ def _is_same(environ: Mapping[str, str], etag: str | None, modified: datetime | 
         return True
     if condition.strip().startswith(('"', "W/")):
         return condition.strip() == etag
-    # A date is as good as a tag only if it is the very one.
+    # A date counts like a tag only if it matches exactly.
     return modified is not None and parse_date(environ.get("HTTP_IF_RANGE", "")) == int(modified.timestamp())
 
 

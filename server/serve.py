@@ -114,7 +114,7 @@ class Supervisor:
         self._started = -RESTART_SECONDS
 
     def __enter__(self) -> Self:
-        """Serve until the block ends; `tend` is to be called again and again meanwhile."""
+        """Serve until the block ends; call `tend` repeatedly meanwhile."""
         with ExitStack() as ending:
             ending.callback(self.end)
             if self._plan.metrics:

@@ -27,7 +27,7 @@ from craftkit_archive.values import format_time, timestamp
 
 log = logging.getLogger("craftkit_archive.audit")
 
-# Where nobody can be asked whether a log is still open, it is finished when it was still for so long.
+# Where the system cannot say whether a log is still open, it counts as finished after this long without a write.
 SETTLE_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
@@ -71,7 +71,7 @@ def record_access_log(
     Args:
         archive: Open for writing.
         path: The log, after it was moved away and the server has opened a new one; also compressed.
-        settle_seconds: For how long nobody may have written to it, if others still have it open.
+        settle_seconds: How long it must have been without a write if others still have it open.
         patience_seconds: How long that is waited for.
 
     Yields:
@@ -146,7 +146,7 @@ def _named_keys(uses: dict[str, _KeyUse]) -> dict[str, Any]:
 
 
 def _read_log(path: Path, uses: dict[str, _KeyUse] | None = None) -> _LogContent:
-    """Read a log, compressed or not: what counts is what was written, whatever was done to the file since.
+    """Read a log, compressed or not: compression and renaming do not change what was written.
 
     Args:
         path: The log.
@@ -203,7 +203,7 @@ def _when(line: bytes) -> str | None:
 
 
 def check_access_logs(archive: Archive, run: Run, recorded: dict[str, Event], folder: Path) -> Iterator[Fault | Note]:
-    """Look for recorded access logs in a folder; a log is known by its digest, whatever it is called now.
+    """Look for recorded access logs in a folder; a log is identified by its digest, under any name.
 
     Args:
         archive: Tells the time.
@@ -212,7 +212,7 @@ def check_access_logs(archive: Archive, run: Run, recorded: dict[str, Event], fo
         folder: Where the logs are, compressed or not.
 
     Yields:
-        A `Fault` for each that is not there or was changed, and a `Note` for each file that no event has.
+        A `Fault` for each that is missing or was changed, and a `Note` for each file without an event.
 
     Raises:
         RequestError: The folder cannot be read.
@@ -251,7 +251,7 @@ def _span(lines: int, first: object, last: object) -> str:
 
 
 class Rotation:
-    """Rotates a server's access log and records each finished one, in a thread of its own; a context manager.
+    """Rotates a server's access log and records each finished one, in its own thread; a context manager.
 
     What a server that was killed has moved away and not recorded is recorded when the next one starts.
 

@@ -1,4 +1,4 @@
-"""The audit log shown and proved."""
+"""The audit log: listing it, and verifying it."""
 
 import fcntl
 import os
@@ -144,7 +144,7 @@ def verify_log(archive: Archive, *, head: str | None = None, access_logs: str | 
                 yield _count_fault(run, found)
     yield from _judge_forks(archive, run, forks, seen_at)
     if wanted is not None and seen_at is None:
-        detail = f"No event has the hash {wanted.hash}: the log was cut or written anew since that head was noted."
+        detail = f"No event has the hash {wanted.hash}: the log was cut or rewritten since that head was noted."
         yield _count_fault(run, Fault("both", "head", wanted.number, wanted.number, detail))
     if access_logs is not None:
         for one in check_access_logs(archive, run, logs, Path(access_logs)):

@@ -214,7 +214,7 @@ class AssetQueries(LedgerQueries):
         return {key for (key,) in self._query(sql, (json_text(keys),))}
 
     def unclaimed(self, keys: Sequence[str]) -> list[str]:
-        """Return those asset keys that no render has, whatever its status, in their order."""
+        """Return the asset keys that belong to no render of any status, in their order."""
         left = dict.fromkeys(keys)
         named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
         # What is stored, and what lies where Craftkit puts it, is found by an index; the rest, which is little, is not.

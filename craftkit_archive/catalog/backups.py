@@ -25,7 +25,7 @@ def check_backup(file: Path) -> None:
     """Make sure that a file is a whole catalog that this version can use.
 
     Raises:
-        RequestError: It is no catalog of this program.
+        RequestError: It is not a catalog of this program.
         CatalogNewerError: A newer version wrote it.
         CatalogDamagedError: SQLite finds it damaged.
     """
@@ -65,7 +65,7 @@ def copy_backup(file: Path, to: Path) -> None:
 
 
 def read_access(path: Path) -> Access | None:
-    """Read who could download by a catalog of any version; None if there is none, or it cannot be read."""
+    """Read from a catalog of any version who could download; None if it is missing or unreadable."""
     if not path.is_file():
         return None
     try:

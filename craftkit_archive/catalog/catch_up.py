@@ -1,10 +1,10 @@
 """What is done when a catalog is opened for writing and its audit file does not end as its table does.
 
 The row of an event and its line are in two places, and no disk writes both at once. The row comes first, with the
-change itself; the line follows. So after a kill, the file lacks the last lines, which the next command appends. If the
-file goes on where the table ends, an older catalog was put back: the events in between happened, and are taken into the
-table again. If each has what the other has not, they have parted: the file is kept under another name, as evidence, and
-a new one is written from the table. Whatever more than a kill can explain becomes an event itself.
+change itself; the line follows. So after a kill, the file is missing the last lines, which the next command appends. If
+the file goes on where the table ends, an older catalog was restored: the events in between happened, and are copied into
+the table again. If each has events that the other does not, they have forked: the file is kept under another name, as
+evidence, and a new one is written from the table. Anything that a kill cannot explain becomes an event itself.
 """
 
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def catch_up(catalog: EventQueries, *, who: str, time: str) -> list[str]:
 
 
 def take_later_events(catalog: EventQueries, *, who: str, time: str) -> int:
-    """Take into a catalog that is not in its place yet (`EventQueries.apart`) the events that only the file has.
+    """Copy the events that only the file has into a catalog that is not in place yet (`EventQueries.apart`).
 
     The file is only read: what is recorded here reaches it when the catalog is in place and opened. A file that tells
     another history is left to `catch_up` too.
@@ -107,7 +107,7 @@ def _read_tail(catalog: EventQueries) -> _Tail:
 
 
 def _is_of_table(catalog: EventQueries, tail: _Tail, head: Head) -> bool:
-    """Say whether the file's last line is one of the table's: then it only lacks what follows."""
+    """Say whether the table has the file's last line: then only the lines after it are missing."""
     if tail.event is None:
         return not tail.line
     return tail.event.number <= head.number and catalog.event_line(tail.event.number) == tail.line
@@ -166,7 +166,7 @@ def _part(catalog: EventQueries, heads: dict[str, dict[str, object]], *, who: st
     with disk_errors(file.path):
         with file.path.open("rb") as parted:
             digest = file_digest(parted, "sha256").hexdigest()
-        # Before the event: whatever interrupts this, a file that is not there is written again from the table.
+        # Before the event: if this is interrupted, a missing file is written again from the table.
         file.path.rename(kept)
     with catalog.transaction():
         catalog.record_event(FORKED, who=who, time=time, details={**heads, "kept": kept.name, "sha256": digest})

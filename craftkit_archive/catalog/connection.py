@@ -42,9 +42,9 @@ class Connection:
 
     Raises:
         CatalogNewerError: A newer version of this program wrote it.
-        CatalogDamagedError: SQLite cannot read it, or it is no catalog.
-        NoArchiveError: There is no such file.
-        RequestError: It is to be read as sealed, and has a log that was never brought into it.
+        CatalogDamagedError: SQLite cannot read it, or it is not a catalog.
+        NoArchiveError: The file does not exist.
+        RequestError: It should be read as sealed, but has a write-ahead log that was never merged into it.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, sealed: bool = False) -> None:
@@ -227,7 +227,7 @@ class Connection:
             with sqlite_errors(temporary):
                 copy = sqlite3.connect(temporary)
                 try:
-                    # All at one go: in steps, each write of others would begin it anew.
+                    # In one step: in several, each write by others would restart it.
                     self._connection.backup(copy)
                     copy.execute("PRAGMA journal_mode = DELETE")
                 finally:
@@ -244,7 +244,7 @@ class Connection:
         """Return a setting of the archive: `archive_id` or `store`.
 
         Raises:
-            CatalogDamagedError: It is not there.
+            CatalogDamagedError: It is missing.
         """
         found = self._query("SELECT value FROM settings WHERE name = ?", (name,))
         if not found:
@@ -314,7 +314,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     Raises:
         LockedError: Another program holds it.
         NoSpaceError, NotWritableError: The disk refused.
-        CatalogDamagedError: It is no catalog, or damaged.
+        CatalogDamagedError: It is not a catalog, or is damaged.
     """
     try:
         yield

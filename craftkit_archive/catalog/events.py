@@ -26,7 +26,7 @@ class EventQueries(Connection):
     """Events, as rows and as lines.
 
     Attributes:
-        apart: Whether the catalog is not in its place yet: its events reach the file when it is, by `catch_up`.
+        apart: Whether the catalog is not in place yet: `catch_up` writes its events to the file once it is.
     """
 
     apart = False

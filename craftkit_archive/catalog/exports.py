@@ -15,7 +15,7 @@ class ExportQueries(Connection):
         selection = Selection(project_ids=(project_id,) if project_id else ())
         where, parameters = selection.where()
         with self._errors():
-            # One open cursor: what it yields is one state of the catalog, whatever is written meanwhile.
+            # One open cursor yields one state of the catalog, even if others write meanwhile.
             yield from self._connection.execute(
                 f"SELECT a.sha256, a.key FROM assets AS a{join_renders(selection)}"
                 f" WHERE a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL{where} ORDER BY a.sha256, a.key",
@@ -30,7 +30,7 @@ class ExportQueries(Connection):
     def holders(self, keys: Sequence[str]) -> dict[str, str]:
         """Map asset keys to the ids of the renders that have them, if they are stored or lie where Craftkit puts them.
 
-        Others are not found: there is no index of them, and an import would pay for it.
+        Others are not found: an index for them would slow every import down.
         """
         named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
         sql = "SELECT asset_key, id FROM renders WHERE id IN (SELECT value FROM json_each(?))"
@@ -72,7 +72,7 @@ class ExportQueries(Connection):
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """See the catalog, in this thread, as it is at the first query inside, whatever others write meanwhile."""
+        """Read the catalog, in this thread, as of the first query inside, even if others write meanwhile."""
         with self._errors():
             self._connection.execute("BEGIN")
         try:

@@ -91,7 +91,7 @@ class LookupQueries(LedgerQueries):
         given = [(sql, value) for sql, value in terms if value is not None]
         columns = "run_id, render_id, project_id, template_id, key, verdict, state, expected, found, detail, found_at"
         # Drawn up once, in a temporary table on the disk: the newest finding of each key is a question to them all,
-        # which a page of its own would ask anew.
+        # which a page of its own would run again.
         self._query("DROP TABLE IF EXISTS temp.listed")
         self._query(f"CREATE TEMP TABLE listed (position INTEGER PRIMARY KEY, slug, reason, {columns})")
         self._query(

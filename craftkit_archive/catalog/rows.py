@@ -21,7 +21,7 @@ class Selection(msgspec.Struct, frozen=True):
         since: Earliest creation time.
         before: Creation time from which on they are left out.
         template_id: The template they were made from.
-        render_ids: Their own ids; None is no limit.
+        render_ids: Their ids; None selects any.
         statuses: Statuses, any of which will do.
     """
 

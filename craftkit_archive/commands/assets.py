@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 @click.argument("source", required=False, shell_complete=complete_files)
 @selection_options(until=False)
 @ids_option
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many assets.")
-@click.option("--bwlimit", type=SIZE, help="Read at most so many bytes a second, such as 5M.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many assets.")
+@click.option("--bwlimit", type=SIZE, help="Read at most this many bytes a second, such as 5M.")
 @click.option("--ignore-etag", is_flag=True, help="For a bucket whose ETags look like MD5s and are something else.")
 @click.option("--accept-odd", is_flag=True, help="Store odd bytes too, though nothing vouches for them.")
 @service_options
@@ -107,7 +107,7 @@ def fetch(
 @click.option("--failed", is_flag=True, help="What was bad when it was last checked.")
 @selection_options(until=False)
 @ids_option
-@click.option("--sample", metavar="SHARE", type=SHARE, help="Only a part, such as 5%, drawn anew for each run.")
+@click.option("--sample", metavar="SHARE", type=SHARE, help="Only a sample, such as 5%, drawn again for each run.")
 @click.option("--time-limit", metavar="DURATION", type=DURATION, help="Stop after 2h, say; the next --due goes on.")
 @click.option("--max-bytes", metavar="SIZE", type=SIZE, help="Stop after reading 50GiB, say.")
 @cluster_options
@@ -138,8 +138,8 @@ def verify(
     """Check stored assets against what is recorded of them, and write down what was seen.
 
     With --due, --new and --failed together: what any of them names. Never checked ones come first, then what was bad,
-    then the oldest. What was read counts, whatever stops the rest. Files in the store that no render claims are listed
-    when everything is checked, and change no exit code.
+    then the oldest. If the run is stopped, what was read still counts. Files in the store that no render claims are
+    listed when everything is checked, and do not change the exit code.
     """
     from craftkit_archive.verify.run import Limits, Scope, verify_assets
 

@@ -41,7 +41,7 @@ def _archive(context: click.Context) -> Path:
     return Path(os.path.expandvars(given)).expanduser()
 
 
-# Ids only where no slug begins like this: nobody types a UUID that has a name.
+# Ids only where no slug begins like this: people do not type the UUID of a project that has a name.
 complete_projects = _names("projects", "project-ids")
 complete_project_ids = _names("project-ids")
 complete_runs = _names("runs")

@@ -50,13 +50,13 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 
 class _Quiet(ShellComplete):
-    """A shell that is told nothing where something goes wrong: it would print it into the line that is typed."""
+    """A shell that gets nothing where something goes wrong: it would print the error into the line being typed."""
 
     def complete(self) -> str:
         """Return what the shell is to offer, in the form that its script reads."""
         try:
             return super().complete()
-        except Exception:  # noqa: BLE001 - whatever it is, the next command reports it
+        except Exception:  # noqa: BLE001 - the next command reports it
             return ""
 
 
@@ -121,7 +121,7 @@ def completion_script(root: click.Command, shell: str) -> str:
     """Return the script that makes a shell complete this program."""
     known = get_completion_class(shell)
     if known is None:
-        raise RuntimeError(f"click knows no {shell}.")
+        raise RuntimeError(f"click does not know the shell {shell}.")
     return known(root, {}, PROGRAM, COMPLETE_VARIABLE).source().rstrip("\n") + "\n"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from craftkit_archive.configuration import Configuration
     from craftkit_archive.records import Record
 
-# Variables of this program that are no option's.
+# Variables of this program that do not belong to an option.
 KNOWN_VARIABLES = (
     "CRAFTKIT_ARCHIVE_CONFIG",
     "CRAFTKIT_ARCHIVE_SMTP_PASSWORD",

@@ -178,7 +178,7 @@ def _variable(option: click.Option) -> str | None:
 
 
 def plain(value: Any) -> str | None:
-    """Write a value as the command line or the file would have it; None where there is none."""
+    """Write a value as the command line or the file would have it; None without one."""
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or None
     if isinstance(value, (bool, int, float, str, Path)):

@@ -108,7 +108,7 @@ class Console:
         summary, problems = None, 0
         kept: list[Record] = []
         warned: list[Record] = []
-        # Both are closed here, whatever happens: a bar that waits for the interpreter to find it stays on the screen.
+        # Both are closed here in any case: a bar left to the garbage collector stays on the screen.
         shown = show_progress(records, mode="none" if self.quiet else self.progress)
         with closing(records), closing(shown):  # type: ignore[type-var]
             for record in shown:
@@ -198,7 +198,7 @@ class Console:
 
 
 def as_json(record: object) -> str:
-    """Write a record as JSON; what is not Unicode in it, such as the name of a file, is escaped."""
+    """Write a record as JSON; bytes that are not Unicode, as in file names, are escaped."""
     import msgspec
 
     try:

@@ -53,7 +53,7 @@ class Frames:
         self._shown, self._size = len(kept), size
 
     def wait(self, seconds: float) -> bool:
-        """Wait, and say whether there is to be another frame."""
+        """Wait, and say whether to draw another frame."""
         deadline = time.monotonic() + seconds
         while not self._stop():
             left = deadline - time.monotonic()

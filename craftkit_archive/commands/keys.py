@@ -49,7 +49,7 @@ def _show_new_key(console: Console, key: KeyInfo) -> int:
 )
 @click.pass_obj
 def list_keys(console: Console, project: str | None, unused: int | None) -> int:
-    """List keys: id, project, prefix, state, when each was last used, name. The keys themselves are known to nobody.
+    """List keys: id, project, prefix, state, when each was last used, name. The keys themselves are not stored.
 
     When a key was last used is what the access logs in the audit log say: see `serve --audit-access` and `audit
     access-log`. The log that the server is writing counts when it is finished.

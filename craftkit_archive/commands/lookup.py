@@ -55,7 +55,7 @@ PDF_STATES = ("ok", "unchecked", "damaged", "unreadable", "unverified", "not-sto
     is_flag=False,
     flag_value="2",
     type=click.FloatRange(min=0.5),
-    help="Show it again every so many seconds, 2 if none are given, until Ctrl-C.",
+    help="Show it again at this interval in seconds (2 if not given), until Ctrl-C.",
 )
 @click.pass_obj
 def status(console: Console, nagios: bool, watch: float | None) -> int:
@@ -283,7 +283,7 @@ def _form_option(*forms: str) -> Callable[[Any], Any]:
     return click.option("--format", "form", type=click.Choice(forms), default="table", show_default=True, help=words)
 
 
-limit_option = click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
 
 
 @click.group()
@@ -352,7 +352,7 @@ def runs() -> None:
     type=click.IntRange(min=1),
     default=LAST_RUNS,
     show_default=True,
-    help="At most so many, the newest first.",
+    help="At most this many, the newest first.",
 )
 @_form_option("table", "csv", "json")
 @click.pass_obj
@@ -407,7 +407,7 @@ def findings() -> None:
     metavar="N",
     type=click.IntRange(1),
     shell_complete=complete_runs,
-    help="What this run found, whatever became of it.",
+    help="What this run found, even if it was fixed since.",
 )
 @click.option("--project", shell_complete=complete_projects, help="Only this project's (id or slug).")
 @click.option(

@@ -26,7 +26,7 @@ class Metadata(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Leave an address as it is, and the name of a source, and look whether a file is there."""
-        # While a shell completes a line, there is no console yet.
+        # While a shell completes a line, the console does not exist yet.
         configuration = None if ctx is None else getattr(ctx.find_root().obj, "configuration", None)
         if DATABASE_SCHEME.match(value) or (configuration is not None and value in configuration.sources):
             return value
@@ -72,7 +72,7 @@ class Metadata(click.Path):
     show_default=True,
     help="What becomes of a record whose id is there already. update: the fields that it gives replace the old ones,"
     " but a render's status never goes back, an older record only adds what is missing, and a revoked key never comes"
-    " back to life, whatever the file says; skip: the old one stays as it is; fail: the new one is refused.",
+    " back to life, even if the file says so; skip: the old one stays as it is; fail: the new one is refused.",
 )
 @click.option("--all-or-nothing", is_flag=True, help="One refused record keeps all of them out.")
 @click.option(

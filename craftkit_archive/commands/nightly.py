@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TIMED = "verify"
 # What a night's verification reads, unless the configuration says it.
 DUE = "30d"
-# Exit codes of which nobody has to be told with --quiet.
+# Exit codes that --quiet does not report.
 GOOD_CODES = (OK, 101)
 CATALOG_GONE = 13
 CHOICES = ["import", "fetch", "verify", "report", "due", "backup", "seal", "head"]
@@ -113,7 +113,7 @@ def nightly(console: Console, skip: tuple[str, ...], time_limit: int | None, dry
             with archive.lock("nightly"):
                 return night.run(steps)
     except Exception as error:
-        # A night that could not even begin is the one that nobody must miss.
+        # A night that could not even begin must not go unnoticed.
         if not dry_run:
             _announce_failure(console, configuration, error)
         raise

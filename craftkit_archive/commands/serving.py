@@ -307,7 +307,7 @@ def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str,
     """See it all at work: make an archive, import, fetch, verify and export DIR, then serve it.
 
     DIR holds projects, keys and renders (.json or .ndjson) and the PDFs in bucket/. It can be run again. What the
-    bucket lacks is told, and is no failure here.
+    bucket does not have is reported, and does not count as a failure here.
     """
     from craftkit_archive.archive import CATALOG, Archive
     from craftkit_archive.parallel.pool import default_jobs

@@ -82,7 +82,7 @@ def rebuild(
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.pass_obj
 def backup(console: Console, file: Path) -> int:
-    """Write a consistent copy of the catalog to FILE, whatever other commands do meanwhile.
+    """Write a consistent copy of the catalog to FILE, even while other commands write.
 
     `restore FILE` puts it back.
     """
@@ -98,7 +98,9 @@ def backup(console: Console, file: Path) -> int:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--new-store", is_flag=True, help="The store was lost too: mark what is in its place as this archive's.")
+@click.option(
+    "--new-store", is_flag=True, help="The store was lost too: mark the one at its address as this archive's."
+)
 @by_option
 @click.pass_obj
 def restore(console: Console, file: Path, new_store: bool) -> int:
@@ -117,7 +119,7 @@ def restore(console: Console, file: Path, new_store: bool) -> int:
 @cluster_option
 @click.pass_obj
 def doctor(console: Console, cluster: str | None) -> int:
-    """Look whether this set-up is sound: each line is good, or says FIX and how. Changes nothing.
+    """Check this installation and archive: each line is good, or says FIX and how. Changes nothing.
 
     With --cluster, each worker says its version, and whether it can read and write the store with its own credentials.
     """

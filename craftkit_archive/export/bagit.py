@@ -16,7 +16,7 @@ OLD_INFO = "package-info.txt"  # until 0.95
 FETCH = "fetch.txt"
 MOST_DECLARATION_BYTES = 1000
 DECLARATION_TEXT = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
-# What a bag says of itself, and nobody else.
+# Labels that the export writes itself.
 OWN_LABELS = ("payload-oxum", "bagging-date", "external-identifier", "bag-count", "bag-group-identifier")
 
 _VERSION = re.compile(r"BagIt-Version: (\d{1,4})\.(\d{1,4})")

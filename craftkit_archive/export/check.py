@@ -100,9 +100,9 @@ def check_export(
         acknowledged, those that were accepted as lost. Its details have the seal, and who signed it.
 
     Raises:
-        RequestError: There is no export.
+        RequestError: The path is not an export.
         AssetUnreadableError: Its lists cannot be understood, or it breaks the rules for bags as a whole.
-        NoSpaceError: There is no room to unpack a compressed tar.
+        NoSpaceError: There is no space to unpack a compressed tar.
         StoreOfflineError: A worker of the cluster does not see the export.
         RemoteError: The cluster cannot be reached, or has gone.
 

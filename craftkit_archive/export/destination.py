@@ -81,7 +81,7 @@ class Destination(NamedTuple):
         return PackedTarget(archive, path, self.kind, prefix=prefix)
 
     def room(self) -> int | None:
-        """Say how many bytes are free there; None if nobody knows."""
+        """Return how many bytes are free there; None if unknown."""
         if self.address == STDOUT or self.kind == "store":
             return None
         folder = Path(self.address).absolute()

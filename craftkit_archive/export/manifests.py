@@ -1,4 +1,4 @@
-"""The papers of an export: its manifests and tables, its seal, and the pages to browse it with."""
+"""The manifests, tables, seal and pages of an export."""
 
 import csv
 import io
@@ -78,7 +78,7 @@ def csv_line(cells: Sequence[str]) -> str:
         and _SPECIAL.isdisjoint(cell[:1] for cell in cells)
         and not ('"' in line or "\n" in line or "\r" in line)
     ):
-        return f"{line}\r\n"  # nothing to quote or to defuse: so it is ten times as quick
+        return f"{line}\r\n"  # nothing to quote or escape: ten times as quick
     text = io.StringIO()
     csv.writer(text).writerow(map(escape_formula, cells))
     return text.getvalue()
@@ -106,7 +106,7 @@ class Volume(NamedTuple):
 
 
 class Manifests:
-    """The papers of one export, kept in temporary files until they are whole; a context manager.
+    """The manifests and pages of one export, kept in temporary files until they are whole; a context manager.
 
     Args:
         archive_id: Whose PDFs they are about.

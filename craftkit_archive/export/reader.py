@@ -70,9 +70,9 @@ class ListedFile(NamedTuple):
         path: Its name, as it is found in the export.
         algorithm: Of the digest, as `hashlib` names it.
         digest: Lower-case hex digits.
-        part: Where it is; None if it is not there, or cannot be looked at.
+        part: Where it is; None if it is missing or cannot be examined.
         problem: What is wrong with the name or the place; None if nothing is.
-        unreadable: Whether that is the disk's refusal, so that nobody knows whether the file is there.
+        unreadable: Whether the disk refused, so that it is unknown whether the file exists.
         respelled: Whether it was found under another spelling than the one the standard makes of the line.
     """
 
@@ -139,7 +139,7 @@ class Export:
 
     @property
     def is_bag(self) -> bool:
-        """Whether it is a bag, of whatever version."""
+        """Whether it is a bag of any version."""
         return self.declaration is not None
 
     def _is_ours(self) -> bool:
@@ -382,7 +382,7 @@ class Export:
         """Open one of its files for reading; a context manager.
 
         Raises:
-            AssetMissingError: It is not there.
+            AssetMissingError: It is missing.
             AssetUnreadableError: It cannot be opened.
             AssetKeyError: The path leads out of the export.
         """

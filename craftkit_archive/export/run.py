@@ -1,4 +1,4 @@
-"""Export: PDFs by selection, in a folder, zip, tar or bag that proves itself and says exactly what it lacks."""
+"""Export: selected PDFs in a folder, zip, tar or bag that proves itself and lists exactly what is missing."""
 
 import os
 from array import array
@@ -148,7 +148,7 @@ NOT_STORED = ("not-stored", "not stored")
 
 
 class _PlannedFile(NamedTuple):
-    """A render on its way into an export; `item` is None if there is no PDF to export, and `lack` says why."""
+    """A render on its way into an export; `item` is None without a PDF to export, and `lack` says why."""
 
     row: ExportRow
     cells: IndexRow

@@ -33,7 +33,7 @@ LEDGER = f"{INCOMING}/ledger.csv"
 class Target(ABC):
     """One export while it is made. Every implementation passes the suite in `tests/test_exporting.py`.
 
-    It is a context manager: whatever leaves it before `close` leaves nothing that looks like a whole export.
+    A context manager: leaving it before `close` leaves nothing behind that looks like a whole export.
     `has_earlier` says, inside, whether earlier exports may have written something here, and `removes` whether `remove`
     can.
     """
@@ -51,7 +51,7 @@ class Target(ABC):
 
     @abstractmethod
     def earlier(self) -> Iterator[str]:
-        """Yield the lines of the index of whatever earlier exports may have written here; ends of lines included."""
+        """Yield the index lines of earlier exports in this place, line ends included."""
 
     @abstractmethod
     def task(self, items: list[ExportItem], lines: str) -> Any:
@@ -63,7 +63,7 @@ class Target(ABC):
 
     @abstractmethod
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
-        """Write one of the export's own papers; a path that ends with a slash is an empty folder."""
+        """Write one of the export's own files; a path that ends with a slash is an empty folder."""
 
     def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
         """Say whether a file of an earlier export is there and as it was written; a target may take up none."""
@@ -178,7 +178,7 @@ class FolderTarget(Target):
                 if left <= 0:
                     return
                 left -= len(line)
-                # Torn by a full disk, or saved anew by a spreadsheet.
+                # Torn by a full disk, or saved again by a spreadsheet.
                 with suppress(UnicodeDecodeError):
                     yield line.decode()
 

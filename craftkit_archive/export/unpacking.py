@@ -107,7 +107,7 @@ class MemberIndex:
 
     Raises:
         AssetUnreadableError: It is damaged, cut short, encrypted, has a name twice, or one that leads out of it.
-        NoSpaceError: There is no room to unpack it.
+        NoSpaceError: There is no space to unpack it.
     """
 
     def __init__(self, path: Path, is_top: Callable[[str], bool]) -> None:
@@ -338,7 +338,7 @@ def _zip_name(raw: bytes, flags: int, extra: bytes, host: int) -> str:
 
 
 def _extra_field(extra: bytes, wanted: int) -> bytes:
-    """Find one of the fields that follow a name; empty if it is not there."""
+    """Find one of the fields that follow a name; empty if it is absent."""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)
         if kind == wanted:

@@ -265,7 +265,7 @@ class StoreTask(NamedTuple):
                     pass
             return Done("unchanged")
         except AssetError:
-            pass  # it is not there, or not the right one
+            pass  # it is missing, or not the right one
         try:
             with _open_stored(self.store, item) as found:
                 target.write(item.path, checked(found, item), replace=True)

@@ -187,7 +187,7 @@ def _stage(
 
 
 def _not_fetched(asset: Expectation, error: AssetError) -> Received:
-    """Say of one asset what the source holds in its place, or that its name cannot be."""
+    """Report what the source holds instead of one asset, or that its name is impossible."""
     verdict: Verdict = "unreadable"
     if isinstance(error, AssetKeyError):
         verdict = "missing"

@@ -1,4 +1,4 @@
-"""Fetch: copies of what the catalog expects and the store lacks, checked on arrival."""
+"""Fetch: copy what the catalog expects and the store does not have, checked on arrival."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -73,7 +73,7 @@ def fetch_assets(
         archive: Open for writing.
         source_address: A folder that mirrors the bucket, a bucket, or a live API (see `sources.open_source`); without
             one, what lies in the archive's own store is adopted where it lies.
-        selection: Which renders; all if not given. For those of its ids that the catalog lacks, a live API is asked;
+        selection: Which renders; all if not given. A live API is asked for ids that are not in the catalog;
             they are of the one project that is selected, or that the catalog knows the key to be of.
         limit: How many assets at most.
         jobs: How many processes copy, one if not given; with a cluster, how many batches are in flight.
@@ -217,7 +217,7 @@ def _look_up_size(source: Source, asset: Expectation) -> tuple[Expectation, int 
 
 
 def _unclaimed(catalog_path: Path, store: Store, stop: Stop, over: Stop) -> tuple[int, list[str]]:
-    """Count what the source holds for no render, and return the first keys of it; for a thread of its own."""
+    """Count what the source holds for no render, and return the first keys; runs in its own thread."""
     catalog = Catalog(catalog_path, read_only=True)
     try:
         count = 0
@@ -236,7 +236,7 @@ def _unclaimed(catalog_path: Path, store: Store, stop: Stop, over: Stop) -> tupl
 def _describe(
     archive: Archive, source: Source, selection: Selection, run: Run, stop: Stop, *, dry_run: bool
 ) -> Iterator[Record]:
-    """Ask the API for those of the selected ids that the catalog lacks."""
+    """Ask the API for the selected ids that are not in the catalog."""
     row = attrgetter(*COLUMNS["renders"])
     for batch in in_batches(archive.catalog.unknown_ids(selection), BATCH):
         if stop():

@@ -14,7 +14,7 @@ from craftkit_archive.parallel.spawning import CONTEXT
 
 
 class IsolatedProcess(Generic[T, R]):
-    """Calls a function in a process of its own, with limits, so that what it is given can harm nothing else.
+    """Calls a function in a separate process with limits, so that hostile input cannot harm anything else.
 
     The process is started by the first call and serves the next ones too; one that died is replaced.
 
@@ -88,7 +88,7 @@ def _serve_calls(connection: Connection, function: Callable[[Any], Any], seconds
             signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
                 answer = True, function(given)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the caller raises it
+            except Exception as error:  # noqa: BLE001 - the caller raises it
                 answer = False, f"{type(error).__name__}: {error}"
             signal.setitimer(signal.ITIMER_REAL, 0)
             del given

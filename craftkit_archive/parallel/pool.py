@@ -195,7 +195,7 @@ class _OneThread(ThreadPoolExecutor, Stoppable):
 
 
 class _Processes(ProcessPoolExecutor, Stoppable):
-    """Processes of our own. They look at a pipe that nobody reads: as soon as there is something in it, they end."""
+    """Our own processes. They watch a pipe that is never read, and end as soon as something is in it."""
 
     def __init__(self, jobs: int, prepare: Callable[[], object]) -> None:
         with starting():
@@ -229,7 +229,7 @@ _given_up: list[Executor] = []
 
 
 def has_given_up() -> bool:
-    """Say whether a thread of this process is still busy with what nobody waits for."""
+    """Say whether a thread of this process still works on something that was given up."""
     return bool(_given_up)
 
 

@@ -52,7 +52,7 @@ def inspect_with_pikepdf(body: bytes | str) -> Structure:
             except pikepdf.DependencyError:
                 reported[NO_JBIG2] = None
             except (pikepdf.PdfError, RuntimeError, ValueError, TypeError, OverflowError) as error:
-                # It opens; one part of it stopped the check, for which pikepdf raises whatever lies beneath.
+                # It opens; one part of it stopped the check, and pikepdf raises the error of the library beneath.
                 reported[f"pikepdf could not check all of it: {error}"] = None
             if any("decoder" in str(warning.message) for warning in missing):
                 reported[NO_JBIG2] = None
@@ -133,7 +133,7 @@ def has_jbig2_decoder() -> bool:
 
 
 def _encryption(body: bytes | str) -> str | None:
-    """Say whether a PDF is encrypted for the holders of certificates; no other kind has a name worth knowing."""
+    """Say whether a PDF is encrypted for the holders of certificates; the names of other kinds say nothing."""
     # The dictionary that says so is never compressed nor encrypted itself.
     if isinstance(body, bytes):
         found = b"/Adobe.PubSec" in body or b"/adbe.pkcs7.s" in body

@@ -34,7 +34,7 @@ def read_lines(file: BinaryIO, size_bytes: int | None = None) -> Iterator[bytes]
 class AuditFile:
     """The audit log's file, to which several processes append whole lines.
 
-    The catalog's table comes first: a line is written when its row is committed. So every writer appends whatever the
+    The catalog's table comes first: a line is written when its row is committed. So every writer appends all that the
     table has and the file has not, and a command that was killed in between leaves nothing that the next one does not
     add.
 
@@ -72,7 +72,7 @@ class AuditFile:
                 self._descriptor = os.open(self.path, flags, 0o600)
                 self._last, self._size = 0, -1
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            # Whoever had the lock before may have put another file in its place.
+            # The previous holder of the lock may have replaced the file.
             with suppress(FileNotFoundError):
                 here, there = os.fstat(self._descriptor), self.path.stat()
                 if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
@@ -119,7 +119,7 @@ class AuditFile:
             after: The number of the last whole line.
             rows: The numbers and lines that follow it.
             torn: What a write that broke off has left after it. It is cut off if it begins the next line, and is
-                otherwise left, as a line of its own, to be found.
+                otherwise left as a separate line for the verification to find.
         """
         descriptor = self._held()
         self._last = after

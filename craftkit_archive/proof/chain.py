@@ -123,7 +123,7 @@ def compare_logs(
         file: The lines of `audit.ndjson`, each with its newline.
         table: Numbers and lines of the table, in the order of numbers.
         last: The last number of the table.
-        flushed: Up to which number the file was once on the disk. What it lacks after that, a killed command had no
+        flushed: Up to which number the file was once on the disk. What is missing after that, a killed command had no
             time to write.
 
     Yields:

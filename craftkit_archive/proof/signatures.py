@@ -28,7 +28,7 @@ def sign_text(text: bytes, key: Path) -> bytes:
         key: A private key; or a public one whose private half is in the agent or in hardware.
 
     Raises:
-        RequestError: There is no `ssh-keygen`, or it does not sign with this key.
+        RequestError: `ssh-keygen` is not installed, or cannot sign with this key.
     """
     done = _run("sign", "-f", os.fspath(key), "-n", NAMESPACE, text=text)
     if done.returncode or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
@@ -43,7 +43,7 @@ def find_signer(text: bytes, signature: bytes, allowed_signers: Path) -> str:
 
     Raises:
         SignatureRefusedError: The signature does not match the text, or its signer is not listed.
-        RequestError: There is no `ssh-keygen`, or no such file.
+        RequestError: `ssh-keygen` is not installed, or the file does not exist.
     """
     if not allowed_signers.is_file():
         raise RequestError(f"Cannot read {allowed_signers}. Name a file of allowed signers, as ssh-keygen(1) has it.")
@@ -66,7 +66,7 @@ def _run(verb: str, *words: str, text: bytes | None = None) -> subprocess.Comple
     program = shutil.which("ssh-keygen")
     if program is None:
         raise RequestError("Signatures need ssh-keygen, which is not installed: install OpenSSH's client.")
-    # A passphrase is asked for on the terminal, and a hardware key waits to be touched: there is no limit of time.
+    # No time-out: ssh-keygen may ask for a passphrase on the terminal, or wait until a hardware key is touched.
     return subprocess.run(  # noqa: S603 - a list of words, and no shell
         [program, "-Y", verb, *words], input=text or b"", capture_output=True, env={**os.environ, "LC_ALL": "C"}
     )

@@ -135,7 +135,7 @@ def gather_report(archive: Archive, run_id: int | None = None) -> Report:
         run_id: The run's number; the last verification if not given.
 
     Raises:
-        RequestError: There is no such verification.
+        RequestError: The verification does not exist.
 
     Example:
         >>> from craftkit_archive import Archive, gather_report, verify_assets
@@ -182,7 +182,7 @@ def form_of(file: Path) -> ReportForm:
     """Return the form that a file's name asks for; asked before the work, whose report would have no place.
 
     Raises:
-        RequestError: It asks for none, or its folder is not there.
+        RequestError: The name does not say a form, or the folder does not exist.
     """
     if not file.parent.is_dir():
         raise RequestError(f"Cannot write the report: there is no folder {file.parent}. Create it first.")
@@ -193,7 +193,7 @@ def form_of(file: Path) -> ReportForm:
 
 
 def write_report(report: Report, form: ReportForm, file: str | Path) -> None:
-    """Write a report into a file, which is replaced when it is whole: nobody reads half of one.
+    """Write a report into a file, which is replaced when the new one is whole, so that readers never see half of one.
 
     Raises:
         NoSpaceError, NotWritableError: The disk refused.
@@ -230,7 +230,7 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
         digest is not known, which no seal can hold.
 
     Raises:
-        RequestError: There is no such project, or what is expected is no seal.
+        RequestError: The project does not exist, or the expected text is not a seal.
 
     Example:
         >>> from craftkit_archive import Archive, seal_archive

@@ -226,7 +226,7 @@ def _share(run: RunInfo) -> float:
 
 
 class _Age(NamedTuple):
-    """A bar: how many bytes were last read so many days ago."""
+    """A bar: how many bytes were last read within a range of days."""
 
     name: str
     size: str

@@ -145,7 +145,7 @@ class CraftkitApi(Source):
             UnauthorizedError, ForbiddenError: The key is refused.
             AssetUnavailableError: It kept breaking off, or came too slowly.
             RemoteError: The API kept failing.
-            NoSpaceError, NotWritableError: There is no room for it among the temporary files.
+            NoSpaceError, NotWritableError: There is no space for it in the temporary folder.
         """
         for attempt in range(ATTEMPTS):
             with self._answer(render_id, "/download") as answer:

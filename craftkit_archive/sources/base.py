@@ -43,7 +43,7 @@ class Source(ABC):
             sha256: Its digest, if it is known.
 
         Raises:
-            AssetMissingError, RenderNotFoundError, RenderConflictError: It is not there.
+            AssetMissingError, RenderNotFoundError, RenderConflictError: The source does not have it.
             AssetUnreadableError: It is there, and cannot be read.
             UnauthorizedError, ForbiddenError: The key is refused.
             RemoteError: The remote end kept failing.

@@ -12,7 +12,7 @@ from craftkit_archive.stores.base import OpenAsset
 
 
 class ExportSource(Source):
-    """An export, in which an asset is whatever file has its digest."""
+    """An export, in which an asset is any file with its digest."""
 
     lanes = 1
 

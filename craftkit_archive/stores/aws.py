@@ -112,7 +112,7 @@ class S3Service:
         """Say how to reach the bucket; read from the AWS settings once.
 
         Raises:
-            RequestError: The settings contradict themselves, or name what is not there.
+            RequestError: The settings contradict themselves, or name something that does not exist.
             RemoteError: There are no credentials, or they cannot be obtained.
         """
         with self._lock:

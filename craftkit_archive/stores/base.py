@@ -145,7 +145,7 @@ class Store(ABC):
         """Make sure that the store is there, and with an id, that it is that archive's.
 
         Raises:
-            StoreOfflineError: It is not there, or its marker is gone.
+            StoreOfflineError: It is missing, or its marker is.
             StoreMismatchError: Its marker names another archive.
             RemoteError: It is there and refuses, or keeps failing.
         """

@@ -348,7 +348,7 @@ class BucketStore(Store):
     def check_writable(self) -> None:
         """Offers the marker once more, which a service takes only if it is absent, and only from who may write.
 
-        Without a marker there is nothing that could be written and stay harmless: then only reaching it is tried.
+        Without a marker, nothing can be written safely: then the check only connects.
         """
         self._reach()
         owner = self.owner()

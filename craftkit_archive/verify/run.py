@@ -30,7 +30,7 @@ LISTED = 2000
 COMMIT_SECONDS = 2.0
 DAY_SECONDS = 86_400
 
-# What file managers leave behind, and what begins with a dot, is nobody's asset.
+# What file managers leave behind, and names that begin with a dot, are not assets.
 NOT_OURS = re.compile(r"(?:^|/)(?:\.[^/]*|thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
 
 
