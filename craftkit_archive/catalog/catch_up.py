@@ -2,9 +2,9 @@
 
 The row of an event and its line are in two places, and no disk writes both at once. The row comes first, with the
 change itself; the line follows. So after a kill, the file is missing the last lines, which the next command appends. If
-the file goes on where the table ends, an older catalog was restored: the events in between happened, and are copied into
-the table again. If each has events that the other does not, they have forked: the file is kept under another name, as
-evidence, and a new one is written from the table. Anything that a kill cannot explain becomes an event itself.
+the file goes on where the table ends, an older catalog was restored: the events in between happened, and are copied
+into the table again. If each has events that the other does not, they have forked: the file is kept under another name,
+as evidence, and a new one is written from the table. Anything that a kill cannot explain becomes an event itself.
 """
 
 from collections.abc import Iterator

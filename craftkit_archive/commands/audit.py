@@ -47,7 +47,7 @@ def audit_log(console: Console, since: str | None) -> int:
 )
 @click.pass_obj
 def audit_head(console: Console, sign_with: Path | None, output: Path) -> int:
-    """Print the number and hash of the last event; keep them on paper or on another machine.
+    """Print the number and hash of the last event, to keep elsewhere.
 
     Whoever has it can prove with `audit verify --head` that nothing before it was changed since.
     """
