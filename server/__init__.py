@@ -1,1 +1,3 @@
 """The download endpoint of Craftkit, served from an archive."""
+
+PROGRAM = "craftkit-archive"

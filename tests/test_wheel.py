@@ -93,3 +93,12 @@ def test_it_does_not_run_what_another_package_put_in_its_place(installed: Path, 
     for words in (["craftkit-archive"], ["python", "-m", "craftkit_archive"]):
         said = run(installed / words[0], *words[1:], "--version", cwd=tmp_path, code=1)
         assert "belongs to another package. Install craftkit-archive into a virtual environment" in said
+
+
+@pytest.mark.parametrize("command", ["serve", "quickstart"])
+def test_it_does_not_serve_with_the_server_of_another_package(installed: Path, tmp_path: Path, command: str) -> None:
+    (site,) = installed.parent.glob("lib/python*/site-packages")
+    (site / "server/__init__.py").write_text("")
+    said = run(installed / "craftkit-archive", command, "--public-url", "http://x", cwd=tmp_path, code=2)
+    assert f"{site}/server/__init__.py belongs to another package." in said
+    run(installed / "craftkit-archive", "--archive", "a", "init", cwd=tmp_path)

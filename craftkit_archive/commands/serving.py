@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 LISTEN = "127.0.0.1:8080"
 
 
+class ServerCommand(click.Command):
+    """A command that needs the package `server`, whose name other packages take too: see `__main__.py`."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Read the command line, if `server` is the package that was installed with this one."""
+        import server
+
+        if getattr(server, "PROGRAM", None) != "craftkit-archive":
+            where = server.__file__ or next(iter(server.__path__))
+            raise errors.RequestError(
+                f"{where} belongs to another package. Install craftkit-archive into a virtual environment of its own."
+            )
+        return super().parse_args(context, args)
+
+
 def _addresses(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> frozenset[str]:
     from server.addresses import TrustedProxies
 
@@ -87,7 +102,7 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
     )
 
 
-@click.command()
+@click.command(cls=ServerCommand)
 @click.option(
     "--listen",
     "addresses",
@@ -297,7 +312,7 @@ def _served(console: Console, command: str) -> int:
     return code
 
 
-@click.command()
+@click.command(cls=ServerCommand)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--once", is_flag=True, help="Download one PDF from itself and stop, instead of serving on.")
 @_listen_option("127.0.0.1:0")
