@@ -43,9 +43,9 @@ class Coverage(msgspec.Struct, frozen=True):
             details["nights"] = nights = -(-self.due_bytes // night_bytes)
             if night_bytes * self.days < self.stored_bytes:
                 needed = format_size(-(-self.stored_bytes // self.days))
-                text += f"; at this rate never whole: it takes {needed} a night"
+                text += f"; at this rate never complete: it takes {needed} a night"
             else:
-                text += f"; at this rate whole in {nights:,} {'night' if nights == 1 else 'nights'}"
+                text += f"; at this rate complete in {nights:,} {'night' if nights == 1 else 'nights'}"
         return {**details, "text": text}
 
 

@@ -68,7 +68,8 @@ def examine_archive(archive: Archive, *, cluster: str | None = None) -> Iterator
             yield diagnosis
     run.counts["to_mend"] = run.counts["problems"]  # its name until 1.0
     run.settle(problems=run.counts["problems"] > 0)
-    yield run.summary()
+    standing = archive.catalog.standing()
+    yield run.summary(damaged=True) if standing.damaged or standing.unreadable else run.summary()
 
 
 def _versions(archive: Archive) -> Iterator[Diagnosis]:

@@ -204,6 +204,9 @@ def disk_errors(path: str | Path, *, key: str | None = None) -> Iterator[None]:
         if error.errno in _DISK_FULL:
             raise NoSpaceError(f"No space is left to write {path}. Free some, then run the command again.") from error
         reason = error.strerror or str(error)
+        folder = Path(path).parent
+        if error.errno == errno.ENOENT and key is None and not folder.is_dir():
+            raise NotWritableError(f"Cannot write {path}: there is no folder {folder}. Create it first.") from error
         if key is not None and error.errno in NAME_TROUBLE:
             raise name_refused(key, error) from error
         raise NotWritableError(f"Cannot write {path} ({reason}). Fix that, then run the command again.") from error

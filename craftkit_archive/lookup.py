@@ -44,7 +44,8 @@ def list_renders(
     """
     wanted = [one_of("state", state, State) for state in states]
     found: Iterator[RenderInfo] = archive.catalog.render_infos(selection or Selection(), wanted, search)
-    yield from _listed("renders list", "renders", found, limit)
+    filtered = bool(wanted or search) or (selection or Selection()) != Selection()
+    yield from _listed("renders list", "renders", found, limit, filtered=filtered, states=list(wanted))
 
 
 def list_findings(
@@ -95,7 +96,8 @@ def list_findings(
         before=when.before,
         search=search,
     )
-    yield from _listed("findings list", "findings", found, limit)
+    filtered = any(given is not None for given in (run_id, project, since, until, search)) or bool(wanted)
+    yield from _listed("findings list", "findings", found, limit, filtered=filtered, current=run_id is None)
 
 
 def list_runs(archive: Archive, *, command: str | None = None, limit: int | None = None) -> Iterator[Record]:
@@ -116,7 +118,7 @@ def list_runs(archive: Archive, *, command: str | None = None, limit: int | None
         >>> runs[0].outcome
         'ok'
     """
-    yield from _listed("runs list", "runs", _runs(archive, command), limit)
+    yield from _listed("runs list", "runs", _runs(archive, command), limit, filtered=command is not None)
 
 
 def _runs(archive: Archive, command: str | None) -> Iterator[RunInfo]:
@@ -155,7 +157,7 @@ def _no_such_run(run_id: int) -> str:
     return f"There is no run {run_id}. See `runs list`."
 
 
-def _listed(command: str, what: str, found: Iterable[Record], limit: int | None) -> Iterator[Record]:
+def _listed(command: str, what: str, found: Iterable[Record], limit: int | None, **details: object) -> Iterator[Record]:
     """Pass records on up to a limit, count them, and say whether there are more."""
     run = Run(None, command)
     run.counts[what] = 0
@@ -164,4 +166,4 @@ def _listed(command: str, what: str, found: Iterable[Record], limit: int | None)
         run.counts[what] += 1
         yield record
     more = limit is not None and next(records, None) is not None
-    yield run.summary(more=more)
+    yield run.summary(more=more, **details)

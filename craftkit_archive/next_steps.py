@@ -63,6 +63,10 @@ def _in_state(*states: str) -> _Holds:
     return lambda summary: any(state in by_state(summary.counts) for state in states)
 
 
+def _asked_for(*states: str) -> _Holds:
+    return lambda summary: set(states) & set(summary.details.get("states", ()))
+
+
 def _all(*conditions: _Holds) -> _Holds:
     return lambda summary: all(condition(summary) for condition in conditions)
 
@@ -141,6 +145,7 @@ _STEPS = (
     _Step("import", _detail("renders", False), _type("import renders FILE")),
     _Step("import", _all(_detail("adoptable"), _detail("to_fetch")), _type("fetch")),
     _Step("import", _detail("to_fetch"), _type("fetch SOURCE")),
+    _Step("fetch", _detail("renders", False), _type("import renders FILE")),
     _Step("fetch|repair", _suggested, _with_suggestion),
     _Step("fetch", _all(_detail("dry_run"), _would_copy), _again),
     _Step("export", _all(_detail("dry_run"), _counted("written", "unchanged")), _again),
@@ -163,6 +168,15 @@ _STEPS = (
     _Step("status", _counted("not_stored"), _type("fetch SOURCE")),
     _Step("status", _counted("unchecked"), _type("verify --new")),
     _Step("seal", lambda summary: summary.outcome == "problems", _type("verify")),
+    _Step("report|doctor", _detail("damaged"), _type("repair SOURCE")),
+    _Step("findings list", _all(_counted("findings"), _detail("current")), _type("repair SOURCE")),
+    _Step("renders list", _all(_counted("renders"), _asked_for("damaged", "unreadable")), _type("repair SOURCE")),
+    _Step("renders list", _all(_counted("renders"), _asked_for("not-stored")), _type("fetch SOURCE")),
+    _Step("renders list", _all(_not(_counted("renders")), _detail("filtered", False)), _type("import renders FILE")),
+    _Step("quarantine drop", _counted("kept"), _type("repair SOURCE")),
+    _Step("audit verify", _all(_counted("behind"), _not(_counted("faults"))), _type("verify")),
+    _Step("keys list", _all(_not(_counted("keys")), _detail("projects", 0)), _type("import projects FILE")),
+    _Step("keys list", _all(_not(_counted("keys")), _detail("filtered", True)), lambda *_: []),
     _Step("keys list", _not(_counted("keys")), _type("keys create --project SLUG")),
     _Step("rebuild", _counted("absent", "unavailable"), _type("fetch SOURCE")),
     _Step("rebuild", _counted("adopted"), _type("verify")),

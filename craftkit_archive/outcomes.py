@@ -42,10 +42,20 @@ _FORMER = ("excluded", "lacking", "to_mend")
 def describe_counts(counts: dict[str, int]) -> str:
     """Write counts for people: the first, and those that are not zero."""
     shown = [name for at, name in enumerate(counts) if (counts[name] or not at) and name not in _FORMER]
-    return ", ".join(f"{counts[name]:,} {_WORDS.get(name, name.replace('_', ' '))}" for name in shown)
+    return ", ".join(f"{counts[name]:,} {_word(name, counts[name])}" for name in shown)
 
 
 _WORDS = {"absent": "missing at the source", "unclaimed": "extra at the source", "orphan": "extra"}
+# Counts that are named by nouns, of which one is called by its singular; all others say what was done or found.
+_NOUNS = frozenset(
+    {"renders", "keys", "events", "rules", "notes", "runs", "findings", "faults", "options", "access logs", "projects"}
+)
+
+
+def _word(name: str, count: int) -> str:
+    """Return what people call a count: one event, two events."""
+    word = _WORDS.get(name, name.replace("_", " "))
+    return word.removesuffix("s") if count == 1 and word in _NOUNS else word
 
 
 def describe_run(run: RunInfo) -> str:
@@ -64,8 +74,7 @@ _BAD = ("rejected", "failed", "not_stored", "refused", "absent", "unavailable", 
 
 
 def _counted(summary: Summary) -> str:
-    done = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in summary.counts.items())
-    return f"{done}{_amount(summary)}"
+    return f"{describe_counts(summary.counts)}{_amount(summary)}"
 
 
 def _status(summary: Summary) -> str:
@@ -85,13 +94,23 @@ def _verify(summary: Summary) -> str:
     if not counts.get("checked") and not found and not counts.get("unknown"):
         if details.get("stored") == 0:
             return "nothing is stored"
+        if summary.outcome == "limited":
+            return "no PDF was checked"
         due = details.get("next_due")
-        return f"nothing is due until {due[:10]}" if due else "nothing matches: no PDF was checked"
+        if due:
+            return f"nothing is due until {due[:10]}"
+        return _NOTHING_TO_CHECK.get(details.get("scope", ""), "no stored PDF matches, so none was checked")
     bad = "; ".join(filter(None, [_found(counts, found), _named(counts, {"unknown": "ids unknown"})]))
     seen = _named(counts, {"checked": "checked", "ok": "ok", "same_size": "of the recorded size", "notes": "notes"})
     covered = details.get("coverage")
     coverage = f"; {covered['text']}" if covered else ""
     return f"{bad or 'no damage'}; {seen}{_amount(summary)}{coverage}"
+
+
+_NOTHING_TO_CHECK = {
+    "new": "nothing is new: every stored PDF was verified before",
+    "failed": "nothing was bad at its last check",
+}
 
 
 def _found(counts: dict[str, int], found: dict[State, int]) -> str:
@@ -110,17 +129,28 @@ def _found(counts: dict[str, int], found: dict[State, int]) -> str:
 
 def _fetch(summary: Summary) -> str:
     counts = summary.counts
-    missing = _named(counts, {"absent": "missing at the source", "refused": "refused", "unavailable": "unavailable"})
-    bad = [f"{counts['not_stored']:,} not stored ({missing})"] if counts.get("not_stored") else []
+    named = {"absent": "missing at the source", "refused": "refused", "unavailable": "unavailable"}
+    bad = [f"{counts['not_stored']:,} not stored{_reasons(counts, named)}"] if counts.get("not_stored") else []
     bad += [_named(counts, {"unknown": "ids unknown", "acknowledged": "acknowledged"})]
     if summary.details.get("did_you_mean"):
         extra = _named(counts, {"unclaimed": "extra at the source"})
         return _missed(f"{counts['absent']:,} not stored", extra, summary)
     if not counts.get("expected"):
-        return "; ".join([*filter(None, bad), "nothing to fetch: every succeeded render is stored"])
+        why = "every succeeded render is stored"
+        if summary.details.get("renders") is False:
+            why = "the archive has no renders"
+        elif summary.details.get("selected"):
+            why = "every succeeded render of this selection is stored"
+        return "; ".join([*filter(None, bad), f"nothing to fetch: {why}"])
     done = _named(counts, {"copied": "copied", "adopted": "adopted", "odd": "odd", "unclaimed": "extra at the source"})
     expected = f"{counts['expected']:,} expected"
     return "; ".join(filter(None, [*bad, ", ".join(filter(None, [expected, done]))])) + _amount(summary)
+
+
+def _reasons(counts: dict[str, int], names: dict[str, str]) -> str:
+    """Say why something was not done: a single reason without its count, which is the whole."""
+    given = [word for name, word in names.items() if counts.get(name)]
+    return f": {given[0]}" if len(given) == 1 else f" ({_named(counts, names)})"
 
 
 def _missed(what: str, extra: str, summary: Summary) -> str:
@@ -134,13 +164,13 @@ def _repair(summary: Summary) -> str:
     if not counts.get("damaged"):
         when = summary.details.get("last_verified")
         if not when:
-            return "nothing to repair: nothing was ever verified"
+            return "nothing to repair: no stored PDF was ever verified"
         return f"nothing to repair: the last verify ({when[:10]}) found nothing bad. In doubt, verify first"
     if summary.details.get("did_you_mean"):
         return _missed(f"{counts['absent']:,} still bad", "", summary)
     still = counts.get("absent", 0) + counts.get("refused", 0)
-    left = _named(counts, {"absent": "missing at the source", "refused": "refused"})
-    bad = f"{still:,} still bad ({left})" if still else ""
+    left = _reasons(counts, {"absent": "missing at the source", "refused": "refused"})
+    bad = f"{still:,} still bad{left}" if still else ""
     would = "would be repaired" if summary.details.get("dry_run") else "repaired"
     done = _named(
         counts, {"damaged": "bad", "repaired": would, "healed": "good already", "acknowledged": "acknowledged"}
@@ -168,10 +198,10 @@ def _seal(summary: Summary) -> str:
         return f"{summary.details['file']} was stamped at {summary.details['time']}"
     found, expected = summary.details["seal"], summary.details["expected"]
     sealed, without = summary.counts["sealed"], summary.counts.get("without_digest", 0)
-    pdfs = f"{sealed:,} {'PDF' if sealed == 1 else 'PDFs'}"
+    pdfs = _how_many(sealed, "PDF", "PDFs") or "0 PDFs"
     gap = f"; {without:,} without a digest are not in it" if without else ""
     if expected is None:
-        return f"{pdfs} sealed{gap}"
+        return f"{pdfs} sealed{gap}" if sealed else f"nothing is stored: this is the seal of nothing{gap}"
     if expected == found:
         return f"MATCHES: {found} ({pdfs}){gap}"
     return f"DOES NOT MATCH: expected {expected}, the catalog has {found} ({pdfs}){gap}"
@@ -181,6 +211,8 @@ def _import(summary: Summary) -> str:
     counts = summary.counts
     warned = len(summary.details.get("warnings", ()))
     warnings = f"; {warned} {'warning' if warned == 1 else 'warnings'}" if warned else ""
+    if not counts.get("read"):
+        return f"nothing to import: no record was found{warnings}"
     if not counts.get("rejected"):
         return f"{_counted(summary)}{warnings}"
     imported = any(counts.get(name) for name in ("inserted", "updated"))
@@ -216,13 +248,39 @@ def _how_many(count: int, one: str, several: str) -> str:
 def _audit(summary: Summary) -> str:
     counts = summary.counts
     named = {"faults": "faults", "behind": "not in the file yet", "notes": "notes", "access_logs": "access logs"}
-    bad = _named(counts, named)
-    return f"{counts['events']:,} events, {bad or 'no faults'}; the last is {summary.details['number']:,}"
+    bad = _named(counts, {name: _word(word, counts.get(name, 0)) for name, word in named.items()})
+    if not counts["events"]:
+        return f"the log is empty{', ' + bad if bad else ''}"
+    events = describe_counts({"events": counts["events"]})
+    return f"{events}, {bad or 'no faults'}; the last is {summary.details['number']:,}"
 
 
 def _doctor(summary: Summary) -> str:
     problems = summary.counts["problems"]
     return f"{problems:,} {'problem' if problems == 1 else 'problems'}, {summary.counts['good']:,} good"
+
+
+def _due(summary: Summary) -> str:
+    counts = summary.counts
+    done = _named(counts, {"due": "due", "held": "held back by holds"}) or "nothing is due"
+    size = counts.get("due_bytes")
+    return f"{done}, {format_size(size)}" if size else done
+
+
+def _holds(summary: Summary) -> str:
+    return _named(summary.counts, {"in_force": "in force", "released": "released"}) or "there are no holds"
+
+
+def _rebuild(summary: Summary) -> str:
+    counts = summary.counts
+    missing = {"absent": "missing in the store", "refused": "refused", "unavailable": "unavailable"}
+    bad = [_how_many(counts.get("rejected", 0), "record rejected", "records rejected")]
+    if counts.get("not_stored"):
+        bad.append(f"{counts['not_stored']:,} not stored{_reasons(counts, missing)}")
+    bad.append(_how_many(counts.get("unclaimed", 0), "file of no render", "files of no render"))
+    records = _how_many(counts.get("inserted", 0), "record", "records") or "no record"
+    pdfs = _how_many(counts.get("adopted", 0), "PDF", "PDFs") or "no PDF"
+    return "; ".join([*filter(None, bad), f"{records} imported, {pdfs} adopted"]) + _amount(summary)
 
 
 def _accepted(summary: Summary) -> str:
@@ -238,9 +296,9 @@ def _quarantine(summary: Summary) -> str:
 def _found_records(summary: Summary) -> str:
     [(what, count)] = summary.counts.items()
     if not count:
-        return _NOTHING[what]
+        return (_NOTHING if summary.details.get("filtered", True) else _NOTHING_AT_ALL)[what]
     more = f" shown, and there are more: raise --limit above {count}" if summary.details.get("more") else ""
-    return f"{count:,} {what if count > 1 else what.removesuffix('s')}{more}"
+    return f"{describe_counts({what: count})}{more}"
 
 
 _NOTHING = {
@@ -248,6 +306,14 @@ _NOTHING = {
     "runs": "no run matches",
     "findings": "nothing wrong was found that matches",
     "keys": "no key matches",
+    "rules": "there are no retention rules",
+    "events": "no event matches",
+}
+_NOTHING_AT_ALL = _NOTHING | {
+    "renders": "the archive has no renders",
+    "runs": "nothing was run yet",
+    "findings": "nothing wrong is known",
+    "keys": "the archive has no keys",
 }
 
 
@@ -280,6 +346,12 @@ _SENTENCES: dict[str, _Sentence] = {
     "findings list": _found_records,
     "keys list": _found_records,
     "accept --list": _accepted,
+    "audit log": _found_records,
+    "retention list": _found_records,
+    "retention due": _due,
+    "hold list": _holds,
+    "rebuild": _rebuild,
+    "report": lambda _summary: "",
     "runs show": lambda _summary: "",
 }
 

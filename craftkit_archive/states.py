@@ -105,4 +105,6 @@ class Standing(msgspec.Struct, frozen=True):
             good = "no PDF is stored"
         elif self.unchecked:
             good = f"{self.unchecked:,} of {self.stored:,} stored PDFs were never verified"
+            if self.unchecked == self.stored:
+                good = "no stored PDF was ever verified"
         return f"{good}; {said}" if said else good

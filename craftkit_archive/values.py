@@ -192,7 +192,13 @@ def mask(text: str) -> str:
 
 def hide(plain_key: str) -> str:
     """Cut something that was given as an API key down to what may be shown, even if it does not look like one."""
-    return mask(plain_key) if _PLAIN_KEY.fullmatch(plain_key) else f"{plain_key[:4]}…"
+    return (
+        mask(plain_key)
+        if _PLAIN_KEY.fullmatch(plain_key)
+        else plain_key
+        if len(plain_key) <= 4
+        else f"{plain_key[:4]}…"
+    )
 
 
 # The address of a PostgreSQL database, as libpq, SQLAlchemy (with a driver) and Heroku spell it.

@@ -588,7 +588,7 @@ def test_people_read_extra_where_json_keeps_the_old_word(damaged: World, words: 
         ("verify --ids /dev/null", "/dev/null names no render. Write one render id on each line."),
         ("quarantine drop", "Name copies, or pass --all. See `quarantine list`."),
         ("quarantine drop x", "The quarantine holds nothing named 'x'. See `quarantine list`."),
-        ("keys revoke zz", "No key matches 'zz…'. Give its id, its beginning or the whole key. See `keys list`."),
+        ("keys revoke zz", "No key matches 'zz'. Give its id, its beginning or the whole key. See `keys list`."),
         ("accept", "accept needs --ids FILE --reason TEXT, --list, or --revoke --ids FILE."),
         ("seal --check aa --sign k", "--check cannot be combined with --sign or --timestamp. Leave one of them out."),
     ],

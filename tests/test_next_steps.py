@@ -113,7 +113,21 @@ TABLE: list[tuple[Summary, Sequence[str], str | None]] = [
     (_ended("seal", "problems", sealed=5), [], "verify"),
     (_ended("seal", sealed=5), [], None),
     (_ended("keys list", keys=0), [], "keys create --project SLUG"),
+    (_ended("keys list", keys=0, _details={"projects": 0}), [], "import projects FILE"),
+    (_ended("keys list", keys=0, _details={"filtered": True, "projects": 1}), [], None),
     (_ended("keys list", keys=1), [], None),
+    (_ended("fetch", expected=0, _details={"renders": False}), [], "import renders FILE"),
+    (_ended("report", _details={"damaged": True}), [], "repair SOURCE"),
+    (_ended("doctor", "problems", problems=1, _details={"damaged": True}), [], "repair SOURCE"),
+    (_ended("doctor", "problems", problems=1), [], None),
+    (_ended("findings list", findings=1, _details={"current": True}), [], "repair SOURCE"),
+    (_ended("findings list", findings=1, _details={"current": False}), [], None),
+    (_ended("renders list", renders=1, _details={"states": ["damaged"]}), [], "repair SOURCE"),
+    (_ended("renders list", renders=1, _details={"states": ["not-stored"]}), [], "fetch SOURCE"),
+    (_ended("renders list", renders=1, _details={"states": []}), [], None),
+    (_ended("quarantine drop", "incomplete", dropped=1, kept=1), [], "repair SOURCE"),
+    (_ended("audit verify", "incomplete", behind=2), [], "verify"),
+    (_ended("audit verify", "problems", behind=2, faults=1), [], None),
     (_ended("rebuild", adopted=5), [], "verify"),
     (_ended("rebuild", "incomplete", adopted=5, absent=1), [], "fetch SOURCE"),
     (_ended("restore"), [], "verify"),
@@ -181,8 +195,9 @@ def test_from_nothing_to_a_repaired_archive_each_command_names_the_next(tmp_path
     assert _last(path, "init") == f"{start} import projects FILE"
     assert _last(path, "status") == f"{start} import projects FILE"
     assert _last(path, "verify") == f"{start} import renders FILE"
-    assert _last(path, "keys", "list") == f"{start} keys create --project SLUG"
+    assert _last(path, "keys", "list") == f"{start} import projects FILE"
     assert _last(path, "import", "projects", files["projects"]) == f"{start} import renders FILE"
+    assert _last(path, "keys", "list") == f"{start} keys create --project SLUG"
     assert _last(path, "status") == f"{start} import renders FILE"
     assert _last(path, "import", "renders", files["renders"]) == f"{start} fetch SOURCE"
     assert _last(path, "import", "keys", files["keys"]) == ""

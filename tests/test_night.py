@@ -115,7 +115,7 @@ TABLE = [
     Expected("doctor", 0, "doctor: 0 problems", 1, "doctor: 1 problem, "),
     Expected("verify", 0, "verify: no damage; 12 checked, 12 ok", 1, "verify: 8 damaged (1 missing, 1 wrong-size, "),
     Expected("verify --due 30d", 0, "verify: nothing is due until 20", 1, "verify: 8 damaged"),
-    Expected("verify --new", 0, "verify: nothing matches", 0, "verify: nothing matches"),
+    Expected("verify --new", 0, "verify: nothing is new", 0, "verify: nothing is new"),
     Expected("verify --level size", 0, "no damage; 12 checked, 12 of the recorded size", 1, "verify: 7 damaged"),
     Expected("verify --level pdf", 0, "verify: no damage", 1, "verify: 8 damaged"),
     Expected(

@@ -429,7 +429,7 @@ def test_a_limit_of_bytes_ends_it_cleanly_and_the_next_run_goes_on(tmp_path: Pat
         coverage = summary.details["coverage"]
         assert coverage["covered_assets"] == done
         if night == 0:
-            assert re.search(r"; at this rate whole in [34] nights$", coverage["text"])
+            assert re.search(r"; at this rate complete in [34] nights$", coverage["text"])
     assert coverage["text"] == f"100 % of {format_size(coverage['stored_bytes'])} read and good within 30 days"
 
 
@@ -476,7 +476,7 @@ def test_problems_outrank_a_limit(world: World) -> None:
 
 def test_a_rate_that_is_too_low_is_told() -> None:
     coverage = Coverage(30, 1000, 1_000_000, 100, 100_000, 900, 900_000)
-    assert coverage.details(10_000)["text"].endswith("at this rate never whole: it takes 33.3 kB a night")
+    assert coverage.details(10_000)["text"].endswith("at this rate never complete: it takes 33.3 kB a night")
     assert coverage.details(300_000)["nights"] == 3
     assert "rate" not in coverage.details()["text"]
 

@@ -208,6 +208,10 @@ class AssetQueries(LedgerQueries):
         """Count the files that no render claims, as the last verification of everything found them."""
         return int(self._query("SELECT COUNT(*) FROM extra_files")[0][0])
 
+    def last_verified(self) -> str | None:
+        """Return when a stored PDF was verified last; None if none ever was."""
+        return self._query("SELECT MAX(verified_at) FROM assets WHERE verdict IS NOT NULL")[0][0]  # type: ignore[no-any-return]
+
     def known_extra(self, keys: Sequence[str]) -> set[str]:
         """Return those of some keys that the last verification of everything found as files of no render."""
         sql = "SELECT key FROM extra_files WHERE key IN (SELECT value FROM json_each(?))"

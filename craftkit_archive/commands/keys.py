@@ -23,7 +23,7 @@ def keys() -> None:
     """Manage the API keys that this archive accepts."""
 
 
-def _show_keys(console: Console, command: str, shown: list[KeyInfo], **details: str | None) -> int:
+def _show_keys(console: Console, command: str, shown: list[KeyInfo], **details: object) -> int:
     from craftkit_archive.records import Record, Summary
 
     summary = Summary(command=command, outcome="ok", counts={"keys": len(shown)}, details=details)
@@ -59,7 +59,15 @@ def list_keys(console: Console, project: str | None, unused: int | None) -> int:
         span = archive.catalog.key_use_span() or (None, None)
         if span[0] is not None or unused is not None:
             console.say(_what_is_known(archive, span, unused))
-        return _show_keys(console, "keys list", found, use_known_from=span[0], use_known_until=span[1])
+        return _show_keys(
+            console,
+            "keys list",
+            found,
+            use_known_from=span[0],
+            use_known_until=span[1],
+            filtered=project is not None or unused is not None,
+            projects=len(archive.catalog.project_slugs(1)),
+        )
 
 
 def _what_is_known(archive: Archive, span: tuple[str | None, str | None], unused: int | None) -> str:

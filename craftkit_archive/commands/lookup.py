@@ -174,10 +174,10 @@ def report(console: Console, run: int | None, listed: bool, form: Any, output: P
             console.say(f"Wrote {output}.")
         else:
             _print_report(console, gathered, form or ("ndjson" if console.json else "text"))
+    standing = gathered.standing
     details = {"run": gathered.run.id, "file": str(output) if output else None}
-    summary = Summary(command="report", outcome="ok", details=details)
-    if console.json:
-        console.close(summary)
+    damaged = {"damaged": True} if standing.damaged or standing.unreadable else {}
+    console.close(Summary(command="report", outcome="ok", details=details | damaged))
     return OK
 
 

@@ -73,8 +73,10 @@ def rebuild(
     rebuilding = rebuild_archive(
         console.archive, files, store_address=store, jobs=jobs, by=console.by, stop=console.stop
     )
-    code = console.finish(rebuilding)
+    summary, code = console.show(rebuilding)
+    # What is said before the last line, which is what to run next.
     console.say("What cannot be known any more: " + "; ".join(LOST) + ".")
+    console.close(summary)
     return code
 
 

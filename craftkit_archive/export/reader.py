@@ -169,7 +169,7 @@ class Export:
             raise AssetUnreadableError(
                 f"Cannot check {self.path}: the algorithm of {names} is unknown. Use the program that made it."
             )
-        why = f"it has no {MANIFEST}. An export that was interrupted has none."
+        why = f"it has no {MANIFEST}. An export that was interrupted has none: run it again."
         if self.is_bag:
             raise AssetUnreadableError(f"{self.path} is not a valid bag: {why}")
         raise RequestError(f"{self.path} is not an export: {why}")

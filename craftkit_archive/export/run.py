@@ -214,8 +214,10 @@ class _Export:
                 splitter.put(row)
                 pdfs, size = pdfs + 1, size + (row.size_bytes or 0)
         if not count:
-            known = ", ".join(self._catalog.project_slugs(10)) or "no project at all"
-            raise RequestError(f"No render is selected. Widen the selection; this archive knows {known}.")
+            if not self._catalog.has_renders():
+                raise RequestError("The archive has no renders to export. Run `import renders FILE` first.")
+            known = ", ".join(self._catalog.project_slugs(10)) or "none"
+            raise RequestError(f"No render is selected. Widen the selection; the archive's projects are {known}.")
         self._volumes = splitter.number
         # Before anything is written, see that nothing stands in the way.
         for number in range(1, self._volumes + 1):

@@ -324,6 +324,10 @@ class PackedTarget(Target):
         self._at = self._planned = self._count = 0
         self._stack = ExitStack()
         if path is not None:
+            if path.is_dir():
+                raise RequestError(
+                    f"{path} is a folder, and a {form} is one file. Name a file, such as {path.name}.{form}."
+                )
             _check_outside(archive.store, path)
         if path is not None and os.path.lexists(path):
             try:

@@ -163,6 +163,10 @@ def fetch_assets(
             wanted = [asset.key for asset in islice(archive.catalog.expected_assets(selection), TRIED)]
             if meant := suggest_address(archive, source, source_address, wanted):
                 details["did_you_mean"] = meant
+        if not run.counts["expected"]:
+            details["renders"] = archive.catalog.has_renders()
+        if selection != Selection():
+            details["selected"] = True
         run.counts["not_stored"] = sum(run.counts[count] for count in ("absent", "refused", "unavailable"))
         incomplete = any(run.counts[count] for count in ("absent", "unavailable", "unknown"))
         run.settle(problems=run.counts["refused"] > 0, incomplete=incomplete, stopped=stop())

@@ -115,8 +115,7 @@ def repair_assets(
             archive.store.remove_stale()
             Quarantine(archive.path).tidy()
         run.settle(problems=run.counts["absent"] + run.counts["refused"] > 0, stopped=stop())
-    last = archive.catalog.find_run(None, "verify")
-    details: dict[str, Any] = {"last_verified": last.finished_at if last else None, **details_of(team)}
+    details: dict[str, Any] = {"last_verified": archive.catalog.last_verified(), **details_of(team)}
     if 0 < run.counts["damaged"] == run.counts["absent"]:
         wanted = [asset.key for asset in islice(archive.catalog.damaged_assets(selection), TRIED)]
         if meant := suggest_address(archive, source, source_address, wanted):

@@ -274,7 +274,7 @@ def as_text(record: Record, *, whole: bool = False) -> str:
             seen = f": expected {expected}, found {found}" if expected and found else ""
             seen = seen or (f": expected {expected}" if expected else "")
             accepted = f" [acknowledged: {record.acknowledged}]" if record.acknowledged else ""
-            detail = f" ({record.detail.removesuffix('.')})" if record.detail else ""
+            detail = f" ({_without(record.key, record.detail).removesuffix('.')})" if record.detail else ""
             return f"  {word_of(record.verdict)}  {record.key}{seen}{detail}{accepted}"
         case records.Note():
             return f"  note  {record.key}: {record.detail}"
@@ -283,7 +283,7 @@ def as_text(record: Record, *, whole: bool = False) -> str:
         case records.Caution():
             return f"  warning: {record.text}"
         case records.Skipped():
-            return f"  {record.key or record.render_id}: {record.reason}"
+            return f"  {record.key or record.render_id}: {_without(record.key, record.reason)}"
         case records.Diagnosis():
             return (
                 f"FIX   {record.name}: {record.seen.removesuffix('.')}. {record.fix}"
@@ -301,6 +301,11 @@ def as_text(record: Record, *, whole: bool = False) -> str:
         case records.Summary():
             return describe_outcome(record)
     raise TypeError(record)
+
+
+def _without(key: str, text: str) -> str:
+    """Take a key out of what is said of it, where the line begins with it."""
+    return text.replace(f"{key} ", "", 1) if key else text
 
 
 def describe_event(event: AuditEvent) -> str:

@@ -11,8 +11,11 @@ from craftkit_archive.sources.base import Source
 from craftkit_archive.sources.export import ExportSource
 from craftkit_archive.sources.store import StoreSource
 from craftkit_archive.stores.address import absolute_address, open_store
+from craftkit_archive.stores.base import mask_address
 from craftkit_archive.stores.folder import FolderStore
 from craftkit_archive.stores.reach import first_names, prove_names, prove_store
+
+_BUCKETS = ("s3://", "gs://", "az://")
 
 
 def open_source(address: str, *, exports: bool = False) -> Source:
@@ -59,4 +62,9 @@ def _open_source(address: str, exports: bool) -> Source:
     seen = os.path.isfile
     if exports and "://" not in address and (seen(path) or seen(path / MANIFEST)):
         return ExportSource(path)
+    if "://" in address and not address.startswith(_BUCKETS):
+        raise RequestError(
+            f"{mask_address(address)} cannot be a source. Name a folder, s3://bucket/prefix, gs://bucket/prefix,"
+            " az://container/prefix, or https://host of a live API."
+        )
     return StoreSource(open_store(address))

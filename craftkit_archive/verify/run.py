@@ -165,7 +165,9 @@ def _nothing_due(archive: Archive, scope: Scope) -> dict[str, Any]:
     """Say of a run that had nothing to check how much is stored at all, and when something will be due."""
     stored, _, oldest = archive.catalog.stored_totals()
     if scope.due_seconds is None or oldest is None:
-        return {"stored": stored, "renders": archive.catalog.has_renders()}
+        alone = "new" if scope.new and not scope.failed else "failed" if scope.failed and not scope.new else None
+        named = {"scope": alone} if alone and scope.share is None and scope.due_seconds is None else {}
+        return {"stored": stored, "renders": archive.catalog.has_renders(), **named}
     due = datetime.fromisoformat(oldest) + timedelta(seconds=scope.due_seconds)
     return {"stored": stored, "next_due": format_time(due)}
 
