@@ -44,6 +44,8 @@ ARGUMENTS: dict[str, list[str]] = {
 }
 # They are about no archive, or are what is named.
 OTHERS = {
+    "nightly",  # does nothing without a configuration
+    "notify test",
     "config init",
     "config schema",
     "config show",

@@ -93,7 +93,7 @@ BEFORE = {
     "retention remove": ["retention set --default --keep 1y"],
 }
 # They have nights of their own: `test_next_steps.py`, `test_rebuilding.py`, `test_quickstart.py`, `test_serving*.py`.
-OTHERS = {"init", "quickstart", "rebuild", "serve"}
+OTHERS = {"init", "nightly", "quickstart", "rebuild", "serve"}
 
 
 def test_every_command_is_in_the_table() -> None:
