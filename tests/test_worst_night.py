@@ -124,8 +124,8 @@ def test_what_to_do_is_said_last(worst: World, tmp_path: Path, name: str) -> Non
         "IDS": folder / "ids.txt",
         "NEW": folder / "new",
     }
-    for words in BEFORE.get(name, []):
-        assert command(*words.split(), archive=archive).code == 0
+    for before in BEFORE.get(name, []):
+        assert command(*before.split(), archive=archive).code == 0
     if name == "quarantine restore":  # a copy that is bad comes back only where there is nothing
         (archive / "assets" / render(0)["asset_key"]).unlink()
     given, following = NEXT[name]
