@@ -150,6 +150,11 @@ def clipped(line: str, width: int) -> str:
     return _cut(line, width, middle=False)
 
 
+def fitted(text: str, width: int) -> str:
+    """Cut a text in its middle, or fill it with blanks, so that it takes exactly so many columns."""
+    return _padded(_cut(one_line(text), width, middle=True), width, right=False)
+
+
 def _width(text: str) -> int:
     if text.isascii():
         return len(text)

@@ -238,17 +238,21 @@ class Record(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
 
 
 class Plan(Record, frozen=True):
-    """How much there is to do; the first thing that a bulk operation yields."""
+    """How much there is to do; the first thing that a bulk operation yields.
+
+    A count of 0 is not known before; `size_bytes` then says how much there is to read.
+    """
 
     count: int
     size_bytes: int = 0
 
 
 class Progress(Record, frozen=True):
-    """How much more has been done since the last one."""
+    """How much more has been done since the last one, and the file that was done last."""
 
     count: int
     size_bytes: int = 0
+    file: str | None = None
 
 
 class Reject(Record, frozen=True):

@@ -28,7 +28,7 @@ from craftkit_archive.importer.run import _read_batch as read_piece
 from craftkit_archive.importer.run import _ReadTask, import_records, keep_rejects
 from craftkit_archive.importer.streams import MAX_RECORD_BYTES
 from craftkit_archive.parallel.pool import never
-from craftkit_archive.records import Finding, Kind, Reject, Render, Summary
+from craftkit_archive.records import Finding, Kind, Plan, Reject, Render, Summary
 from craftkit_archive.stores.base import digest
 from craftkit_archive.verify.run import verify_assets
 from tests.worlds import (
@@ -935,6 +935,7 @@ def test_a_large_file_may_come_on_standard_input(archive: Archive, tmp_path: Pat
 def test_a_file_that_changes_while_it_is_read_is_told(archive: Archive, tmp_path: Path, harm: str) -> None:
     file = big(tmp_path, 40_000)
     records = import_records(archive, "renders", [str(file)])
+    assert next(records) == Plan(count=0, size_bytes=file.stat().st_size)
     next(records)
     if harm == "replaced":
         big(tmp_path / "archive", 40_000, template_id="other").replace(file)

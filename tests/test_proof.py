@@ -361,7 +361,7 @@ def test_options_that_contradict_each_other_are_2(world: World, tmp_path: Path) 
 def test_a_seal_on_read_only_media_says_that_it_is_not_in_the_log(world: World, tmp_path: Path) -> None:
     world.archive.catalog.close()
     with Archive(world.archive.path, sealed=True) as archive:
-        *notes, _summary = archive_seal(archive)
+        _plan, *notes, _summary = archive_seal(archive)
     assert ["not in the audit log" in note for note in notes] == [True]
 
 

@@ -2,9 +2,12 @@
 
 import json
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from tests.terminals import Terminal
-from tests.worlds import ROOT, World, command, program
+from tests.worlds import ROOT, World, command, fill, pdf, program, put, render, write_ndjson
 
 # --- status --watch --------------------------------------------------------------------------------------------------
 
@@ -61,3 +64,71 @@ def test_a_watched_status_in_a_pipe_is_one_after_the_other(world: World) -> None
 def test_watching_takes_seconds_that_make_sense(world: World) -> None:
     assert command("status", "--watch", "0", archive=world.archive.path).code == 2
     assert command("status", "--watch", "5", "--nagios", archive=world.archive.path).code == 2
+
+
+# --- progress --------------------------------------------------------------------------------------------------------
+
+# Slow enough that a bar is drawn, however quick the machine.
+SLOWLY = """
+import time
+from craftkit_archive.parallel import progress
+progress.BAR_DELAY_SECONDS = 0.0
+def slowly(records, **how):
+    def paced():
+        for record in records:
+            if type(record).__name__ == "Progress":
+                time.sleep(0.15)
+            yield record
+    return shown(paced(), **how)
+shown, progress.show_progress = progress.show_progress, slowly
+"""
+
+
+def bars(terminal: Terminal) -> list[str]:
+    """Return each line that was seen with a bar in it, or with a rate where there is no end to tell."""
+    return [line for screen in terminal.screens for line in screen if "/s " in line]
+
+
+@pytest.mark.parametrize("words", [["verify"], ["export", "out"], ["fetch"], ["import"], ["seal"], ["repair"]])
+def test_a_bar_shows_rate_and_time_left_and_stays_where_it_is(tmp_path: Path, words: list[str]) -> None:
+    world = fill(tmp_path, count=300)
+    world.archive.catalog.close()
+    known: dict[str, list[str | Path]] = {
+        "verify": ["verify", "--jobs", "1"],
+        "export": ["export", tmp_path / "out", "--jobs", "1"],
+        "fetch": ["fetch", world.bucket, "--jobs", "1"],
+        "import": ["import", "renders", write_ndjson(tmp_path / "more.ndjson", [render(n) for n in range(40_000)])],
+        "seal": ["seal"],
+        "repair": ["repair", world.bucket],
+    }
+    given = known[words[0]]
+    small = "\nfrom craftkit_archive.report import gather\ngather.SEALED_AT_ONCE = 10\n"
+    if words[0] == "repair":
+        for number in range(0, 300, 2):
+            world.asset(number).unlink()
+        assert command("verify", "-q", archive=world.archive.path).code == 1
+    if words[0] == "fetch":
+        write_ndjson(tmp_path / "new.ndjson", rows := [render(n) for n in range(1000, 1300)])
+        for row in rows:
+            put(world.bucket, row["asset_key"], pdf(row["id"]))
+        assert command("import", "-q", "renders", tmp_path / "new.ndjson", archive=world.archive.path).code == 0
+    with Terminal(*given, archive=world.archive.path, columns=120, before=SLOWLY + small) as terminal:
+        assert terminal.finish() == 0
+    seen = bars(terminal)
+    assert any("left" in line for line in seen), terminal.screens[-1]
+    rows_of_bars = {at for screen in terminal.screens for at, line in enumerate(screen) if "/s " in line}
+    assert len(rows_of_bars) == 1, "one line, where it was"
+    assert len({line.index("/s ") for line in seen}) == 1, "each figure stays in its place"
+    name = "more.ndjson" if words[0] == "import" else ".pdf"
+    assert any(name in line for line in seen), seen
+    assert "/s " not in "\n".join(terminal.shown), "it is gone at the end"
+    assert all(len(line) <= 120 for screen in terminal.screens for line in screen)
+
+
+def test_a_narrow_window_breaks_no_bar(tmp_path: Path) -> None:
+    world = fill(tmp_path, count=100)
+    world.archive.catalog.close()
+    with Terminal("verify", "--jobs", "1", archive=world.archive.path, columns=40, before=SLOWLY) as terminal:
+        assert terminal.finish() == 0
+    rows_of_bars = {at for screen in terminal.screens for at, line in enumerate(screen) if "%" in line and "|" in line}
+    assert len(rows_of_bars) <= 1

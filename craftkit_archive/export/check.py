@@ -267,7 +267,7 @@ class _Check:
                         yield Skipped(None, _shown(look.path), f"not fetched: {FETCH} names its source")
                     else:
                         yield _FileProblem(look.path, one)
-                yield Progress(count=len(batch), size_bytes=size)
+                yield Progress(count=len(batch), size_bytes=size, file=_shown(batch[-1].path) if batch else None)
         yield from (_Remark(path, "found under another spelling of its name") for path in self._respelled)
 
     def _looks(self) -> Iterator[_FileLook]:

@@ -355,7 +355,8 @@ class _Export:
             target.settle(task, done)
             size = yield from self._count_batch(batch, iter(done), papers)
             self._run.bytes_read += size
-            yield Progress(count=len(batch), size_bytes=size)
+            last = batch[-1].item
+            yield Progress(count=len(batch), size_bytes=size, file=last.path if last else None)
 
     def _count_batch(
         self, batch: list[_PlannedFile], done: Iterator[Done], papers: Manifests

@@ -331,4 +331,4 @@ def _record_arrivals(archive: Archive, source: str, arrivals: list[Received], ru
     size = sum(asset.size_bytes for asset in new.values())
     run.bytes_read += size
     yield from outcomes
-    yield Progress(count=len(arrivals), size_bytes=size)
+    yield Progress(count=len(arrivals), size_bytes=size, file=arrivals[-1].asset.key if arrivals else None)

@@ -1,6 +1,7 @@
 """Import: records from files into the catalog, and back to their sender what is refused."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -24,7 +25,7 @@ from craftkit_archive.importer.merge import STATUS, Declared, Merge, OnDuplicate
 from craftkit_archive.importer.postgres import is_database, read_table
 from craftkit_archive.importer.streams import Block, Span
 from craftkit_archive.parallel.pool import Stop, default_jobs, in_batches, map_ordered, never, processes
-from craftkit_archive.records import KINDS, Caution, Incoming, Kind, Progress, Reject, Render, Summary, one_of
+from craftkit_archive.records import KINDS, Caution, Incoming, Kind, Plan, Progress, Reject, Render, Summary, one_of
 from craftkit_archive.values import hide, mask, without_password
 
 TRANSACTION_RECORDS = 10_000
@@ -67,7 +68,7 @@ def import_records(
     all_or_nothing: bool = False,
     dry_run: bool = False,
     stop: Stop = never,
-) -> Iterator[Progress | Reject | Caution | Summary]:
+) -> Iterator[Plan | Progress | Reject | Caution | Summary]:
     """Bring the records of files, or of the tables of a database, into the catalog.
 
     It is idempotent, and whatever interrupts it, the next call does the rest: records land in transactions of about
@@ -136,11 +137,19 @@ def import_records(
                 found = read_source(source, kind=kind, form=form, null=null, table=table, stop=stop)
             return refuse_other_kind(found, kind, without_password(source))
 
-        tasks = (
-            _ReadTask(kind, project_id, without_password(source), piece)
-            for source in sources
-            for piece in pieces(source)
-        )
+        drawn, at = 0, ""
+
+        def drawn_tasks() -> Iterator[_ReadTask]:
+            nonlocal drawn, at
+            for source in sources:
+                at = without_password(source)
+                for piece in pieces(source):
+                    drawn += len(piece.text) if isinstance(piece, Block) else 0
+                    yield _ReadTask(kind, project_id, at, piece)
+
+        tasks = drawn_tasks()
+        if (size := _known_size(sources)) is not None:
+            yield Plan(count=0, size_bytes=size)
         whole: AbstractContextManager[None] = nullcontext()
         reads = _read_all(tasks, stop)
         owing: list[str] = []  # the first renders that were brought in and should have a PDF
@@ -151,7 +160,8 @@ def import_records(
                 for batch in in_batches(reads, TRANSACTION_RECORDS, weigh=_count, limit=TRANSACTION_RECORDS):
                     rejects = _apply(archive, kind, batch, on_duplicate, run, owing)
                     yield from rejects
-                    yield Progress(count=sum(map(_count, batch)))
+                    yield Progress(count=sum(map(_count, batch)), size_bytes=drawn, file=at)
+                    drawn = 0
                     if stop():
                         break
                 discard = all_or_nothing and (stop() or run.counts["rejected"])
@@ -165,6 +175,23 @@ def import_records(
                 run.counts["discarded"] = sum(run.counts.pop(name) for name in ("inserted", "updated", "unchanged"))
         run.settle(problems=run.counts["rejected"] > 0, stopped=stop())
     yield run.summary(**details)
+
+
+def _known_size(sources: Sequence[str]) -> int | None:
+    """Return how many bytes of lines there are to read; None where only reading tells, as of pipes and gzip."""
+    size = 0
+    for source in sources:
+        try:
+            status = Path(source).stat()
+            if source == "-" or not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its writer
+                return None
+            with Path(source).open("rb") as file:
+                if file.read(2) == b"\x1f\x8b":
+                    return None
+        except (OSError, ValueError):  # a database, or what the import itself will report
+            return None
+        size += status.st_size
+    return size
 
 
 def _project_id(archive: Archive, project: str | None) -> str | None:

@@ -10,6 +10,11 @@ from typing import Self, TextIO
 RUN_LINES = 100_000
 
 
+def seal_line(digest: str, key: str) -> bytes:
+    """Return what a seal holds of one asset."""
+    return f"{digest}  {key}\n".encode()
+
+
 def compute_seal(held: Iterable[tuple[str, str]]) -> str:
     r"""Return the seal of what is held, as 64 lower-case hex digits.
 
@@ -21,7 +26,7 @@ def compute_seal(held: Iterable[tuple[str, str]]) -> str:
     """
     hashed = sha256()
     for digest, key in held:
-        hashed.update(f"{digest}  {key}\n".encode())
+        hashed.update(seal_line(digest, key))
     return hashed.hexdigest()
 
 

@@ -213,7 +213,8 @@ def _record_attempts(archive: Archive, attempts: list[Attempt], run: Run, *, dry
             if any(counted != "absent" for _, counted, *_ in attempts):
                 archive.record_event(run.command, run.counts - before, run=run.id)
     yield from shown
-    yield Progress(count=len(attempts), size_bytes=sum(attempt.size_bytes for attempt in attempts))
+    last = attempts[-1].asset.key if attempts else None
+    yield Progress(count=len(attempts), size_bytes=sum(attempt.size_bytes for attempt in attempts), file=last)
 
 
 def _finding(asset: DamagedAsset, run: Run, verdict: Verdict, detail: str | None, now: str) -> Finding:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, TextIO
@@ -14,8 +15,8 @@ from craftkit_archive.columns import short_digest
 from craftkit_archive.coverage import COVERAGE_DAYS, NOTHING, describe
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.outcomes import describe_counts, describe_outcome
-from craftkit_archive.proof.seal import compute_seal
-from craftkit_archive.records import AuditEvent, Record, Summary
+from craftkit_archive.proof.seal import compute_seal, seal_line
+from craftkit_archive.records import AuditEvent, Plan, Progress, Record, Summary
 from craftkit_archive.report.forms import (
     SUFFIXES,
     ReadingDay,
@@ -33,6 +34,7 @@ from craftkit_archive.stores.base import mask_address
 from craftkit_archive.values import format_time
 
 LAST_RUNS = 5
+SEALED_AT_ONCE = 10_000  # between two looks at how far a seal is
 _COUNTED = ("renders", "succeeded", "stored", "not_stored", "verified_ok", "unchecked", "damaged", "unreadable",
             "unverified", "acknowledged")  # fmt: skip
 HISTORY = 120
@@ -244,15 +246,15 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
         raise RequestError(f"{expected!r} is not a seal: a seal has 64 hex digits.")
     run = Run(None, "seal")
     project_id = archive.find_project(project) if project else None
-    run.counts["sealed"] = 0
-
-    def counted() -> Iterator[tuple[str, str]]:
-        for held in archive.catalog.held(project_id):
-            run.counts["sealed"] += 1
-            yield held
-
-    found = compute_seal(counted())
     stored, _ = archive.catalog.count_stored(archive.select(projects=(project_id,) if project_id else ()))
+    yield Plan(count=stored)
+    hashed, sealed = sha256(), 0
+    for digest, key in archive.catalog.held(project_id):
+        hashed.update(seal_line(digest, key))
+        sealed += 1
+        if sealed % SEALED_AT_ONCE == 0:
+            yield Progress(count=SEALED_AT_ONCE, file=key)
+    run.counts["sealed"], found = sealed, hashed.hexdigest()
     if stored > run.counts["sealed"]:
         run.counts["without_digest"] = stored - run.counts["sealed"]
     run.settle(problems=wanted not in (None, found), incomplete=stored > run.counts["sealed"])

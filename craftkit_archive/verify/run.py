@@ -136,7 +136,8 @@ def verify_assets(
             working = workers_for(count, size, jobs or 1)
             for found in _checks(archive, level, budget.cut(assets), team, working, over):
                 yield from ledger.note(*found)
-                yield Progress(count=len(found[0]), size_bytes=found[1].bytes_read)
+                last = found[0][-1].key if found[0] else None
+                yield Progress(count=len(found[0]), size_bytes=found[1].bytes_read, file=last)
                 # The workers are busy: time to look at what else the store holds.
                 yield from ledger.keep(next(strays, []))
                 ledger.commit_now_and_then()
