@@ -8,10 +8,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from urllib3.exceptions import HTTPError
-from urllib3.util import Timeout
-
-from craftkit_archive.connections import open_pool
 from craftkit_archive.errors import RemoteError, RequestError
 
 if TYPE_CHECKING:
@@ -19,7 +15,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".tsr"
 MAX_REPLY_BYTES = 1 << 20
-_TIMEOUT = Timeout(connect=10.0, read=60.0)
+_CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
 _SHA256_OID = "2.16.840.1.101.3.4.2.1"
 _GRANTED = (0, 1)
 
@@ -107,6 +103,12 @@ def _check_reply(answer: "TimeStampResponse", text: bytes, source: str) -> datet
 
 
 def _post(url: str, request: bytes) -> bytes:
+    from urllib3.exceptions import HTTPError  # here, because every `seal` would pay 80 ms for it
+    from urllib3.util import Timeout
+
+    from craftkit_archive.connections import open_pool
+
+    timeout = Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
     try:
         parts = urlsplit(url)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -118,7 +120,7 @@ def _post(url: str, request: bytes) -> bytes:
     try:
         with open_pool(url) as pool:
             answer = pool.request(
-                "POST", url, body=request, headers=headers, timeout=_TIMEOUT, retries=False, preload_content=False
+                "POST", url, body=request, headers=headers, timeout=timeout, retries=False, preload_content=False
             )
             reply = answer.read(MAX_REPLY_BYTES)
             answer.close()
