@@ -18,7 +18,7 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from tests.worlds import needs
@@ -123,6 +123,19 @@ def make_bucket(url: str, name: str = BUCKET) -> None:
     """Make a bucket at a service that asks for no signature."""
     request = urllib.request.Request(f"{url}/{name}", method="PUT")
     urllib.request.urlopen(request, timeout=10).close()
+
+
+def s3_client(url: str) -> Any:
+    """Return botocore's own client of a service, to look at what ours has done."""
+    from botocore.session import Session
+
+    return Session().create_client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    )
 
 
 class RealService(NamedTuple):

@@ -36,7 +36,7 @@ from craftkit_archive.stores.base import BUFFER_BYTES, MARKER, Entry, Store, dig
 from craftkit_archive.stores.bucket import BucketStore
 from craftkit_archive.stores.folder import INCOMING, FolderStore
 from craftkit_archive.values import check_asset_key, escape_name
-from tests.services import BUCKET
+from tests.services import BUCKET, s3_client
 
 MakeStore = Callable[[str], Store]
 STORES = ["folder", "moto"]
@@ -269,6 +269,47 @@ def test_sweeping_an_orderly_store_changes_nothing(store: Store) -> None:
     store.check("a")
 
 
+def test_what_is_removed_is_gone_and_nothing_else_is(store: Store) -> None:
+    for key in ("a/b.pdf", "a/b.pdf2", "a/c.pdf", "d/e.pdf"):
+        store.write(key, [key.encode()])
+    assert store.remove("a/b.pdf") is None
+    with pytest.raises(AssetMissingError):
+        store.find("a/b.pdf")
+    assert store.remove("d/e.pdf") is None
+    assert store.remove("d/e.pdf") is None, "a call that was interrupted is made again"
+    assert store.remove("never/was/there.pdf") is None
+    assert [entry.key for entry in store.list()] == ["a/b.pdf2", "a/c.pdf"]
+    store.write("d/e.pdf", [b"new"])
+    assert read(store, "d/e.pdf") == b"new"
+    store.check("a")
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_nothing_is_removed_outside_of_the_store(store: Store, key: str) -> None:
+    with pytest.raises(AssetKeyError):
+        store.remove(key)
+
+
+def test_every_version_of_an_object_is_removed(moto: str) -> None:
+    client = s3_client(moto)
+    bucket = f"versions-{token_hex(4)}"
+    client.create_bucket(Bucket=bucket)
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    store = BucketStore(f"s3://{bucket}/p?endpoint_url={moto}")
+    for body in (b"one", b"two", b"three"):
+        store.write("a.pdf", [body], replace=True)
+        store.write("a.pdf2", [body], replace=True)
+    client.delete_object(Bucket=bucket, Key="p/a.pdf")
+    begun = client.create_multipart_upload(Bucket=bucket, Key="p/a.pdf")
+    client.upload_part(Bucket=bucket, Key="p/a.pdf", UploadId=begun["UploadId"], PartNumber=1, Body=b"four")
+    assert store.remove("a.pdf") is None
+    left = client.list_object_versions(Bucket=bucket)
+    assert {found["Key"] for found in left["Versions"]} == {"p/a.pdf2"}
+    assert len(left["Versions"]) == 3
+    assert "DeleteMarkers" not in left
+    assert not client.list_multipart_uploads(Bucket=bucket).get("Uploads")
+
+
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +346,33 @@ def test_a_mirror_of_the_bucket_is_a_store_as_it_is(tmp_path: Path) -> None:
     store.check()
     assert list(store.list()) == [Entry("renders/p/r.pdf", 3)]
     assert read(store, "renders/p/r.pdf") == b"pdf"
+
+
+def test_a_folder_says_which_bytes_it_cannot_remove(folder: FolderStore, tmp_path: Path) -> None:
+    root = Path(folder.address)
+    folder.write("a.pdf", [b"x"])
+    os.link(root / "a.pdf", tmp_path / "export.pdf")
+    assert "1 other hard link" in str(folder.remove("a.pdf"))
+    assert not (root / "a.pdf").exists()
+    folder.write("real.pdf", [b"x"])
+    (root / "link.pdf").symlink_to("real.pdf")
+    assert "link.pdf led to" in str(folder.remove("link.pdf"))
+    assert read(folder, "real.pdf") == b"x"
+    (root / "folder.pdf").mkdir()
+    assert "is a folder" in str(folder.remove("folder.pdf"))
+    assert (root / "folder.pdf").is_dir()
+
+
+def test_folders_that_become_empty_go_with_the_last_file(folder: FolderStore) -> None:
+    folder.write("names/of/persons.pdf", [b"x"])
+    folder.write("names/b.pdf", [b"x"])
+    folder.remove("names/of/persons.pdf")
+    assert sorted(path.name for path in Path(folder.address).rglob("*")) == [
+        MARKER,
+        INCOMING,
+        "b.pdf",
+        "names",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

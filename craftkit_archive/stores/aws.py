@@ -37,6 +37,8 @@ LANES = 8
 CONTENT_TYPE = "application/pdf"
 _ENCRYPTED = ("SSECustomerAlgorithm", "SSEKMSKeyId")
 _OPTIONAL_REFUSED = frozenset({400, 405, 501})
+# How a service answers what it does not know, or these credentials may not do.
+_UNANSWERED = _OPTIONAL_REFUSED | {403, 404}
 # What botocore's standard mode has tried again already.
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 # Both libraries try most of 5xx again by themselves. These heal too, by Amazon's list of S3 error codes.
@@ -329,6 +331,55 @@ class S3Service:
             if not condition or error.status not in _OPTIONAL_REFUSED:
                 raise
             self._ask("complete_multipart_upload", **upload)  # a service without conditional writes
+
+    def remove(self, key: str) -> str | None:
+        """Delete an object, every version of it, and its uploads that were never finished; return what remains.
+
+        Raises:
+            RemoteError: The service refused to delete the object itself.
+        """
+        self._abort_uploads(key)
+        self._ask("delete_object", Key=key)
+        try:
+            versions = list(self._versions(key))
+        except RemoteError as error:
+            if error.status not in _UNANSWERED:
+                raise
+            return f"earlier versions, if the bucket keeps any: the service does not list them ({error.reason})"
+        refused: list[str] = []
+        for version in versions:
+            try:
+                self._ask("delete_object", Key=key, VersionId=version)
+            except RemoteError as error:  # Object Lock, or no right to delete versions
+                if error.status not in _UNANSWERED:
+                    raise
+                refused.append(error.reason)
+        return f"{len(refused)} versions that the service does not delete ({refused[0]})" if refused else None
+
+    def _versions(self, key: str) -> Iterator[str]:
+        """List the versions of an object, its delete markers too."""
+        given: dict[str, str] = {}
+        while True:
+            page = self._ask("list_object_versions", Prefix=key, **given)
+            for found in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                if found["Key"] == key:
+                    yield found["VersionId"]
+            # The key itself is the first below its own prefix.
+            if not page.get("IsTruncated") or page.get("NextKeyMarker", "") > key:
+                return
+            given = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+
+    def _abort_uploads(self, key: str) -> None:
+        try:
+            uploads = self._ask("list_multipart_uploads", Prefix=key).get("Uploads", ())
+        except RemoteError as error:
+            if error.status not in _UNANSWERED:
+                raise
+            return
+        for found in uploads:
+            if found["Key"] == key:
+                with suppress(RemoteError):  # it has just ended
+                    self._ask("abort_multipart_upload", Key=key, UploadId=found["UploadId"])
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

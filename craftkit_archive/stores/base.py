@@ -264,6 +264,21 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def remove(self, key: str) -> str | None:
+        """Delete an asset for good, with every version and unfinished upload of it that the store keeps.
+
+        Folders that become empty go too. Deleting what is not there is no error: a call that was interrupted is made
+        again.
+
+        Returns:
+            What of its bytes remains all the same, for people; None if nothing does.
+
+        Raises:
+            AssetKeyError: This store cannot hold the key.
+            NotWritableError, RemoteError: The store refused; the asset may still be there.
+        """
+
+    @abstractmethod
     def remove_stale(self) -> int:
         """Remove what interrupted writes left behind, and return how many. Only the one writer may call it."""
 

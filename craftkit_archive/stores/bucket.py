@@ -499,6 +499,23 @@ class BucketStore(Store):
         """Do nothing: the service promises durability for what it has acknowledged."""
 
     @override
+    def remove(self, key: str) -> str | None:
+        """Says which versions remain: those that the service refuses to delete, or does not list."""
+        self._check_key(key)
+        if self._aws is not None:
+            remains = self._aws.remove(self._prefix + key)
+        else:
+            with suppress(AssetMissingError):
+                self._call(key, lambda store: obstore.delete(store, self._path(key)), writing=True)
+            remains = "earlier versions and copies that the service can restore, if the bucket keeps any"
+        with suppress(AssetMissingError):
+            self.find(key)
+            raise RemoteError(
+                f"{self._name} still has {key} after it acknowledged its deletion. Run the command again."
+            )
+        return remains
+
+    @override
     def remove_stale(self) -> int:
         return 0  # an upload that was cut off has no name, and others may be uploading below the prefix
 

@@ -390,6 +390,35 @@ class FolderStore(Store):
                 _sync(path)
 
     @override
+    def remove(self, key: str) -> str | None:
+        """Says what it cannot delete: a folder in the asset's place, other hard links, the file that a link led to."""
+        path = self._locate(key)
+        remains = None
+        with disk_errors(path):
+            try:
+                status = os.lstat(path)
+            except OSError as error:
+                if error.errno not in _NOTHING_THERE:
+                    raise
+                return None
+            if stat.S_ISDIR(status.st_mode):
+                return f"{key} is a folder"
+            if stat.S_ISLNK(status.st_mode):
+                remains = f"the file that the link {key} led to"
+            elif status.st_nlink > 1:
+                remains = f"{status.st_nlink - 1} other hard links to its bytes, such as those of an export with --link"
+            os.unlink(path)
+            folder = os.path.dirname(path)
+            if self._durable:
+                _sync(folder)
+            with suppress(OSError):  # something else is in it
+                while folder != self._root:
+                    os.rmdir(folder)
+                    self._inside.discard(folder)
+                    folder = os.path.dirname(folder)
+        return remains
+
+    @override
     def remove_stale(self) -> int:
         """Only removes files named the way this store names what it stages."""
         incoming = Path(self._root, INCOMING)
@@ -429,6 +458,8 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
+# What the system says where nothing is, or where nothing can be.
+_NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a link that leads to no file in the store",
