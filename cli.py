@@ -105,6 +105,7 @@ COMMANDS = {
     "audit": "audit.audit",
     "retention": "records.retention",
     "hold": "records.hold",
+    "dispose": "records.dispose",
     "completion": "completion.completion",
     "config": "config.config",
     "notify": "notifying.notify",

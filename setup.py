@@ -27,6 +27,7 @@ setup(
     packages=find_packages(include=["craftkit_archive", "craftkit_archive.*", "server"]),
     package_data={
         "craftkit_archive": ["datasette.yaml", "py.typed"],
+        "craftkit_archive.disposal": ["*.html"],
         "craftkit_archive.export": ["*.html", "*.js"],
         "craftkit_archive.html": ["*.html"],
         "craftkit_archive.nightly": ["*.html"],

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from craftkit_archive.audit.access import record_access_log
     from craftkit_archive.audit.log import list_events, verify_log
     from craftkit_archive.catalog.rows import Selection
+    from craftkit_archive.disposal.certificate import write_certificate
+    from craftkit_archive.disposal.run import dispose_renders
     from craftkit_archive.doctor import examine_archive
     from craftkit_archive.errors import (
         AccessError,
@@ -34,8 +36,11 @@ if TYPE_CHECKING:
     from craftkit_archive.records import (
         AuditEvent,
         AuditFault,
+        DueRender,
+        ExportMade,
         Finding,
         FindingInfo,
+        Hold,
         Note,
         Plan,
         Planned,
@@ -43,14 +48,25 @@ if TYPE_CHECKING:
         Record,
         Reject,
         RenderInfo,
+        RetentionRule,
         RunInfo,
         Skipped,
         Summary,
+        Tombstone,
     )
     from craftkit_archive.repair.rebuild import rebuild_archive
     from craftkit_archive.repair.restore import restore_catalog
     from craftkit_archive.repair.run import repair_assets
     from craftkit_archive.report.gather import describe_archive, gather_report, seal_archive, write_report
+    from craftkit_archive.retention.rules import (
+        list_due,
+        list_holds,
+        list_retention,
+        place_hold,
+        release_hold,
+        remove_retention,
+        set_retention,
+    )
     from craftkit_archive.verify.run import Limits as VerifyLimits
     from craftkit_archive.verify.run import Scope as VerifyScope
     from craftkit_archive.verify.run import verify_assets
@@ -65,9 +81,12 @@ __all__ = [
     "AuditFault",
     "CatalogError",
     "DiskError",
+    "DueRender",
+    "ExportMade",
     "ExportOptions",
     "Finding",
     "FindingInfo",
+    "Hold",
     "LockedError",
     "NoArchiveError",
     "Note",
@@ -79,33 +98,44 @@ __all__ = [
     "RemoteError",
     "RenderInfo",
     "RequestError",
+    "RetentionRule",
     "RunInfo",
     "Selection",
     "Skipped",
     "StoreError",
     "Summary",
+    "Tombstone",
     "VerifyLimits",
     "VerifyScope",
     "__version__",
     "check_export",
     "describe_archive",
+    "dispose_renders",
     "examine_archive",
     "export_assets",
     "fetch_assets",
     "gather_report",
     "import_records",
+    "list_due",
     "list_events",
     "list_findings",
+    "list_holds",
     "list_renders",
+    "list_retention",
     "list_runs",
+    "place_hold",
     "rebuild_archive",
     "record_access_log",
+    "release_hold",
+    "remove_retention",
     "repair_assets",
     "restore_catalog",
     "seal_archive",
+    "set_retention",
     "show_run",
     "verify_assets",
     "verify_log",
+    "write_certificate",
     "write_report",
 ]
 
@@ -115,6 +145,8 @@ _MODULES = {
     "audit.access": ["record_access_log"],
     "audit.log": ["list_events", "verify_log"],
     "catalog.rows": ["Selection"],
+    "disposal.certificate": ["write_certificate"],
+    "disposal.run": ["dispose_renders"],
     "doctor": ["examine_archive"],
     "errors": [
         "AccessError",
@@ -137,8 +169,11 @@ _MODULES = {
     "records": [
         "AuditEvent",
         "AuditFault",
+        "DueRender",
+        "ExportMade",
         "Finding",
         "FindingInfo",
+        "Hold",
         "Note",
         "Plan",
         "Planned",
@@ -146,14 +181,25 @@ _MODULES = {
         "Record",
         "Reject",
         "RenderInfo",
+        "RetentionRule",
         "RunInfo",
         "Skipped",
         "Summary",
+        "Tombstone",
     ],
     "repair.rebuild": ["rebuild_archive"],
     "repair.restore": ["restore_catalog"],
     "repair.run": ["repair_assets"],
     "report.gather": ["describe_archive", "gather_report", "seal_archive", "write_report"],
+    "retention.rules": [
+        "list_due",
+        "list_holds",
+        "list_retention",
+        "place_hold",
+        "release_hold",
+        "remove_retention",
+        "set_retention",
+    ],
     "verify.run": ["VerifyLimits:Limits", "VerifyScope:Scope", "verify_assets"],
 }
 _HOMES = {name.partition(":")[0]: (module, name) for module, names in _MODULES.items() for name in names}

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,7 @@ from craftkit_archive.records import ApiKey, KeyInfo, Note, Outcome, Summary
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import MARKER, Store, mask_address
 from craftkit_archive.stores.folder import FolderStore
+from craftkit_archive.tombstones import DISPOSED_FILE
 from craftkit_archive.values import STDIN, Clock, format_time, hash_key, hide, timestamp, utc_now
 
 CATALOG = "archive.db"
@@ -157,7 +158,11 @@ class Archive:
         try:
             self.id = self.catalog.setting("archive_id")
             self.store: Store = open_store(self.catalog.setting("store"), path)
-            self.notices = [] if read_only or sealed or apart else self._catch_up()
+            if read_only or sealed:
+                self.notices: list[str] = []
+                self._refuse_older_catalog()
+            else:
+                self.notices = [] if apart else self._catch_up()
         except BaseException:
             self.catalog.close()
             raise
@@ -295,6 +300,14 @@ class Archive:
         """Tell the time as the catalog writes it."""
         return format_time(self.clock())
 
+    def _refuse_older_catalog(self) -> None:
+        """See that no disposed render comes back to life with a catalog that was put back."""
+        if self.catalog.lags_behind_disposed():
+            raise RequestError(
+                f"{self.catalog.path} is older than {DISPOSED_FILE} beside it, which names renders that were disposed"
+                " since: bring it up to date with `craftkit-archive verify`."
+            )
+
     def _catch_up(self) -> list[str]:
         notices = catch_up(self.catalog, who=self.by, time=self.now())
         if self.catalog.migrated:
@@ -316,12 +329,20 @@ class Archive:
         """
         self.catalog.record_event(what, who=self.by, time=self.now(), counts=counts, details=details)
 
-    def record_apart(self, what: str, counts: Mapping[str, int] | None = None, **details: Any) -> Iterator[Note]:
+    def record_apart(
+        self,
+        what: str,
+        counts: Mapping[str, int] | None = None,
+        *,
+        also: Callable[[Catalog], object] = lambda _: None,
+        **details: Any,
+    ) -> Iterator[Note]:
         """Add an event about what changes nothing in the catalog, such as an export, also if this one is read-only.
 
         Args:
             what: The command.
             counts: See `record_event`.
+            also: What else is written, in the same transaction.
             details: See `record_event`.
 
         Yields:
@@ -336,6 +357,7 @@ class Archive:
                     writer = stack.enter_context(Archive(self.path, clock=self.clock, by=self.by))
                 stack.enter_context(writer.catalog.transaction())
                 writer.record_event(what, counts, **details)
+                also(writer.catalog)
         except (DiskError, LockedError) as error:
             yield Note(0, None, what, f"this is not in the audit log: {error}", self.now())
 

@@ -19,6 +19,8 @@ from craftkit_archive.parallel.cluster import prove_by, survey
 from craftkit_archive.parallel.pool import default_jobs
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.readers import has_jbig2_decoder
+from craftkit_archive.proof.audit_file import AUDIT_FILE, read_last_lines
+from craftkit_archive.proof.events import is_intact, read_event
 from craftkit_archive.records import Diagnosis, Record
 from craftkit_archive.stores.folder import FolderStore
 from craftkit_archive.stores.reach import try_store
@@ -27,6 +29,8 @@ from craftkit_archive.values import timestamp
 PROGRAM = "craftkit-archive"
 LEAST_FREE_BYTES = 1_000_000_000
 LEAST_FREE_SHARE = 0.02
+# How many events of the audit log are looked at; `audit verify` looks at all.
+LAST_EVENTS = 200
 LIBRARIES = ("pikepdf", "pypdfium2", "msgspec", "sqlite-utils", "click", "bottle", "waitress")
 
 
@@ -54,6 +58,7 @@ def examine_archive(archive: Archive, *, cluster: str | None = None) -> Iterator
         _program,
         _decoders,
         _catalog,
+        _audit_log,
         _modes,
         _store,
         _names,
@@ -125,6 +130,43 @@ def _catalog(archive: Archive) -> Iterator[Diagnosis]:
             f"{log} has {format_size(log.stat().st_size)}",
             "End the command that keeps it open, then any other ends it.",
         )
+
+
+def _audit_log(archive: Archive) -> Iterator[Diagnosis]:
+    """Look at the end of the audit log: do table and file agree, and does each event continue the one before?"""
+    head = archive.catalog.audit_head()
+    first = max(head.number - LAST_EVENTS, 0)
+    rows = [line for _, line in archive.catalog.event_lines(first)]
+    prove = "Run `audit verify`, which says where, and keep archive.db and audit.ndjson as they are until you know why."
+    problem = _chain_problem(rows)
+    lines = read_last_lines(archive.path / AUDIT_FILE, LAST_EVENTS)
+    if problem is None and lines and lines[-1] not in rows:
+        problem = f"{AUDIT_FILE} does not end with an event that the catalog has"
+    if problem is not None:
+        yield Diagnosis("audit log", problem, prove)
+    elif head.number and (not lines or lines[-1] != rows[-1]):
+        behind = len(rows) - (rows.index(lines[-1]) + 1 if lines else 0)
+        yield Diagnosis(
+            "audit log", f"{AUDIT_FILE} is {behind:,} events behind; the next command that writes adds them"
+        )
+    else:
+        yield Diagnosis("audit log", f"the last {len(rows):,} of {head.number:,} events agree in table and file")
+
+
+def _chain_problem(rows: list[bytes]) -> str | None:
+    """Say what is wrong with events that follow each other; None if nothing is."""
+    before = None
+    for line in rows:
+        try:
+            event = read_event(line)
+        except ValueError as error:
+            return f"a row of its table cannot be read: {error}"
+        if not is_intact(event, line):
+            return f"event {event.number} was changed"
+        if before is not None and (event.prev, event.number) != (before.hash, before.number + 1):
+            return f"event {event.number} does not continue the one before"
+        before = event
+    return None
 
 
 def _modes(archive: Archive) -> Iterator[Diagnosis]:

@@ -136,7 +136,9 @@ def _revoke(summary: Summary, _given: Sequence[str]) -> list[str]:
 
 
 _STEPS = (
-    _Step("import|fetch|verify|repair|export", _stopped, _again),
+    _Step("import|fetch|verify|repair|export|dispose", _stopped, _again),
+    _Step("dispose", _all(_detail("dry_run"), _counted("disposed", "begun")), _again),
+    _Step("dispose", _counted("failed"), _again),
     _Step("verify", _all(_detail("stored", 0), _detail("renders", False)), _type("import renders FILE")),
     _Step("verify", _detail("stored", 0), _type("fetch SOURCE")),
     _Step("init", _always, _type("import projects FILE")),

@@ -180,15 +180,43 @@ def _repair(summary: Summary) -> str:
 
 def _export(summary: Summary) -> str:
     counts = summary.counts
-    bad = _named(counts, {"failed": "failed", "not_stored": "not stored", "acknowledged": "acknowledged"})
+    bad = _named(
+        counts,
+        {
+            "failed": "failed",
+            "not_stored": "not stored",
+            "kept_disposed": "disposed and still in it",
+            "acknowledged": "acknowledged",
+            "disposed": "disposed",
+        },
+    )
     names = {name: name for name in ("selected", "written", "unchanged", "kept", "pruned")}
     return "; ".join(filter(None, [bad, _named(counts, names)])) + _amount(summary)
+
+
+def _dispose(summary: Summary) -> str:
+    counts, dry = summary.counts, summary.details.get("dry_run")
+    bad = {
+        "failed": "could not be deleted",
+        "held": "held",
+        "unknown": "ids unknown",
+        "remains": "of which bytes remain",
+    }
+    would = "would be disposed" if dry else "disposed"
+    done = f"{counts['disposed']:,} {would}" if counts["disposed"] else "nothing to dispose"
+    more = {
+        "finished": "begun earlier",
+        "begun": "begun earlier and not finished",
+        "early": "before the end of their period",
+        "already": "disposed already",
+    }
+    return "; ".join(filter(None, [_named(counts, bad), ", ".join(filter(None, [done, _named(counts, more)]))]))
 
 
 def _export_check(summary: Summary) -> str:
     counts = summary.counts
     found = by_state(counts)
-    parts = [_found(counts, found), _named(counts, {"lacking": "not stored"})]
+    parts = [_found(counts, found), _named(counts, {"lacking": "not stored", "disposed": "disposed"})]
     bad = ", ".join(filter(None, parts))
     return f"{bad or 'no damage'}; {_named(counts, {'checked': 'checked', 'ok': 'ok'})}{_amount(summary)}"
 
@@ -334,6 +362,7 @@ _SENTENCES: dict[str, _Sentence] = {
     "repair": _repair,
     "export": _export,
     "export-check": _export_check,
+    "dispose": _dispose,
     "seal": _seal,
     "import": _import,
     "doctor": _doctor,

@@ -344,6 +344,44 @@ class DueRender(Record, frozen=True, tag="due"):
     held_by: list[str]
 
 
+class Keeping(msgspec.Struct, frozen=True):
+    """How much of an archive must go soon, must stay, and has gone.
+
+    Attributes:
+        days: How far it looks ahead.
+        due: Stored renders whose retention period is over, held ones too.
+        due_soon: Those whose period will be over within the days, with those that are due.
+        due_soon_bytes: The size of the latter.
+        holds: Legal holds in force.
+        held: Stored renders that they cover.
+        disposed: Renders that were deleted for good.
+        begun: Those of them whose disposal is not finished.
+    """
+
+    days: int
+    due: int = 0
+    due_soon: int = 0
+    due_soon_bytes: int = 0
+    holds: int = 0
+    held: int = 0
+    disposed: int = 0
+    begun: int = 0
+
+    @property
+    def text(self) -> str:
+        """All of it in one line; empty if there are no rules, no holds, and nothing was disposed."""
+        said = []
+        if self.due_soon:
+            said.append(f"{self.due_soon:,} due within {self.days} days, {self.due:,} of them now")
+        if self.holds:
+            named = f"{self.holds:,} {'hold' if self.holds == 1 else 'holds'}"
+            said.append(f"{self.held:,} held by {named}")
+        if self.disposed:
+            begun = f", {self.begun:,} of them not finished" if self.begun else ""
+            said.append(f"{self.disposed:,} disposed{begun}")
+        return "; ".join(said)
+
+
 class Hold(Record, frozen=True):
     """A legal hold, by its ids or by rule, and how many renders it covers; none once it is released."""
 
@@ -356,6 +394,43 @@ class Hold(Record, frozen=True):
     released_at: str | None = None
     ids: int = 0
     covers: int = 0
+
+
+class Tombstone(Record, frozen=True):
+    """What is left of a render whose PDF was deleted for good: nothing that is about a person.
+
+    Attributes:
+        size_bytes: Of the PDF; None if none was stored.
+        sha256: Its digest.
+        created_at: When the render was made.
+        disposed_at: When its disposal began.
+        policy: The retention rule by which it was due, or `ids` if it was named.
+        by: Who gave the command.
+        finished_at: When its bytes were gone; None while they may not be.
+        remains: What the store could not delete, such as older versions.
+    """
+
+    render_id: str
+    project_id: str
+    size_bytes: int | None
+    sha256: str | None
+    created_at: str | None
+    disposed_at: str
+    policy: str
+    by: str
+    finished_at: str | None = None
+    remains: str | None = None
+
+
+class ExportMade(Record, frozen=True, tag="export-made"):
+    """An export that this archive made: where, when, and its seal; `disposed` of its PDFs were disposed since."""
+
+    target: str
+    made_at: str
+    pdfs: int
+    size_bytes: int
+    seal: str
+    disposed: int = 0
 
 
 class AuditEvent(Record, frozen=True, tag="event"):
@@ -507,6 +582,7 @@ class ProjectInfo(Record, frozen=True, tag="project"):
     unreadable: int = 0
     unverified: int = 0
     acknowledged: int = 0
+    disposed: int = 0
 
 
 class Diagnosis(Record, frozen=True):

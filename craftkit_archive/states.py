@@ -8,6 +8,7 @@ A verdict says what one check saw. A state says what that means for the archive:
     not-stored      a succeeded render without bytes
     extra           a file in the store that no render claims
     acknowledged    any of these but the last, accepted as a known loss
+    disposed        deleted for good, as a rule or a person said
     unchecked       hashed on arrival, and not read since
     ok              the last check found every byte as recorded
 """
@@ -19,7 +20,9 @@ import msgspec
 
 from craftkit_archive.records import Outcome, Verdict
 
-State = Literal["ok", "unchecked", "damaged", "unreadable", "unverified", "not-stored", "extra", "acknowledged"]
+State = Literal[
+    "ok", "unchecked", "damaged", "unreadable", "unverified", "not-stored", "extra", "acknowledged", "disposed"
+]
 
 STATES: dict[Verdict, State] = {
     "ok": "ok",
@@ -41,7 +44,15 @@ STATES: dict[Verdict, State] = {
 # What people call a verdict, where it is another word than in JSON, which keeps the old one until 1.0.
 _WORDS: dict[str, str] = {"orphan": "extra"}
 # The worst first, as messages name them.
-WORST_FIRST: tuple[State, ...] = ("damaged", "unreadable", "unverified", "not-stored", "extra", "acknowledged")
+WORST_FIRST: tuple[State, ...] = (
+    "damaged",
+    "unreadable",
+    "unverified",
+    "not-stored",
+    "extra",
+    "acknowledged",
+    "disposed",
+)
 
 
 def word_of(verdict: str) -> str:
@@ -76,6 +87,7 @@ class Standing(msgspec.Struct, frozen=True):
     not_stored: int = 0
     extra: int = 0
     acknowledged: int = 0
+    disposed: int = 0
 
     @property
     def outcome(self) -> Outcome:

@@ -228,6 +228,8 @@ class Service:
 
     def _send(self, context: RequestContext, render_id: str, *, embedded: bool = False) -> Response:
         render, environ = self._find(context, render_id), context.environ
+        if render.disposed:
+            raise RenderConflictError(f"The render has the status {render.status}, and its PDF was disposed.")
         if render.status != "succeeded":
             raise RenderConflictError(f"The render is not ready to download: its status is {render.status}.")
         if render.stored_key is None:

@@ -20,7 +20,7 @@ def describe_render(render: ServedRender, *, api_url: str, s3_public_url: str | 
     """Describe a render as `GET /v1/renders/:id` answers it."""
     own_url = f"{api_url}/v1/renders/{quote(render.id, safe='')}"
     download_url = None
-    if render.status == "succeeded":
+    if render.status == "succeeded" and not render.disposed:
         download_url = f"{own_url}/download"
         if s3_public_url and render.asset_key:
             download_url = f"{s3_public_url.rstrip('/')}/{quote(render.asset_key)}"

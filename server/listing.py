@@ -84,7 +84,11 @@ def answer_listing(
     cursor = urlsafe_b64encode(msgspec.json.encode((shown[-1].created_at or "", shown[-1].id))) if more else None
     return {
         "renders": [
-            describe(render) | {"sizeBytes": render.size_bytes if render.stored_key is not None else None}
+            describe(render)
+            | {
+                "sizeBytes": render.size_bytes if render.stored_key is not None else None,
+                "disposed": bool(render.disposed),
+            }
             for render in shown
         ],
         "nextCursor": cursor.decode() if cursor else None,

@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from craftkit_archive import Archive, fetch_assets, rebuild_archive, seal_archive
 from craftkit_archive.audit.log import verify_log
 from craftkit_archive.catalog import Catalog
+from craftkit_archive.doctor import examine_archive
 from craftkit_archive.proof.chain import Chain, Fault, compare_logs
 from craftkit_archive.proof.events import (
     CATALOG_RESTORED,
@@ -34,7 +35,7 @@ from craftkit_archive.proof.events import (
     make_event,
     read_event,
 )
-from craftkit_archive.records import AuditFault, Summary
+from craftkit_archive.records import AuditFault, Diagnosis, Summary
 from tests.worlds import ROOT, load, needs, pdf, peak_kib, put, render, render_id, summary_of, write_ndjson
 
 EVENTS = 40
@@ -736,3 +737,47 @@ Histories.TestCase.settings = settings(
     max_examples=12, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestHistories = Histories.TestCase
+
+
+def _diagnosis(path: Path) -> Diagnosis:
+    with Archive(path, read_only=True) as archive:
+        seen = [one for one in examine_archive(archive) if isinstance(one, Diagnosis) and one.name == "audit log"]
+    assert len(seen) == 1
+    return seen[0]
+
+
+def test_the_doctor_looks_at_the_end_of_the_log(log: Archive) -> None:
+    log.catalog.close()
+    file = log.path / "audit.ndjson"
+    whole = file.read_bytes()
+    assert _diagnosis(log.path) == Diagnosis(
+        "audit log", f"the last {EVENTS} of {EVENTS} events agree in table and file"
+    )
+    lines = whole.splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:-2]))
+    seen = _diagnosis(log.path)
+    assert (seen.fix, "is 2 events behind" in seen.seen) == (None, True)
+    file.unlink()
+    assert _diagnosis(log.path).fix is None
+    for altered in (whole.replace(b'"what":"hold', b'"what":"Hold', 1), whole[:-1]):
+        file.write_bytes(altered)
+        _diagnosis(log.path)  # what is further back, or not a line yet, `audit verify` tells
+    file.write_bytes(whole + lines[-1].replace(b'"number":40', b'"number":41'))
+    assert "does not end with an event" in str(_diagnosis(log.path))
+    assert "audit verify" in str(_diagnosis(log.path).fix)
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("UPDATE events SET who = 'Eve' WHERE number = 30", "event 30 was changed"),
+        ("DELETE FROM events WHERE number = 30", "event 31 does not continue the one before"),
+        ("UPDATE events SET details = 'no JSON' WHERE number = 30", "cannot be read"),
+    ],
+)
+def test_the_doctor_sees_that_the_table_was_altered(log: Archive, sql: str, said: str) -> None:
+    log.catalog.close()
+    alter_table(log.path, sql)
+    seen = _diagnosis(log.path)
+    assert said in seen.seen
+    assert seen.fix is not None

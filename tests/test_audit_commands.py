@@ -116,7 +116,7 @@ def _say(*words: str | Path) -> Callable[[World], list[str | Path]]:
 
 # Every command of the program, and its ways to change something. A new one needs a line here.
 _HOLD = ("hold", "place", "--name", "case", "--reason", "a dispute", "--since", "2000-01-01")
-_KEEP = ("retention", "set", "--default", "--keep", "1y")
+_KEEP = ("retention", "set", "--default", "--keep", "1d")
 
 
 def _hold(world: World) -> None:
@@ -154,6 +154,11 @@ DEEDS: dict[str, list[Deed]] = {
     "config init": [Deed(_nothing, _say("config", "init"), None)],
     "config schema": [Deed(_nothing, _say("config", "schema"), None)],
     "config show": [Deed(_nothing, _say("config", "show"), None)],
+    "dispose": [
+        Deed(_lose, lambda w: ["dispose", "--ids", w.folder / "ids.txt", "--reason", "a request"], "dispose"),
+        Deed(_keep, _say("dispose", "--due", "--reason", "over"), "dispose"),
+        Deed(_keep, _say("dispose", "--due", "--reason", "over", "--dry-run"), None),
+    ],
     "doctor": [Deed(_nothing, _say("doctor"), None)],
     "export": [
         Deed(_nothing, lambda w: ["export", w.folder / "out.zip"], "export"),

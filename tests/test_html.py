@@ -18,7 +18,16 @@ from craftkit_archive.coverage import Coverage
 from craftkit_archive.export.manifests import IndexRow, Volume
 from craftkit_archive.export.pages import Pages
 from craftkit_archive.html.pages import FOLDER, generate_page
-from craftkit_archive.records import Acknowledgement, Finding, Note, ProjectInfo, RunInfo
+from craftkit_archive.records import (
+    Acknowledgement,
+    ExportMade,
+    Finding,
+    Keeping,
+    Note,
+    ProjectInfo,
+    RunInfo,
+    Tombstone,
+)
 from craftkit_archive.report.forms import ReadingDay, Report
 from craftkit_archive.report.page import write_html
 from craftkit_archive.states import Standing
@@ -106,6 +115,7 @@ def report_of(text: Callable[[], str]) -> Said:
         findings=lambda: iter(findings),
         standing=Standing(stored=3, damaged=2, not_stored=1),
         accepted=[Acknowledgement(outside(), outside(), outside(), outside(), TIME)],
+        keeping=Keeping(90, due_soon=1, holds=1, disposed=1),
     )
     out = io.StringIO()
     write_html(report, out)
@@ -129,12 +139,33 @@ def export_of(text: Callable[[], str]) -> Said:
     return Said(file.read().decode(), foreign)
 
 
+def certificate_of(text: Callable[[], str]) -> Said:
+    """Write the certificate of a disposal whose every text that comes from outside is one of `text`."""
+    foreign: list[str] = []
+
+    def outside() -> str:
+        foreign.append(text())
+        return foreign[-1]
+
+    stone = Tombstone(outside(), outside(), 7, outside(), TIME, TIME, outside(), outside(), TIME, outside())
+    values: dict[str, object] = {
+        "run": RunInfo(7, "dispose", TIME, TIME, "ok", {"disposed": 1}, 0),
+        "facts": {"Archive": outside(), "Run": 7},
+        "disposed": iter([stone, msgspec.structs.replace(stone, size_bytes=None, sha256=None, remains=None)]),
+        "more": 3,
+        "exports": [ExportMade(outside(), TIME, 1, 7, outside(), 1)],
+        "event": 12,
+        "json_name": outside(),
+    }
+    return Said("".join(generate_page("disposal/certificate.html", values)), foreign)
+
+
 def harmless() -> Callable[[], str]:
     numbers: Iterator[int] = iter(range(1000))
     return lambda: f"plain{next(numbers):04}"
 
 
-@pytest.mark.parametrize("write", [report_of, export_of])
+@pytest.mark.parametrize("write", [report_of, export_of, certificate_of])
 @given(texts=st.lists(HOSTILE, min_size=1, max_size=5))
 @settings(deadline=None)
 def test_foreign_text_adds_no_element_and_no_attribute(write: Callable[[Any], Said], texts: list[str]) -> None:
@@ -142,7 +173,7 @@ def test_foreign_text_adds_no_element_and_no_attribute(write: Callable[[Any], Sa
     assert_same_elements(write(lambda: next(turns)), write(harmless()))
 
 
-@pytest.mark.parametrize("write", [report_of, export_of])
+@pytest.mark.parametrize("write", [report_of, export_of, certificate_of])
 @pytest.mark.parametrize("text", BREAKS)
 def test_each_text_that_breaks_out_elsewhere_stays_text(write: Callable[[Any], Said], text: str) -> None:
     numbers = iter(range(1000))

@@ -2,17 +2,22 @@
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from secrets import token_hex
 from threading import Thread
 from typing import NamedTuple
 
 import pytest
 
 from craftkit_archive import Archive
+from craftkit_archive.errors import AssetMissingError
+from craftkit_archive.stores.bucket import BucketStore
+from tests.services import BUCKET
 from tests.worlds import ROOT, Done, World, command, needs
 
 EXPORTS = {"dir": "out", "zip": "out.zip", "tar": "out.tar", "bag": "out", "packed bag": "out.zip"}
@@ -370,3 +375,46 @@ def archive_seal(archive: Archive) -> list[str]:
     from craftkit_archive import seal_archive
 
     return [getattr(record, "detail", "") for record in seal_archive(archive)]
+
+
+@pytest.mark.parametrize("name", ["out", "out.zip", "bag"])
+def test_an_export_is_stamped_and_signed(
+    world: World, signer: Signer, authority: Authority, tmp_path: Path, name: str
+) -> None:
+    form: list[str] = ["--format", "bagit"] if name == "bag" else []
+    words: list[str | Path] = ["export", tmp_path / name, *form, "--sign", signer.key]
+    done = at(world, *words, "--timestamp", f"{authority.url}/tsr")
+    assert done.code == 0, done.err
+    folder = tmp_path / name
+    if name.endswith(".zip"):
+        folder = tmp_path / "unpacked"
+        shutil.unpack_archive(tmp_path / name, folder)
+    verify_timestamp(authority, folder / "seal.txt")
+    verify_signature(signer, folder / "seal.txt")
+    assert command("export-check", tmp_path / name).code == 0
+    with Archive(world.archive.path, read_only=True) as archive:
+        details = next(event.details for event in archive.catalog.events() if event.what == "export")
+    assert (details["signed"], details["stamped"]) == (True, True)
+    # Made anew without them, what vouched for the old seal must not stay.
+    assert at(world, "export", tmp_path / name, *form).code == 0
+    assert not (tmp_path / name / "seal.txt.tsr").exists()
+    assert not (tmp_path / name / "seal.txt.sig").exists()
+    assert command("export-check", tmp_path / name).code == 0
+
+
+def test_an_authority_that_refuses_costs_no_export(world: World, authority: Authority, tmp_path: Path) -> None:
+    done = at(world, "export", tmp_path / "out", "--timestamp", f"{authority.url}/refuse")
+    assert done.code == 16
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_old_signature_does_not_stay_in_a_bucket(world: World, signer: Signer, moto: str) -> None:
+    target = f"s3://{BUCKET}/signed-{token_hex(4)}"
+    service = ["--endpoint-url", moto]
+    assert at(world, "export", target, *service, "--sign", signer.key).code == 0
+    found = BucketStore(f"{target}?endpoint_url={moto}")
+    assert found.find("seal.txt.sig").size_bytes
+    assert at(world, "export", target, *service).code == 0
+    with pytest.raises(AssetMissingError):
+        found.find("seal.txt.sig")
+    assert found.find("seal.txt").size_bytes

@@ -1,7 +1,7 @@
 """The catalog: an SQLite file. Every SQL statement is in here, in a file for each user."""
 
 from craftkit_archive.catalog.assets import AssetQueries
-from craftkit_archive.catalog.events import EventQueries
+from craftkit_archive.catalog.disposal import DisposalQueries
 from craftkit_archive.catalog.exports import ExportQueries
 from craftkit_archive.catalog.imports import ImportQueries
 from craftkit_archive.catalog.lookup import LookupQueries
@@ -16,7 +16,7 @@ class Catalog(
     ExportQueries,
     LookupQueries,
     ServeQueries,
-    EventQueries,
+    DisposalQueries,
     RetentionQueries,
     NightQueries,
 ):

@@ -29,6 +29,10 @@ from craftkit_archive.states import Standing
 _REPAIRABLE = "a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL AND a.verdict NOT IN ('ok', 'unverified')"
 
 
+# Nothing is expected of a render that was disposed, and no file is its own.
+_ALIVE = " AND NOT EXISTS (SELECT 1 FROM tombstones AS t WHERE t.render_id = r.id)"
+
+
 class AssetQueries(LedgerQueries):
     """What is stored, what is expected, and what state each is in."""
 
@@ -75,8 +79,8 @@ class AssetQueries(LedgerQueries):
         yield from self._pages(
             "SELECT r.id, r.asset_key, a.size_bytes, a.sha256, 0"
             " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
-            " WHERE r.id > ? AND r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}"
-            " ORDER BY r.id LIMIT ?",
+            " WHERE r.id > ? AND r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL"
+            f"{_ALIVE}{{where}} ORDER BY r.id LIMIT ?",
             selection,
             Expectation,
         )
@@ -85,7 +89,7 @@ class AssetQueries(LedgerQueries):
         """Count what `expected_assets` would yield."""
         count, _ = self._count(
             "SELECT COUNT(*), 0 FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
-            " WHERE r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{where}",
+            f" WHERE r.status = 'succeeded' AND r.asset_key IS NOT NULL AND a.stored_at IS NULL{_ALIVE}{{where}}",
             selection,
         )
         return count
@@ -218,14 +222,17 @@ class AssetQueries(LedgerQueries):
         return {key for (key,) in self._query(sql, (json_text(keys),))}
 
     def unclaimed(self, keys: Sequence[str]) -> list[str]:
-        """Return the asset keys that belong to no render of any status, in their order."""
+        """Return the asset keys that belong to no render of any status, in their order; disposed ones have none."""
         left = dict.fromkeys(keys)
         named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
         # What is stored, and what lies where Craftkit puts it, is found by an index; the rest, which is little, is not.
         for sql, values in (
             ("SELECT key FROM assets WHERE key IN (SELECT value FROM json_each(?))", keys),
-            ("SELECT asset_key FROM renders WHERE id IN (SELECT value FROM json_each(?))", named),
-            ("SELECT asset_key FROM renders WHERE asset_key IN (SELECT value FROM json_each(?))", None),
+            (f"SELECT r.asset_key FROM renders AS r WHERE r.id IN (SELECT value FROM json_each(?)){_ALIVE}", named),
+            (
+                f"SELECT r.asset_key FROM renders AS r WHERE r.asset_key IN (SELECT value FROM json_each(?)){_ALIVE}",
+                None,
+            ),
         ):
             wanted = list(left) if values is None else values
             for (key,) in self._query(sql, (json_text(wanted),)) if left else ():
@@ -242,7 +249,7 @@ class AssetQueries(LedgerQueries):
         """Map those asset keys that succeeded renders should have stored, and have not, to the ids of the renders."""
         sql = (
             "SELECT r.asset_key, r.id FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
-            " WHERE r.status = 'succeeded' AND a.stored_at IS NULL"
+            f" WHERE r.status = 'succeeded' AND a.stored_at IS NULL{_ALIVE}"
             " AND r.asset_key IN (SELECT value FROM json_each(?))"
         )
         # By the id that Craftkit's names have, which an index finds; the rest, which is little, by the key itself.
@@ -304,6 +311,7 @@ def _project_info(parts: list[tuple[Any, ...]]) -> ProjectInfo:
         unreadable=by_state["unreadable"],
         unverified=by_state["unverified"],
         acknowledged=by_state["acknowledged"],
+        disposed=by_state["disposed"],
     )
 
 

@@ -3,8 +3,11 @@
 The row of an event and its line are in two places, and no disk writes both at once. The row comes first, with the
 change itself; the line follows. So after a kill, the file is missing the last lines, which the next command appends. If
 the file goes on where the table ends, an older catalog was restored: the events in between happened, and are copied
-into the table again. If each has events that the other does not, they have forked: the file is kept under another name,
-as evidence, and a new one is written from the table. Anything that a kill cannot explain becomes an event itself.
+into the table again; holds and retention rules among them are in force again. If each has events that the other does
+not, they have forked: the file is kept under another name, as evidence, and a new one is written from the table.
+Anything that a kill cannot explain becomes an event itself.
+
+The table of tombstones has its file too. There, a render that either of them names is disposed.
 """
 
 from collections.abc import Iterator
@@ -12,10 +15,19 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import NamedTuple
 
-from craftkit_archive.catalog.events import EventQueries
+from craftkit_archive.catalog import Catalog
+from craftkit_archive.catalog.retention import REPLAYED
 from craftkit_archive.errors import disk_errors
 from craftkit_archive.proof.audit_file import read_lines
-from craftkit_archive.proof.events import CATALOG_RESTORED, FILE_RESTORED, FORKED, Event, Head, read_event
+from craftkit_archive.proof.events import (
+    CATALOG_RESTORED,
+    DISPOSED_AGAIN,
+    FILE_RESTORED,
+    FORKED,
+    Event,
+    Head,
+    read_event,
+)
 
 
 class _PartedError(Exception):
@@ -34,8 +46,8 @@ class _Tail(NamedTuple):
         return self.event.head if self.event else Head()
 
 
-def catch_up(catalog: EventQueries, *, who: str, time: str) -> list[str]:
-    """Bring the audit file and the table of a catalog to the same end, and return what a person should hear of it.
+def catch_up(catalog: Catalog, *, who: str, time: str) -> list[str]:
+    """Bring a catalog and the files beside it to the same state, and return what a person should hear of it.
 
     Args:
         catalog: Open for writing, outside of a transaction.
@@ -45,6 +57,21 @@ def catch_up(catalog: EventQueries, *, who: str, time: str) -> list[str]:
     Raises:
         NoSpaceError, NotWritableError: The disk refused.
     """
+    notices = _catch_up_events(catalog, who=who, time=time)
+
+    def note(count: int) -> None:
+        catalog.record_event(DISPOSED_AGAIN, who=who, time=time, counts={"renders": count})
+
+    struck = catalog.follow_disposed(note)
+    if struck:
+        notices.append(
+            f"The catalog is older than {catalog.disposed_file.path.name}: {struck:,} renders that it did not know to"
+            " be disposed are disposed again. If their PDFs were put back too, the next `dispose` deletes them."
+        )
+    return notices
+
+
+def _catch_up_events(catalog: Catalog, *, who: str, time: str) -> list[str]:
     file = catalog.audit_file
     with file.locked():
         tail = _read_tail(catalog)
@@ -68,8 +95,8 @@ def catch_up(catalog: EventQueries, *, who: str, time: str) -> list[str]:
     ]
 
 
-def take_later_events(catalog: EventQueries, *, who: str, time: str) -> int:
-    """Copy the events that only the file has into a catalog that is not in place yet (`EventQueries.apart`).
+def take_later_events(catalog: Catalog, *, who: str, time: str) -> int:
+    """Copy the events that only the file has into a catalog that is not in place yet (`Catalog.apart`).
 
     The file is only read: what is recorded here reaches it when the catalog is in place and opened. A file that tells
     another history is left to `catch_up` too.
@@ -87,7 +114,7 @@ def take_later_events(catalog: EventQueries, *, who: str, time: str) -> int:
         return 0
     try:
         with catalog.transaction():
-            catalog.add_events(_later_events(path, catalog, head))
+            _take_events(path, catalog, head)
             file_head = catalog.audit_head()
             count = file_head.number - head.number
             if count:
@@ -98,7 +125,7 @@ def take_later_events(catalog: EventQueries, *, who: str, time: str) -> int:
     return count
 
 
-def _read_tail(catalog: EventQueries) -> _Tail:
+def _read_tail(catalog: Catalog) -> _Tail:
     line, torn = catalog.audit_file.tail()
     try:
         return _Tail(line, torn, read_event(line) if line else None)
@@ -106,32 +133,48 @@ def _read_tail(catalog: EventQueries) -> _Tail:
         return _Tail(line, torn, None)
 
 
-def _is_of_table(catalog: EventQueries, tail: _Tail, head: Head) -> bool:
+def _is_of_table(catalog: Catalog, tail: _Tail, head: Head) -> bool:
     """Say whether the table has the file's last line: then only the lines after it are missing."""
     if tail.event is None:
         return not tail.line
     return tail.event.number <= head.number and catalog.event_line(tail.event.number) == tail.line
 
 
-def _rejoin(catalog: EventQueries, tail: _Tail, head: Head, *, who: str, time: str) -> list[str]:
+def _rejoin(catalog: Catalog, tail: _Tail, head: Head, *, who: str, time: str) -> list[str]:
     heads = {"file_head": tail.head._asdict(), "table_head": head._asdict()}
     path = catalog.audit_file.path
     try:
         with catalog.transaction():
             if catalog.audit_head() != head:
                 return []  # another command has done it
-            catalog.add_events(_later_events(path, catalog, head))
+            _take_events(path, catalog, head)
             counts = {"events": catalog.audit_head().number - head.number}
             catalog.record_event(CATALOG_RESTORED, who=who, time=time, counts=counts, details=heads)
     except _PartedError:
         return [_part(catalog, heads, who=who, time=time)]
     return [
         f"The catalog is older than {path.name}: {counts['events']:,} events that it did not know were taken from the"
-        " file. What they changed is not in the catalog; fetch, import or dispose again what they name."
+        " file. Holds and retention rules among them are in force again; import and fetch again what else they name."
     ]
 
 
-def _later_events(path: Path, catalog: EventQueries, head: Head) -> Iterator[Event]:
+def _take_events(path: Path, catalog: Catalog, head: Head) -> None:
+    """Take the events of the file that follow the table's last one, and what they say of holds and rules."""
+    in_force: list[Event] = []
+    catalog.add_events(_noting(_later_events(path, catalog, head), in_force))
+    for event in in_force:
+        catalog.replay(event)
+
+
+def _noting(events: Iterator[Event], replayed: list[Event]) -> Iterator[Event]:
+    """Pass events on, and note those that are to be replayed."""
+    for event in events:
+        if event.what in REPLAYED:
+            replayed.append(event)
+        yield event
+
+
+def _later_events(path: Path, catalog: Catalog, head: Head) -> Iterator[Event]:
     """Yield the events of the file that follow the table's last one.
 
     Raises:
@@ -159,7 +202,7 @@ def _later_events(path: Path, catalog: EventQueries, head: Head) -> Iterator[Eve
         raise _PartedError
 
 
-def _part(catalog: EventQueries, heads: dict[str, dict[str, object]], *, who: str, time: str) -> str:
+def _part(catalog: Catalog, heads: dict[str, dict[str, object]], *, who: str, time: str) -> str:
     file = catalog.audit_file
     number = 1 + sum(1 for _ in file.path.parent.glob(f"{file.path.name}.parted-*[0-9]"))
     kept = file.path.with_name(f"{file.path.name}.parted-{number}")

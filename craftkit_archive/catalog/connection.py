@@ -122,12 +122,19 @@ class Connection:
             connection.close()
             del self._local.connection
 
+    def empty_log(self) -> bool:
+        """Bring SQLite's log into the file and empty it; say whether no reader kept it from that."""
+        [found] = self._query("PRAGMA wal_checkpoint(TRUNCATE)")
+        return not found[0]
+
     @property
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             how = "mode=ro&immutable=1" if self._sealed else "mode=ro" if self._read_only else "mode=rw"
             connection = self._local.connection = self._connect(how)
+            # What a disposal deletes is overwritten, also where SQLite would only mark its place as free.
+            connection.execute("PRAGMA secure_delete = ON")
             if self._read_only:
                 try:
                     connection.execute("SELECT 1 FROM sqlite_master")

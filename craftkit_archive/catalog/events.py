@@ -112,6 +112,12 @@ class EventQueries(Connection):
         sql = f"SELECT 1 FROM events WHERE what = ? AND {_detail('sha256')} = ? LIMIT 1"
         return bool(self._query(sql, (what, sha256)))
 
+    def first_event_of(self, run_id: int, what: str) -> int | None:
+        """Return the number of the first event that a run left; None if it left none of this kind."""
+        sql = f"SELECT MIN(number) FROM events WHERE what = ? AND {_detail('run')} = ?"
+        found = self._query(sql, (what, run_id))[0][0]
+        return None if found is None else int(found)
+
     def recorded_files(self, what: str) -> set[str]:
         """Return the names of the files that events of one kind are about."""
         sql = f"SELECT {_detail('file')} FROM events WHERE what = ?"

@@ -1,10 +1,31 @@
 """The queries of an export."""
 
+import sys
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 
 from craftkit_archive.catalog.connection import Connection
-from craftkit_archive.catalog.rows import ExportRow, Selection, join_renders, json_text
+from craftkit_archive.catalog.rows import PAGE, ExportRow, Selection, join_renders, json_text
+from craftkit_archive.records import ExportMade
+
+
+def member_of(render_id: str) -> int:
+    """Return what stands for a render in the row of an export: eight bytes, which no two of a million renders share."""
+    return int.from_bytes(blake2b(render_id.encode(), digest_size=8).digest(), sys.byteorder)
+
+
+def sorted_members(members: "array[int]") -> bytes:
+    """Pack what stands for the renders of an export, sorted."""
+    return array("Q", sorted(members)).tobytes()
+
+
+def _is_member(members: "array[int]", render_id: str) -> bool:
+    one = member_of(render_id)
+    place = bisect_left(members, one)
+    return place < len(members) and members[place] == one
 
 
 class ExportQueries(Connection):
@@ -63,12 +84,47 @@ class ExportQueries(Connection):
         yield from self._pages(
             "SELECT r.id, r.project_id, p.slug, p.name, r.template_id, r.status, r.created_at, r.completed_at,"
             " COALESCE(a.key, r.asset_key, ''), a.size_bytes, a.sha256, a.stored_at IS NOT NULL, a.odd, k.state,"
-            " k.reason FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id LEFT JOIN projects AS p"
+            " k.reason, a.render_id IS NULL AND EXISTS (SELECT 1 FROM tombstones AS t WHERE t.render_id = r.id)"
+            " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id LEFT JOIN projects AS p"
             " ON p.id = r.project_id LEFT JOIN acknowledgements AS k ON k.render_id = r.id"
             " WHERE r.id > ?{where} ORDER BY r.id LIMIT ?",
             selection,
             ExportRow,
         )
+
+    def add_export(self, made: ExportMade, members: "array[int]", *, replaces: bool) -> None:
+        """Keep a row of an export that was made.
+
+        Args:
+            made: Where, when, and its seal.
+            members: `member_of` each of its renders, in any order.
+            replaces: Whether it took the place of what earlier exports wrote to the same target.
+        """
+        if replaces:
+            self._query("UPDATE exports SET members = NULL WHERE target = ?", (made.target,))
+        self._query(
+            "INSERT INTO exports (target, made_at, pdfs, size_bytes, seal, members) VALUES (?, ?, ?, ?, ?, ?)",
+            (made.target, made.made_at, made.pdfs, made.size_bytes, made.seal, sorted_members(members)),
+        )
+
+    def exports_holding(self, run_id: int | None = None) -> Iterator[ExportMade]:
+        """Yield the exports that still hold renders that a disposal deleted, or any did, as far as is known here."""
+        for row_id, *facts in self._query(
+            "SELECT id, target, made_at, pdfs, size_bytes, seal FROM exports WHERE members IS NOT NULL ORDER BY id"
+        ):
+            [(blob,)] = self._query("SELECT members FROM exports WHERE id = ?", (row_id,))
+            members = array("Q", blob)
+            disposed, after = 0, 0
+            while page := self._query(
+                "SELECT number, render_id FROM tombstones WHERE (?1 IS NULL OR run_id = ?1) AND number > ?2"
+                " ORDER BY number LIMIT ?3",
+                (run_id, after, PAGE),
+            ):
+                disposed += sum(_is_member(members, render_id) for _, render_id in page)
+                after = page[-1][0]
+            if disposed:
+                target, made_at, pdfs, size_bytes, seal = facts
+                yield ExportMade(target, made_at, pdfs, size_bytes, seal, disposed)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

@@ -344,6 +344,99 @@ def m009_nights(db: "Database") -> None:
     )
 
 
+def m010_disposal(db: "Database") -> None:
+    """Keep a tombstone of each disposed render, and a row of each export that was made."""
+    db.execute(
+        "CREATE TABLE tombstones (number INTEGER PRIMARY KEY, render_id TEXT NOT NULL UNIQUE, project_id TEXT NOT NULL,"
+        " size_bytes INTEGER, sha256 TEXT, created_at TEXT, disposed_at TEXT NOT NULL, policy TEXT NOT NULL,"
+        " disposed_by TEXT NOT NULL, finished_at TEXT, remains TEXT, run_id INTEGER, key TEXT)"
+    )
+    db.execute("CREATE INDEX idx_tombstones_run ON tombstones (run_id, render_id)")
+    # What is left to do is looked for by each disposal, and is next to nothing.
+    db.execute("CREATE INDEX idx_tombstones_begun ON tombstones (render_id) WHERE finished_at IS NULL")
+    # The ids of the renders in it as eight bytes of a hash each: a row for each would be larger than all the rest.
+    db.execute(
+        "CREATE TABLE exports (id INTEGER PRIMARY KEY, target TEXT NOT NULL, made_at TEXT NOT NULL,"
+        " pdfs INTEGER NOT NULL, size_bytes INTEGER NOT NULL, seal TEXT NOT NULL, members BLOB)"
+    )
+    db.execute("CREATE INDEX idx_exports_target ON exports (target)")
+    # The same as `states.STATES` says of a verdict; a test compares them.
+    db.create_view(
+        "asset_states",
+        f"""
+        SELECT r.id AS render_id, r.project_id, r.status, COALESCE(a.key, r.asset_key) AS key, a.size_bytes,
+               a.stored_at, a.verified_at, a.verdict,
+               CASE WHEN a.stored_at IS NULL
+                        THEN CASE WHEN EXISTS (SELECT 1 FROM tombstones AS t WHERE t.render_id = r.id) THEN 'disposed'
+                              WHEN r.status = 'succeeded' THEN {_unless_acknowledged("not-stored")} END
+                    WHEN a.verdict = 'ok' THEN 'ok'
+                    WHEN a.verified_at IS NULL
+                        THEN CASE WHEN a.sha256 IS NULL THEN {_unless_acknowledged("unverified")} ELSE 'unchecked' END
+                    WHEN a.verdict IN ('unreadable', 'unavailable') THEN {_unless_acknowledged("unreadable")}
+                    WHEN a.verdict = 'unverified' THEN {_unless_acknowledged("unverified")}
+                    ELSE {_unless_acknowledged("damaged")} END AS state
+        FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id
+        """,
+        replace=True,
+    )
+    db.create_view(
+        "project_summary",
+        """
+        WITH held AS (
+            SELECT project_id,
+                   COUNT(*) AS renders,
+                   SUM(status = 'succeeded') AS succeeded,
+                   COUNT(stored_at) AS stored,
+                   COALESCE(SUM(state = 'not-stored'), 0) AS not_stored,
+                   COALESCE(SUM(size_bytes) FILTER (WHERE stored_at IS NOT NULL), 0) AS stored_bytes,
+                   COALESCE(SUM(state = 'ok'), 0) AS verified_ok,
+                   COALESCE(SUM(state = 'damaged'), 0) AS damaged,
+                   COALESCE(SUM(state = 'unreadable'), 0) AS unreadable,
+                   COALESCE(SUM(state = 'unverified'), 0) AS unverified,
+                   COALESCE(SUM(state = 'acknowledged'), 0) AS acknowledged,
+                   COALESCE(SUM(state = 'disposed'), 0) AS disposed,
+                   MIN(verified_at) AS oldest_verified_at
+            FROM asset_states GROUP BY project_id
+        ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
+        SELECT ids.id, p.slug, COALESCE(p.name, ids.id) AS name, p.deleted_at,
+               COALESCE(h.renders, 0) AS renders, COALESCE(h.succeeded, 0) AS succeeded,
+               COALESCE(h.stored, 0) AS stored, COALESCE(h.not_stored, 0) AS not_stored,
+               COALESCE(h.stored_bytes, 0) AS stored_bytes, COALESCE(h.verified_ok, 0) AS verified_ok,
+               COALESCE(h.damaged, 0) AS damaged, COALESCE(h.unreadable, 0) AS unreadable,
+               COALESCE(h.unverified, 0) AS unverified, COALESCE(h.acknowledged, 0) AS acknowledged,
+               COALESCE(h.disposed, 0) AS disposed,
+               h.oldest_verified_at
+        FROM ids LEFT JOIN projects AS p ON p.id = ids.id LEFT JOIN held AS h ON h.project_id = ids.id
+        """,
+        replace=True,
+    )
+    db.create_view(
+        "renders_not_stored",
+        """
+        SELECT s.render_id, s.project_id, p.slug AS project_slug, r.template_id, s.key, r.created_at, r.completed_at,
+               s.state
+        FROM asset_states AS s JOIN renders AS r ON r.id = s.render_id LEFT JOIN projects AS p ON p.id = s.project_id
+        WHERE s.stored_at IS NULL AND s.status = 'succeeded' AND s.state <> 'disposed'
+        """,
+        replace=True,
+    )
+    # What was seen last of each key, as long as that is how things are: what was repaired since is not in it.
+    db.create_view(
+        "latest_findings",
+        """
+        SELECT f.run_id, f.render_id, r.project_id, r.template_id, f.key, f.verdict,
+               COALESCE(s.state, 'extra') AS state, f.expected, f.found, f.detail, f.found_at
+        FROM (SELECT MAX(rowid) AS last FROM findings WHERE verdict <> 'ok' GROUP BY key) AS l
+        JOIN findings AS f ON f.rowid = l.last
+        LEFT JOIN renders AS r ON r.id = f.render_id
+        LEFT JOIN asset_states AS s ON s.render_id = f.render_id
+        WHERE s.state NOT IN ('ok', 'unchecked', 'disposed')
+           OR (f.render_id IS NULL AND f.key IN (SELECT key FROM extra_files))
+        """,
+        replace=True,
+    )
+
+
 STEPS: list[Callable[["Database"], None]] = [
     m001_tables,
     m002_newest_first,
@@ -354,6 +447,7 @@ STEPS: list[Callable[["Database"], None]] = [
     m007_events,
     m008_retention,
     m009_nights,
+    m010_disposal,
 ]
 OURS = "craftkit_archive"
 

@@ -1,11 +1,18 @@
 """The queries of records management: retention rules, and legal holds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from craftkit_archive.catalog.connection import Connection
-from craftkit_archive.catalog.rows import PAGE, json_text
+from craftkit_archive.catalog.rows import PAGE, KeptRender, json_text
+from craftkit_archive.proof.events import Event
 from craftkit_archive.records import Hold, RetentionRule
 
+_KEPT = (
+    "SELECT r.id, r.project_id, r.template_id, r.created_at, r.completed_at, COALESCE(a.size_bytes, 0)"
+    " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
+)
+# The events that say what must outlive a catalog that is lost or replaced.
+REPLAYED = frozenset({"hold place", "hold release", "retention set", "retention remove"})
 # Whether a hold covers a render: by its id, or by everything that its rule names.
 _COVERS = (
     "h.released_at IS NULL AND CASE WHEN h.by_ids"
@@ -37,17 +44,19 @@ class RetentionQueries(Connection):
         """Remove a rule, and say whether there was one."""
         return bool(self._query("DELETE FROM retention WHERE scope = ? AND name = ? RETURNING 1", (scope, name)))
 
-    def kept_renders(self) -> Iterator[list[tuple[str, str, str | None, str, str | None, int]]]:
-        """Yield pages of the renders whose PDFs are stored: id, project, template, created, completed, size."""
+    def kept_renders(self) -> Iterator[list[KeptRender]]:
+        """Yield pages of the renders whose PDFs are stored, in the order of ids."""
         after = ""
         while page := self._query(
-            "SELECT r.id, r.project_id, r.template_id, r.created_at, r.completed_at, COALESCE(a.size_bytes, 0)"
-            " FROM renders AS r JOIN assets AS a ON a.render_id = r.id"
-            " WHERE r.id > ? AND a.stored_at IS NOT NULL ORDER BY r.id LIMIT ?",
-            (after, PAGE),
+            f"{_KEPT} WHERE r.id > ? AND a.stored_at IS NOT NULL ORDER BY r.id LIMIT ?", (after, PAGE)
         ):
-            yield page
+            yield [KeptRender(*row) for row in page]
             after = page[-1][0]
+
+    def renders_to_dispose(self, render_ids: Sequence[str]) -> list[KeptRender]:
+        """Return those of these renders that the catalog knows, stored or not, in the order of ids."""
+        sql = f"{_KEPT} WHERE r.id IN (SELECT value FROM json_each(?)) ORDER BY r.id"
+        return [KeptRender(*row) for row in self._query(sql, (json_text(render_ids),))]
 
     def put_hold(self, hold: Hold, render_ids: Sequence[str] | None) -> None:
         """Place a hold, by rule or on these ids, which need not be known yet."""
@@ -64,9 +73,33 @@ class RetentionQueries(Connection):
                 hold.placed_at,
             ),
         )
-        self._write(
-            "INSERT OR IGNORE INTO hold_ids (hold, render_id) VALUES (?, ?)", ((hold.name, i) for i in render_ids or ())
-        )
+        self.add_to_hold(hold.name, render_ids or ())
+
+    def add_to_hold(self, name: str, render_ids: Iterable[str]) -> None:
+        """Add ids to a hold that has some."""
+        self._write("INSERT OR IGNORE INTO hold_ids (hold, render_id) VALUES (?, ?)", ((name, i) for i in render_ids))
+
+    def replay(self, event: Event) -> None:
+        """Let what an event says of a hold or a retention rule be in force, which an older catalog did not know."""
+        said = event.details
+        name = str(said.get("name", ""))
+        match event.what:
+            case "hold place":
+                project, template, since, until = map(said.get, ("project", "template", "since", "until"))
+                ids = said.get("renders")
+                if any(hold.name == name for hold in self.hold_terms()):
+                    self.add_to_hold(name, ids or ())
+                elif ids is not None or project or template or since or until:
+                    self.put_hold(Hold(name, project, template, since, until, event.time), ids)
+            case "hold release":
+                self.release_hold(name, event.time)
+            case "retention set":
+                scope = str(said.get("scope"))
+                self.put_retention(
+                    RetentionRule(scope, name, str(said.get("keep")), str(said.get("counted_from")), event.time)
+                )
+            case "retention remove":
+                self.remove_retention(str(said.get("scope")), name)
 
     def holds(self) -> list[Hold]:
         """Return every hold that was ever placed, with how many renders it covers now, by name."""
@@ -76,6 +109,19 @@ class RetentionQueries(Connection):
             f" (SELECT COUNT(*) FROM renders AS r WHERE {_COVERS}) FROM holds AS h ORDER BY h.name"
         )
         return [Hold(*row) for row in rows]
+
+    def hold_terms(self) -> list[Hold]:
+        """Return every hold, by name, without counting what it covers."""
+        sql = "SELECT name, project_id, template_id, since, before, placed_at, released_at FROM holds ORDER BY name"
+        return [Hold(*row) for row in self._query(sql)]
+
+    def count_held(self) -> int:
+        """Count the stored renders that any hold in force covers."""
+        sql = (
+            "SELECT COUNT(*) FROM renders AS r JOIN assets AS a ON a.render_id = r.id WHERE a.stored_at IS NOT NULL"
+            f" AND EXISTS (SELECT 1 FROM holds AS h WHERE {_COVERS})"
+        )
+        return int(self._query(sql)[0][0])
 
     def release_hold(self, name: str, released_at: str) -> bool:
         """End a hold, and say whether there was one in force. Its name is never used again."""

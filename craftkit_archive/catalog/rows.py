@@ -140,10 +140,21 @@ class NewAsset(NamedTuple):
     odd: str | None = None
 
 
+class KeptRender(NamedTuple):
+    """A render as a retention rule sees it; its size in bytes is 0 if no PDF is stored."""
+
+    id: str
+    project_id: str
+    template_id: str | None
+    created_at: str | None
+    completed_at: str | None
+    size_bytes: int
+
+
 class ExportRow(NamedTuple):
     """A render with what an export says of it; `key` is empty if it has none, `sha256` None if none is recorded.
 
-    `odd` is what was odd about its PDF on arrival. The last two say in which state its loss was accepted, and why.
+    `odd` is what was odd about its PDF on arrival. The two after it say in which state its loss was accepted, and why.
     """
 
     render_id: str
@@ -161,6 +172,7 @@ class ExportRow(NamedTuple):
     odd: str | None = None
     accepted_state: str | None = None
     accepted_reason: str | None = None
+    disposed: bool = False
 
 
 class Totals(NamedTuple):
@@ -190,7 +202,7 @@ class KeyRow(NamedTuple):
 
 
 class ServedRender(NamedTuple):
-    """A render as the server needs it; the last three are None without a stored asset."""
+    """A render as the server needs it; key, size and digest are None without a stored asset."""
 
     id: str
     status: str
@@ -202,6 +214,7 @@ class ServedRender(NamedTuple):
     stored_key: str | None
     size_bytes: int | None
     sha256: str | None
+    disposed: bool
 
 
 class Listing(NamedTuple):

@@ -7,7 +7,8 @@ from craftkit_archive.catalog.rows import KeyRow, Listing, ServedRender
 
 _SERVED = (
     "r.id, r.status, r.error_message, r.asset_key, r.created_at, r.completed_at, r.duration_ms, a.key, a.size_bytes,"
-    " a.sha256 FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id AND a.stored_at IS NOT NULL"
+    " a.sha256, a.render_id IS NULL AND EXISTS (SELECT 1 FROM tombstones AS t WHERE t.render_id = r.id)"
+    " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id AND a.stored_at IS NOT NULL"
 )
 
 

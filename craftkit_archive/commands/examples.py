@@ -44,6 +44,11 @@ EXAMPLES = {
         craftkit-archive --config /etc/craftkit-archive.toml nightly --dry-run
         craftkit-archive nightly --quiet --time-limit 5h --skip backup
     """,
+    "dispose": """
+        craftkit-archive dispose --due --reason "Schedule of 2026" --dry-run
+        craftkit-archive dispose --due --reason "Schedule of 2026" --certificate disposal.html --sign ~/.ssh/id_ed25519
+        craftkit-archive dispose --ids ids.txt --reason "Request 4711"
+    """,
     "doctor": """
         craftkit-archive doctor
         craftkit-archive --json doctor | jq 'select(.fix)'

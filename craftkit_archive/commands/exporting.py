@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 )
 @click.option("--sync", is_flag=True, help="Bring everything from memory to the disk before the end.")
 @sign_option("Sign seal.txt with this SSH key, or with the one in the agent whose public half this is.")
+@click.option(
+    "--timestamp", "authority", metavar="URL", help="Let this RFC 3161 authority stamp seal.txt: seal.txt.tsr."
+)
 @service_options
 @cluster_options
 @dry_run_option
@@ -81,6 +84,7 @@ def export(
     bag_info: tuple[str, ...],
     sync: bool,
     sign_with: Path | None,
+    authority: str | None,
     jobs: int | None,
     cluster: str | None,
     dry_run: bool,
@@ -111,6 +115,7 @@ def export(
         bag_info=tuple(map(parse_info, bag_info)),
         sync=sync,
         sign_with=sign_with,
+        authority=authority,
     )
     with open_archive(console, read_only=True) as archive:
         selection = archive.select(

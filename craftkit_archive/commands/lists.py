@@ -180,7 +180,7 @@ def project_columns(standing: object) -> list[Column]:
     def count(head: str, name: str, drop: int = 0) -> Column:
         return Column(head, lambda one: f"{getattr(one, name):,}", right=True, drop=drop)
 
-    rare = [name for name in ("unreadable", "unverified", "acknowledged") if getattr(standing, name)]
+    rare = [name for name in ("unreadable", "unverified", "acknowledged", "disposed") if getattr(standing, name)]
     return [
         Column("PROJECT", lambda one: one.slug or one.name, least=8),
         Column("ID", lambda one: one.id, least=ID_CHARS, drop=9, middle=True),

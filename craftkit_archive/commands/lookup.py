@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 LAST_RUNS = 50
 _FILE = click.Path(path_type=Path, dir_okay=False)
-PDF_STATES = ("ok", "unchecked", "damaged", "unreadable", "unverified", "not-stored", "acknowledged")
+PDF_STATES = ("ok", "unchecked", "damaged", "unreadable", "unverified", "not-stored", "acknowledged", "disposed")
 
 
 @click.command()
@@ -294,12 +294,13 @@ def renders() -> None:
 @renders.command("list")
 @click.option("--not-stored", is_flag=True, help="Succeeded renders whose PDF is not in the store.")
 @click.option("--damaged", is_flag=True, help="Those whose PDF is damaged: its bytes are wrong, or gone.")
+@click.option("--disposed", is_flag=True, help="Those whose PDF was deleted for good by a disposal.")
 @click.option(
     "--state",
     "states",
     multiple=True,
     type=click.Choice(PDF_STATES),
-    help="Those whose PDF is in this state; repeatable, and any will do, as with the two before.",
+    help="Those whose PDF is in this state; repeatable, and any will do, as with the three before.",
 )
 @selection_options()
 @status_option("Only renders of this status; repeatable.")
@@ -311,6 +312,7 @@ def show_renders(
     console: Console,
     not_stored: bool,
     damaged: bool,
+    disposed: bool,
     states: tuple[State, ...],
     projects: tuple[str, ...],
     since: str | None,
@@ -327,7 +329,7 @@ def show_renders(
     """
     from craftkit_archive import lookup
 
-    asked: dict[State, bool] = {"not-stored": not_stored, "damaged": damaged}
+    asked: dict[State, bool] = {"not-stored": not_stored, "damaged": damaged, "disposed": disposed}
     wanted = [*states, *(state for state, given in asked.items() if given)]
     with open_archive(console, read_only=True) as archive:
         selection = archive.select(projects=projects, since=since, until=until, statuses=statuses)

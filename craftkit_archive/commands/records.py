@@ -1,7 +1,8 @@
-"""Commands for records management: retention, hold."""
+"""Commands for records management: retention, hold, dispose."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,11 +11,9 @@ from craftkit_archive.columns import Column
 from craftkit_archive.commands.completing import complete_projects
 from craftkit_archive.commands.console import Console, open_archive
 from craftkit_archive.commands.lists import write_list
-from craftkit_archive.commands.options import by_option, ids_option
+from craftkit_archive.commands.options import by_option, dry_run_option, ids_option, sign_option
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from craftkit_archive.retention.rules import CountedFrom
 
 _RULES = [
@@ -180,3 +179,59 @@ def release(console: Console, name: str, reason: str) -> int:
 
     with open_archive(console) as archive:
         return write_list(console, release_hold(archive, name, reason), _HOLDS)
+
+
+@click.command()
+@click.option("--due", is_flag=True, help="All stored renders whose retention period is over; see `retention due`.")
+@ids_option
+@click.option(
+    "--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log."
+)
+@click.option(
+    "--certificate",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a certificate of disposal, as FILE.html and FILE.json.",
+)
+@sign_option("Sign the certificate with this SSH key, or with the one in the agent whose public half this is.")
+@by_option
+@dry_run_option
+@click.pass_obj
+def dispose(
+    console: Console,
+    due: bool,
+    ids: Path | None,
+    reason: str,
+    certificate: Path | None,
+    sign_with: Path | None,
+    dry_run: bool,
+) -> int:
+    """Delete PDFs for good: in the store (every version in a bucket), in the quarantine, and what is about a person.
+
+    What stays is a tombstone: id, project, size, digest, dates, rule, who. No import, fetch, repair, rebuild or older
+    backup of the catalog brings a disposed render back. Held renders are never deleted. What was interrupted is
+    finished by the next dispose.
+
+    The certificate lists what was deleted, by which rule, what remains and which exports still hold any of it.
+    """
+    from craftkit_archive.disposal.certificate import certificate_stem, write_certificate
+    from craftkit_archive.disposal.run import dispose_renders
+
+    if due == (ids is not None):
+        raise click.UsageError("Pass either --due or --ids FILE.")
+    if sign_with is not None and certificate is None:
+        raise click.UsageError("--sign signs a certificate: pass --certificate FILE too.")
+    if dry_run and certificate is not None:
+        raise click.UsageError("--dry-run deletes nothing that a certificate could attest. Leave one of them out.")
+    stem = None if certificate is None else certificate_stem(certificate, sign_with=sign_with)
+    console.say("The reason stays in the audit log for good. It should not name or describe a person.")
+    with open_archive(console) as archive:
+        selection = None if ids is None else archive.select(ids=ids)
+        disposed = dispose_renders(archive, reason, selection=selection, dry_run=dry_run, stop=console.stop)
+        summary, code = console.show(disposed)
+        if stem is not None and summary.run_id is not None:
+            written = write_certificate(archive, summary.run_id, stem, sign_with=sign_with)
+            summary.details["certificate"] = [str(path) for path in written]
+            console.say(f"Wrote {', '.join(map(str, written))}.")
+    console.close(summary)
+    return code

@@ -8,7 +8,7 @@ import hashlib
 import os
 from array import array
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
@@ -41,7 +41,7 @@ from craftkit_archive.values import Clock, format_time, mark_of, utc_now
 BATCH = 256
 BATCH_BYTES = 16 << 20
 _INCOMPLETE = ("unreadable",)
-_NO_PROBLEM = ("checked", "ok", "lacking", "not_stored", "acknowledged", *_INCOMPLETE)
+_NO_PROBLEM = ("checked", "ok", "lacking", "not_stored", "acknowledged", "disposed", *_INCOMPLETE)
 MAX_SIGNED_BYTES = 1 << 16  # of a seal, or of its signature
 _SIGNATURES = (".asc", ".gpg", ".sig", ".sign")
 
@@ -96,8 +96,8 @@ def check_export(
         `Plan`; a `Finding` for each file that is not what the export says, is not there, or is not listed (`orphan`),
         and for each of its tables that breaks the rules (`malformed`); a `Note` for what is odd and allowed;
         `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict, and not_stored
-        (until 1.0 also as lacking): how many files the export itself names as missing; and
-        acknowledged, those that were accepted as lost. Its details have the seal, and who signed it.
+        (until 1.0 also as lacking): how many files the export itself names as missing; and acknowledged and disposed:
+        those that were accepted as lost, or deleted for good. Its details have the seal, and who signed it.
 
     Raises:
         RequestError: The path is not an export.
@@ -130,7 +130,9 @@ def check_export(
                 yield Note(0, None, _shown(record.path), record.detail, now)
             else:
                 yield record
-    missing, accepted = _missing(export) if export.is_ours else (0, 0)
+    missing, accepted, disposed = _missing(export) if export.is_ours else (0, 0, 0)
+    if disposed:
+        run.counts["disposed"] = disposed
     if missing:
         run.counts["lacking"] += missing
     if accepted:
@@ -434,10 +436,13 @@ def _check_index(export: Export, held: int) -> Iterator[_FileProblem]:
         yield _FileProblem(SEAL, _Seen("wrong-digest", noted, sealed, "the seal is not that of the index"))
 
 
-def _missing(export: Export) -> tuple[int, int]:
-    """Count what the export itself names as missing, and what of it was accepted as lost when it was made."""
+def _missing(export: Export) -> tuple[int, int, int]:
+    """Count what the export itself names as missing: not accepted as lost, accepted, and disposed."""
     if export.find(MISSING) is None:
-        return 0, 0
+        return 0, 0, 0
+    counts: Counter[str] = Counter()
     with export.text(MISSING) as lines:
-        accepted = [bool(row.get("acknowledged")) for row in csv.DictReader(lines)]
-    return accepted.count(False), accepted.count(True)
+        for row in csv.DictReader(lines):
+            disposed, accepted = row.get("reason") == "disposed", bool(row.get("acknowledged"))
+            counts["disposed" if disposed else "acknowledged" if accepted else "missing"] += 1
+    return counts["missing"], counts["acknowledged"], counts["disposed"]

@@ -33,6 +33,7 @@ class Options(NamedTuple):
         bag_info: What a bag says of itself, beside what it says anyway.
         sync: Whether everything is brought to the disk before the end.
         sign_with: A key of SSH, with which the seal is signed; None leaves it unsigned.
+        authority: The URL of an RFC 3161 authority that stamps the seal; None leaves it without a timestamp.
     """
 
     form: ExportForm | None = None
@@ -44,6 +45,7 @@ class Options(NamedTuple):
     bag_info: tuple[tuple[str, str], ...] = ()
     sync: bool = False
     sign_with: Path | None = None
+    authority: str | None = None
 
 
 class Destination(NamedTuple):

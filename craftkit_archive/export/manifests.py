@@ -3,12 +3,15 @@
 import csv
 import io
 import tempfile
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
+from craftkit_archive.catalog.exports import member_of
 from craftkit_archive.catalog.rows import ExportRow
 from craftkit_archive.errors import disk_errors
 from craftkit_archive.export import bagit as bag
@@ -22,10 +25,10 @@ from craftkit_archive.export.reader import (
     SEAL,
     SIGNATURE,
     TAG_MANIFEST,
+    TIMESTAMP,
 )
 from craftkit_archive.export.targets import Target
 from craftkit_archive.proof.seal import SealBuilder
-from craftkit_archive.proof.signatures import sign_text
 from craftkit_archive.stores.base import CHUNK_BYTES, Stored, digest
 from craftkit_archive.values import escape_formula, unescape_formula
 
@@ -115,7 +118,7 @@ class Manifests:
         folder: Where the temporary files are; the system's place if not given.
         volume: Which part of the export this is.
         today: The date, for a bag.
-        sign_with: A key of SSH that signs `seal.txt`; None makes no signature.
+        vouchers: What is written beside `seal.txt`, from its text: the signature, the timestamp.
     """
 
     def __init__(
@@ -127,20 +130,21 @@ class Manifests:
         folder: Path | None,
         volume: Volume,
         today: str,
-        sign_with: Path | None = None,
+        vouchers: Mapping[str, Callable[[bytes], bytes]] = MappingProxyType({}),
     ) -> None:
         self._archive_id = archive_id
         self._bag_info = bag_info
         self._folder = folder
         self._volume = volume
         self._today = today
-        self._sign_with = sign_with
+        self._vouchers = vouchers
         self._stack = ExitStack()
         self._pages = Pages(self._open, title, volume)
         self._missing_count = 0
         self._odd_count = 0
         self._modified = 0
         self.count = self.size_bytes = 0
+        self.members = array("Q")
 
     def _open(self) -> BinaryIO:
         return self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))
@@ -163,6 +167,7 @@ class Manifests:
         size = int(cells.size_bytes)
         self.count += 1
         self.size_bytes += size
+        self.members.append(member_of(cells.render_id))
         self._modified = max(self._modified, modified)
         with disk_errors(self._folder or tempfile.gettempdir()):
             self._seal.add(cells.sha256, cells.asset_key)
@@ -204,10 +209,11 @@ class Manifests:
             if not target.remove(page_name(number)):
                 break
         own.append((SEAL, io.BytesIO(self._sealed(seal))))
-        if self._sign_with is not None:
-            own.append((SIGNATURE, io.BytesIO(sign_text(self._sealed(seal), self._sign_with))))
-        else:
-            target.remove(SIGNATURE)
+        for name in (SIGNATURE, TIMESTAMP):
+            if name in self._vouchers:
+                own.append((name, io.BytesIO(self._vouchers[name](self._sealed(seal)))))
+            else:
+                target.remove(name)  # one of an earlier seal
         if self._bag_info is not None:
             if not self.count:
                 target.add(bag.PAYLOAD, io.BytesIO(), self._modified)

@@ -43,6 +43,7 @@ MISSING = "missing.csv"
 ODD = "odd.csv"
 SEAL = "seal.txt"
 SIGNATURE = "seal.txt.sig"
+TIMESTAMP = "seal.txt.tsr"
 CATALOGUE = "index.html"
 MARKER = ".craftkit-export"
 

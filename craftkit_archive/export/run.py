@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from craftkit_archive.archive import Archive, Run
+from craftkit_archive.catalog import Catalog
 from craftkit_archive.catalog.rows import ExportRow, Selection
 from craftkit_archive.errors import NoSpaceError, RequestError
 from craftkit_archive.export import bagit as bag
 from craftkit_archive.export.destination import STDOUT, Destination, Options, read_destination
 from craftkit_archive.export.manifests import IndexRow, Manifests, Volume, csv_line, index_cells, read_cells
 from craftkit_archive.export.names import NamePlan, mark
+from craftkit_archive.export.reader import SIGNATURE, TIMESTAMP
 from craftkit_archive.export.targets import Target
 from craftkit_archive.export.workers import Done, ExportItem, prove_places, run
 from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, workers
@@ -28,11 +30,14 @@ from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never,
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.proof.signatures import sign_text
-from craftkit_archive.records import Plan, Planned, Progress, Record, Skipped, Summary
+from craftkit_archive.proof.timestamps import fetch_timestamp
+from craftkit_archive.records import ExportMade, Plan, Planned, Progress, Record, Skipped, Summary
+from craftkit_archive.retention.policy import refusals
 from craftkit_archive.states import State
 from craftkit_archive.stores.address import worker_setup
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.stores.reach import shown_folder
+from craftkit_archive.values import valid_text
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -78,7 +83,7 @@ def export_assets(
     Yields:
         `Plan`; a `Skipped` for each render that is left out; `Progress`; at last the `Summary`, whose count selected
         is the sum of written, unchanged, not_stored (there is no PDF to export; until 1.0 also as excluded) and failed
-        (there is, and it is not good), and acknowledged (either, and accepted as lost).
+        (there is, and it is not good), acknowledged (either, and accepted as lost), and disposed (deleted for good).
 
     Raises:
         RequestError: Nothing is selected, the options contradict each other, or the target holds something else.
@@ -106,10 +111,8 @@ def export_assets(
             " bucket; or leave --cluster out."
         )
     archive.store.check(archive.id)
-    if options.sign_with is not None and not dry_run:
-        sign_text(
-            b"", options.sign_with
-        )  # to learn before the first byte, not after the last, that the key does not work
+    for vouch in _vouchers(options).values() if not dry_run else ():
+        vouch(b"")  # to learn before the first byte, not after the last, that key or authority do not work
     team: Cluster | None = None
     with archive.catalog.snapshot(), ExitStack() as stack:
         export = _Export(archive, destination, selection, options, stop)
@@ -139,6 +142,20 @@ def _proof(archive: Archive, destination: Destination) -> Iterator[Callable[[], 
         return
     with shown_folder(Path(destination.address)) as seen:
         yield partial(prove_places, store, archive.id, None, seen)
+
+
+_VOUCHED = {SIGNATURE: "signed", TIMESTAMP: "stamped"}
+
+
+def _vouchers(options: Options) -> dict[str, Callable[[bytes], bytes]]:
+    """Return what makes the signature and the timestamp of a seal, by the names of their files."""
+    made: dict[str, Callable[[bytes], bytes]] = {}
+    key, authority = options.sign_with, options.authority
+    if key is not None:
+        made[SIGNATURE] = lambda text: sign_text(text, key)
+    if authority is not None:
+        made[TIMESTAMP] = lambda text: fetch_timestamp(text, authority)[0]
+    return made
 
 
 # --- the work --------------------------------------------------------------------------------------------------------
@@ -188,11 +205,13 @@ class _Export:
         self._destination = destination
         self._selection = selection
         self._options = options
+        self._vouchers = _vouchers(options)
         self._stop = stop
         self._names = NamePlan(options.name)
         self._run = Run(None, "export")
         self._run.counts.update(dict.fromkeys(("selected", "written", "unchanged", "excluded", "failed"), 0))
         self._exports: list[dict[str, Any]] = []
+        self._members: list[array[int]] = []
         self._projects: dict[str, str] = {}
         self._marks = array("Q")
         self._to_fetch = False  # whether a fetch would bring more of what is selected
@@ -278,9 +297,9 @@ class _Export:
         for number, entry in self._entries():
             counts["selected"] += 1
             if entry.item is None:
-                accepted = _accepted_reason(entry.row, (entry.lack or ("",))[0])
-                counts["acknowledged" if accepted else "excluded"] += 1
-                if not accepted:
+                gap = _gap(entry.row, (entry.lack or ("",))[0], "excluded")
+                counts[gap] += 1
+                if gap == "excluded":
                     self._to_fetch = self._to_fetch or entry.lack == NOT_STORED
                     yield _skipped(entry, entry.lack)
             else:
@@ -322,7 +341,7 @@ class _Export:
             folder=None if address == STDOUT else folder,
             volume=volume or Volume(),
             today=self._archive.now()[:10],
-            sign_with=self._options.sign_with,
+            vouchers=self._vouchers,
         )
         with target, papers:
             if number == 1:
@@ -330,10 +349,11 @@ class _Export:
             yield from self._copy(target, papers, entries, executor, jobs)
             if self._stop():
                 return
-            self._settle_earlier(target, papers)
+            yield from self._settle_earlier(target, papers)
             seal = papers.store(target)
             target.close()
         self._exports.append({"path": address, "pdfs": papers.count, "size_bytes": papers.size_bytes, "seal": seal})
+        self._members.append(papers.members)
 
     def _copy(
         self, target: Target, papers: Manifests, entries: Iterable[_PlannedFile], executor: "Executor", jobs: int
@@ -375,38 +395,59 @@ class _Export:
             lack = (one.outcome, one.detail or "") if one is not None else entry.lack or ("", "")
             if one is not None and one.outcome == "gone":  # alone, or with the whole store?
                 self._archive.store.check(self._archive.id)
+                if self._was_disposed(entry.row.render_id):
+                    lack = _DISPOSED
             accepted = _accepted_reason(entry.row, lack[0])
             # What the store does not give now is not damage: the export is incomplete.
-            gap = "excluded" if one is None or one.outcome == "unavailable" else "failed"
-            counts["acknowledged" if accepted else gap] += 1
-            self._to_fetch = self._to_fetch or (entry.lack == NOT_STORED and not accepted)
+            gap = _gap(entry.row, lack[0], "excluded" if one is None or one.outcome == "unavailable" else "failed")
+            counts[gap] += 1
+            self._to_fetch = self._to_fetch or (gap == "excluded" and entry.lack == NOT_STORED)
             cells = entry.cells
             papers.lack((cells.render_id, cells.project_id, cells.project_slug, cells.asset_key, *lack, accepted or ""))
-            if not accepted:
+            if gap in ("excluded", "failed"):
                 yield _skipped(entry, lack)
         return size
 
-    def _settle_earlier(self, target: Target, papers: Manifests) -> None:
+    def _was_disposed(self, render_id: str) -> bool:
+        """Say whether a render was disposed since this export began, which its snapshot of the catalog cannot."""
+        now = Catalog(self._catalog.path, read_only=True)
+        try:
+            return bool(now.disposed([render_id]))
+        finally:
+            now.close()
+
+    def _settle_earlier(self, target: Target, papers: Manifests) -> Iterator[Record]:
         """See to what earlier exports wrote and this selection does not have: it is removed, or stays in the lists.
 
-        What a person has changed since stays where it is, and is in no list.
+        What a person has changed since stays where it is, and is in no list. What must not be deleted stays even if it
+        is asked for; what was disposed is named as long as it stays.
         """
         planned = sorted(self._marks)
         self._marks = array("Q")
         seen: set[int] = set()
-        for cells in read_cells(target.earlier()):
-            one = mark(cells.path)
-            place = bisect_left(planned, one)
-            if one in seen or (place < len(planned) and planned[place] == one):
-                continue
-            if target.holds(cells.path, int(cells.size_bytes), cells.sha256):
+        for batch in in_batches(read_cells(target.earlier()), BATCH):
+            ids = [cells.render_id for cells in batch]
+            refused, disposed = refusals(self._catalog, ids), self._catalog.disposed(ids)
+            for cells in batch:
+                one = mark(cells.path)
+                place = bisect_left(planned, one)
+                if one in seen or (place < len(planned) and planned[place] == one):
+                    continue
+                if not target.holds(cells.path, int(cells.size_bytes), cells.sha256):
+                    continue
                 seen.add(one)
-                if self._options.prune:
+                if self._options.prune and cells.render_id not in refused:
                     target.remove(cells.path)
                     self._run.counts["pruned"] += 1
-                else:
-                    papers.add(cells, csv_line(cells))
-                    self._run.counts["kept"] += 1
+                    continue
+                papers.add(cells, csv_line(cells))
+                self._run.counts["kept"] += 1
+                if self._options.prune:
+                    yield Skipped(cells.render_id, cells.path, f"not pruned, because it is {refused[cells.render_id]}")
+                elif cells.render_id in disposed:
+                    self._run.counts["kept_disposed"] += 1
+                    reason = "disposed, and still in this export: run it again with --prune, or delete the export"
+                    yield Skipped(cells.render_id, cells.path, reason)
 
     def _title(self) -> str:
         names = sorted(set(self._projects.values()))
@@ -415,19 +456,36 @@ class _Export:
     def record(self) -> Iterator[Record]:
         """Put what was written into the audit log: where it is, and its seal."""
         counts = {name: count for name, count in self._run.counts.items() if name != "excluded"}
-        for volume in self._exports:
+        kind = self._destination.kind
+        for volume, members in zip(self._exports, self._members, strict=True):
             target = mask_address(volume["path"])
             what = {name: volume[name] for name in ("pdfs", "size_bytes", "seal")}
-            signed = True if self._options.sign_with is not None else None
-            yield from self._archive.record_apart("export", counts, target=target, signed=signed, **what)
+            place = target if kind == "store" or volume["path"] == STDOUT else str(Path(volume["path"]).absolute())
+            made = ExportMade(valid_text(place), self._archive.now(), **what)
+            # Nothing is removed from a bucket, and what was written to standard output went somewhere.
+            replaces = kind != "store" and volume["path"] != STDOUT
+            keep = partial(_keep_row, made=made, members=members, replaces=replaces)
+            what |= {word: True for name, word in _VOUCHED.items() if name in self._vouchers}
+            yield from self._archive.record_apart("export", counts, also=keep, target=target, **what)
 
     def summary(self, *, dry_run: bool, **details: Any) -> Summary:
         """Say how it went."""
         counts = self._run.counts
         counts["not_stored"] = counts["excluded"]
-        self._run.settle(problems=counts["failed"] > 0, incomplete=counts["excluded"] > 0, stopped=self._stop())
+        self._run.settle(
+            problems=counts["failed"] > 0,
+            incomplete=counts["excluded"] + counts["kept_disposed"] > 0,
+            stopped=self._stop(),
+        )
         more = {"dry_run": True} if dry_run else {}
         return self._run.summary(exports=self._exports, to_fetch=self._to_fetch, **more, **details)
+
+
+def _keep_row(catalog: Catalog, *, made: ExportMade, members: "array[int]", replaces: bool) -> None:
+    catalog.add_export(made, members, replaces=replaces)
+
+
+_DISPOSED = ("disposed", "its PDF was disposed")
 
 
 def _lack(row: ExportRow) -> tuple[str, str] | None:
@@ -436,6 +494,8 @@ def _lack(row: ExportRow) -> tuple[str, str] | None:
         return None
     if row.stored:
         return "no-digest", "stored, but with no digest to compare it with"
+    if row.disposed:
+        return _DISPOSED
     if row.status != "succeeded":
         return "not-succeeded", f"its status is {row.status}"
     return NOT_STORED
@@ -455,6 +515,13 @@ _STATES: dict[str, State] = {
 def _accepted_reason(row: ExportRow, lack: str) -> str | None:
     """Return the reason for which a PDF's loss was accepted, if it is the state that was accepted that keeps it out."""
     return row.accepted_reason if row.accepted_state is not None and _STATES.get(lack) == row.accepted_state else None
+
+
+def _gap(row: ExportRow, lack: str, otherwise: str) -> str:
+    """Return under what a PDF that is left out is counted: what was disposed or accepted as lost is no news."""
+    if lack == "disposed":
+        return "disposed"
+    return "acknowledged" if _accepted_reason(row, lack) else otherwise
 
 
 def _skipped(entry: _PlannedFile, lack: tuple[str, str] | None) -> Skipped:

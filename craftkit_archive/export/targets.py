@@ -20,7 +20,7 @@ from typing_extensions import override
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import ArchiveError, AssetError, AssetMissingError, LockedError, RequestError, disk_errors
 from craftkit_archive.export.packing import FORMS
-from craftkit_archive.export.reader import INDEX, MANIFEST, MARKER, Export
+from craftkit_archive.export.reader import INDEX, MANIFEST, MARKER, SIGNATURE, TIMESTAMP, Export
 from craftkit_archive.export.workers import Done, ExportItem, FilesTask, PackTask, StoreTask
 from craftkit_archive.lock import LOCK, hold_lock
 from craftkit_archive.stores.base import CHUNK_BYTES, Store, digest
@@ -247,7 +247,7 @@ def _check_claim(found: bytes | None, claim: Claim, where: object) -> None:
 
 
 class StoreTarget(Target):
-    """A bucket; it cannot be locked, and nothing is removed from it."""
+    """A bucket; it cannot be locked, and nothing is removed from it but what vouches for an earlier seal."""
 
     has_earlier = False
     removes = False
@@ -290,6 +290,18 @@ class StoreTarget(Target):
         """Skips empty folders, which a bucket cannot hold."""
         if not path.endswith("/"):
             self._store.write(path, _file_chunks(file), replace=True)
+
+    @override
+    def remove(self, path: str) -> bool:
+        """Leaves PDFs and pages where they are: others may be reading them, and no list here names them."""
+        if path not in (SIGNATURE, TIMESTAMP):
+            return False
+        try:
+            self._store.find(path)
+        except AssetMissingError:
+            return False
+        self._store.remove(path)
+        return True
 
     @override
     def close(self) -> None:

@@ -37,6 +37,7 @@ class Merge:
     ) -> None:
         self.changed: dict[str, Row] = {}
         self.expected: dict[str, Expectation] = {}
+        self.aims: dict[str, str] = {}
         self._kind = kind
         self._on_duplicate = on_duplicate
         ids = [row[0] for _, row, _ in entries]
@@ -46,13 +47,15 @@ class Merge:
         self._entries = entries
         self._folders = _folder_owners(catalog, entries) if kind == "renders" else {}
         declaring = [row for _, row, declared in entries if declared is not None]
+        # Asked once for all: where nothing was ever disposed, it costs nothing.
+        self._disposed = catalog.disposed(ids) if kind == "renders" and catalog.has_disposed() else frozenset()
         self._declaring = bool(declaring)
         self._assets = {asset.render_id: asset for asset in catalog.expectations([row[0] for row in declaring])}
         self._claims = catalog.claimed_by([row[ASSET_KEY] for row in declaring]) if declaring else {}
 
     def all_new(self) -> bool:
         """Take all rows at once if none is known, repeated, or declares anything: a first import."""
-        if self._known or self._declaring or self._folders or self._kind == "keys":
+        if self._known or self._declaring or self._folders or self._disposed or self._kind == "keys":
             return False
         rows = {row[0]: row for _, row, _ in self._entries}
         if len(rows) < len(self._entries):
@@ -65,11 +68,16 @@ class Merge:
         return self._known.get(row[0]) == row and self._on_duplicate != "fail"
 
     def add(self, row: Row, declared: Declared | None) -> tuple[str, str | None]:
-        """Return inserted, updated or unchanged; and a reason if the row is refused."""
+        """Return inserted, updated, unchanged or disposed; and a reason if the row is refused."""
         old = self._known.get(row[0])
         reason = self._conflict(old, row)
         if reason is not None:
             return "", reason
+        if row[0] in self._disposed:
+            # Of a render that was disposed nothing comes back: its row is there, without what was about a person.
+            if row[ASSET_KEY] is not None:
+                self.aims[row[0]] = row[ASSET_KEY]
+            return "disposed", None
         skipped = old is not None and self._on_duplicate == "skip"
         new = row if old is None else old if skipped else _merged(self._kind, old, row)
         news = False

@@ -3,6 +3,7 @@
 import os
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
@@ -93,9 +94,9 @@ def import_records(
 
     Yields:
         A `Reject` for each record that is refused, a `Progress` for each batch, a `Caution` for each kind of thing
-        that was let in and will break something later, and at last the `Summary` with the
-        counts read, inserted, updated, unchanged and rejected (and, if all of them were kept out, discarded); read is
-        the sum of the others.
+        that was let in and will break something later, and at last the `Summary` with the counts read, inserted,
+        updated, unchanged and rejected (and disposed, for renders that stay as their disposal left them; and, if all
+        of them were kept out, discarded); read is the sum of the others.
 
     Raises:
         RequestError: A file or table cannot be read, or holds something else, or the project is unknown.
@@ -289,7 +290,7 @@ def _apply(
         for read in batch
         for line, reason, record in read.rejects
     ]
-    counts = {"inserted": 0, "updated": 0, "unchanged": 0}
+    counts = Counter(inserted=0, updated=0, unchanged=0)
     with archive.catalog.transaction():
         merge = Merge(archive.catalog, kind, [entry for read in batch for entry in read.rows], on_duplicate)
         if merge.all_new():
@@ -307,8 +308,9 @@ def _apply(
                     rejects.append(Reject(source=read.source, line=line, reason=reason, record=_as_record(kind, row)))
         archive.catalog.put(kind, merge.changed.values())
         archive.catalog.expect(merge.expected.values())
+        archive.catalog.aim_disposal(merge.aims)
         if counts["inserted"] or counts["updated"]:
-            archive.record_event(f"import {kind}", counts | {"rejected": len(rejects)}, run=run.id)
+            archive.record_event(f"import {kind}", {**counts, "rejected": len(rejects)}, run=run.id)
     if kind == "renders" and len(owing) < OWING_LOOKED_AT:
         changed = (row[0] for row in merge.changed.values() if row[STATUS] == "succeeded")
         owing.extend(islice(changed, OWING_LOOKED_AT - len(owing)))

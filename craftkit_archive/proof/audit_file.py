@@ -31,6 +31,27 @@ def read_lines(file: BinaryIO, size_bytes: int | None = None) -> Iterator[bytes]
         yield line
 
 
+def read_last_lines(path: Path, count: int) -> list[bytes]:
+    """Return the last whole lines of a log, at most so many; none if there is no such file.
+
+    Raises:
+        NotWritableError: The disk refused.
+    """
+    with disk_errors(path):
+        try:
+            with path.open("rb") as file:
+                at = file.seek(0, os.SEEK_END)
+                tail = b""
+                while at > 0 and tail.count(b"\n") <= count:
+                    at -= (length := min(_BLOCK_BYTES, at))
+                    file.seek(at)
+                    tail = file.read(length) + tail
+        except FileNotFoundError:
+            return []
+    whole = tail[: tail.rfind(b"\n") + 1]
+    return whole.splitlines(keepends=True)[-count:]
+
+
 class AuditFile:
     """The audit log's file, to which several processes append whole lines.
 

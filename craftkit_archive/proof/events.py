@@ -30,6 +30,7 @@ ACCESS_LOG = "audit access-log"
 CATALOG_RESTORED = "audit catalog-restored"
 FILE_RESTORED = "audit file-restored"
 FORKED = "audit forked"
+DISPOSED_AGAIN = "dispose again"
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from craftkit_archive.errors import RequestError
 
@@ -30,12 +31,25 @@ def sign_text(text: bytes, key: Path) -> bytes:
     Raises:
         RequestError: `ssh-keygen` is not installed, or cannot sign with this key.
     """
-    done = _run("sign", "-f", os.fspath(key), "-n", NAMESPACE, text=text)
+    return _signature(_run("sign", "-f", os.fspath(key), "-n", NAMESPACE, text=text), key)
+
+
+def _signature(done: subprocess.CompletedProcess[bytes], key: Path) -> bytes:
     if done.returncode or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
         raise RequestError(
             f"Cannot sign with {key} ({_last_words(done)}). Name a private key, or a public one that the agent holds."
         )
     return done.stdout
+
+
+def sign_file(file: Path, key: Path) -> bytes:
+    """Sign what a file holds, however large it is; see `sign_text`.
+
+    Raises:
+        RequestError: There is no `ssh-keygen`, or it does not sign with this key.
+    """
+    with file.open("rb") as opened:
+        return _signature(_run("sign", "-f", os.fspath(key), "-n", NAMESPACE, text=opened), key)
 
 
 def find_signer(text: bytes, signature: bytes, allowed_signers: Path) -> str:
@@ -62,13 +76,14 @@ def find_signer(text: bytes, signature: bytes, allowed_signers: Path) -> str:
         raise SignatureRefusedError(f"it is not a signature of this text ({_last_words(done)})")
 
 
-def _run(verb: str, *words: str, text: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+def _run(verb: str, *words: str, text: bytes | BinaryIO = b"") -> subprocess.CompletedProcess[bytes]:
     program = shutil.which("ssh-keygen")
     if program is None:
         raise RequestError("Signatures need ssh-keygen, which is not installed: install OpenSSH's client.")
     # No time-out: ssh-keygen may ask for a passphrase on the terminal, or wait until a hardware key is touched.
+    given: Any = {"input": text} if isinstance(text, bytes) else {"stdin": text}
     return subprocess.run(  # noqa: S603 - a list of words, and no shell
-        [program, "-Y", verb, *words], input=text or b"", capture_output=True, env={**os.environ, "LC_ALL": "C"}
+        [program, "-Y", verb, *words], capture_output=True, env={**os.environ, "LC_ALL": "C"}, **given
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -85,6 +85,14 @@ class Quarantine:
             return self._store.stage(name, found.chunks(), replace=True)
         return None
 
+    def names_by_owner(self) -> dict[str, Sequence[str]]:
+        """Map the ids of renders, and asset keys, to the names of what is held of them."""
+        found: dict[str, Sequence[str]] = {}
+        for held in self.list():
+            for owner in {held.render_id, held.key} - {""}:
+                found[owner] = (*found.get(owner, ()), held.name)
+        return found
+
     def list(self) -> Iterator[Held]:
         """Yield what is held, in the order of names.
 
@@ -132,6 +140,19 @@ class Quarantine:
             if folder != os.fspath(self._folder):
                 with suppress(OSError):  # something is in it
                     Path(folder).rmdir()
+
+    def remove(self, name: str) -> str | None:
+        """Delete a copy and its finding for good, and return what remains of it; see `Store.remove`.
+
+        The note goes last: whatever interrupts this, what is left can still be found.
+        """
+        with disk_errors(self._folder):
+            path = self._folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+        remains = self._store.remove(name)
+        self._store.remove(f"{name}{_NOTE}")
+        return remains
 
     def drop(self, held: Held) -> None:
         """Delete a copy and its finding; the folders that they were in stay until `tidy`, others may be using them.

@@ -16,7 +16,7 @@ from craftkit_archive.errors import RemoteError, RequestError, StoreMismatchErro
 from craftkit_archive.lock import hold_lock
 from craftkit_archive.parallel.pool import Stop, never
 from craftkit_archive.proof.audit_file import AUDIT_FILE, read_lines
-from craftkit_archive.proof.events import read_event
+from craftkit_archive.proof.events import DISPOSED_AGAIN, read_event
 from craftkit_archive.records import Caution, Progress, Record
 from craftkit_archive.stores.base import MARKER
 from craftkit_archive.values import Clock, utc_now
@@ -59,8 +59,8 @@ def restore_catalog(
     Yields:
         `Progress`; a `Caution` for each kind of thing that the backup does not know; at last the `Summary` with the
         counts recorded (PDFs), unrecorded and extra (in the store, and newer than the backup), events (that only
-        the audit file had), alive_again and gone (keys); its details name the keys and the file that is kept. It is
-        `incomplete` if the backup does not know something.
+        the audit file had), disposed (renders, since the backup), alive_again and gone (keys); its
+        details name the keys and the file that is kept. It is `incomplete` if the backup does not know something.
 
     Raises:
         RequestError: The file is no backup, or is the catalog itself.
@@ -132,6 +132,12 @@ def _bring_up_to_date(archive: Archive, run: Run) -> None:
     The one place for it: whatever must hold in spite of an older catalog is applied to it here.
     """
     run.counts["events"] = take_later_events(archive.catalog, who=archive.by, time=archive.now())
+
+    def note(count: int) -> None:
+        run.counts["disposed"] = count
+        archive.record_event(DISPOSED_AGAIN, {"renders": count})
+
+    archive.catalog.follow_disposed(note)
 
 
 def _interrupted(file: Path) -> Record:

@@ -15,7 +15,7 @@ from craftkit_archive.coverage import Coverage
 from craftkit_archive.outcomes import describe_counts
 from craftkit_archive.parallel.pool import in_batches
 from craftkit_archive.parallel.progress import format_duration, format_size
-from craftkit_archive.records import Acknowledgement, Finding, Note, ProjectInfo, RunInfo
+from craftkit_archive.records import Acknowledgement, Finding, Keeping, Note, ProjectInfo, RunInfo
 from craftkit_archive.states import STATES, Standing, by_state, word_of, words
 from craftkit_archive.values import escape_formula
 
@@ -65,6 +65,7 @@ class Report(NamedTuple):
         findings: Gives what the run found, from the beginning at each call.
         standing: How the whole archive stands when the report is made.
         accepted: The losses that were accepted.
+        keeping: What is due soon, held, and disposed.
     """
 
     archive: str
@@ -80,6 +81,7 @@ class Report(NamedTuple):
     findings: Callable[[], Iterator[Finding | Note]]
     standing: Standing
     accepted: list[Acknowledgement]
+    keeping: Keeping
 
     @property
     def bad(self) -> int:
@@ -155,12 +157,14 @@ def write_text(report: Report, out: TextIO, *, window: int | None = None, short:
         "now": report.standing.text,
         "read": format_size(run.bytes_read),
         "coverage": report.coverage.details()["text"],
+        "keeping": report.keeping.text,
         "seal": report.seal,
     }
     out.write(_wrapped(f"{report.headline}.", window))
     out.write("\n")
     for name, fact in facts.items():
-        out.write(_wrapped(f"{name:<10}{one_line(fact)}", window, " " * 10))
+        if fact:
+            out.write(_wrapped(f"{name:<10}{one_line(fact)}", window, " " * 10))
     tables: list[tuple[list[Column], Iterator[Any]]] = [
         (_finding_columns(short=short), report.findings()),
         (_ACCEPTED_COLUMNS, iter(report.accepted)),
@@ -220,6 +224,7 @@ def write_ndjson(report: Report, out: TextIO) -> None:
         "seal": report.seal,
         "coverage": report.coverage.details(),
         "standing": report.standing,
+        "keeping": report.keeping,
         "headline": report.headline,
     }
     out.write(msgspec.json.encode({**msgspec.to_builtins(report.run), **details}).decode() + "\n")
@@ -303,6 +308,14 @@ def write_prometheus(report: Report, out: TextIO) -> None:
             "Part of the bytes that was read and found good within the days.",
             [(f'days="{coverage.days}"', coverage.share)],
         ),
+        ("retention_due", "Stored renders whose retention period is over.", [("", report.keeping.due)]),
+        (
+            "retention_due_soon",
+            "Stored renders whose retention period is over within the days.",
+            [(f'days="{report.keeping.days}"', report.keeping.due_soon)],
+        ),
+        ("held", "Stored renders that a legal hold covers.", [("", report.keeping.held)]),
+        ("disposals_begun", "Renders whose disposal is not finished.", [("", report.keeping.begun)]),
         ("due_bytes", "Bytes that were not read within the days.", [("", coverage.due_bytes)]),
     ]
     for name, meaning, samples in metrics:

@@ -29,6 +29,7 @@ from craftkit_archive.report.forms import (
     write_text,
 )
 from craftkit_archive.report.page import write_html
+from craftkit_archive.retention.rules import keeping
 from craftkit_archive.states import Standing, word_of
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.values import format_time
@@ -36,7 +37,7 @@ from craftkit_archive.values import format_time
 LAST_RUNS = 5
 SEALED_AT_ONCE = 10_000  # between two looks at how far a seal is
 _COUNTED = ("renders", "succeeded", "stored", "not_stored", "verified_ok", "unchecked", "damaged", "unreadable",
-            "unverified", "acknowledged")  # fmt: skip
+            "unverified", "acknowledged", "disposed")  # fmt: skip
 HISTORY = 120
 # When `nagios_status` warns: a nightly job that missed two nights, and a ledger that is not whole.
 SILENT_HOURS = 48
@@ -167,6 +168,7 @@ def gather_report(archive: Archive, run_id: int | None = None) -> Report:
         findings=lambda: archive.catalog.findings_of(found_in),
         standing=archive.catalog.standing(),
         accepted=archive.catalog.acknowledgements(None),
+        keeping=keeping(archive),
     )
 
 
@@ -294,6 +296,12 @@ def as_text(record: Record, *, whole: bool = False) -> str:
             )
         case records.Acknowledgement():
             return f"accepted  {record.render_id}: {record.state.replace('-', ' ')}, {record.reason}"
+        case records.Tombstone():
+            remains = f" ({record.remains} remain)" if record.remains else ""
+            return f"disposed  {record.render_id}, {record.policy}{remains}"
+        case records.ExportMade():
+            count = f"{record.disposed:,} of what was disposed"
+            return f"export  {record.target} of {record.made_at[:10]} still holds {count}"
         case records.AuditFault():
             return f"  {record.problem}  {record.detail}"
         case records.NightStep():

@@ -52,6 +52,8 @@ def write_html(report: Report, out: TextIO) -> None:
             "more_findings": len(found) > MOST_FINDINGS,
             "elsewhere": words(report.standing.bad),
             "accepted": [_loss_row(one) for one in report.accepted[:MOST_FINDINGS]],
+            "keeping": report.keeping,
+            "due_soon_size": format_size(report.keeping.due_soon_bytes),
             "made_at": _short_time(report.made_at),
         },
     )

@@ -1,18 +1,26 @@
 """Retention rules and legal holds: set, list, end; and which renders are due."""
 
-from collections.abc import Iterator
-from datetime import date
+from collections.abc import Iterable, Iterator
+from datetime import date, timedelta
+from functools import lru_cache
 from typing import Literal
 
+import msgspec
+
 from craftkit_archive.archive import Archive, Run
-from craftkit_archive.catalog.rows import Selection
+from craftkit_archive.catalog.rows import KeptRender, Selection
 from craftkit_archive.errors import RequestError
-from craftkit_archive.records import DueRender, Hold, Record, RetentionRule
+from craftkit_archive.parallel.pool import in_batches
+from craftkit_archive.records import DueRender, Hold, Keeping, Record, RetentionRule
 from craftkit_archive.retention.periods import Period
 
 CountedFrom = Literal["created", "completed"]
 # What a hold or a reason names must fit into a line.
 MAX_NAME_CHARS = 100
+# How far a report looks ahead.
+SOON_DAYS = 90
+# At 256 bytes each, and four times as many where they are escaped, they fit into an event.
+IDS_IN_EVENT = 500
 
 
 def set_retention(
@@ -37,6 +45,13 @@ def set_retention(
 
     Raises:
         RequestError: The period is not valid, the project is unknown, or both are given.
+
+    Example:
+        >>> from craftkit_archive import Archive, set_retention
+        >>> with Archive("archive") as archive:
+        ...     rule, _ = set_retention(archive, "10y", project="northwind")
+        >>> rule.scope, rule.keep, rule.counted_from
+        ('project', '10y', 'created')
     """
     try:
         period = Period.parse(keep)
@@ -56,7 +71,15 @@ def set_retention(
 
 
 def list_retention(archive: Archive) -> Iterator[Record]:
-    """Yield every `RetentionRule`, and the `Summary`."""
+    """Yield every `RetentionRule`, and the `Summary`.
+
+    Example:
+        >>> from craftkit_archive import Archive, list_retention
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *rules, summary = list_retention(archive)
+        >>> rules, summary.counts
+        ([], {'rules': 0})
+    """
     run = Run(None, "retention list")
     rules = archive.catalog.retention_rules()
     run.counts["rules"] = len(rules)
@@ -69,6 +92,14 @@ def remove_retention(archive: Archive, *, project: str | None = None, template: 
 
     Raises:
         RequestError: There is no such rule.
+
+    Example:
+        >>> from craftkit_archive import Archive, remove_retention, set_retention
+        >>> with Archive("archive") as archive:
+        ...     *_, summary = set_retention(archive, "10y")
+        ...     *_, summary = remove_retention(archive)
+        >>> summary.counts
+        {'removed': 1}
     """
     scope, name = _scope(archive, project, template)
     with archive.run("retention remove", {"scope": scope, "name": name}) as run:
@@ -92,35 +123,92 @@ def list_due(archive: Archive, *, by: str | None = None) -> Iterator[Record]:
 
     Raises:
         RequestError: It is not a date.
+
+    Example:
+        >>> from craftkit_archive import Archive, list_due, set_retention
+        >>> with Archive("archive") as archive:
+        ...     *_, summary = set_retention(archive, "1y6m")
+        ...     *due, summary = list_due(archive, by="2027-12-31")
+        >>> due[0].due_on, summary.counts["due"]
+        ('2027-12-06', 5)
     """
     last = archive.clock().date() if by is None else _read_date(by)
-    rules = {(rule.scope, rule.name): rule for rule in archive.catalog.retention_rules()}
     run = Run(None, "retention due")
     run.counts.update({"due": 0, "held": 0, "due_bytes": 0})
-    for page in archive.catalog.kept_renders() if rules else ():
-        due = []
-        for render_id, project_id, template_id, created_at, completed_at, size in page:
-            matching = [rules.get(("project", project_id)), rules.get(("template", template_id or ""))]
-            ends = [
-                (_due_on(rule, created_at, completed_at), rule)
-                for rule in (matching if any(matching) else [rules.get(("default", ""))])
-                if rule is not None
-            ]
-            if ends and (end := max(ends, key=lambda one: one[0]))[0] <= last:
-                due.append((render_id, project_id, size, *end))
-        held = archive.catalog.held_by([one[0] for one in due]) if due else {}
-        for render_id, project_id, size, day, rule in due:
-            run.counts["held" if render_id in held else "due"] += 1
-            run.counts["due_bytes"] += 0 if render_id in held else size
-            named = f"{rule.scope} {rule.name}".strip()
-            yield DueRender(render_id, project_id, day.isoformat(), named, rule.keep, size, held.get(render_id, []))
+    for due in due_pages(archive, last):
+        held = archive.catalog.held_by([one.render_id for one in due]) if due else {}
+        for one in due:
+            run.counts["held" if one.render_id in held else "due"] += 1
+            run.counts["due_bytes"] += 0 if one.render_id in held else one.size_bytes
+            yield msgspec.structs.replace(one, held_by=held.get(one.render_id, []))
     yield run.summary(by=last.isoformat())
 
 
-def _due_on(rule: RetentionRule, created_at: str, completed_at: str | None) -> date:
+def due_pages(archive: Archive, last: date) -> Iterator[list[DueRender]]:
+    """Yield, page by page and in the order of ids, the stored renders whose period is over by a day; held ones too."""
+    schedule = Schedule(archive.catalog.retention_rules())
+    for page in archive.catalog.kept_renders() if schedule else ():
+        due = []
+        for render in page:
+            end = schedule.end_of(render)
+            if end is not None and end[0] <= last:
+                day, rule = end
+                named = f"{rule.scope} {rule.name}".strip()
+                due.append(
+                    DueRender(
+                        render.id, render.project_id, day.isoformat(), named, rule.keep, render.size_bytes, held_by=[]
+                    )
+                )
+        yield due
+
+
+class Schedule:
+    """The retention rules, and what they say of a render; false if there are none."""
+
+    def __init__(self, rules: Iterable[RetentionRule]) -> None:
+        self._rules = {(rule.scope, rule.name): rule for rule in rules}
+
+    def __bool__(self) -> bool:
+        """Say whether there are rules."""
+        return bool(self._rules)
+
+    def end_of(self, render: KeptRender) -> tuple[date, RetentionRule] | None:
+        """Return the first day on which a render is due, and the rule by which; None if it is kept without end.
+
+        The later end counts where rules of its project and of its template match; the default where neither does.
+        """
+        matching = [
+            self._rules.get(("project", render.project_id)),
+            self._rules.get(("template", render.template_id or "")),
+        ]
+        rules = matching if any(matching) else [self._rules.get(("default", ""))]
+        ends = [(_due_on(rule, render.created_at, render.completed_at), rule) for rule in rules if rule is not None]
+        return max(ends, key=lambda one: one[0]) if ends else None
+
+
+def _due_on(rule: RetentionRule, created_at: str | None, completed_at: str | None) -> date:
     start = (completed_at if rule.counted_from == "completed" else None) or created_at
+    return _first_day_after(rule.keep, start[:10]) if start else date.max
+
+
+@lru_cache(maxsize=4096)  # a million renders begin on a few thousand days
+def _first_day_after(keep: str, day: str) -> date:
     # What the calendar cannot reach is on its last day, and so never due in practice.
-    return Period.parse(rule.keep).due_on(date.fromisoformat(start[:10])) or date.max
+    return Period.parse(keep).due_on(date.fromisoformat(day)) or date.max
+
+
+def keeping(archive: Archive, days: int = SOON_DAYS) -> Keeping:
+    """Add up what is due within a number of days, what is held, and what was disposed, from the catalog alone."""
+    today = archive.clock().date()
+    due = soon = size = 0
+    for page in due_pages(archive, today + timedelta(days=days)):
+        soon += len(page)
+        size += sum(one.size_bytes for one in page)
+        due += sum(one.due_on <= today.isoformat() for one in page)
+    disposed, begun = archive.catalog.count_disposed()
+    holds = sum(hold.released_at is None for hold in archive.catalog.hold_terms())
+    held = archive.catalog.count_held() if holds else 0
+    return Keeping(days, due, soon, size, holds, held, disposed, begun)
 
 
 def _scope(archive: Archive, project: str | None, template: str | None) -> tuple[str, str]:
@@ -155,8 +243,15 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
     Raises:
         RequestError: Name or reason are missing, the name was used before, or nothing says what is held.
         LockedError: Another command is writing.
+
+    Example:
+        >>> from craftkit_archive import Archive, place_hold
+        >>> with Archive("archive") as archive:
+        ...     hold, _ = place_hold(archive, "case 1", "a dispute", archive.select(projects="northwind"))
+        >>> hold.covers
+        5
     """
-    name, reason = _words(name, "name", "--name NAME"), _words(reason, "reason", "--reason TEXT")
+    name, reason = words(name, "name", "--name NAME"), words(reason, "reason", "--reason TEXT")
     ids, project = selection.render_ids, next(iter(selection.project_ids), None)
     rule = (project, selection.template_id, selection.since, selection.before)
     if (ids is None) == (rule == (None,) * 4):
@@ -170,23 +265,34 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
             if any(hold.name == name for hold in archive.catalog.holds()):
                 raise RequestError(f"A hold {name!r} was placed before. Choose another name.")
             archive.catalog.put_hold(Hold(name, *rule, archive.now()), ids)
-            archive.record_event(
-                "hold place",
-                {"ids": len(ids or ())},
-                name=name,
-                reason=reason,
-                project=project,
-                template=selection.template_id,
-                since=selection.since,
-                until=selection.before,
-            )
+            # With the ids, and so in several events if need be: from the log, a hold comes back with an older catalog.
+            for part in [None] if ids is None else in_batches(ids, IDS_IN_EVENT):
+                archive.record_event(
+                    "hold place",
+                    {"ids": len(part or ())},
+                    name=name,
+                    reason=reason,
+                    project=project,
+                    template=selection.template_id,
+                    since=selection.since,
+                    until=selection.before,
+                    renders=part,
+                )
             placed = next(hold for hold in archive.catalog.holds() if hold.name == name)
     yield placed
     yield run.summary()
 
 
 def list_holds(archive: Archive) -> Iterator[Record]:
-    """Yield every `Hold`, those released too, and the `Summary`."""
+    """Yield every `Hold`, those released too, and the `Summary`.
+
+    Example:
+        >>> from craftkit_archive import Archive, list_holds
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *_, summary = list_holds(archive)
+        >>> summary.counts
+        {'in_force': 0, 'released': 0}
+    """
     run = Run(None, "hold list")
     holds = archive.catalog.holds()
     run.counts["in_force"] = sum(hold.released_at is None for hold in holds)
@@ -200,8 +306,16 @@ def release_hold(archive: Archive, name: str, reason: str) -> Iterator[Record]:
 
     Raises:
         RequestError: The reason is missing, or no hold of this name is in force.
+
+    Example:
+        >>> from craftkit_archive import Archive, place_hold, release_hold
+        >>> with Archive("archive") as archive:
+        ...     *_, summary = place_hold(archive, "case 1", "a dispute", archive.select(since="2026-01-01"))
+        ...     *_, summary = release_hold(archive, "case 1", "settled")
+        >>> summary.counts
+        {'released': 1}
     """
-    name, reason = _words(name, "name", "NAME"), _words(reason, "reason", "--reason TEXT")
+    name, reason = words(name, "name", "NAME"), words(reason, "reason", "--reason TEXT")
     with archive.run("hold release", {"name": name}) as run:
         run.counts["released"] = 1
         with archive.catalog.transaction():
@@ -211,7 +325,12 @@ def release_hold(archive: Archive, name: str, reason: str) -> Iterator[Record]:
     yield run.summary()
 
 
-def _words(given: str, what: str, option: str) -> str:
+def words(given: str, what: str, option: str) -> str:
+    """Return a name or a reason in one line.
+
+    Raises:
+        RequestError: It is missing, or too long.
+    """
     text = " ".join(given.split())
     if not text:
         raise RequestError(f"A hold needs a {what}: pass {option}.")

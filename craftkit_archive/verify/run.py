@@ -270,6 +270,7 @@ class _Ledger:
     def note(self, batch: list[Asset], seen: Seen) -> list[Finding | Note]:
         """Add a batch, and return what to report of it."""
         run = self._run
+        batch, seen = self._without_disposed(batch, seen)
         reported = {check.position: check for check in seen.checks}
         for position, asset in enumerate(batch):
             verdict = reported[position].verdict if position in reported else "ok"
@@ -289,6 +290,17 @@ class _Ledger:
                 run.counts["notes"] += 1
             records.append(self._tell(asset, check, reason))
         return self.keep(records)
+
+    def _without_disposed(self, batch: list[Asset], seen: Seen) -> tuple[list[Asset], Seen]:
+        """Leave out what was disposed while it was being read: its bytes are gone, and nobody misses them."""
+        bad = [batch[check.position].render_id for check in seen.checks if check.verdict != "ok"]
+        disposed = self._archive.catalog.disposed(bad) if bad else ()
+        if not disposed:
+            return batch, seen
+        kept = [position for position, asset in enumerate(batch) if asset.render_id not in disposed]
+        moved = {position: place for place, position in enumerate(kept)}
+        checks = [check._replace(position=moved[check.position]) for check in seen.checks if check.position in moved]
+        return [batch[position] for position in kept], seen._replace(checks=checks)
 
     def _recall(self, batch: list[Asset], reported: dict[int, Check]) -> list[Check]:
         """Add to what was seen of a batch what was odd about its PDFs when they came, if they are still the same."""

@@ -151,7 +151,7 @@ function row(render) {
     };
     actions.append(action("Open", render, showIn), " ", action("Download", render, save));
   } else if (render.status === "succeeded") {
-    id.append(element("p", "Its PDF is not in this archive."));
+    id.append(element("p", render.disposed ? "Its PDF was disposed." : "Its PDF is not in this archive."));
   }
   made.append(when, id, state, element("td", size(render.sizeBytes), render.sizeBytes === null ? "number none" : "number"), actions);
   return made;

@@ -1,0 +1,1 @@
+"""What must go: deleted for good, with a tombstone and a certificate."""

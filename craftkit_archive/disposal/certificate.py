@@ -1,0 +1,162 @@
+"""The certificate of a disposal: as JSON for machines, and as a page for people and for paper."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import file_digest
+from itertools import islice
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import msgspec
+
+from craftkit_archive.archive import Archive
+from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.html.pages import generate_page
+from craftkit_archive.proof import signatures
+from craftkit_archive.records import ExportMade, Tombstone
+
+MOST_ROWS = 5000
+_SUFFIXES = (".json", ".html", ".htm")
+
+
+def certificate_stem(file: Path, *, sign_with: Path | None = None) -> Path:
+    """Return what the certificate's files are called, without their suffixes; asked before anything is deleted.
+
+    Raises:
+        RequestError: Its folder is not there, it names another form, or the key cannot sign.
+    """
+    if not file.parent.is_dir():
+        raise RequestError(f"Cannot write the certificate: there is no folder {file.parent}. Create it first.")
+    if file.suffix.lower() not in _SUFFIXES:
+        raise RequestError(f"Cannot tell the certificate's form from {file}. End its name in .html or .json.")
+    if sign_with is not None:
+        signatures.sign_text(b"", sign_with)
+    return file.with_suffix("")
+
+
+def write_certificate(archive: Archive, run_id: int, stem: Path, *, sign_with: Path | None = None) -> list[Path]:
+    """Write the certificate of a disposal as JSON and as a page, with a signature beside each; return the files.
+
+    The page names the digest of the JSON, which lists everything. The reason is in neither: the audit log has it.
+
+    Args:
+        archive: May be open read-only.
+        run_id: The run of `dispose_renders`.
+        stem: As `certificate_stem` gives it.
+        sign_with: A key of SSH.
+
+    Raises:
+        RequestError: There is no such run, or the key cannot sign.
+        NoSpaceError, NotWritableError: The disk refused.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from craftkit_archive import Archive, Selection, dispose_renders, list_renders, write_certificate
+        >>> with Archive("archive") as archive:
+        ...     first, *_ = list_renders(archive)
+        ...     chosen = Selection(render_ids=(first.id,))
+        ...     *_, summary = dispose_renders(archive, "asked for", selection=chosen)
+        ...     files = write_certificate(archive, summary.run_id, Path("certificate"))
+        >>> [file.name for file in files]
+        ['certificate.json', 'certificate.html']
+    """
+    facts = _Facts(archive, run_id)
+    whole, page = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".json", ".html"))
+    _write(whole, facts.json_parts())
+    with disk_errors(whole), whole.open("rb") as written:
+        digest = file_digest(written, "sha256").hexdigest()
+    _write(page, facts.page_parts(whole.name, digest))
+    files = [whole, page]
+    for file in (whole, page):
+        beside = file.with_name(f"{file.name}{signatures.SUFFIX}")
+        with disk_errors(beside):
+            beside.unlink(missing_ok=True)  # one of an earlier certificate
+            if sign_with is not None:
+                beside.write_bytes(signatures.sign_file(file, sign_with))
+                files.append(beside)
+    return files
+
+
+def _write(file: Path, parts: Iterator[str]) -> None:
+    """Write a file so that it is whole or not there."""
+    with disk_errors(file):
+        new = file.with_name(f".{file.name}.{token_hex(4)}")
+        try:
+            with new.open("x", encoding="utf-8", newline="", errors="backslashreplace") as out:
+                out.writelines(parts)
+            new.replace(file)
+        finally:
+            with suppress(OSError):
+                new.unlink()
+
+
+class _Facts:
+    """What a certificate says; tombstones are read one by one, however many they are."""
+
+    def __init__(self, archive: Archive, run_id: int) -> None:
+        run = archive.catalog.find_run(run_id, "dispose")
+        if run is None:
+            raise RequestError(f"Run {run_id} is not a disposal. See `runs list --command dispose`.")
+        self._archive, self._run = archive, run
+        self._event = archive.catalog.first_event_of(run_id, "dispose")
+        self._head = archive.catalog.audit_head()
+        self._exports = list(archive.catalog.exports_holding(run_id))
+
+    def json_parts(self) -> Iterator[str]:
+        """Yield the JSON: all that is said once, then a tombstone a line."""
+        said = {
+            "type": "certificate-of-disposal",
+            "version": 1,
+            "archive": self._archive.id,
+            "run": self._run.id,
+            "began": self._run.started_at,
+            "ended": self._run.finished_at,
+            "counts": {name: count for name, count in self._run.counts.items() if count},
+            "first_event": self._event,
+            "audit_head": self._head._asdict(),
+            "exports_that_hold_any": [_untyped(one) for one in self._exports],
+        }
+        yield f'{msgspec.json.encode(said).decode()[:-1]},"disposed":['
+        for number, tombstone in enumerate(self._archive.catalog.tombstones_of(self._run.id)):
+            yield f"{',' if number else ''}\n{msgspec.json.encode(_untyped(tombstone)).decode()}"
+        yield "\n]}\n"
+
+    def page_parts(self, json_name: str, digest: str) -> Iterator[str]:
+        """Yield the page, with the first of many tombstones."""
+        counts = self._run.counts
+        facts = {
+            "Archive": self._archive.id,
+            "Run": self._run.id,
+            "Began": self._run.started_at,
+            "Ended": self._run.finished_at or "not ended",
+            **{words: f"{counts.get(name, 0):,}" for name, words in _COUNTED.items()},
+            "Last event of the audit log": f"{self._head.number}, {self._head.hash}",
+            "All of it, for machines": f"{json_name}, SHA-256 {digest}",
+        }
+        return generate_page(
+            "disposal/certificate.html",
+            {
+                "run": self._run,
+                "facts": facts,
+                "disposed": islice(self._archive.catalog.tombstones_of(self._run.id), MOST_ROWS),
+                "more": counts.get("disposed", 0) - MOST_ROWS,
+                "exports": self._exports,
+                "event": self._event or "-",
+                "json_name": json_name,
+            },
+        )
+
+
+_COUNTED = {
+    "disposed": "Disposed",
+    "held": "Kept, because held",
+    "early": "Disposed before the end of their period",
+    "remains": "Of which bytes remain",
+    "failed": "Could not be deleted yet",
+}
+
+
+def _untyped(record: Tombstone | ExportMade) -> dict[str, Any]:
+    """Return the fields of a record, without the type that a line of output has."""
+    return {name: getattr(record, name) for name in record.__struct_fields__}

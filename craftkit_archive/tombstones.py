@@ -1,0 +1,110 @@
+"""The file `disposed.ndjson`: what was disposed, beside the catalog, so that no older catalog revives it."""
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from craftkit_archive.errors import disk_errors
+from craftkit_archive.records import Tombstone
+
+DISPOSED_FILE = "disposed.ndjson"
+# No line is near this; a longer one is not read into memory.
+MAX_LINE_BYTES = 1 << 16
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """A line of the file: a tombstone, but for how its disposal ended, which is not known when it is written."""
+
+    by: str
+    created_at: str | None
+    disposed_at: str
+    policy: str
+    project_id: str
+    render_id: str
+    sha256: str | None
+    size_bytes: int | None
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+def write_line(tombstone: Tombstone) -> bytes:
+    """Write a tombstone as a line of the file."""
+    fields = {name: getattr(tombstone, name) for name in _Line.__struct_fields__}
+    return msgspec.json.encode(_Line(**fields)) + b"\n"
+
+
+class DisposedFile:
+    """The list of what was disposed, to which whole lines are appended, and which is never written anew.
+
+    Args:
+        path: The file; made, readable by its owner alone, with the first line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def size_bytes(self) -> int:
+        """How long the file is; 0 if there is none."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def tombstones(self, offset: int = 0) -> Iterator[Tombstone]:
+        """Yield what stands in the file from an offset on; what is not a whole line of it is left out."""
+        with suppress(FileNotFoundError), disk_errors(self.path), self.path.open("rb") as file:
+            file.seek(offset)
+            while line := file.readline(MAX_LINE_BYTES):
+                # A line that was torn by a crash is written again: its row is in the catalog.
+                with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+                    if line.endswith(b"\n"):
+                        yield Tombstone(**msgspec.structs.asdict(_decode(line)))
+
+    @contextmanager
+    def locked(self) -> Iterator[BinaryIO]:
+        """Be the one who appends to the file.
+
+        Raises:
+            NoSpaceError, NotWritableError: The disk refused.
+        """
+        with disk_errors(self.path):
+            is_new = not self.path.exists()
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "r+b", buffering=0) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if is_new:
+                    _flush_folder(self.path.parent)
+                yield file
+
+    def append(self, file: BinaryIO, tombstones: Iterable[Tombstone]) -> int:
+        """Append tombstones, bring them to the disk, and return how long the file is now.
+
+        Args:
+            file: As `locked` gives it.
+            tombstones: What is appended.
+        """
+        with disk_errors(self.path):
+            size = os.fstat(file.fileno()).st_size
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a write that broke off
+                os.write(file.fileno(), b"\n")
+            for tombstone in tombstones:
+                line = memoryview(write_line(tombstone))
+                while line:
+                    line = line[os.write(file.fileno(), line) :]
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
