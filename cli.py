@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from craftkit_archive import __version__, errors
+from craftkit_archive.commands.colour import paint_label
 from craftkit_archive.commands.completing import COMPLETE_VARIABLE
 from craftkit_archive.commands.configuring import configure, name_variables
 from craftkit_archive.commands.console import GIVEN, OK, Console, OutputError, ReaderGoneError, as_json
@@ -202,7 +203,8 @@ class Commands(click.Group):
         elif isinstance(error, click.ClickException):
             error.show()
         else:
-            click.echo(f"craftkit-archive: {escape_control(str(error))}", err=True)
+            text = escape_control(f"craftkit-archive: {error}")
+            click.echo(paint_label(text, "red", sys.stderr), err=True)
         return code
 
     def _named(self, given: list[str]) -> str | None:

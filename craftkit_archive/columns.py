@@ -27,6 +27,7 @@ class Column(NamedTuple):
         least: How few characters it may be cut to; 0 is never cut.
         drop: Columns with the highest number are dropped first when space is short; 0 stays.
         middle: Whether its end tells one from another, so that it is cut in the middle.
+        tint: The colour of a cell, by what it says.
     """
 
     head: str
@@ -35,6 +36,7 @@ class Column(NamedTuple):
     least: int = 0
     drop: int = 0
     middle: bool = False
+    tint: Callable[[str], str | None] | None = None
 
 
 def window_width(*, verbose: bool) -> int | None:
@@ -70,10 +72,14 @@ class Table:
     Args:
         columns: From left to right.
         window: How many characters a line may have; None for no limit.
+        paint: Writes a text in a colour; without it, nothing is painted.
     """
 
-    def __init__(self, columns: Sequence[Column], window: int | None) -> None:
+    def __init__(
+        self, columns: Sequence[Column], window: int | None, paint: Callable[[str, str], str] | None = None
+    ) -> None:
         self._columns = list(columns)
+        self._paint = paint
         self._window = window
         self._natural: list[int] = []
 
@@ -92,7 +98,7 @@ class Table:
             rows = [[row[at] for at in kept] for row in rows]
         widths = self._fitted()
         if first:
-            yield self._line([column.head for column in self._columns], widths)
+            yield self._line([column.head for column in self._columns], widths, is_head=True)
         for row in rows:
             yield self._line(row, widths)
 
@@ -129,11 +135,15 @@ class Table:
                 widths[widest] -= min(excess, widths[widest] - floors[widest], max(widths[widest] - others, 1))
         return widths
 
-    def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
-        shown = (
-            _padded(_cut(cell, width, middle=column.middle), width, right=column.right)
-            for cell, width, column in zip(cells, widths, self._columns, strict=True)
-        )
+    def _line(self, cells: Sequence[str], widths: Sequence[int], *, is_head: bool = False) -> str:
+        shown = []
+        for cell, width, column in zip(cells, widths, self._columns, strict=True):
+            text = _cut(cell, width, middle=column.middle)
+            room = " " * max(width - _width(text), 0)
+            colour = "bold" if is_head else column.tint(cell) if column.tint else None
+            if self._paint is not None and colour and text:
+                text = self._paint(text, colour)
+            shown.append(f"{room}{text}" if column.right else f"{text}{room}")
         return (" " * GAP).join(shown).rstrip()
 
 
@@ -152,7 +162,8 @@ def clipped(line: str, width: int) -> str:
 
 def fitted(text: str, width: int) -> str:
     """Cut a text in its middle, or fill it with blanks, so that it takes exactly so many columns."""
-    return _padded(_cut(one_line(text), width, middle=True), width, right=False)
+    cut = _cut(one_line(text), width, middle=True)
+    return cut + " " * max(width - _width(cut), 0)
 
 
 def _width(text: str) -> int:
@@ -176,8 +187,3 @@ def _cut(text: str, width: int, *, middle: bool) -> str:
 
     # It puts a space where a wide character would be cut in half.
     return f"{wcwidth.clip(text, 0, width - 1 - tail)}…{wcwidth.clip(text, whole - tail, whole) if tail else ''}"
-
-
-def _padded(text: str, width: int, *, right: bool) -> str:
-    room = " " * max(width - _width(text), 0)
-    return f"{room}{text}" if right else f"{text}{room}"

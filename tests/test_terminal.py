@@ -1,6 +1,7 @@
 """On a terminal: what is shown stays in its place, fits the window, and is coloured; elsewhere nothing of that is."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -132,3 +133,60 @@ def test_a_narrow_window_breaks_no_bar(tmp_path: Path) -> None:
         assert terminal.finish() == 0
     rows_of_bars = {at for screen in terminal.screens for at, line in enumerate(screen) if "%" in line and "|" in line}
     assert len(rows_of_bars) <= 1
+
+
+# --- colour ----------------------------------------------------------------------------------------------------------
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def written(*words: str | Path, archive: Path, **env: str) -> str:
+    """Return what a command writes on a terminal, the times and durations in it left out."""
+    with Terminal(*words, archive=archive, columns=160, lines=50, env=env) as terminal:
+        terminal.finish()
+    text = terminal.raw.decode()
+    return re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d[.\d]*Z?)?|\b\d+(\.\d+)? s\b", "TIME", text)
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an archive in which there is something of everything."""
+    world = fill(tmp_path_factory.mktemp("damaged"))
+    world.archive.catalog.close()
+    world.asset(1).unlink()
+    world.asset(2).write_bytes(b"rust")
+    assert command("verify", "-q", archive=world.archive.path).code == 1
+    return world.archive.path
+
+
+@pytest.mark.parametrize(
+    ("words", "colours"),
+    [
+        (["status"], {"1", "31"}),
+        (["renders", "list"], {"1", "31", "32"}),
+        (["findings", "list"], {"1", "31"}),
+        (["runs", "list"], {"1", "31"}),
+        (["verify"], {"31"}),
+        (["doctor"], {"31", "32"}),
+        (["keys", "list"], {"1", "32"}),
+        (["runs", "show", "999"], {"31"}),
+    ],
+)
+def test_colour_says_how_bad_it_is_and_changes_no_word(damaged: Path, words: list[str], colours: set[str]) -> None:
+    shown = written(*words, archive=damaged)
+    assert colours <= set(re.findall(r"\x1b\[(\d+)m", shown)), shown
+    for without in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        plain = written(*words, archive=damaged, **without)
+        assert not COLOUR.search(plain)
+        assert plain == COLOUR.sub("", shown), "the same words, in the same places"
+
+
+@pytest.mark.parametrize("words", [["status"], ["doctor"], ["renders", "list"], ["runs", "show", "999"]])
+def test_json_has_no_colour_and_neither_has_a_pipe(damaged: Path, words: list[str]) -> None:
+    assert not COLOUR.search(written("--json", *words, archive=damaged))
+    done = command(*words, archive=damaged, env={"TERM": "xterm-256color"})
+    assert not COLOUR.search(done.out + done.err)
+
+
+def test_an_empty_no_color_is_none(damaged: Path) -> None:
+    assert COLOUR.search(written("status", archive=damaged, NO_COLOR=""))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from craftkit_archive.commands.colour import paint_ending, paint_label, paint_record
 from craftkit_archive.commands.signals import Signals
 from craftkit_archive.values import escape_control, valid_text
 
@@ -103,7 +104,6 @@ class Console:
         from craftkit_archive.outcomes import worst
         from craftkit_archive.parallel.progress import show_progress
         from craftkit_archive.records import Caution, Plan, Progress, Summary
-        from craftkit_archive.report.gather import as_text
 
         summary, problems = None, 0
         kept: list[Record] = []
@@ -133,7 +133,7 @@ class Console:
         # Of an import, a warning is news when something came in; the same one each night would be deleted unread.
         news = summary.command != "import" or any(summary.counts.get(name) for name in ("inserted", "updated"))
         for record in [*(warned if news else ()), *(worst(kept, SHOWN) if code != OK else ())]:
-            click.echo(escape_control(as_text(record, whole=self.verbose)), err=True)
+            self._tell(record)
         if problems > SHOWN and not self.json and (code != OK if self.quiet else not self.verbose):
             click.echo(f"  … and {problems - SHOWN:,} more: -v shows them all, --json too.", err=True)
         return msgspec.structs.replace(summary, exit_code=code), code
@@ -159,13 +159,19 @@ class Console:
         elif self.quiet and isinstance(record, (Diagnosis, ProjectInfo, RunInfo)):
             # How things stand, which --quiet leaves out while all is well.
             return isinstance(record, Diagnosis) and record.fix is not None
-        elif isinstance(record, Caution):
-            self.say(as_text(record))
-        elif not problem:
-            self.put(as_text(record, whole=self.verbose))
-        elif shown < SHOWN or self.verbose:
-            self.say(as_text(record, whole=self.verbose))
+        elif not problem and not isinstance(record, Caution):
+            text = escape_control(as_text(record, whole=self.verbose))
+            write_line(paint_record(text, record, sys.stdout))
+        elif not self.quiet and (isinstance(record, Caution) or shown < SHOWN or self.verbose):
+            self._tell(record)
         return problem
+
+    def _tell(self, record: Record) -> None:
+        """Tell a person of a record."""
+        from craftkit_archive.report.gather import as_text
+
+        text = escape_control(as_text(record, whole=self.verbose))
+        click.echo(paint_record(text, record, sys.stderr), err=True)
 
     def finish(self, records: Iterator[Record]) -> int:
         """Write what an operation yields and how it ended, and return the exit code."""
@@ -192,9 +198,10 @@ class Console:
             return
         if self.quiet and summary.outcome not in ("problems", "incomplete", "limited"):
             return
-        for text in (as_text(summary), f"Next: {summary.next}" if summary.next else ""):
-            if text:
-                click.echo(escape_control(text), err=True)
+        if text := as_text(summary):
+            click.echo(paint_ending(escape_control(text), summary, sys.stderr), err=True)
+        if summary.next:
+            click.echo(paint_label(escape_control(f"Next: {summary.next}"), "bold", sys.stderr), err=True)
 
 
 def as_json(record: object) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 from craftkit_archive import errors
 from craftkit_archive.columns import Column, Table, short_digest, window_width
+from craftkit_archive.commands.colour import painter
 from craftkit_archive.commands.console import Console, as_json
 
 if TYPE_CHECKING:
@@ -15,6 +17,13 @@ if TYPE_CHECKING:
 
 ListForm = Literal["table", "csv", "json", "ids"]
 PAGE = 500
+_TINTS = {
+    "ok": "green",
+    "damaged": "red",
+    "problems": "red",
+    "failed": "red",
+    **dict.fromkeys(("unreadable", "unverified", "not stored", "incomplete", "interrupted", "not ended"), "yellow"),
+}
 # A UUID, as Craftkit's ids are; what is longer may be cut.
 ID_CHARS = 36
 
@@ -60,7 +69,7 @@ def write_list(
 
 class _Rows:
     def __init__(self, console: Console, columns: Sequence[Column]) -> None:
-        self._table = Table(columns, window_width(verbose=console.verbose))
+        self._table = Table(columns, window_width(verbose=console.verbose), painter(sys.stdout))
 
     def __call__(self, page: Sequence[Record]) -> Iterator[str]:
         return self._table.lines(page)
@@ -129,7 +138,7 @@ def render_columns(*, verbose: bool) -> list[Column]:
         Column("TEMPLATE", lambda one: one.template_id or "-", least=12, drop=6, middle=True),
         Column("STATUS", lambda one: one.status, drop=5),
         # A render that did not succeed owes no PDF; then its status says why.
-        Column("PDF", lambda one: _state(one.state) or f"({one.status})"),
+        Column("PDF", lambda one: _state(one.state) or f"({one.status})", tint=_TINTS.get),
         Column("SIZE", lambda one: _size(one.size_bytes), right=True, drop=2),
         Column("CREATED", lambda one: when(one.created_at), drop=1),
         Column("VERIFIED", lambda one: when(one.verified_at), drop=4),
@@ -147,7 +156,7 @@ def finding_columns(*, verbose: bool) -> list[Column]:
         Column("RENDER OR FILE", lambda one: one.render_id or one.key, least=ID_CHARS, middle=True),
         Column("PROJECT", lambda one: one.project_slug or one.project_id or "-", least=8, drop=2),
         Column("TEMPLATE", lambda one: one.template_id or "-", least=12, drop=4, middle=True),
-        Column("PDF", lambda one: _state(one.state), drop=1),
+        Column("PDF", lambda one: _state(one.state), drop=1, tint=_TINTS.get),
         Column("VERDICT", lambda one: word_of(one.verdict)),
         Column("FOUND", lambda one: when(one.found_at), drop=3),
         Column("RUN", lambda one: str(one.run_id), right=True, drop=5),
@@ -167,7 +176,7 @@ def run_columns(*, verbose: bool) -> list[Column]:
         Column("STARTED (UTC)", lambda one: when(one.started_at)),
         Column("TOOK", _took, right=True, drop=2),
         Column("COMMAND", lambda one: one.command, least=12),
-        Column("OUTCOME", lambda one: one.outcome or "not ended"),
+        Column("OUTCOME", lambda one: one.outcome or "not ended", tint=_TINTS.get),
         Column("READ", lambda one: format_size(one.bytes_read) if one.bytes_read else "-", right=True, drop=1),
         Column("COUNTS", lambda one: describe_run(one) or "-", least=16),
     ]
@@ -177,8 +186,11 @@ def project_columns(standing: object) -> list[Column]:
     """Say what `status` shows of each project: states that nothing is in have no column."""
     from craftkit_archive.parallel.progress import format_size
 
-    def count(head: str, name: str, drop: int = 0) -> Column:
-        return Column(head, lambda one: f"{getattr(one, name):,}", right=True, drop=drop)
+    def count(head: str, name: str, drop: int = 0, tint: str | None = None) -> Column:
+        def colour(cell: str) -> str | None:
+            return None if cell == "0" else tint
+
+        return Column(head, lambda one: f"{getattr(one, name):,}", right=True, drop=drop, tint=colour)
 
     rare = [name for name in ("unreadable", "unverified", "acknowledged", "disposed") if getattr(standing, name)]
     return [
@@ -188,9 +200,9 @@ def project_columns(standing: object) -> list[Column]:
         count("SUCCEEDED", "succeeded", 3),
         count("STORED", "stored"),
         Column("SIZE", lambda one: format_size(one.stored_bytes), right=True, drop=1),
-        count("NOT STORED", "not_stored"),
+        count("NOT STORED", "not_stored", tint="yellow"),
         count("VERIFIED", "verified_ok", 4),
-        count("DAMAGED", "damaged"),
+        count("DAMAGED", "damaged", tint="red"),
         *(count(name.upper(), name) for name in rare),
         Column("DELETED", lambda one: _day(one.deleted_at), drop=8),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from craftkit_archive import errors
 from craftkit_archive.columns import Table, one_line, window_width
+from craftkit_archive.commands.colour import painter
 from craftkit_archive.commands.completing import (
     complete_projects,
     complete_run_commands,
@@ -98,7 +100,7 @@ def _watch_status(console: Console, seconds: float) -> int:
             if console.json:
                 console.finish(describe_archive(archive))
             else:
-                lines, summary = _status_lines(console, describe_archive(archive))
+                lines, summary = _status_lines(console, describe_archive(archive), None)
                 now = archive.now()
                 title = f"{now[:10]} {now[11:19]} (UTC), every {seconds:g} s, Ctrl-C ends it: {console.archive}"
                 frames.show(map(escape_control, [title, "", *lines, "", as_text(summary)]))
@@ -108,14 +110,16 @@ def _watch_status(console: Console, seconds: float) -> int:
 
 def _show_status(console: Console, records: Iterator[Record]) -> int:
     """Write what is held as a table of projects and one of runs."""
-    lines, summary = _status_lines(console, records)
+    lines, summary = _status_lines(console, records, painter(sys.stdout))
     with standard_output() as out:
         out.writelines(f"{line}\n" for line in lines)
     console.close(summary)
     return summary.exit_code
 
 
-def _status_lines(console: Console, records: Iterator[Record]) -> tuple[list[str], Summary]:
+def _status_lines(
+    console: Console, records: Iterator[Record], paint: Callable[[str, str], str] | None
+) -> tuple[list[str], Summary]:
     """Return the lines of a table of projects and one of runs, and how it stands."""
     from craftkit_archive.records import ProjectInfo, RunInfo, Summary
 
@@ -131,7 +135,7 @@ def _status_lines(console: Console, records: Iterator[Record]) -> tuple[list[str
                 summary = record
     window = window_width(verbose=console.verbose)
     tables = [
-        list(Table(columns, window).lines(rows))
+        list(Table(columns, window, paint).lines(rows))
         for columns, rows in (
             (project_columns(summary.details["standing"]), projects),
             (run_columns(verbose=console.verbose), runs),
