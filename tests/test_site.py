@@ -110,8 +110,8 @@ def test_the_first_hour_goes_as_the_page_says(place: Place) -> None:
     assert "verify ends with 1" in said
     assert "1 repaired" in said
     assert re.search(r"^[0-9a-f]{64}$", said, re.MULTILINE)
-    assert (place.folder / "srv/archive/report.html").exists()
-    assert (place.folder / "backups/archive.db").exists()
+    assert (place.folder / "srv/archive/night.html").exists()
+    assert list((place.folder / "backups").glob("archive-*.db"))
 
 
 def test_a_folder_of_aws_s3_sync_becomes_an_archive_as_the_page_says(place: Place) -> None:
