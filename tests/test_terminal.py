@@ -126,6 +126,37 @@ def test_a_bar_shows_rate_and_time_left_and_stays_where_it_is(tmp_path: Path, wo
     assert all(len(line) <= 120 for screen in terminal.screens for line in screen)
 
 
+# Counts, sizes, rates and names of all lengths.
+UNEVEN = """
+import sys, time
+from craftkit_archive.parallel import progress
+from craftkit_archive.records import Plan, Progress
+progress.BAR_DELAY_SECONDS = 0.0
+def work():
+    yield Plan(3_000, 5 * 10**9)
+    for step in range(60):
+        time.sleep(0.06)
+        yield Progress(50, 10 ** (step % 10), f"renders/{'x' * (step * 7 % 90)}/{step}.pdf")
+for _ in progress.show_progress(work(), mode="auto"):
+    pass
+sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 100, 160])
+def test_nothing_moves_on_the_line_but_the_bar(world: World, columns: int) -> None:
+    with Terminal(archive=world.archive.path, columns=columns, before=UNEVEN) as terminal:
+        assert terminal.finish() == 0
+    seen = bars(terminal)
+    assert len(set(seen)) > 10
+    assert {line.count("|") for line in seen} == {2}
+    assert len({line.rindex("|") for line in seen}) == 1, "the bar has one width"
+    assert len({line.index("/s ") for line in seen}) == 1
+    assert len({line.index("/3,000") for line in seen}) == 1
+    if columns > 80:
+        assert any("x/" in line or ".pdf" in line for line in seen)
+
+
 def test_a_narrow_window_breaks_no_bar(tmp_path: Path) -> None:
     world = fill(tmp_path, count=100)
     world.archive.catalog.close()
