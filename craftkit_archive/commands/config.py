@@ -101,7 +101,7 @@ def init_config(console: Console) -> int:
     file = console.config or console.archive / FILE
     if console.config is None and not console.archive.is_dir():
         raise NoArchiveError(
-            f"There is no archive in {console.archive}: make one with `init`, or name one with --archive."
+            f"There is no archive in {console.archive}. Make one with `init`, or name one with --archive."
         )
     with disk_errors(file):
         try:

@@ -315,7 +315,10 @@ def as_text(record: Record, *, whole: bool = False) -> str:
 
 def _without(key: str, text: str) -> str:
     """Take a key out of what is said of it, where the line begins with it."""
-    return text.replace(f"{key} ", "", 1) if key else text
+    for said in (f"{key} is ", f"{key} ") if key else ():
+        if said in text:
+            return text.replace(said, "", 1)
+    return text
 
 
 def describe_event(event: AuditEvent) -> str:
