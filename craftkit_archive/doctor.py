@@ -66,6 +66,7 @@ def examine_archive(archive: Archive, *, cluster: str | None = None) -> Iterator
         _clock,
         _killed_runs,
         _pdfs,
+        _disposals,
         partial(_workers, cluster),
     ):
         for diagnosis in diagnose(archive):
@@ -279,3 +280,13 @@ def _pdfs(archive: Archive) -> Iterator[Diagnosis]:
     elif standing.unverified:
         fix = "Run `report` to see which: nothing is recorded to compare them with."
     yield Diagnosis("PDFs", standing.text, fix)
+
+
+def _disposals(archive: Archive) -> Iterator[Diagnosis]:
+    """Say which disposals were interrupted, if anything was ever disposed."""
+    disposed, begun = archive.catalog.count_disposed()
+    if begun and not archive.is_being_written():
+        seen = f"{begun:,} of {disposed:,} disposals have begun and are not finished"
+        yield Diagnosis("disposals", seen, "Run `dispose --due --reason TEXT`, which finishes them first.")
+    elif disposed:
+        yield Diagnosis("disposals", f"{disposed:,} renders were disposed")

@@ -18,9 +18,12 @@ from typing import Any
 import pytest
 
 from craftkit_archive.archive import CATALOG, Archive
-from craftkit_archive.errors import RequestError
+from craftkit_archive.catalog.rows import Selection
+from craftkit_archive.disposal.run import dispose_renders
+from craftkit_archive.doctor import examine_archive
+from craftkit_archive.errors import NotWritableError, RequestError
 from craftkit_archive.export.run import export_assets
-from craftkit_archive.records import Finding, Keeping
+from craftkit_archive.records import Diagnosis, Finding, Keeping
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.report.gather import WRITERS, gather_report
 from craftkit_archive.stores.folder import FolderStore
@@ -149,8 +152,6 @@ def test_a_held_render_is_not_disposed_and_a_released_one_is(world: World) -> No
     assert world.asset(1).exists()
     assert at(world, "retention", "set", "--default", "--keep", "1d").code == 0
     later = Archive(world.archive.path, clock=lambda: world.archive.clock().replace(year=2090))
-    from craftkit_archive.disposal.run import dispose_renders
-
     assert summary_of(dispose_renders(later, "due")).counts["held"] == 5
     assert at(world, "hold", "release", "h", "--reason", "r").code == 0
     assert summary_of(dispose_renders(later, "due")).counts["disposed"] == 5
@@ -523,3 +524,33 @@ def test_every_report_says_what_is_due_held_and_disposed(world: World) -> None:
     archive = f'{{archive="{report.archive_id}"'
     for sample in (f"retention_due{archive}}} 4", f"held{archive}}} 2", f'assets{archive},state="disposed"}} 1'):
         assert f"craftkit_archive_{sample}\n" in written["prometheus"]
+
+
+def test_a_disposal_that_was_refused_is_begun_and_the_next_one_finishes_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_store: FolderStore, key: str) -> None:
+        raise NotWritableError(f"Cannot write {key}.")
+
+    chosen = Selection(render_ids=(render_id(1),))
+    with monkeypatch.context() as broken:
+        broken.setattr(FolderStore, "remove", refuse)
+        summary = summary_of(dispose_renders(world.archive, "asked for", selection=chosen))
+    assert (summary.outcome, summary.counts["failed"], summary.counts["disposed"]) == ("incomplete", 1, 0)
+    assert world.asset(1).exists()
+    assert states(world)[render_id(1)] == "disposed"
+
+    def seen() -> Diagnosis:
+        return next(one for one in examine_archive(world.archive) if getattr(one, "name", "") == "disposals")  # type: ignore[return-value]
+
+    assert "1 of 1 disposals have begun" in seen().seen
+    assert summary_of(verify_assets(world.archive)).outcome == "ok"
+    summary = summary_of(dispose_renders(world.archive, "due"))
+    assert (summary.counts["finished"], world.asset(1).exists(), seen().fix) == (1, False, None)
+
+
+def test_what_was_disposed_is_no_loss_to_accept(world: World) -> None:
+    dispose(world, 1)
+    done = at(world, "--json", "accept", "--ids", write_ids(world, 1), "--reason", "gone")
+    assert (done.code, "was disposed" in done.lines[0]["reason"]) == (3, True)
+    assert states(world)[render_id(1)] == "disposed"

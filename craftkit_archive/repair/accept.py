@@ -7,7 +7,7 @@ from craftkit_archive.catalog.rows import Selection
 from craftkit_archive.errors import RequestError
 from craftkit_archive.records import Record, Skipped
 
-_GOOD = ("ok", "unchecked")
+_NO_LOSS = ("ok", "unchecked", "disposed")
 
 
 def accept_losses(archive: Archive, selection: Selection, reason: str) -> Iterator[Record]:
@@ -38,7 +38,7 @@ def accept_losses(archive: Archive, selection: Selection, reason: str) -> Iterat
         for part in selection.parts():
             ids = part.render_ids or ()
             states = archive.catalog.states_of(ids)
-            lost = [render_id for render_id in ids if (states.get(render_id) or "ok") not in _GOOD]
+            lost = [render_id for render_id in ids if (states.get(render_id) or "ok") not in _NO_LOSS]
             with archive.catalog.transaction():
                 archive.catalog.acknowledge(lost, reason, archive.now())
                 if lost:
@@ -58,6 +58,8 @@ def _refusal(render_id: str, states: dict[str, str | None]) -> str:
         return "no render has this id"
     if states[render_id] is None:
         return "nothing to accept: the render did not succeed, so it has no PDF"
+    if states[render_id] == "disposed":
+        return "nothing to accept: its PDF was disposed"
     return "nothing to accept: its PDF was good when it was last checked"
 
 
