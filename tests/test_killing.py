@@ -269,24 +269,24 @@ def _bucket_world(folder: Path, store: str, count: int) -> Path:
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_a_hundred_disposals_that_were_killed(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     """After each kill a render is whole, or its disposal has begun; the last disposal finishes all of them."""
-    chance, count = random.Random(kind), 3 * KILLS
+    chance, count = random.Random(kind), 5 * KILLS
     objects, store = tmp_path / "archive" / "assets", "assets"
     if kind == "bucket":
         service: RealService = request.getfixturevalue("rclone")
         objects, store = service.bucket / "killed", f"s3://{BUCKET}/killed?endpoint_url={service.url}"
     path = _bucket_world(tmp_path, store, count)
-    ids, usual, killed = tmp_path / "ids.txt", 0.0, 0
-    for number in range(KILLS):
-        ids.write_text("".join(f"{render_id(each)}\n" for each in range(3 * number, 3 * number + 3)))
+    ids, usual, killed, left = tmp_path / "ids.txt", 0.0, 0, list(range(count))
+    while killed < KILLS:
+        ids.write_text("".join(f"{render_id(left.pop())}\n" for _ in range(2)))
         words: list[str | Path] = ["dispose", "--ids", ids, "--reason", "asked for"]
-        if number == 0:
-            began = time.monotonic()
-            assert _die(program(*words, archive=path), 60) == 0
-            usual = time.monotonic() - began
-            continue
         # In one half before a change of its own to the disk, in the other at any moment.
-        die = DIE.format(number=chance.randint(1, 40)) if number % 2 else ""
-        killed += _die(program(*words, archive=path, before=die), 60 if die else chance.uniform(usual / 3, usual)) != 0
+        die = DIE.format(number=chance.randint(1, 15)) if usual and chance.random() < 0.5 else ""
+        seconds = chance.uniform(usual / 3, usual) if usual and not die else 60
+        began = time.monotonic()
+        died = _die(program(*words, archive=path, before=die), seconds) != 0
+        killed += died
+        if not died:
+            usual = time.monotonic() - began  # a machine that others use too is faster and slower by turns
         _is_whole_or_begun(path, objects, count)
     ids.write_text("".join(f"{render_id(each)}\n" for each in range(count)))
     done = command("--json", "dispose", "--ids", ids, "--reason", "asked for", archive=path)
@@ -295,7 +295,6 @@ def test_a_hundred_disposals_that_were_killed(tmp_path: Path, kind: str, request
         assert archive.catalog.count_disposed() == (count, 0)
         assert summary_of(verify_log(archive)).outcome == "ok"
     assert not list(objects.rglob("*.pdf"))
-    assert killed > KILLS / 2
 
 
 def _is_whole_or_begun(path: Path, objects: Path, count: int) -> None:
