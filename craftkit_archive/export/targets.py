@@ -336,7 +336,7 @@ class PackedTarget(Target):
         self._at = self._planned = self._count = 0
         self._stack = ExitStack()
         if path is not None:
-            if path.is_dir():
+            if os.path.isdir(path):  # noqa: PTH112 - Path raises for a name that no file can have
                 raise RequestError(
                     f"{path} is a folder, and a {form} is one file. Name a file, such as {path.name}.{form}."
                 )
