@@ -58,6 +58,7 @@ def examine_archive(archive: Archive, *, cluster: str | None = None) -> Iterator
         _program,
         _decoders,
         _catalog,
+        _totals,
         _audit_log,
         _modes,
         _store,
@@ -131,6 +132,15 @@ def _catalog(archive: Archive) -> Iterator[Diagnosis]:
             f"{log} has {format_size(log.stat().st_size)}",
             "End the command that keeps it open, then any other ends it.",
         )
+
+
+def _totals(archive: Archive) -> Iterator[Diagnosis]:
+    """Compare the running totals, which `status` shows, with a count of everything."""
+    if archive.catalog.has_right_totals():
+        yield Diagnosis("totals", "what status shows is what the catalog holds")
+    else:
+        seen = "what status shows is not what the catalog holds, which another program may have changed"
+        yield Diagnosis("totals", seen, "Run `verify --level size` of everything: it counts anew.")
 
 
 def _audit_log(archive: Archive) -> Iterator[Diagnosis]:

@@ -45,17 +45,12 @@ class AssetQueries(LedgerQueries):
         """
         rows = self._query(
             """
-            WITH each AS (
-                SELECT project_id, state, status = 'succeeded' AS succeeded, stored_at IS NOT NULL AS stored,
-                       CASE WHEN stored_at IS NOT NULL THEN size_bytes END AS size, verified_at,
-                       COALESCE(verified_at BETWEEN ?1 AND ?2, 0) AS recent
-                FROM asset_states
-                LIMIT -1 -- so that it is not merged into the query around it, which would sort three times the bytes
-            ), held AS (
-                SELECT project_id, state, COUNT(*) AS renders, SUM(succeeded) AS succeeded, SUM(stored) AS stored,
-                       SUM(size) AS stored_bytes, MIN(verified_at) AS oldest_verified_at,
-                       SUM(size) FILTER (WHERE recent) AS read_bytes
-                FROM each GROUP BY project_id, state
+            WITH held AS (
+                SELECT project_id, NULLIF(state, '') AS state, SUM(renders) AS renders, SUM(succeeded) AS succeeded,
+                       SUM(stored) AS stored, SUM(stored_bytes) AS stored_bytes,
+                       MIN(NULLIF(verified_at, '')) AS oldest_verified_at,
+                       SUM(stored_bytes) FILTER (WHERE verified_at BETWEEN ?1 AND ?2) AS read_bytes
+                FROM totals WHERE renders <> 0 GROUP BY 1, 2
             ), ids AS (SELECT id FROM projects UNION SELECT project_id FROM held)
             SELECT ids.id, p.slug, COALESCE(p.name, ids.id), p.deleted_at, state, COALESCE(renders, 0),
                    COALESCE(succeeded, 0), COALESCE(stored, 0), COALESCE(stored_bytes, 0), oldest_verified_at,
@@ -70,8 +65,8 @@ class AssetQueries(LedgerQueries):
     def reading_days(self) -> list[tuple[str | None, int, int]]:
         """Return, for each day on which assets were last read and found good, their number and bytes; None is never."""
         return self._query(  # type: ignore[return-value,unused-ignore]
-            "SELECT CASE WHEN verdict = 'ok' THEN substr(verified_at, 1, 10) END AS day, COUNT(*),"
-            " COALESCE(SUM(size_bytes), 0) FROM assets WHERE stored_at IS NOT NULL GROUP BY day ORDER BY day"
+            "SELECT CASE WHEN state = 'ok' THEN substr(verified_at, 1, 10) END AS day, SUM(stored), SUM(stored_bytes)"
+            " FROM totals WHERE stored <> 0 GROUP BY day ORDER BY day"
         )
 
     def expected_assets(self, selection: Selection) -> Iterator[Expectation]:
@@ -105,6 +100,13 @@ class AssetQueries(LedgerQueries):
 
     def count_stored(self, selection: Selection) -> tuple[int, int]:
         """Count the recorded assets and add up their bytes."""
+        if selection == Selection(project_ids=selection.project_ids):
+            [counted] = self._query(
+                "SELECT COALESCE(SUM(stored), 0), COALESCE(SUM(stored_bytes), 0) FROM totals"
+                " WHERE ?1 = '[]' OR project_id IN (SELECT value FROM json_each(?1))",
+                (json_text(selection.project_ids),),
+            )
+            return counted[0], counted[1]
         return self._count(
             f"SELECT COUNT(*), COALESCE(SUM(a.size_bytes), 0) FROM assets AS a{join_renders(selection)}"
             " WHERE a.stored_at IS NOT NULL{where}",
@@ -181,12 +183,12 @@ class AssetQueries(LedgerQueries):
         """Add up what was read and found good since a time, and what is due; dates in the future do not count."""
         rows = self._query(
             """
-            SELECT COUNT(*), COALESCE(SUM(size_bytes), 0),
-                   COALESCE(SUM(recent AND verdict = 'ok'), 0),
-                   COALESCE(SUM(size_bytes) FILTER (WHERE recent AND verdict = 'ok'), 0),
-                   COALESCE(SUM(NOT recent), 0), COALESCE(SUM(size_bytes) FILTER (WHERE NOT recent), 0)
-            FROM (SELECT size_bytes, verdict, COALESCE(verified_at BETWEEN ? AND ?, 0) AS recent
-                  FROM assets WHERE stored_at IS NOT NULL)
+            SELECT COALESCE(SUM(stored), 0), COALESCE(SUM(stored_bytes), 0),
+                   COALESCE(SUM(stored) FILTER (WHERE recent AND state = 'ok'), 0),
+                   COALESCE(SUM(stored_bytes) FILTER (WHERE recent AND state = 'ok'), 0),
+                   COALESCE(SUM(stored) FILTER (WHERE NOT recent), 0),
+                   COALESCE(SUM(stored_bytes) FILTER (WHERE NOT recent), 0)
+            FROM (SELECT state, stored, stored_bytes, verified_at BETWEEN ? AND ? AS recent FROM totals)
             """,
             (since, now),
         )
@@ -194,18 +196,12 @@ class AssetQueries(LedgerQueries):
 
     def standing(self) -> Standing:
         """Count everything by state, and the files that no render claims."""
-        counts = self._query("SELECT state, COUNT(*), COUNT(stored_at) FROM asset_states GROUP BY state")
+        counts = self._query("SELECT NULLIF(state, ''), SUM(renders), SUM(stored) FROM totals GROUP BY 1")
         return _standing(counts, self.count_extra())
 
     def stored_standing(self) -> Standing:
-        """Count what is stored by state. What was found good is not looked at one by one, so this takes a tenth."""
-        counts = self._query(
-            "SELECT state, COUNT(*), COUNT(*) FROM asset_states WHERE stored_at IS NOT NULL AND verdict <> 'ok'"
-            " GROUP BY state UNION ALL"
-            " SELECT state, COUNT(*), COUNT(*) FROM asset_states WHERE stored_at IS NOT NULL AND verdict IS NULL"
-            " GROUP BY state UNION ALL"
-            " SELECT 'ok', COUNT(*), COUNT(*) FROM assets WHERE stored_at IS NOT NULL AND verdict = 'ok'"
-        )
+        """Count what is stored by state."""
+        counts = self._query("SELECT state, SUM(stored), SUM(stored) FROM totals WHERE stored <> 0 GROUP BY state")
         return _standing(counts, self.count_extra())
 
     def count_extra(self) -> int:
@@ -264,14 +260,16 @@ class AssetQueries(LedgerQueries):
     def add_assets(self, rows: Iterable[NewAsset]) -> None:
         """Record assets whose bytes are in the store; that they were lost is over."""
         rows = list(rows)
-        self._write(
-            "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source, source, stored_at, odd)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (render_id) DO UPDATE SET key = excluded.key,"
-            " size_bytes = excluded.size_bytes, sha256 = excluded.sha256, digest_source = excluded.digest_source,"
-            " source = excluded.source, stored_at = excluded.stored_at, odd = excluded.odd",
-            rows,
-        )
-        self.end_acknowledgements([row.render_id for row in rows])
+        render_ids = [row.render_id for row in rows]
+        with self._keeping_totals(render_ids):
+            self._write(
+                "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source, source, stored_at, odd)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (render_id) DO UPDATE SET key = excluded.key,"
+                " size_bytes = excluded.size_bytes, sha256 = excluded.sha256, digest_source = excluded.digest_source,"
+                " source = excluded.source, stored_at = excluded.stored_at, odd = excluded.odd",
+                rows,
+            )
+            self.end_acknowledgements(render_ids)
 
     def totals(self) -> Totals:
         """Add up what is stored and what the last checks said of it."""
@@ -280,7 +278,8 @@ class AssetQueries(LedgerQueries):
     def stored_totals(self) -> tuple[int, int, str | None]:
         """Return the number of stored PDFs, their bytes, and the time of the check that is longest ago."""
         [totals] = self._query(
-            "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0), MIN(verified_at) FROM assets WHERE stored_at IS NOT NULL"
+            "SELECT COALESCE(SUM(stored), 0), COALESCE(SUM(stored_bytes), 0), MIN(NULLIF(verified_at, '')) FROM totals"
+            " WHERE stored <> 0"
         )
         return totals
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from craftkit_archive.catalog.connection import Connection
+from craftkit_archive.catalog.counting import TotalsQueries
 from craftkit_archive.catalog.rows import Expectation, json_text
 from craftkit_archive.records import KeyInfo, Kind
 
@@ -30,7 +30,7 @@ _ALIKE = 5000
 _TABLES: dict[Kind, str] = {"projects": "projects", "keys": "api_keys", "renders": "renders"}
 
 
-class ImportQueries(Connection):
+class ImportQueries(TotalsQueries):
     """What an import asks and writes."""
 
     def known(self, kind: Kind, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -47,13 +47,23 @@ class ImportQueries(Connection):
 
     def put(self, kind: Kind, rows: Iterable[Sequence[Any]]) -> None:
         """Insert rows in the order of `COLUMNS`, or replace what has the same id."""
+        if kind == "renders":
+            self._put_renders({row[0]: row for row in rows})
+            return
         columns = COLUMNS[kind]
         changes = ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
-        self._write(
-            f"INSERT INTO {_TABLES[kind]} ({', '.join(columns)})"
-            f" VALUES ({', '.join('?' * len(columns))}) ON CONFLICT (id) DO UPDATE SET {changes}",
-            rows,
-        )
+        self._write(f"{_inserting(_TABLES[kind], columns)} ON CONFLICT (id) DO UPDATE SET {changes}", rows)
+
+    def _put_renders(self, rows: dict[str, Sequence[Any]]) -> None:
+        columns = COLUMNS["renders"]
+        with self.transaction():
+            known = self._known_ids("renders", "id", rows)
+            with self._adding_renders({render_id: (row[1], row[3]) for render_id, row in rows.items()}, known):
+                # No upsert: it could fire the triggers of updates (see `totals.INSERTED`).
+                self._write(_inserting("renders", columns), (row for row in rows.values() if row[0] not in known))
+                changes = ", ".join(f"{name} = ?{place}" for place, name in enumerate(columns[1:], 2))
+                changed = (row for row in rows.values() if row[0] in known)
+                self._write(f"UPDATE renders SET {changes} WHERE id = ?1", changed)
 
     def key_owners(self, hashes: Sequence[str]) -> dict[str, str]:
         """Map those hashes that are known to the ids of their keys."""
@@ -158,10 +168,23 @@ class ImportQueries(Connection):
 
     def expect(self, rows: Iterable[Expectation]) -> None:
         """Record what assets should be before any byte of them has been seen; what is stored stays as it is."""
-        self._write(
-            "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source)"
-            " VALUES (?1, ?2, ?3, ?4, CASE WHEN ?4 IS NOT NULL THEN 'declared' END)"
-            " ON CONFLICT (render_id) DO UPDATE SET key = excluded.key, size_bytes = excluded.size_bytes,"
-            " sha256 = excluded.sha256, digest_source = excluded.digest_source WHERE stored_at IS NULL",
-            (row[:4] for row in rows),
-        )
+        given = {row.render_id: row[:4] for row in rows}
+        with self.transaction():
+            known = self._known_ids("assets", "render_id", given)
+            # Of what is not stored, no state changes; and no upsert: it could fire the triggers of updates.
+            with self._keeping_totals([]):
+                self._write(
+                    "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source)"
+                    " VALUES (?1, ?2, ?3, ?4, CASE WHEN ?4 IS NOT NULL THEN 'declared' END)",
+                    (row for row in given.values() if row[0] not in known),
+                )
+                self._write(
+                    "UPDATE assets SET key = ?2, size_bytes = ?3, sha256 = ?4,"
+                    " digest_source = CASE WHEN ?4 IS NOT NULL THEN 'declared' END"
+                    " WHERE render_id = ?1 AND stored_at IS NULL",
+                    (row for row in given.values() if row[0] in known),
+                )
+
+
+def _inserting(table: str, columns: Sequence[str]) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"

@@ -5,14 +5,14 @@ from typing import Any
 
 import msgspec
 
-from craftkit_archive.catalog.connection import Connection
+from craftkit_archive.catalog.counting import TotalsQueries
 from craftkit_archive.catalog.rows import PAGE, json_text
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.errors import RECOVER, CatalogDamagedError
 from craftkit_archive.records import Acknowledgement, Finding, Note, RunInfo
 
 
-class LedgerQueries(Connection):
+class LedgerQueries(TotalsQueries):
     """Runs, findings and accepted losses."""
 
     def begin_run(self, command: str, arguments: dict[str, Any], started_at: str) -> int:
@@ -40,6 +40,7 @@ class LedgerQueries(Connection):
             " coverage_days = ?, stored_bytes = ?, covered_bytes = ? WHERE id = ?",
             (finished_at, outcome, json_text(counts), bytes_read, *covered, run_id),
         )
+        self.drop_empty_totals()
 
     def last_runs(self, limit: int) -> list[RunInfo]:
         """Return the latest runs, newest first."""
@@ -99,12 +100,13 @@ class LedgerQueries(Connection):
 
     def record_checks(self, verified_at: str, verdict: str, render_ids: Sequence[str]) -> None:
         """Write one verdict on these assets into the ledger."""
-        self._query(
-            "UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id IN (SELECT value FROM json_each(?))",
-            (verified_at, verdict, json_text(render_ids)),
-        )
-        if verdict == "ok":
-            self.end_acknowledgements(render_ids)
+        with self._keeping_totals(render_ids):
+            self._query(
+                "UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id IN (SELECT value FROM json_each(?))",
+                (verified_at, verdict, json_text(render_ids)),
+            )
+            if verdict == "ok":
+                self.end_acknowledgements(render_ids)
 
     def states_of(self, render_ids: Sequence[str]) -> dict[str, str | None]:
         """Map those of these render ids that are known to the states of their PDFs; None owes none."""

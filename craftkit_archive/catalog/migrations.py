@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from craftkit_archive.catalog.totals import make_totals
 from craftkit_archive.coverage import COVERAGE_DAYS
 
 if TYPE_CHECKING:
@@ -437,6 +438,11 @@ def m010_disposal(db: "Database") -> None:
     )
 
 
+def m011_totals(db: "Database") -> None:
+    """Keep running totals of the states of PDFs, so that to count them takes no walk."""
+    make_totals(db)
+
+
 STEPS: list[Callable[["Database"], None]] = [
     m001_tables,
     m002_newest_first,
@@ -448,6 +454,7 @@ STEPS: list[Callable[["Database"], None]] = [
     m008_retention,
     m009_nights,
     m010_disposal,
+    m011_totals,
 ]
 OURS = "craftkit_archive"
 

@@ -156,6 +156,8 @@ def verify_assets(
             stopped=stop(),
             limited=cut_short,
         )
+        if level == "size" and everything:
+            archive.catalog.count_anew()
         run.coverage = archive.coverage(_days(scope.due_seconds))
     more = {} if count else _nothing_due(archive, scope)
     more |= details_of(team)
