@@ -2,7 +2,6 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import Catalog
 from craftkit_archive.catalog.rows import Expectation, NewAsset, Selection
 from craftkit_archive.catalog.totals import SOURCES
-from craftkit_archive.report.gather import describe_archive, nagios_status
 from craftkit_archive.states import STATES
 from craftkit_archive.verify.run import verify_assets
-from tests.worlds import NORTHWIND, SOUTHWIND, STATUSES, command, fill, load, render, render_id, summary_of
+from tests.worlds import NORTHWIND, SOUTHWIND, STATUSES, command, fill, render_id, summary_of
 
 NUMBERS = st.integers(0, 7)
 IDS = st.lists(NUMBERS, min_size=1, max_size=5, unique=True)
@@ -194,30 +192,3 @@ def test_doctor_finds_wrong_totals_and_verify_counts_anew(tmp_path: Path) -> Non
     assert (done.code, "FIX   totals" in done.out, "verify --level size" in done.out) == (1, True, True), done.out
     assert command("verify", "--level", "size", archive=world.archive.path).code == 0
     assert command("doctor", archive=world.archive.path).code == 0
-
-
-@pytest.fixture
-def traced(tmp_path: Path) -> Iterator[tuple[Archive, list[str]]]:
-    """Return an archive, and the list that each statement goes into."""
-    world = fill(tmp_path)
-    load(world.archive, tmp_path, "renders", [render(n, project_id=SOUTHWIND) for n in range(100, 300)])
-    statements: list[str] = []
-    world.archive.catalog._connection.set_trace_callback(statements.append)
-    yield world.archive, statements
-    world.archive.catalog._connection.set_trace_callback(None)
-
-
-def test_status_walks_through_neither_renders_nor_assets(traced: tuple[Archive, list[str]]) -> None:
-    archive, statements = traced
-    list(describe_archive(archive))
-    nagios_status(archive)
-    archive.coverage(30)
-    archive.catalog.totals()
-    archive.catalog.reading_days()
-    archive.catalog._connection.set_trace_callback(None)
-    asked = [sql for sql in statements if sql.lstrip().startswith(("SELECT", "WITH"))]
-    assert len(asked) > 5
-    for sql in asked:
-        plan = [row[3] for row in archive.catalog._query(f"EXPLAIN QUERY PLAN {sql}")]
-        walks = [step for step in plan if re.match(r"SCAN (?:r|a|s|renders|assets)\b", step)]
-        assert not walks, (sql, plan)

@@ -10,6 +10,7 @@ from typing import Any
 
 from craftkit_archive.catalog.ledger import LedgerQueries
 from craftkit_archive.catalog.rows import (
+    ELSEWHERE,
     PAGE,
     Asset,
     Choice,
@@ -221,12 +222,12 @@ class AssetQueries(LedgerQueries):
         """Return the asset keys that belong to no render of any status, in their order; disposed ones have none."""
         left = dict.fromkeys(keys)
         named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
-        # What is stored, and what lies where Craftkit puts it, is found by an index; the rest, which is little, is not.
+        # What is stored; what lies where Craftkit puts it; and the rest, which has an index of its own.
         for sql, values in (
             ("SELECT key FROM assets WHERE key IN (SELECT value FROM json_each(?))", keys),
             (f"SELECT r.asset_key FROM renders AS r WHERE r.id IN (SELECT value FROM json_each(?)){_ALIVE}", named),
             (
-                f"SELECT r.asset_key FROM renders AS r WHERE r.asset_key IN (SELECT value FROM json_each(?)){_ALIVE}",
+                f"SELECT r.asset_key FROM renders AS r WHERE r.asset_key IN (SELECT value FROM json_each(?)) AND r.{ELSEWHERE}{_ALIVE}",
                 None,
             ),
         ):
@@ -248,13 +249,14 @@ class AssetQueries(LedgerQueries):
             f" WHERE r.status = 'succeeded' AND a.stored_at IS NULL{_ALIVE}"
             " AND r.asset_key IN (SELECT value FROM json_each(?))"
         )
-        # By the id that Craftkit's names have, which an index finds; the rest, which is little, by the key itself.
+        # By the id that Craftkit's names have; the rest by the index of those that have none.
         named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
         by_id = self._query(f"{sql} AND r.id IN (SELECT value FROM json_each(?))", (json_text(keys), json_text(named)))
         found = {key: render_id for key, render_id in by_id}
         left = [key for key in keys if key not in found]
         if left:
-            found |= {key: render_id for key, render_id in self._query(sql, (json_text(left),))}
+            elsewhere = f"{sql} AND r.{ELSEWHERE}"
+            found |= {key: render_id for key, render_id in self._query(elsewhere, (json_text(left),))}
         return found
 
     def add_assets(self, rows: Iterable[NewAsset]) -> None:

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from craftkit_archive.catalog.rows import ELSEWHERE
 from craftkit_archive.catalog.totals import make_totals
 from craftkit_archive.coverage import COVERAGE_DAYS
 
@@ -443,6 +444,11 @@ def m011_totals(db: "Database") -> None:
     make_totals(db)
 
 
+def m012_elsewhere(db: "Database") -> None:
+    """Index the asset keys that are not where Craftkit puts them."""
+    db.execute(f"CREATE INDEX idx_renders_elsewhere ON renders (asset_key) WHERE {ELSEWHERE}")
+
+
 STEPS: list[Callable[["Database"], None]] = [
     m001_tables,
     m002_newest_first,
@@ -455,6 +461,7 @@ STEPS: list[Callable[["Database"], None]] = [
     m009_nights,
     m010_disposal,
     m011_totals,
+    m012_elsewhere,
 ]
 OURS = "craftkit_archive"
 

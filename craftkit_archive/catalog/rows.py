@@ -11,6 +11,10 @@ from craftkit_archive.states import Standing
 PAGE = 2000
 
 
+# Whether a render's asset lies elsewhere than where Craftkit puts it. Few do, and an index has only those.
+ELSEWHERE = "asset_key <> 'renders/' || project_id || '/' || id || '.pdf'"
+
+
 class Selection(msgspec.Struct, frozen=True):
     """Which renders to work on; all of them unless narrowed. Times are as the catalog writes them.
 
