@@ -141,6 +141,12 @@ class Commands(click.Group):
             if COMPLETE_VARIABLE in os.environ:
                 from craftkit_archive.commands import completion as completion  # its shells replace those of click
 
+            if given.count("--archive") + sum(word.startswith("--archive=") for word in given) > 1:
+                from craftkit_archive.commands.fleet import archives_before, run_fleet
+
+                archives, options, words = archives_before(given)
+                if len(archives) > 1 and "--help" not in given:
+                    return run_fleet(archives, options, words, signals)
             return super().main(given, prog_name, standalone_mode=False, obj=signals, **extra) or OK
         except (click.ClickException, errors.ArchiveError) as error:
             return self._fail(given, error, self.code_of(error))

@@ -53,7 +53,8 @@ GLOBAL_OPTIONS: list[Callable[[Any], Any]] = [
         envvar="CRAFTKIT_ARCHIVE",
         show_default=True,
         show_envvar=True,
-        help="The archive's directory.",
+        help="The archive's directory. Before status, verify and report it can be given several times: then each"
+        " archive is done, with one summary and the worst exit code.",
     ),
     click.option(
         "--config",
