@@ -227,7 +227,8 @@ class AssetQueries(LedgerQueries):
             ("SELECT key FROM assets WHERE key IN (SELECT value FROM json_each(?))", keys),
             (f"SELECT r.asset_key FROM renders AS r WHERE r.id IN (SELECT value FROM json_each(?)){_ALIVE}", named),
             (
-                f"SELECT r.asset_key FROM renders AS r WHERE r.asset_key IN (SELECT value FROM json_each(?)) AND r.{ELSEWHERE}{_ALIVE}",
+                "SELECT r.asset_key FROM renders AS r WHERE r.asset_key IN (SELECT value FROM json_each(?))"
+                f" AND r.{ELSEWHERE}{_ALIVE}",
                 None,
             ),
         ):
