@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from craftkit_archive.catalog.connection import Connection
 from craftkit_archive.catalog.rows import json_text
@@ -13,22 +14,29 @@ class TotalsQueries(Connection):
     """Keeps the totals where many rows are written at a time, and counts them anew."""
 
     @contextmanager
-    def _keeping_totals(self, render_ids: Sequence[str]) -> Iterator[None]:
+    def _keeping_totals(self, render_ids: Sequence[str], becomes: tuple[str, str] | None = None) -> Iterator[None]:
         """Keep the totals of some renders while their rows are written.
 
         Args:
             render_ids: Which; none where the one inside changes no state.
+            becomes: The state and the time of the check that all of them that are stored have afterwards; where it is
+                not given, that is looked up.
         """
         ids = (json_text(render_ids),)
         where = " WHERE render_id IN (SELECT value FROM json_each(?))"
         with self.transaction():
             self._query("INSERT INTO totals_kept DEFAULT VALUES")
-            if render_ids:
-                self._query(change_totals("-", where), ids)
+            before = self._query(GROUPED.format(sign="", where=where), ids) if render_ids else []
+            self._add_up([(*row[:3], *(-count for count in row[3:])) for row in before])
             yield
-            if render_ids:
+            if becomes is not None and all(row[3] == row[5] for row in before):  # all of them are stored
+                self._add_up([(row[0], *becomes, *row[3:]) for row in before])
+            elif render_ids:
                 self._query(change_totals("", where), ids)
             self._query("DELETE FROM totals_kept")
+
+    def _add_up(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        self._write(f"INSERT INTO totals ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?){ADDED}", rows)
 
     def _known_ids(self, table: str, column: str, ids: Iterable[str]) -> set[str]:
         """Return those ids that a table has."""

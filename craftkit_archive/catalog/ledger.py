@@ -100,7 +100,7 @@ class LedgerQueries(TotalsQueries):
 
     def record_checks(self, verified_at: str, verdict: str, render_ids: Sequence[str]) -> None:
         """Write one verdict on these assets into the ledger."""
-        with self._keeping_totals(render_ids):
+        with self._keeping_totals(render_ids, ("ok", verified_at) if verdict == "ok" else None):
             self._query(
                 "UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id IN (SELECT value FROM json_each(?))",
                 (verified_at, verdict, json_text(render_ids)),
