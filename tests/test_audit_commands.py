@@ -29,7 +29,7 @@ from tests.worlds import (
 )
 
 # What says how things were checked, or keeps the log itself.
-LEDGER = {"runs", "nights", "night_steps", "events", "settings", "_sqlite_migrations"}
+LEDGER = {"runs", "totals", "totals_kept", "nights", "night_steps", "events", "settings", "_sqlite_migrations"}
 
 
 class Deed(NamedTuple):

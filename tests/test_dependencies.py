@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import requires, version
+from multiprocessing import current_process
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,6 +121,7 @@ def test_a_library_that_is_known_from_inside_has_an_upper_bound(library: str) ->
 PRIVATE: dict[tuple[str, str], Callable[[], object]] = {
     ("server.http", "_map"): lambda: "waitress: held by tests/test_serving_waitress.py",
     ("craftkit_archive.notify.mail", "_host"): lambda: hasattr(smtplib.SMTP(), "_host"),
+    ("craftkit_archive.parallel.spawning", "_config"): lambda: hasattr(current_process(), "_config"),
     ("craftkit_archive.parallel.pool", "_processes"): lambda: hasattr(ProcessPoolExecutor(1), "_processes"),
 }
 # Underscores that are documented: of named tuples, and os._exit.

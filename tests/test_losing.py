@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "export": ["NEW"],
     "fetch": ["FOLDER"],
     "hold list": [],
+    "dispose": ["--due", "--reason", "r"],
     "hold place": ["--name", "n", "--reason", "r", "--project", "p"],
     "hold release": ["n", "--reason", "r"],
     "import": ["projects", "FILE"],

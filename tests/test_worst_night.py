@@ -65,6 +65,7 @@ NEXT: dict[str, tuple[str, str | None]] = {
     "fetch": ("BUCKET", "fetch SOURCE"),
     "findings list": ("", "repair SOURCE"),
     "hold list": ("", None),
+    "dispose": ("--due --reason r", None),
     "hold place": ("--name h --reason r --project northwind", None),
     "hold release": ("h --reason r", None),
     "import": ("renders BAD", "import renders BAD --rejects rejects.ndjson"),

@@ -49,8 +49,11 @@ class TotalsQueries(Connection):
     @contextmanager
     def _adding_renders(self, renders: Mapping[str, tuple[str, str]], known: set[str]) -> Iterator[None]:
         """Keep the totals while renders are put in; given are their projects and statuses, by id."""
-        # Any of them may be new and disposed.
-        looked_up = renders.keys() if self._has_tombstones() else known
+        # Any of them may be new and disposed; or a row that somebody deleted comes back to an asset that stayed.
+        looked_up = set(renders)
+        if not self._has_tombstones():
+            left = (self._known_ids(table, "render_id", renders) for table in ("assets", "acknowledgements"))
+            looked_up = known.union(*left)
         with self._keeping_totals(list(looked_up)):
             yield
             self._add_new(Counter(what for render_id, what in renders.items() if render_id not in looked_up))

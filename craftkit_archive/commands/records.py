@@ -224,8 +224,8 @@ def dispose(
     if dry_run and certificate is not None:
         raise click.UsageError("--dry-run deletes nothing that a certificate could attest. Leave one of them out.")
     stem = None if certificate is None else certificate_stem(certificate, sign_with=sign_with)
-    console.say("The reason stays in the audit log for good. It should not name or describe a person.")
     with open_archive(console) as archive:
+        console.say("The reason stays in the audit log for good. It should not name or describe a person.")
         selection = None if ids is None else archive.select(ids=ids)
         disposed = dispose_renders(archive, reason, selection=selection, dry_run=dry_run, stop=console.stop)
         summary, code = console.show(disposed)

@@ -113,7 +113,7 @@ def export_assets(
         )
     archive.store.check(archive.id)
     for vouch in _vouchers(options).values() if not dry_run else ():
-        vouch(b"")  # to learn before the first byte, not after the last, that key or authority do not work
+        vouch(b"?")  # to learn before the first byte, not after the last, that key or authority do not work
     team: Cluster | None = None
     with archive.catalog.snapshot(), ExitStack() as stack:
         export = _Export(archive, destination, selection, options, stop)

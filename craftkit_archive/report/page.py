@@ -288,7 +288,7 @@ def _project_row(project: ProjectInfo) -> _Project:
     rest = max(project.stored_bytes - project.covered_bytes - project.due_bytes, 0)
     at, bars = 0.0, []
     for amount, colour in ((project.covered_bytes, "good"), (rest, "bad"), (project.due_bytes, "track")):
-        length = 100 * amount / total
+        length = max(100 * amount / total, 0)  # totals may lag behind what another program inserted
         bars.append(_BarPart(colour, f"{at:.2f}", f"{length:.2f}"))
         at += length
     return _Project(
