@@ -266,7 +266,7 @@ def _bucket_world(folder: Path, store: str, count: int) -> Path:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kind", ["folder", "bucket"])
+@pytest.mark.parametrize("kind", ["folder"])
 def test_a_hundred_disposals_that_were_killed(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     """After each kill a render is whole, or its disposal has begun; the last disposal finishes all of them."""
     chance, count = random.Random(kind), 5 * KILLS

@@ -131,12 +131,20 @@ class RetentionQueries(Connection):
     def held_by(self, render_ids: Sequence[str]) -> dict[str, list[str]]:
         """Map those of these renders that are held to the names of the holds.
 
-        An id that a hold names is held even if no render has it.
+        An id that a hold names is held even if no render has it. Of a render whose disposal has begun, a catalog that
+        was made again may have the tombstone alone: then each rule holds it that does not name another project, or
+        another time, because its template is not known any more.
         """
         found: dict[str, list[str]] = {}
         for render_id, name in self._query(
             "SELECT r.id, h.name FROM json_each(?1) AS j JOIN renders AS r ON r.id = j.value"
             f" JOIN holds AS h ON {_COVERS}"
+            " UNION SELECT t.render_id, h.name FROM json_each(?1) AS j JOIN tombstones AS t ON t.render_id = j.value"
+            " JOIN holds AS h ON h.released_at IS NULL AND NOT h.by_ids"
+            " AND (h.project_id IS NULL OR h.project_id = t.project_id)"
+            " AND (h.since IS NULL OR COALESCE(t.created_at, h.since) >= h.since)"
+            " AND (h.before IS NULL OR t.created_at IS NULL OR t.created_at < h.before)"
+            " WHERE NOT EXISTS (SELECT 1 FROM renders AS r WHERE r.id = t.render_id)"
             " UNION SELECT i.render_id, h.name FROM json_each(?1) AS j JOIN hold_ids AS i ON i.render_id = j.value"
             " JOIN holds AS h ON h.name = i.hold AND h.released_at IS NULL ORDER BY 1, 2",
             (json_text(render_ids),),
