@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 TIMED = "verify"
 # What a night's verification reads, unless the configuration says it.
 DUE = "30d"
-# Exit codes that --quiet does not report.
-GOOD_CODES = (OK, 101)
 CATALOG_GONE = 13
 CHOICES = ["import", "fetch", "verify", "report", "due", "backup", "seal", "head"]
 
@@ -384,6 +382,7 @@ class _Night:
         return command_line([*config, *step.words], self.console.named_archive)
 
     def _show(self, result: NightStep) -> None:
+        from craftkit_archive.notify.message import GOOD_CODES
         from craftkit_archive.report.gather import as_text
 
         if self.console.json:

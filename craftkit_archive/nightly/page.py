@@ -9,6 +9,7 @@ from secrets import token_hex
 from craftkit_archive.catalog.rows import Night
 from craftkit_archive.errors import disk_errors
 from craftkit_archive.html.pages import write_page
+from craftkit_archive.notify.message import GOOD_CODES
 from craftkit_archive.parallel.progress import format_duration
 from craftkit_archive.records import Record
 from craftkit_archive.report.gather import as_text
@@ -56,7 +57,7 @@ def write_night_page(file: Path, archive: str, nights: Sequence[Night], findings
 
 def state_of_code(code: int | None) -> str:
     """Return the colour of an exit code: good, warn or bad; a night without one was killed."""
-    return "good" if code in (0, 101) else "warn" if code == 3 else "bad"
+    return "good" if code in GOOD_CODES else "warn" if code == 3 else "bad"
 
 
 def state_of_step(outcome: str, code: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from craftkit_archive.configuration import Configuration, Nightly, Source
+from craftkit_archive.notify.message import GOOD_CODES
 from craftkit_archive.records import OUTCOME_CODES, NightStep, Outcome
 from craftkit_archive.values import DATABASE_SCHEME, format_time
 
@@ -124,7 +125,7 @@ def outcome_of(code: int) -> Outcome:
 def describe_night(steps: Iterable[NightStep]) -> str:
     """Say how a night went in one sentence: what was bad, or that nothing was."""
     steps = list(steps)
-    worst = sorted((step for step in steps if step.exit_code not in (0, 101)), key=lambda step: _rank(step.exit_code))
+    worst = sorted((step for step in steps if step.exit_code not in GOOD_CODES), key=lambda step: _rank(step.exit_code))
     bad = [f"{step.name}: {(step.sentence or step.outcome).rstrip('.')}" for step in worst]
     skipped = [step for step in steps if step.outcome == "skipped"]
     done = f"{len(steps) - len(skipped)} of {len(steps)} steps done" if skipped else f"{len(steps)} steps done"
