@@ -288,6 +288,10 @@ COMMON: dict[str, Any] = {
 
 @pytest.mark.timeout(600)
 def test_what_is_held_stays_and_what_was_disposed_never_comes_back() -> None:
-    run_state_machine_as_test(
-        _History, settings=settings(max_examples=20, stateful_step_count=16, derandomize=True, database=None, **COMMON)
-    )
+    run_state_machine_as_test(_History, settings=settings(max_examples=20, stateful_step_count=16, **COMMON))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_long_histories() -> None:
+    run_state_machine_as_test(_History, settings=settings(max_examples=150, stateful_step_count=40, **COMMON))

@@ -132,8 +132,8 @@ class RetentionQueries(Connection):
         """Map those of these renders that are held to the names of the holds.
 
         An id that a hold names is held even if no render has it. Of a render whose disposal has begun, a catalog that
-        was made again may have the tombstone alone: then each rule holds it that does not name another project, or
-        another time, because its template is not known any more.
+        was made again may have the tombstone alone, or a row without its template: then each rule holds it that does
+        not name another project, or another time.
         """
         found: dict[str, list[str]] = {}
         for render_id, name in self._query(
@@ -144,7 +144,7 @@ class RetentionQueries(Connection):
             " AND (h.project_id IS NULL OR h.project_id = t.project_id)"
             " AND (h.since IS NULL OR COALESCE(t.created_at, h.since) >= h.since)"
             " AND (h.before IS NULL OR t.created_at IS NULL OR t.created_at < h.before)"
-            " WHERE NOT EXISTS (SELECT 1 FROM renders AS r WHERE r.id = t.render_id)"
+            " WHERE NOT EXISTS (SELECT 1 FROM renders AS r WHERE r.id = t.render_id AND r.template_id IS NOT NULL)"
             " UNION SELECT i.render_id, h.name FROM json_each(?1) AS j JOIN hold_ids AS i ON i.render_id = j.value"
             " JOIN holds AS h ON h.name = i.hold AND h.released_at IS NULL ORDER BY 1, 2",
             (json_text(render_ids),),
