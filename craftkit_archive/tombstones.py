@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from craftkit_archive.durable import flush
 from craftkit_archive.errors import disk_errors
 from craftkit_archive.records import Tombstone
 
@@ -80,7 +81,7 @@ class DisposedFile:
             with os.fdopen(descriptor, "r+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if is_new:
-                    _flush_folder(self.path.parent)
+                    flush(self.path.parent)
                 yield file
 
     def append(self, file: BinaryIO, tombstones: Iterable[Tombstone]) -> int:
@@ -100,11 +101,3 @@ class DisposedFile:
                     line = line[os.write(file.fileno(), line) :]
             os.fsync(file.fileno())
             return os.fstat(file.fileno()).st_size
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

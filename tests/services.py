@@ -21,7 +21,7 @@ from threading import Lock, Thread
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from tests.worlds import needs
+from tests.worlds import ROOT, needs
 
 BUCKET = "craftkit"
 CREDENTIALS = {
@@ -351,8 +351,7 @@ class DaskCluster:
         """Start a worker with one thread."""
         words = ["worker", self.address, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", "--name", name]
         words += ["--local-directory", str(self._folder / name)]
-        root = Path(__file__).parent.parent
-        self._start(name, words, cwd=self._folder, before=before, **{"PYTHONPATH": str(root), **env})
+        self._start(name, words, cwd=self._folder, before=before, **{"PYTHONPATH": str(ROOT), **env})
         if wait:
             self.wait_for(name)
 
@@ -385,12 +384,12 @@ class DaskCluster:
 
 
 @contextmanager
-def dask_cluster(folder: Path, *, workers: int = 2) -> Iterator[DaskCluster]:
+def dask_cluster(folder: Path, *, workers: int = 2, python_path: str = str(ROOT)) -> Iterator[DaskCluster]:
     """Run a scheduler and some workers, each with one thread."""
     cluster = DaskCluster(folder)
     try:
         for number in range(workers):
-            cluster.start_worker(f"worker-{number}", wait=False)
+            cluster.start_worker(f"worker-{number}", wait=False, PYTHONPATH=python_path)
         for number in range(workers):
             cluster.wait_for(f"worker-{number}")
         yield cluster

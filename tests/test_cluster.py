@@ -343,14 +343,28 @@ class Running:
         return Done(self.process.returncode, out, err)
 
 
+def far_away(folder: Path) -> str:
+    """Return a PYTHONPATH with which each message to S3 takes 30 ms, so that a command is under way for seconds."""
+    (folder / "far").mkdir()
+    (folder / "far/sitecustomize.py").write_text(
+        "import sys, time\n"
+        "sys.addaudithook(lambda event, _: time.sleep(0.03) if event == 'http.client.send' else None)\n"
+    )
+    return f"{folder / 'far'}:{ROOT}"
+
+
 @pytest.mark.long
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("verb", ["fetch"])  # the others are over before a death is noticed, on a quiet machine
+@pytest.mark.parametrize("verb", ["verify", "fetch", "export"])
 def test_a_killed_worker_costs_a_second_try_and_nothing_twice(tmp_path: Path, rclone: RealService, verb: str) -> None:
     count = 2000
     filled = fill_bucket(tmp_path, rclone, count=count, fetched=verb != "fetch")
-    words: dict[str, list[str | Path]] = {"fetch": ["fetch", filled.mirror]}
-    with dask_cluster(tmp_path) as running:
+    words: dict[str, list[str | Path]] = {
+        "verify": ["verify"],
+        "fetch": ["fetch", filled.mirror],
+        "export": ["export", tmp_path / "out"],
+    }
+    with dask_cluster(tmp_path, python_path=far_away(tmp_path)) as running:
         under_way = Running(*words[verb], archive=filled.archive, cluster=running)
         under_way.wait_for_progress()
         os.kill(running.worker_process("worker-0"), signal.SIGKILL)
@@ -359,8 +373,16 @@ def test_a_killed_worker_costs_a_second_try_and_nothing_twice(tmp_path: Path, rc
     summary = done.lines[-1]
     assert summary["details"]["cluster"]["lost"] >= 1
     counts = summary["counts"]
-    assert counts["copied"] + counts["adopted"] == count
-    assert len(rows(filled.archive, "assets")) == count
+    if verb == "verify":
+        assert (counts["checked"], counts["ok"]) == (count, count)
+        assert not rows(filled.archive, "findings")
+    elif verb == "fetch":
+        assert counts["copied"] + counts["adopted"] == count
+        assert len(rows(filled.archive, "assets")) == count
+    else:
+        assert counts["written"] + counts["unchanged"] == count
+        assert command("export-check", tmp_path / "out").code == 0
+        assert len((tmp_path / "out/manifest-sha256.txt").read_text().splitlines()) == count + 3
 
 
 @pytest.mark.long
@@ -384,7 +406,7 @@ def test_workers_that_join_late_help_if_they_can(tmp_path: Path) -> None:
 @pytest.mark.timeout(400)
 def test_when_the_only_worker_dies_its_successor_does_the_rest(tmp_path: Path, rclone: RealService) -> None:
     filled = fill_bucket(tmp_path, rclone, count=3000)
-    with dask_cluster(tmp_path, workers=1) as running:
+    with dask_cluster(tmp_path, workers=1, python_path=far_away(tmp_path)) as running:
         under_way = Running("verify", archive=filled.archive, cluster=running)
         under_way.wait_for_progress()
         running.kill("worker-0")
@@ -397,7 +419,7 @@ def test_when_the_only_worker_dies_its_successor_does_the_rest(tmp_path: Path, r
 @pytest.mark.timeout(400)
 def test_a_scheduler_that_dies_ends_the_command_with_what_was_recorded(tmp_path: Path, rclone: RealService) -> None:
     filled = fill_bucket(tmp_path, rclone, count=2000, fetched=False)
-    with dask_cluster(tmp_path) as running:
+    with dask_cluster(tmp_path, python_path=far_away(tmp_path)) as running:
         under_way = Running("fetch", filled.mirror, archive=filled.archive, cluster=running)
         under_way.wait_for_progress()
         began = time.monotonic()
@@ -408,6 +430,24 @@ def test_a_scheduler_that_dies_ends_the_command_with_what_was_recorded(tmp_path:
     assert 0 < len(rows(filled.archive, "assets")) < 2000
     assert command("fetch", filled.mirror, archive=filled.archive).code == 0
     assert len(rows(filled.archive, "assets")) == 2000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_ctrl_c_cancels_what_waits_at_the_cluster(tmp_path: Path, rclone: RealService) -> None:
+    filled = fill_bucket(tmp_path, rclone, count=3000)
+    with dask_cluster(tmp_path, python_path=far_away(tmp_path)) as running:
+        under_way = Running("verify", archive=filled.archive, cluster=running)
+        under_way.wait_for_progress()
+        under_way.process.send_signal(signal.SIGINT)
+        done = under_way.end()
+        summary = done.lines[-1]
+        assert (done.code, summary["outcome"]) == (130, "interrupted"), done.out + done.err
+        assert 0 < summary["counts"]["checked"] < 3000
+        recorded = [row for row in rows(filled.archive, "assets where verified_at is not null")]
+        assert len(recorded) == summary["counts"]["checked"]
+        # The cluster has nothing left to do, and takes the next command.
+        assert asked("verify", "--due", "1d", archive=filled.archive, cluster=running).code == 0
 
 
 def test_nothing_secret_travels_in_a_task(tmp_path: Path, rclone: RealService, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
 
 from craftkit_archive.archive import Archive, Run
+from craftkit_archive.durable import replaced_when_whole
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.proof import signatures, timestamps
 from craftkit_archive.records import Record, Summary
@@ -115,11 +115,5 @@ def _read_seal(file: Path) -> bytes:
 
 
 def _replace_file(file: Path, content: bytes) -> None:
-    """Write a file so that it is whole or not there."""
-    with disk_errors(file):
-        new = file.with_name(f".{file.name}.{token_hex(4)}")
-        try:
-            new.write_bytes(content)
-            new.replace(file)
-        finally:
-            new.unlink(missing_ok=True)
+    with replaced_when_whole(file) as new:
+        new.write_bytes(content)

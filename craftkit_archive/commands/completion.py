@@ -23,6 +23,7 @@ from click.shell_completion import (
 from craftkit_archive import errors
 from craftkit_archive.commands.completing import COMPLETE_VARIABLE
 from craftkit_archive.commands.console import OK, Console, standard_output
+from craftkit_archive.durable import replaced_when_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,12 +206,8 @@ def write_completion(script: str, file: Path) -> bool:
             raise errors.RequestError(f"{file} was not written by this program. Move it away, or give --to DIR.")
         file.parent.mkdir(parents=True, exist_ok=True)
         # A shell that starts meanwhile reads all of it or none.
-        new = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
+        with replaced_when_whole(file) as new:
             new.write_text(script)
-            new.replace(file)
-        finally:
-            new.unlink(missing_ok=True)
     return True
 
 

@@ -1,16 +1,15 @@
 """The certificate of a disposal: as JSON for machines, and as a page for people and for paper."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from hashlib import file_digest
 from itertools import islice
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import msgspec
 
 from craftkit_archive.archive import Archive
+from craftkit_archive.durable import replaced_when_whole
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.html.pages import generate_page
 from craftkit_archive.proof import signatures
@@ -79,16 +78,11 @@ def write_certificate(archive: Archive, run_id: int, stem: Path, *, sign_with: P
 
 
 def _write(file: Path, parts: Iterator[str]) -> None:
-    """Write a file so that it is whole or not there."""
-    with disk_errors(file):
-        new = file.with_name(f".{file.name}.{token_hex(4)}")
-        try:
-            with new.open("x", encoding="utf-8", newline="", errors="backslashreplace") as out:
-                out.writelines(parts)
-            new.replace(file)
-        finally:
-            with suppress(OSError):
-                new.unlink()
+    with (
+        replaced_when_whole(file) as new,
+        new.open("x", encoding="utf-8", newline="", errors="backslashreplace") as out,
+    ):
+        out.writelines(parts)
 
 
 class _Facts:

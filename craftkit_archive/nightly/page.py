@@ -1,13 +1,11 @@
 """The page of the night: what the last one did, and how the last thirty went."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from secrets import token_hex
 
 from craftkit_archive.catalog.rows import Night
-from craftkit_archive.errors import disk_errors
+from craftkit_archive.durable import replaced_when_whole
 from craftkit_archive.html.pages import write_page
 from craftkit_archive.notify.message import GOOD_CODES
 from craftkit_archive.parallel.progress import format_duration
@@ -44,15 +42,8 @@ def write_night_page(file: Path, archive: str, nights: Sequence[Night], findings
         "names": names,
         "nights": [(_described(night), state_of_code(night.exit_code), _marks(night, names)) for night in nights],
     }
-    temporary = file.with_name(f".{file.name}.{token_hex(4)}")
-    with disk_errors(file):
-        try:
-            with temporary.open("x", encoding="utf-8") as out:
-                write_page("nightly/night.html", out, values)
-            temporary.replace(file)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
+    with replaced_when_whole(file) as new, new.open("x", encoding="utf-8") as out:
+        write_page("nightly/night.html", out, values)
 
 
 def state_of_code(code: int | None) -> str:

@@ -12,6 +12,7 @@ from craftkit_archive.archive import CATALOG, Archive, Run
 from craftkit_archive.catalog.backups import Access, check_backup, copy_backup, read_access, settle_log
 from craftkit_archive.catalog.catch_up import take_later_events
 from craftkit_archive.catalog.rows import Selection
+from craftkit_archive.durable import flush
 from craftkit_archive.errors import RemoteError, RequestError, StoreMismatchError, StoreOfflineError, disk_errors
 from craftkit_archive.lock import hold_lock
 from craftkit_archive.parallel.pool import Stop, never
@@ -309,18 +310,17 @@ def _put_in_place(path: Path, kept: Path) -> None:
     """
     catalog, new = path / CATALOG, path / RESTORED
     with disk_errors(path):
-        with new.open("rb") as written:
-            os.fsync(written.fileno())
+        flush(new)
         log = catalog.with_name(f"{CATALOG}-wal")
         if log.exists() and log.stat().st_size:
             _keep(log, kept.with_name(f"{kept.name}-wal"))
         if catalog.exists():
             _keep(catalog, kept)
-        _sync_folder(path)
+        flush(path)
         for suffix in ("-wal", "-shm"):
             catalog.with_name(f"{CATALOG}{suffix}").unlink(missing_ok=True)
         new.rename(catalog)
-        _sync_folder(path)
+        flush(path)
 
 
 def _keep(file: Path, name: Path) -> None:
@@ -328,13 +328,4 @@ def _keep(file: Path, name: Path) -> None:
         name.hardlink_to(file)
     except PermissionError:  # a file system without hard links
         shutil.copy2(file, name)
-        with name.open("rb") as copy:
-            os.fsync(copy.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(name)

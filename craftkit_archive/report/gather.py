@@ -2,18 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, TextIO
 
 from craftkit_archive import records
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.columns import short_digest
 from craftkit_archive.coverage import COVERAGE_DAYS, NOTHING, describe
-from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.durable import replaced_when_whole
+from craftkit_archive.errors import RequestError
 from craftkit_archive.outcomes import describe_counts, describe_outcome
 from craftkit_archive.proof.seal import compute_seal, seal_line
 from craftkit_archive.records import AuditEvent, Plan, Progress, Record, Summary
@@ -210,15 +209,11 @@ def write_report(report: Report, form: ReportForm, file: str | Path) -> None:
     """
     records.one_of("form", form, ReportForm)
     file = Path(file)
-    with disk_errors(file):
-        temporary = file.with_name(f".{file.name}.{token_hex(4)}")
-        try:
-            with temporary.open("x", encoding="utf-8", newline="", errors="backslashreplace") as out:
-                WRITERS[form](report, out)
-            temporary.replace(file)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
+    with (
+        replaced_when_whole(file) as new,
+        new.open("x", encoding="utf-8", newline="", errors="backslashreplace") as out,
+    ):
+        WRITERS[form](report, out)
 
 
 def seal_archive(archive: Archive, *, project: str | None = None, expected: str | None = None) -> Iterator[Record]:

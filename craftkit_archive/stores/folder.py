@@ -15,6 +15,7 @@ from secrets import token_hex
 
 from typing_extensions import override
 
+from craftkit_archive.durable import flush
 from craftkit_archive.errors import (
     NAME_TROUBLE,
     AssetDamagedError,
@@ -122,9 +123,8 @@ class FolderStore(Store):
         with disk_errors(target, key=key):
             if _is_taken(target, replace=replace):
                 raise AssetExistsError(f"{key} is stored already, and nothing is overwritten. Look at both copies.")
-            folder = target.rpartition("/")[0]
-            if folder not in self._inside:
-                self._make_folder(folder)
+            # Always asked: another process may have removed the last asset of a folder, and the folder with it.
+            self._make_folder(target.rpartition("/")[0])
         with disk_errors(target):
             path, stored = self._receive_file(chunks)
         return StagedAsset(key, stored, path, replace)
@@ -166,7 +166,7 @@ class FolderStore(Store):
                         refused[each] = error
                 if self._durable:
                     for folder in {os.path.dirname(target) for each, _, target in waiting if each not in refused}:
-                        _sync(folder)
+                        flush(folder)
             finally:
                 for _, path, _ in waiting:
                     _discard(path)
@@ -180,7 +180,7 @@ class FolderStore(Store):
         for made in reversed(missing):
             Path(made).mkdir(exist_ok=True)
             if self._durable:
-                _sync(os.path.dirname(made))
+                flush(os.path.dirname(made))
 
     @override
     def find(self, key: str) -> Entry:
@@ -382,12 +382,12 @@ class FolderStore(Store):
         with disk_errors(self.address):
             self._sync(paths)
             for folder in {os.path.dirname(path) for path in paths}:
-                _sync(folder)
+                flush(folder)
 
     def _sync(self, paths: Sequence[str]) -> None:
         if len(paths) < _FEW or not _sync_file_system(self._root):
             for path in paths:
-                _sync(path)
+                flush(path)
 
     @override
     def remove(self, key: str) -> str | None:
@@ -410,7 +410,7 @@ class FolderStore(Store):
             os.unlink(path)
             folder = os.path.dirname(path)
             if self._durable:
-                _sync(folder)
+                flush(folder)
             with suppress(OSError):  # something else is in it
                 while folder != self._root:
                     os.rmdir(folder)
@@ -534,19 +534,6 @@ def _rename_new(temporary: str, target: str) -> bool:
             return False
         os.rename(temporary, target)
     return True
-
-
-def _sync(path: str) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some file systems, such as CIFS, cannot flush a folder, and write it through instead.
-        if error.errno != errno.EINVAL or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _sync_file_system(folder: str) -> bool:

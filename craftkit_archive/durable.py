@@ -1,0 +1,46 @@
+"""Files that are whole or not there, and names that are on the disk."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from craftkit_archive.errors import disk_errors
+
+
+@contextmanager
+def replaced_when_whole(file: Path) -> Iterator[Path]:
+    """Give a path to write to; at the end of the block it takes the file's place, so nobody reads half of it.
+
+    If the block fails, the file stays as it was, and what was written goes.
+
+    Raises:
+        NoSpaceError, NotWritableError: The disk refused.
+    """
+    with disk_errors(file):
+        new = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
+        try:
+            yield new
+            new.replace(file)
+        finally:
+            with suppress(OSError):
+                new.unlink()
+
+
+def flush(path: str | os.PathLike[str]) -> None:
+    """Bring a file, or the names in a folder, to the disk.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems, such as CIFS, cannot flush a folder, and write it through instead.
+        if error.errno != errno.EINVAL or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
+    finally:
+        os.close(descriptor)
