@@ -366,6 +366,7 @@ def test_a_folder_says_which_bytes_it_cannot_remove(folder: FolderStore, tmp_pat
 def test_a_folder_that_somebody_else_removed_is_made_anew(folder: FolderStore) -> None:
     """A worker of a cluster keeps a store open for days, while a command on another machine disposes of an asset."""
     folder.write("names/of/persons.pdf", [b"x"])
+    assert read(folder, "names/of/persons.pdf") == b"x"
     FolderStore(Path(folder.address)).remove("names/of/persons.pdf")
     assert not Path(folder.address, "names").exists()
     folder.write("names/of/persons.pdf", [b"y"])
