@@ -8,7 +8,10 @@ run = @if command -v $(BIN)$(1) >/dev/null; then $(BIN)$(1) $(2); else \
 
 PROGRAMS := chromium node nginx caddy haproxy qpdf bsdtar jbig2dec jq openssl ssh-keygen logrotate curl wget aria2c javac go zsh fish mandoc groff
 
-.PHONY: check lint types test test-long programs docs-check docs man site offline format sample pictures bench bench-full
+# What is run once .venv may have been made; BIN is from before.
+PYTHON = $$(test -x .venv/bin/python3 && echo .venv/bin/)python3
+
+.PHONY: check lint types test test-long programs docs-check docs venv man site offline format sample pictures bench bench-full
 
 check: lint types programs test docs-check
 
@@ -35,27 +38,33 @@ docs-check: # docs/cli.md and docs/datasette.md say what the program says
 docs: # write docs/cli.md and docs/datasette.md anew
 	$(BIN)cog -r docs/cli.md docs/datasette.md docs/api.md docs/messages.md
 
+venv: # the program with its libraries, which the targets below run: a .venv of its own, unless this Python has them
+	@$(PYTHON) -c 'import cli' 2>/dev/null || \
+	{ python3 -m venv .venv && .venv/bin/pip install --quiet --editable .; }
+
 offline: man # one tar for boxes without a network: wheels for this kind of machine, and install.sh; EXTRAS=notify,postgres
-	$(BIN)python -m release.offline dist $(EXTRAS)
+	@$(PYTHON) -m release.offline dist $(EXTRAS)
 
 site: # the documentation as a folder that works without a network
-	NO_MKDOCS_2_WARNING=1 $(BIN)mkdocs build --strict --quiet
+	@test -n "$$(command -v $(BIN)mkdocs)" || { echo "MkDocs is not installed. In this folder, run" \
+	"\`python3 -m venv .venv && .venv/bin/pip install -e '.[test]'\`, then make site again."; exit 1; }
+	@NO_MKDOCS_2_WARNING=1 $(BIN)mkdocs build --strict --quiet && echo "Open site/index.html."
 
-man: # man pages of all commands; a wheel that is built afterwards takes them along
-	$(BIN)python -m manual.man_pages share/man/man1
+man: venv # man pages of all commands; a wheel that is built afterwards takes them along
+	@$(PYTHON) -m manual.man_pages share/man/man1
 
 format:
 	$(BIN)ruff check --fix .
 	$(BIN)ruff format .
 
 bench: # within five minutes
-	$(BIN)python -m benchmarks.run --rounds 3
+	$(BIN)python3 -m benchmarks.run --rounds 3
 
 bench-full: # some forty minutes, 40 GB; writes docs/benchmarks.md
-	$(BIN)python -m benchmarks.run --full --write docs/benchmarks.md
+	$(BIN)python3 -m benchmarks.run --full --write docs/benchmarks.md
 
 sample: # print the sample's PDFs anew; needs Chromium
-	$(BIN)python data/sample/make_sample.py
+	$(BIN)python3 data/sample/make_sample.py
 
 pictures: # take the pictures of the page anew; needs Chromium
-	$(BIN)python -m tests.pictures
+	$(BIN)python3 -m tests.pictures
