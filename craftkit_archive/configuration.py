@@ -375,7 +375,7 @@ TEMPLATE = """
 #report = ["reports/latest.html"]
 # Say which renders are due by the retention rules. Nothing is disposed of.
 #due = true
-#backup = { directory = "/srv/backup", keep = 14 }
+#backup = { directory = "/backups", keep = 14 }
 #seal = true
 #head = true
 #page = "night.html"

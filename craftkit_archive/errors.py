@@ -32,6 +32,7 @@ are not errors: operations yield them as records. Exit codes stand in `cli.py`, 
 """
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,6 +161,11 @@ class RenderNotFoundError(AccessError):
 
 class RenderConflictError(AccessError):
     """The render has not succeeded yet, or has no stored asset."""
+
+
+def install(extra: str) -> str:
+    """Say how to install an extra: by the Python that runs this; another one's pip would install it elsewhere."""
+    return f"Run {sys.executable} -m pip install 'craftkit-archive[{extra}]'."
 
 
 def leaves(root: type[ArchiveError] = ArchiveError) -> list[type[ArchiveError]]:

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import requests
-
 from tests.services import BUCKET, RealService
 from tests.worlds import LIVE_KEY, ROOT, keys, pdf, projects, put, render, render_id, write_json, write_ndjson
 
@@ -45,8 +43,8 @@ def test_an_archive_is_fetched_sealed_carried_over_checked_and_served(tmp_path: 
             ["sh", "-ec", script], cwd=tmp_path, env=known, capture_output=True, text=True, timeout=60
         )
 
-    gather, box = documented()
-    here, media, log = tmp_path / "here", tmp_path / "media", tmp_path / "access.ndjson"
+    gather, carry, check, serve, download = documented()
+    here, media, log = tmp_path / "here", tmp_path / "media", tmp_path / "log/access.ndjson"
     gather = gather.replace("/srv/archive", str(here)).replace("s3://bucket", f"s3://{BUCKET}/carried")
     done = sh(gather, AWS_ENDPOINT_URL_S3=rclone.url)
     assert done.returncode == 0, done.stderr
@@ -54,20 +52,25 @@ def test_an_archive_is_fetched_sealed_carried_over_checked_and_served(tmp_path: 
     log_of_catalog = here / "archive.db-wal"
     assert not log_of_catalog.exists() or log_of_catalog.stat().st_size == 0, "archive.db alone is the whole catalog"
 
-    shutil.copytree(here, media, ignore=shutil.ignore_patterns("archive.db-*"))
+    media.mkdir()
+    assert sh(carry.replace("/srv/archive", str(here)).replace("/media/disk", str(media))).returncode == 0
     shutil.rmtree(here)
-    check, _, serve = box.replace("/media/archive", str(media)).partition("craftkit-archive serve")
-    assert sh(check.replace("HEX", seal)).returncode == 0
-    assert sh(check.replace("HEX", "0" * 64)).returncode == 1
+    check, serve = (block.replace("/media/disk", str(media)) for block in (check, serve))
+    assert "MATCHES" in sh(check.replace("HEX", seal)).stderr
+    changed = sh(check.replace("HEX", "0" * 64))
+    assert (changed.returncode, "DOES NOT MATCH" in changed.stderr) == (1, True)
 
-    serve = serve.replace("0.0.0.0:8080", "127.0.0.1:0").replace("/var/log/craftkit-archive/access.ndjson", str(log))
-    words = [str(program), "--json", "--archive", str(media), "serve", *shlex.split(serve)]
+    prepare, _, serve = serve.replace("/var/log/craftkit-archive", str(log.parent)).partition("craftkit-archive serve")
+    assert sh(prepare).returncode == 0
+    serve = serve.replace("0.0.0.0:8080", "127.0.0.1:0")
+    words = [str(program), "--json", "--archive", str(media / "archive"), "serve", *shlex.split(serve)]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         found = re.search(r"http://[0-9.:]+", server.stdout.readline())
         assert found is not None
-        address = f"{found[0]}/v1/renders/{render_id(1)}/download"
-        answer = requests.get(address, headers={"Authorization": f"Bearer {LIVE_KEY}"}, timeout=10)
+        download = download.replace("http://127.0.0.1:8080", found[0]).replace("RENDER", render_id(1))
+        done = sh(download.replace("KEY", LIVE_KEY))
         server.terminate()
-    assert (answer.status_code, answer.content) == (200, pdf(rows[1]["id"]))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "test.pdf").read_bytes() == pdf(rows[1]["id"])
     assert log.read_text().count("\n") == 1

@@ -646,7 +646,7 @@ def test_apprise_that_is_missing_or_has_nobody_to_tell_is_said(monkeypatch: pyte
     monkeypatch.setenv("CRAFTKIT_ARCHIVE_APPRISE_URLS", "json://h")
     monkeypatch.setitem(sys.modules, "apprise", None)
     [sentence] = announce_end(Notify(apprise=True), night(), None)
-    assert "pip install 'craftkit-archive[notify]'" in sentence
+    assert f"{sys.executable} -m pip install 'craftkit-archive[notify]'" in sentence
 
 
 def test_apprise_that_hangs_holds_nothing_up(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -772,7 +772,7 @@ def test_the_command_ends_with_16_if_somebody_was_not_reached(world: World, rece
 def test_the_command_says_where_to_name_somebody(world: World) -> None:
     done = command("notify", "test", archive=world.archive.path)
     assert done.code == 2
-    assert "Nobody is named to tell. Fill the table [notify] in" in done.err
+    assert "Nobody is named to notify. Fill in the table [notify] of" in done.err
 
 
 def test_secrets_alone_name_somebody(world: World, receiver: Receiver) -> None:

@@ -36,14 +36,21 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("offline")
     source = folder / "source"
     # From a copy: setuptools would leave what it builds in the checkout, and take what it finds there.
-    for name in ("release", "craftkit_archive", "server"):
+    for name in ("release", "manual", "craftkit_archive", "server"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("cli.py", "setup.py", "pyproject.toml", "README.md"):
+    for name in ("cli.py", "setup.py", "pyproject.toml", "README.md", "Makefile"):
         shutil.copy(ROOT / name, source / name)
-    # As `make offline` does, in a directory without anything else.
-    words = [sys.executable, "-m", "release.offline", str(folder)]
-    subprocess.run(words, cwd=source, env={**os.environ, "PYTHONPATH": str(source)}, check=True)
-    with tarfile.open(folder / f"{bundle_name()}.tar") as packed:
+    # As on Debian, Python is `python3` alone, and it has none of the libraries: make has to see to that.
+    base = folder / "bin/python3"
+    base.parent.mkdir()
+    base.write_text(f'#!/bin/sh\nexec {Path(sys.base_prefix, "bin/python3")} "$@"\n')
+    base.chmod(0o755)
+    for program in ("sh", "test", "echo"):
+        (base.parent / program).symlink_to(str(shutil.which(program)))
+    known = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    make = [str(shutil.which("make")), "offline"]
+    subprocess.run(make, cwd=source, env={**known, "PATH": str(base.parent)}, check=True)
+    with tarfile.open(source / f"dist/{bundle_name()}.tar") as packed:
         packed.extractall(folder / "box", filter="data")
     return folder / "box" / bundle_name()
 
@@ -55,6 +62,7 @@ def test_it_installs_and_works_where_nothing_can_be_reached(unpacked: Path, tmp_
     program = target / "bin/craftkit-archive"
     run(program, "--archive", tmp_path / "a", "init", cwd=tmp_path)
     run(program, "--archive", tmp_path / "a", "doctor", cwd=tmp_path)
+    assert (target / "share/man/man1/craftkit-archive.1").exists()
     # Once more, over what is there.
     assert "craftkit-archive 0." in run(unpacked / "install.sh", target, cwd=tmp_path)
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -567,7 +568,7 @@ def test_psycopg_is_asked_for_where_it_is_missing(archive: Archive, tmp_path: Pa
         "import", "renders", "postgresql://x:hidden@h/db", archive=archive.path, env={"PYTHONPATH": str(tmp_path)}
     )
     assert done.code == 2
-    assert "pip install 'craftkit-archive[postgres]'" in done.err
+    assert f"{sys.executable} -m pip install 'craftkit-archive[postgres]'" in done.err
     assert "hidden" not in done.err
 
 

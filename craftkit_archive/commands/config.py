@@ -108,7 +108,9 @@ def init_config(console: Console) -> int:
             with file.open("x", encoding="utf-8") as out:
                 out.write("\n".join([HEADER, *template(root), TEMPLATE]))
         except FileExistsError as error:
-            raise RequestError(f"{file} exists. Edit it, or move it away and run config init again.") from error
+            raise RequestError(
+                f"{file} exists. Edit it, or run `craftkit-archive --config NEW.toml config init` to write another."
+            ) from error
     console.say(f"Wrote {file}: every setting is commented out. Take away the # before those that you want.")
     console.close(Summary(command="config init", outcome="ok", details={"file": str(file)}))
     return OK

@@ -100,7 +100,8 @@ def nightly(console: Console, skip: tuple[str, ...], time_limit: int | None, dry
     if configuration.nightly is None:
         where = configuration.file or "craftkit-archive.toml"
         raise RequestError(
-            f"Nothing says what a night does. Add [nightly] to {where}; `config init` writes an example."
+            f"Nothing says what a night does. Add [nightly] to {where};"
+            " `craftkit-archive --config NEW.toml config init` writes an example."
         )
     try:
         with open_archive(console, read_only=dry_run) as archive:

@@ -33,6 +33,9 @@ def try_notifications(console: Console) -> int:
     configuration = console.configuration or Configuration()
     if not outlets_of(configuration.notify):
         where = configuration.file or console.archive / "craftkit-archive.toml"
-        raise RequestError(f"Nobody is named to tell. Fill the table [notify] in {where}; `config init` writes one.")
+        raise RequestError(
+            f"Nobody is named to notify. Fill in the table [notify] of {where};"
+            " `craftkit-archive --config NEW.toml config init` writes an example."
+        )
     notice = write_trial(str(console.archive.absolute()), socket.gethostname(), format_time(utc_now()))
     return console.finish(try_outlets(configuration.notify, notice))
