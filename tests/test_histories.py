@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import signal
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,6 +35,7 @@ from craftkit_archive.repair.run import repair_assets
 from craftkit_archive.retention.rules import place_hold, release_hold, remove_retention, set_retention
 from craftkit_archive.verify.run import verify_assets
 from server.app import Service
+from tests.dying import die_before_change
 from tests.worlds import (
     LIVE_KEY,
     NORTHWIND,
@@ -57,7 +56,6 @@ SOME = st.sets(st.sampled_from(NUMBERS), min_size=1, max_size=3)
 NAMES = {number: f"Anna/{number}" if number % 2 else render_id(number) for number in NUMBERS}
 KEYS = {number: f"renders/{NORTHWIND}/{name}.pdf" for number, name in NAMES.items()}
 ROWS = {number: render(number, asset_key=key) for number, key in KEYS.items()}
-CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
 
 class _History(RuleBasedStateMachine):
@@ -182,7 +180,7 @@ class _History(RuleBasedStateMachine):
             )  # pytest-xdist has threads, which the child does not use
             child = os.fork()
         if not child:
-            _die_at(changes)
+            die_before_change(changes)
             try:
                 list(self._dispose(Archive(self.path), numbers))
             finally:
@@ -263,19 +261,6 @@ def _status(service: Service, path: str) -> int:
     answered: list[str] = []
     list(service.app.wsgi(environ, lambda status, _headers: answered.append(status)))
     return int(answered[0].split()[0])
-
-
-def _die_at(number: int) -> None:
-    """Kill this process before its change of this number to a disk."""
-    left = [number]
-
-    def note(event: str, given: tuple[Any, ...]) -> None:
-        if event in CHANGES or (event == "open" and isinstance(given[2], int) and given[2] & os.O_ACCMODE):
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(note)
 
 
 # A history that fails is not made shorter: that takes longer than to read it.

@@ -15,40 +15,23 @@ import pytest
 
 from craftkit_archive.archive import CATALOG, Archive
 from craftkit_archive.audit.log import verify_log
-from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.records import AuditFault
-from craftkit_archive.tombstones import DISPOSED_FILE, DisposedFile
 from craftkit_archive.verify.run import verify_assets
-from tests.services import BUCKET, RealService
 from tests.worlds import (
     ROOT,
     World,
     command,
     fill,
     keys,
-    load,
-    pdf,
     program,
     projects,
-    put,
     render,
     render_id,
     summary_of,
     write_ndjson,
 )
 
-# What a program changes on a disk, as Python's audit events name it: it dies before the change of this number.
-DIE = """
-import os, signal, sys
-left = [{number}]
-def note(event, given):
-    changes = event in {{"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}}
-    if changes or (event == "open" and isinstance(given[2], int) and given[2] & os.O_ACCMODE):
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(note)
-"""
+DIE = "from tests.dying import die_before_change\ndie_before_change({number})"
 BAD = (1, 4, 7)  # what is damaged before a repair, or deleted
 
 
@@ -247,70 +230,3 @@ def test_killed_at_any_moment(tmp_path: Path, name: str) -> None:
     for number in range(8):
         seconds = chance.uniform(0.2, usual)
         _kill_and_run_again(tmp_path / str(number), name, number=0, seconds=seconds, count=250)
-
-
-KILLS = 100
-
-
-def _bucket_world(folder: Path, store: str, count: int) -> Path:
-    """Make an archive with this many renders in a store, and return its directory."""
-    with Archive.create(folder / "archive", store_address=store) as archive:
-        rows = [render(number) for number in range(count)]
-        for number, row in enumerate(rows):
-            put(folder / "source", row["asset_key"], pdf(f"render {number}"))
-        load(archive, folder, "projects", projects())
-        load(archive, folder, "renders", rows)
-        assert summary_of(fetch_assets(archive, str(folder / "source"))).counts["copied"] == count
-    return folder / "archive"
-
-
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kind", ["folder"])
-def test_a_hundred_disposals_that_were_killed(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    """After each kill a render is whole, or its disposal has begun; the last disposal finishes all of them."""
-    chance, count = random.Random(kind), 5 * KILLS
-    objects, store = tmp_path / "archive" / "assets", "assets"
-    if kind == "bucket":
-        service: RealService = request.getfixturevalue("rclone")
-        objects, store = service.bucket / "killed", f"s3://{BUCKET}/killed?endpoint_url={service.url}"
-    path = _bucket_world(tmp_path, store, count)
-    ids, usual, killed, left = tmp_path / "ids.txt", 0.0, 0, list(range(count))
-    while killed < KILLS:
-        ids.write_text("".join(f"{render_id(left.pop())}\n" for _ in range(2)))
-        words: list[str | Path] = ["dispose", "--ids", ids, "--reason", "asked for"]
-        # In one half before a change of its own to the disk, in the other at any moment.
-        die = DIE.format(number=chance.randint(1, 15)) if usual and chance.random() < 0.5 else ""
-        seconds = chance.uniform(usual / 3, usual) if usual and not die else 60
-        began = time.monotonic()
-        died = _die(program(*words, archive=path, before=die), seconds) != 0
-        killed += died
-        if not died:
-            usual = time.monotonic() - began  # a machine that others use too is faster and slower by turns
-        _is_whole_or_begun(path, objects, count)
-    ids.write_text("".join(f"{render_id(each)}\n" for each in range(count)))
-    done = command("--json", "dispose", "--ids", ids, "--reason", "asked for", archive=path)
-    assert done.code == 0, done.out
-    with Archive(path) as archive:
-        assert archive.catalog.count_disposed() == (count, 0)
-        assert summary_of(verify_log(archive)).outcome == "ok"
-    assert not list(objects.rglob("*.pdf"))
-
-
-def _is_whole_or_begun(path: Path, objects: Path, count: int) -> None:
-    listed = {tombstone.render_id for tombstone in DisposedFile(path / DISPOSED_FILE).tombstones()}
-    with Archive(path, read_only=True) as archive:
-        finished = archive.catalog._query("SELECT render_id FROM tombstones WHERE finished_at IS NOT NULL")
-        struck = archive.catalog._query("SELECT render_id FROM tombstones")
-        stored = dict(archive.catalog._query("SELECT render_id, sha256 FROM assets WHERE stored_at IS NOT NULL"))
-    assert {render_id for (render_id,) in finished} <= listed
-    assert {render_id for (render_id,) in struck} >= listed
-    assert len(stored) + len(struck) == count
-    for number in range(count):
-        file = objects / str(render(number)["asset_key"])
-        if render_id(number) in stored:
-            assert sha256(file.read_bytes()).hexdigest() == stored[render_id(number)]
-        elif (render_id(number),) in finished:
-            assert not file.exists()
-        elif not file.exists():  # its bytes went after its tombstone was on the disk
-            assert render_id(number) in listed
