@@ -1,11 +1,17 @@
-"""Outcomes: how a command ended, in the one sentence that is its last word to people, and what goes first of many."""
+"""Outcomes: how a command ended, in one sentence for people; of many records or exit codes, which is the worst."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.records import Diagnosis, Finding, Record, Reject, RunInfo, Skipped, Summary
 from craftkit_archive.states import STATES, WORST_FIRST, Standing, State, by_state, words
 from craftkit_archive.stores.base import mask_address
+
+# Exit codes, the worst first. The steps of a night work on one archive: damage in it matters more than a source that
+# could not be reached, since a later night makes up for that one. Of several archives, one that could not be examined
+# may hide any damage: it comes before the one whose damage is known.
+WORST_STEP_FIRST = (70, 13, 1, 15, 14, 16, 11, 10, 2, 3, 101, 0)
+WORST_ARCHIVE_FIRST = (70, 13, 15, 14, 16, 11, 10, 2, 1, 3, 101, 0)
 
 _HOW = {"limited": "stopped at its limit: ", "interrupted": "interrupted: "}
 _Sentence = Callable[[Summary], str]
@@ -30,6 +36,16 @@ def severity(record: Record) -> int:
     if isinstance(record, (Reject, Diagnosis)):
         return 0
     return WORST_FIRST.index("not-stored") if isinstance(record, Skipped) else len(WORST_FIRST)
+
+
+def worst_code(codes: Iterable[int], worst_first: Sequence[int]) -> int:
+    """Return the exit code that stands for all of them; 0 without any."""
+    return min(codes, key=lambda code: (code_rank(code, worst_first), code), default=0)
+
+
+def code_rank(code: int, worst_first: Sequence[int]) -> int:
+    """Return a number that is lower the worse an exit code is; a signal's or an unknown one comes before all others."""
+    return worst_first.index(code) if code in worst_first else -1
 
 
 # --- one for each command --------------------------------------------------------------------------------------------

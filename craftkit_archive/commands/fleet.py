@@ -27,8 +27,6 @@ VERBS = ("status", "verify", "report")
 _VALUED = ("--archive", "--config", "--progress")
 # Each archive's would replace that of the one before.
 _FILES = ("--report", "-o", "--output", "--watch")
-# The worst first; what is not named, such as a signal, is worse than all.
-_WORST_FIRST = (70, 13, 15, 14, 16, 11, 10, 2, 1, 3, 101, 0)
 _WORDS = {0: "ok", 1: "problems", 3: "incomplete", 101: "limited"}
 ASK_SECONDS = 0.2
 
@@ -55,6 +53,8 @@ def run_fleet(archives: Sequence[str], options: list[str], words: list[str], sig
     Raises:
         RequestError: It is not one that goes over many archives.
     """
+    from craftkit_archive.outcomes import WORST_ARCHIVE_FIRST, worst_code
+
     if not words or words[0] not in VERBS:
         raise errors.RequestError(f"Only {', '.join(VERBS)} take several archives. Name one --archive.")
     files = [word for word in words if word.partition("=")[0] in _FILES]
@@ -71,7 +71,7 @@ def run_fleet(archives: Sequence[str], options: list[str], words: list[str], sig
         counts.update(counted)
         if signals():
             break
-    worst = min((code for _, code in codes), key=lambda code: _WORST_FIRST.index(code) if code in _WORST_FIRST else -1)
+    worst = worst_code((code for _, code in codes), WORST_ARCHIVE_FIRST)
     _sum_up(words[0], codes, len(archives), counts, worst, as_json=as_json)
     return worst
 

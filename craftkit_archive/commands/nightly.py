@@ -180,8 +180,9 @@ class _Night:
 
     def run(self, steps: list[Step]) -> int:
         """Run the steps, show what came of them, and tell; return the exit code."""
-        from craftkit_archive.nightly.steps import describe_night, outcome_of, worst_code
+        from craftkit_archive.nightly.steps import describe_night, outcome_of
         from craftkit_archive.notify.send import announce_start
+        from craftkit_archive.outcomes import WORST_STEP_FIRST, worst_code
         from craftkit_archive.records import Summary
 
         troubles = announce_start(self.notify)
@@ -193,7 +194,7 @@ class _Night:
                 self.archive.catalog.put_step(run.id or 0, position, result)
                 self._show(result)
             stopped = [self.console.stop.exit_code] if self.console.stop() else []
-            code = worst_code([*stopped, *(one.exit_code for one in self.results)])
+            code = worst_code([*stopped, *(one.exit_code for one in self.results)], WORST_STEP_FIRST)
             run.outcome, sentence = outcome_of(code), describe_night(self.results)
             ends = Counter(one.outcome for one in self.results)
             run.counts.update({"steps": len(self.results), "failed": ends["failed"], "skipped": ends["skipped"]})
@@ -300,9 +301,8 @@ class _Night:
 
     def _keep(self, recorder: Recorder, code: int) -> None:
         """Keep what a step found, and what to run next if it is the worst so far."""
-        from craftkit_archive.nightly.steps import worst_code
         from craftkit_archive.notify.message import WORST
-        from craftkit_archive.outcomes import worst
+        from craftkit_archive.outcomes import WORST_STEP_FIRST, worst, worst_code
 
         self.worst = worst([*self.worst, *recorder.worst], WORST)
         summary = recorder.summary
@@ -312,7 +312,8 @@ class _Night:
             self.verify_run = summary.run_id
         night = self.configuration.nightly
         # What this night does itself needs no person, and which source is meant is known.
-        if summary.next and summary.command != "fetch" and worst_code([code, self.next_code]) == code != OK:
+        leads = worst_code([code, self.next_code], WORST_STEP_FIRST) == code != OK
+        if summary.next and summary.command != "fetch" and leads:
             source = night.fetch[0] if night and night.fetch else "SOURCE"
             self.next, self.next_code = summary.next.replace("SOURCE", source), code
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from craftkit_archive.configuration import Configuration, Nightly, Source
 from craftkit_archive.notify.message import GOOD_CODES
+from craftkit_archive.outcomes import WORST_STEP_FIRST, code_rank
 from craftkit_archive.records import OUTCOME_CODES, NightStep, Outcome
 from craftkit_archive.values import DATABASE_SCHEME, format_time
 
@@ -16,9 +17,6 @@ from craftkit_archive.values import DATABASE_SCHEME, format_time
 OVERLAP = timedelta(hours=1)
 BACKUP = "archive-%Y%m%dT%H%M%SZ.db"
 
-# The exit code of a night is that of the worst step: first an archive that cannot be used, then PDFs that are damaged,
-# then what could not be written, reached or asked, and at last what is merely not complete.
-WORST_FIRST = (70, 13, 1, 15, 14, 16, 11, 10, 2, 3, 101, 0)
 INTERRUPTED = (130, 143)
 
 # When a step that began and ended well last did so, by its name.
@@ -102,18 +100,6 @@ def _of_database(step: Step, changed: str | None, where: str | None, since: str 
     return step._replace(words=[*step.words, "--where", f"({where}) AND {condition}" if where else condition])
 
 
-def worst_code(codes: Iterable[int]) -> int:
-    """Return the exit code that stands for all of them."""
-    found = set(codes)
-    stopped = next((code for code in INTERRUPTED if code in found), None)
-    # A code that is not in the table is one of a step that nobody foresaw.
-    return stopped or next((code for code in WORST_FIRST if code in found), max(found, default=0))
-
-
-def _rank(code: int) -> int:
-    return WORST_FIRST.index(code) if code in WORST_FIRST else -1
-
-
 def outcome_of(code: int) -> Outcome:
     """Return the outcome that an exit code of a night stands for."""
     if code in INTERRUPTED:
@@ -125,11 +111,11 @@ def outcome_of(code: int) -> Outcome:
 def describe_night(steps: Iterable[NightStep]) -> str:
     """Say how a night went in one sentence: what was bad, or that nothing was."""
     steps = list(steps)
-    worst = sorted((step for step in steps if step.exit_code not in GOOD_CODES), key=lambda step: _rank(step.exit_code))
-    bad = [f"{step.name}: {(step.sentence or step.outcome).rstrip('.')}" for step in worst]
+    bad = [step for step in steps if step.exit_code not in GOOD_CODES]
+    bad.sort(key=lambda step: code_rank(step.exit_code, WORST_STEP_FIRST))
     skipped = [step for step in steps if step.outcome == "skipped"]
     done = f"{len(steps) - len(skipped)} of {len(steps)} steps done" if skipped else f"{len(steps)} steps done"
-    return "; ".join(bad) if bad else done
+    return "; ".join(f"{step.name}: {(step.sentence or step.outcome).rstrip('.')}" for step in bad) if bad else done
 
 
 def prune_backups(directory: Path, keep: int) -> list[Path]:
