@@ -175,6 +175,24 @@ def test_a_module_uses_nothing_private_of_others_that_is_not_listed(module: str)
     assert used == {name for user, name in PRIVATE if user == module}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import smtplib; smtplib.SMTP()._inner",
+        "import smtplib; smtplib._inner.x",
+        "from smtplib import _inner",
+        "import smtplib._inner",
+        "from smtplib._inner import x",
+        "import smtplib; getattr(smtplib, '_inner')",
+        "import smtplib; smtplib.SMTP()._inner = 1",
+    ],
+)
+def test_the_search_finds_every_form_of_private_use(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, the test above could pass because nothing is ever found."""
+    monkeypatch.setitem(TREES, "cli", ast.parse(text))
+    assert {name for name in _private_uses("cli") if _PRIVATE.match(name)} == {"_inner"}
+
+
 @pytest.mark.parametrize("listed", PRIVATE, ids=lambda listed: ".".join(listed))
 def test_what_is_private_is_still_there(listed: tuple[str, str]) -> None:
     assert PRIVATE[listed]()
