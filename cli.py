@@ -33,7 +33,7 @@ USAGE = 2
 OWN_BUG = 70
 # Where click keeps it from the reading of the command line to the commands.
 CONFIGURATION = "craftkit_archive.configuration"
-# As the shell says of a program that SIGPIPE ended.
+# As the shell says about a program that SIGPIPE ended.
 READER_GONE = 128 + signal.SIGPIPE
 
 # What stopped it otherwise: each leaf of the error tree.

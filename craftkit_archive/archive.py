@@ -225,7 +225,7 @@ class Archive:
     ) -> Iterator[Self]:
         """Give an archive whose catalog is lost an empty one, to be filled in the block; the writer's lock is held.
 
-        It lies beside the lost one until `put_in_place`. Whatever interrupts this, the next call begins anew.
+        It lies beside the lost one until `put_in_place`. Whatever interrupts this, the next call starts over.
 
         Args:
             path: The archive's directory.
@@ -526,7 +526,7 @@ class Archive:
     def list_keys(self, project: str | None = None) -> list[KeyInfo]:
         """Return the keys of a project (id or slug) or of all, never the keys themselves.
 
-        When each was last used is what recorded access logs say of it (`record_access_log`).
+        When each was last used is what recorded access logs say about it (`record_access_log`).
 
         Raises:
             RequestError: There is no such project.

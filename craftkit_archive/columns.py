@@ -22,7 +22,7 @@ class Column(NamedTuple):
 
     Attributes:
         head: What stands above it.
-        cell: What it says of a record.
+        cell: What it says about a record.
         right: Whether it is a number, aligned to the right.
         least: How few characters it may be cut to; 0 is never cut.
         drop: Columns with the highest number are dropped first when space is short; 0 stays.
@@ -161,7 +161,7 @@ def clipped(line: str, width: int) -> str:
 
 
 def fitted(text: str, width: int) -> str:
-    """Cut a text in its middle, or fill it with blanks, so that it takes exactly so many columns."""
+    """Cut a text in its middle, or fill it with blanks, so that it takes exactly `width` columns."""
     cut = _cut(one_line(text), width, middle=True)
     return cut + " " * max(width - _width(cut), 0)
 

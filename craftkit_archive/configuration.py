@@ -308,7 +308,7 @@ def _secret(name: str, value: Any) -> str | None:
     texts = value if isinstance(value, list) else [value]
     if _SECRET_NAME.search(name) or any(isinstance(text, str) and _SECRET_VALUE.search(text) for text in texts):
         return (
-            f"{name} looks like a secret, and this file is no place for one. Remove it, and give the secret in the"
+            f"{name} looks like a secret, and this file must not hold one. Remove it, and give the secret in the"
             " environment, in a file that a variable …_FILE names, or as a systemd credential"
         )
     return None

@@ -140,7 +140,7 @@ def _totals(archive: Archive) -> Iterator[Diagnosis]:
         yield Diagnosis("totals", "what status shows is what the catalog holds")
     else:
         seen = "what status shows is not what the catalog holds, which another program may have changed"
-        yield Diagnosis("totals", seen, "Run `verify --level size` of everything: it counts anew.")
+        yield Diagnosis("totals", seen, "Run `verify --level size` of everything: it recounts everything.")
 
 
 def _audit_log(archive: Archive) -> Iterator[Diagnosis]:

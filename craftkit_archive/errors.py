@@ -174,7 +174,7 @@ def leaves(root: type[ArchiveError] = ArchiveError) -> list[type[ArchiveError]]:
     return [leaf for child in children for leaf in leaves(child)] if children else [root]
 
 
-# What a file system says of a name, not of the disk: it concerns one asset, and the others go on.
+# What a file system says about a name, not of the disk: it concerns one asset, and the others go on.
 NAME_TROUBLE = frozenset(
     {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL, errno.EILSEQ}
     | {errno.ELOOP}

@@ -41,7 +41,7 @@ def write_line(tombstone: Tombstone) -> bytes:
 
 
 class DisposedFile:
-    """The list of what was disposed, to which whole lines are appended, and which is never written anew.
+    """The list of what was disposed, to which whole lines are appended, and which is never rewritten.
 
     Args:
         path: The file; made, readable by its owner alone, with the first line.

@@ -11,7 +11,7 @@ from craftkit_archive.states import STATES
 from server.errors import ANSWERS, STATUSES
 
 ERRORS = {
-    "RequestError": "Read what the message says of the option or name. `COMMAND --help` ends with examples.",
+    "RequestError": "Read what the message says about the option or name. `COMMAND --help` ends with examples.",
     "NoArchiveError": "Name the archive with `--archive` or `CRAFTKIT_ARCHIVE`, or make one with `init`.",
     "LockedError": "The message names the command that is writing. Wait for it, or end it, and run yours again.",
     "CatalogNewerError": "Install the version that wrote it, or a newer one.",
@@ -71,7 +71,7 @@ WARNINGS = {
 FAULTS = {
     "malformed": "A line is not an event: the file was changed by hand. Compare it with a copy.",
     "changed": "An event is not as it was written. Compare it with a copy, and find out who can write there.",
-    "misplaced": "An event is not where its number belongs: the file was put together anew. Compare it with a copy.",
+    "misplaced": "An event is not where its number belongs: the file was assembled again. Compare it with a copy.",
     "unchained": "An event does not continue the one before: something was put in or taken out. Compare it with a copy.",
     "differs": "File and table differ in an event. A copy says which is right.",
     "missing": "Events are only in the table. The next command that writes brings them into the file.",
@@ -79,7 +79,7 @@ FAULTS = {
     "behind": "A command was killed before it wrote its lines. The next command that writes adds them.",
     "cut": "The end of the file is missing. The next command that writes adds it from the table, and says so.",
     "forked": "Catalog and file were each used without the other. The head of a later event, given to `audit verify --head`, settles it.",
-    "head": "The event that was noted is not in the log, or is another: the log was written anew. Ask whoever can write to it.",
+    "head": "The event that was noted is not in the log, or is another: the log was rewritten. Ask whoever can write to it.",
     "access-log": "A recorded access log is missing or was changed: bring it back from a copy.",
 }
 CODES = {
@@ -105,7 +105,7 @@ def tables() -> Iterator[str]:
     yield from _heading("Outcomes", "How a command ended. `--json` has them as `outcome`.", "id", "code", "do")
     for outcome, code in OUTCOME_CODES.items():
         yield _row(outcome, code, OUTCOMES[outcome])
-    words = "What a check says of one PDF; a finding has it as `verdict`, and the state that it means."
+    words = "What a check says about one PDF; a finding has it as `verdict`, and the state that it means."
     yield from _heading("Verdicts", words, "id", "state", "do")
     for verdict in get_args(Verdict):
         yield _row(verdict, STATES.get(verdict, "damaged"), VERDICTS[verdict])

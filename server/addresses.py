@@ -37,7 +37,7 @@ class TrustedProxies:
     """The proxies whose word about a client is taken: addresses, networks, and `unix` for Unix sockets.
 
     Raises:
-        ValueError: A name is none of these.
+        ValueError: A name is not one of these.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -62,7 +62,7 @@ def client_address(environ: Mapping[str, str], proxies: TrustedProxies) -> str:
 
 
 def _forwarded(environ: Mapping[str, str], name: str) -> list[str]:
-    """Return what proxies say of `for`, `proto` or `host`, the nearest proxy last.
+    """Return what proxies say about `for`, `proto` or `host`, the nearest proxy last.
 
     A proxy appends to one of the two headers and passes on a forged other one. Most proxies append to `X-Forwarded-…`.
     In `Forwarded`, a comma ends an element even inside quotes, where no address or host has one: so nothing that a

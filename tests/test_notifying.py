@@ -181,7 +181,7 @@ def mail_settings(**fields: Any) -> Smtp:
     [
         ({"ping": "hc-ping.com/x"}, "ping: this is not a URL"),
         ({"ping": "ftp://h/x"}, "ping"),
-        ({"webhook": "https://u:S3cret@h/x"}, "no place for a password"),
+        ({"webhook": "https://u:S3cret@h/x"}, "must not hold a password"),
         ({"webhook": "https://h/x y"}, "webhook"),
         ({"webhook": "https://h/x\r\nHost: y"}, "webhook"),
         ({"webhook": "https://h:99999/S3cret"}, "webhook"),

@@ -159,7 +159,7 @@ def _rejoin(catalog: Catalog, tail: _Tail, head: Head, *, who: str, time: str) -
 
 
 def _take_events(path: Path, catalog: Catalog, head: Head) -> None:
-    """Take the events of the file that follow the table's last one, and what they say of holds and rules."""
+    """Take the events of the file that follow the table's last one, and what they say about holds and rules."""
     in_force: list[Event] = []
     catalog.add_events(_noting(_later_events(path, catalog, head), in_force))
     for event in in_force:

@@ -316,7 +316,7 @@ def _is_running(process_id: int) -> bool:
 
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite says of a catalog into the tree's words.
+    """Turn what SQLite says about a catalog into the tree's words.
 
     Raises:
         LockedError: Another program holds it.

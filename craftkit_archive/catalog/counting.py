@@ -11,7 +11,7 @@ from craftkit_archive.catalog.totals import ADDED, COLUMNS, GROUPED, change_tota
 
 
 class TotalsQueries(Connection):
-    """Keeps the totals where many rows are written at a time, and counts them anew."""
+    """Keeps the totals where many rows are written at a time, and recounts them."""
 
     @contextmanager
     def _keeping_totals(self, render_ids: Sequence[str], becomes: tuple[str, str] | None = None) -> Iterator[None]:

@@ -174,7 +174,7 @@ def m005_states(db: "Database") -> None:
         " accepted_at TEXT NOT NULL) WITHOUT ROWID"
     )
     db.table("findings").add_column("acknowledged", str)
-    # The same as `states.STATES` says of a verdict; a test compares them.
+    # The same as `states.STATES` says about a verdict; a test compares them.
     db.create_view(
         "asset_states",
         f"""
@@ -362,7 +362,7 @@ def m010_disposal(db: "Database") -> None:
         " pdfs INTEGER NOT NULL, size_bytes INTEGER NOT NULL, seal TEXT NOT NULL, members BLOB)"
     )
     db.execute("CREATE INDEX idx_exports_target ON exports (target)")
-    # The same as `states.STATES` says of a verdict; a test compares them.
+    # The same as `states.STATES` says about a verdict; a test compares them.
     db.create_view(
         "asset_states",
         f"""

@@ -34,12 +34,12 @@ class NightQueries(Connection):
         )
 
     def told_state(self) -> str | None:
-        """Return the state of the last night that everybody who is to be told was told of; None if there is none."""
+        """Return the state of the last night of which everybody was notified; None if there is none."""
         rows = self._query("SELECT state FROM nights WHERE told ORDER BY run_id DESC LIMIT 1")
         return str(rows[0][0]) if rows else None
 
     def mark_told(self, run_id: int) -> None:
-        """Write down that everybody was told of a night."""
+        """Record that everybody was notified of a night."""
         self._query("UPDATE nights SET told = 1 WHERE run_id = ?", (run_id,))
 
     def last_good_step(self, name: str) -> str | None:

@@ -80,7 +80,7 @@ class RetentionQueries(Connection):
         self._write("INSERT OR IGNORE INTO hold_ids (hold, render_id) VALUES (?, ?)", ((name, i) for i in render_ids))
 
     def replay(self, event: Event) -> None:
-        """Let what an event says of a hold or a retention rule be in force, which an older catalog did not know."""
+        """Let what an event says about a hold or a retention rule be in force, which an older catalog did not know."""
         said = event.details
         name = str(said.get("name", ""))
         match event.what:

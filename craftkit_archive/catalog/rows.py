@@ -65,7 +65,7 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """Which of the stored assets to check, by what the ledger says of them: all, unless one of the first three is set.
+    """Which of the stored assets to check, by the ledger: all, unless one of the first three is set.
 
     Attributes:
         new: Those that were never checked.
@@ -156,7 +156,7 @@ class KeptRender(NamedTuple):
 
 
 class ExportRow(NamedTuple):
-    """A render with what an export says of it; `key` is empty if it has none, `sha256` None if none is recorded.
+    """A render with what an export says about it; `key` is empty if it has none, `sha256` None if none is recorded.
 
     `odd` is what was odd about its PDF on arrival. The two after it say in which state its loss was accepted, and why.
     """

@@ -37,7 +37,7 @@ def change_totals(sign: str, where: str) -> str:
 
 
 def make_totals(db: "Database") -> None:
-    """Make the table, fill it, and let triggers keep it; in an archive that has it, make the triggers anew."""
+    """Make the table, fill it, and let triggers keep it; in an archive that has it, make the triggers again."""
     db.execute(
         "CREATE TABLE IF NOT EXISTS totals (project_id TEXT NOT NULL, state TEXT NOT NULL, verified_at TEXT NOT NULL,"
         " renders INTEGER NOT NULL, succeeded INTEGER NOT NULL, stored INTEGER NOT NULL, stored_bytes INTEGER NOT NULL,"

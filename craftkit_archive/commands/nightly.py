@@ -119,7 +119,7 @@ def nightly(console: Console, skip: tuple[str, ...], time_limit: int | None, dry
 
 
 def _announce_failure(console: Console, configuration: Configuration, error: Exception) -> None:
-    """Tell of a night that an error ended, such as a lost catalog or another command that writes."""
+    """Report a night that an error ended, such as a lost catalog or another command that writes."""
     from craftkit_archive.notify.message import Notice, state_of
     from craftkit_archive.notify.send import announce_end
     from craftkit_archive.values import format_time, utc_now
@@ -337,7 +337,7 @@ class _Night:
         ]
 
     def _write_page(self, troubles: list[str]) -> str | None:
-        """Write the page of the night, and return where it is; what keeps it from that is said, and is no failure."""
+        """Write the page of the night, and return where it is; an error is reported, but does not fail the night."""
         from craftkit_archive.errors import ArchiveError
         from craftkit_archive.nightly.page import NIGHTS, write_night_page
 

@@ -106,7 +106,7 @@ def backup(console: Console, file: Path) -> int:
 @by_option
 @click.pass_obj
 def restore(console: Console, file: Path, new_store: bool) -> int:
-    """Put the backup FILE in the place of the catalog, and say what it does not know.
+    """Replace the catalog with the backup FILE, and report what the backup does not know.
 
     FILE is checked first: it must be whole, and the store must be that of its archive. What it replaces is kept as
     archive.db.replaced-<time>. A warning names what is newer than the backup: PDFs in the store, keys that were revoked

@@ -25,7 +25,7 @@ from craftkit_archive.retention.rules import Schedule, due_pages, words
 from craftkit_archive.stores.base import Store
 
 BATCH = 256
-# What a tombstone says of a render that was named, and not due by a rule.
+# What a tombstone says about a render that was named, and not due by a rule.
 BY_IDS = "ids"
 
 

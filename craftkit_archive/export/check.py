@@ -96,7 +96,7 @@ def check_export(
         `Plan`; a `Finding` for each file that is not what the export says, is not there, or is not listed (`orphan`),
         and for each of its tables that breaks the rules (`malformed`); a `Note` for what is odd and allowed;
         `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict, and not_stored
-        (until 1.0 also as lacking): how many files the export itself names as missing; and acknowledged and disposed:
+        (until 1.0 also as `lacking`): how many files the export itself names as missing; and acknowledged and disposed:
         those that were accepted as lost, or deleted for good. Its details have the seal, and who signed it.
 
     Raises:
@@ -328,7 +328,7 @@ class _Check:
         return named if all_of else [any(named)]
 
     def _check_files(self) -> Iterator[_Result]:
-        """Find files that no manifest lists, and compare what a bag says of its payload."""
+        """Find files that no manifest lists, and compare what a bag says about its payload."""
         count = size = 0
         for path, part in self._export.parts():
             if self._export.is_bag and path.startswith(PAYLOAD):

@@ -30,7 +30,7 @@ class Options(NamedTuple):
         verify_links: Whether linked files are read and compared all the same.
         prune: Whether files of earlier exports that the selection no longer has are removed from a folder.
         split_bytes: How large a volume may become; None makes one.
-        bag_info: What a bag says of itself, beside what it says anyway.
+        bag_info: What a bag says about itself, beside what it says anyway.
         sync: Whether everything is brought to the disk before the end.
         sign_with: A key of SSH, with which the seal is signed; None leaves it unsigned.
         authority: The URL of an RFC 3161 authority that stamps the seal; None leaves it without a timestamp.

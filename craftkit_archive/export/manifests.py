@@ -57,7 +57,7 @@ class IndexRow(NamedTuple):
 
 
 def index_cells(row: ExportRow, path: str) -> IndexRow:
-    """Say of a render what stands in the index."""
+    """Return the index's line about a render."""
     return IndexRow(
         path,
         row.render_id,
@@ -114,7 +114,7 @@ class Manifests:
     Args:
         archive_id: Whose PDFs they are about.
         title: What the pages are called.
-        bag_info: What a bag says of itself; None makes no bag.
+        bag_info: What a bag says about itself; None makes no bag.
         folder: Where the temporary files are; the system's place if not given.
         volume: Which part of the export this is.
         today: The date, for a bag.

@@ -45,7 +45,7 @@ class Packing(ABC):
 
     @abstractmethod
     def record(self, path: str, size: int, modified: int, crc: int, offset: int) -> bytes:
-        """Write what the directory at the end says of a file whose head begins at `offset`."""
+        """Write what the directory at the end says about a file whose head begins at `offset`."""
 
     @abstractmethod
     def end(self, count: int, offset: int, size: int) -> bytes:

@@ -103,7 +103,7 @@ class Export:
         path: The folder, or the file.
 
     Attributes:
-        declaration: What a bag says of itself in `bagit.txt`; None if it is not a bag.
+        declaration: What a bag says about itself in `bagit.txt`; None if it is not a bag.
         manifests: The strongest algorithm first. Those of a bag list its payload.
         tag_manifests: Those of a bag that list everything else.
         unknown: The names of manifests whose algorithm is not known here.
@@ -237,7 +237,7 @@ class Export:
             yield number, entry.path, entry.part
 
     def oxums(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
-        """Yield what a bag says of its payload, in bytes and files (None if it is not such a pair), and in which file.
+        """Yield the payload's size by the bag, in bytes and files (None if it is not such a pair), and in which file.
 
         Raises:
             AssetUnreadableError: The file is not one of labels and values.

@@ -317,7 +317,7 @@ class _Export:
             yield Progress(count=seen, size_bytes=size)
 
     def _unknown(self, papers: Manifests | None = None) -> Iterator[Record]:
-        """Tell of the ids that were asked for and that no render has."""
+        """Report the ids that were asked for and that no render has."""
         for render_id in self._catalog.unknown_ids(self._selection):
             self._run.counts["selected"] += 1
             self._run.counts["excluded"] += 1
@@ -525,7 +525,7 @@ def _accepted_reason(row: ExportRow, lack: str) -> str | None:
 
 
 def _gap(row: ExportRow, lack: str, otherwise: str) -> str:
-    """Return under what a PDF that is left out is counted: what was disposed or accepted as lost is no news."""
+    """Return under what a PDF that is left out is counted: what was disposed or accepted as lost is not news."""
     if lack == "disposed":
         return "disposed"
     return "acknowledged" if _accepted_reason(row, lack) else otherwise

@@ -278,7 +278,7 @@ def _zip_entries(path: Path, file: BinaryIO, count: int, offset: int, end: int, 
 
 
 class _ZipRecord(NamedTuple):
-    """What a zip's directory says of a file."""
+    """What a zip's directory says about a file."""
 
     path: str
     raw_name: bytes
@@ -348,7 +348,7 @@ def _extra_field(extra: bytes, wanted: int) -> bytes:
 
 
 def _widened(extra: bytes, *values: int) -> list[int]:
-    """Put the numbers that need 64 bits in the place of those that are full."""
+    """Replace the numbers that do not fit into 32 bits with those of 64 bits."""
     if _LIMIT not in values or not (field := _extra_field(extra, _WIDE_FIELD)):
         return list(values)
     numbers = iter(struct.unpack_from(f"<{len(field) // 8}Q", field))

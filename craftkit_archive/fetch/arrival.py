@@ -317,7 +317,7 @@ class _Throttle:
         self._lock = Lock()
 
     def take(self, size_bytes: int, bytes_per_second: float, stop: Stop) -> None:
-        """Wait until these bytes may have passed, if so many may in a second.
+        """Wait until these bytes may have passed at the allowed rate.
 
         Raises:
             StoppedError: The work is to end.

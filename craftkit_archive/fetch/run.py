@@ -144,7 +144,7 @@ def fetch_assets(
 
             def tasks() -> Iterator[FetchTask]:
                 for batch in _batches(expected, run):
-                    # Anew for each, because the workers of a cluster come and go.
+                    # Again for each, because the workers of a cluster come and go.
                     among = max(processes, 1) if team is None else team.size
                     share = bytes_per_second / among if bytes_per_second else None
                     yield FetchTask(source.address, archive.store.address, batch, share, ignore_etag, accept_odd, token)

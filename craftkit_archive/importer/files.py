@@ -192,8 +192,8 @@ def _undo_copy(blocks: Iterator[bytes]) -> Iterator[bytes]:
 def _is_copied(head: bytes, file: io.FileIO | None, source: str) -> bool:
     r"""Say whether JSON went through COPY in its text format, as by `\copy (SELECT row_to_json(t) …)`: escaped twice.
 
-    Only lines with backslashes tell, and the first for which one reading alone makes sense decides. What is no file of
-    lines is judged by its head.
+    Only lines with backslashes show it: the first that is valid in only one of the two readings decides. A file that
+    does not consist of lines is judged by its head.
 
     Raises:
         RequestError: Both readings make sense of all of them.

@@ -1,4 +1,4 @@
-"""Files that hold no records at all, told by how they begin: databases, PDFs, archives, manifests, web pages."""
+"""Files that hold no records at all, recognized by how they begin: databases, PDFs, archives, manifests, web pages."""
 
 import re
 from collections.abc import Callable

@@ -47,7 +47,7 @@ def read_line(line: int, text: bytes, kind: Kind) -> Iterator[DecodedItem]:
 
 
 def unwrap_reject(item: DecodedItem, kind: Kind) -> Iterator[DecodedItem]:
-    """Take the record out of a line of a file of rejects; what was no JSON stands there as a text."""
+    """Take the record out of a line of a file of rejects; what was not JSON is there as text."""
     value = item.value
     if isinstance(value, dict) and value.get("type") == "reject" and "record" in value:
         record = value["record"]

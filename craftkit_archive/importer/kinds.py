@@ -1,4 +1,4 @@
-"""What kind of records a file holds, told by the first of them."""
+"""What kind of records a file holds, judged by the first of them."""
 
 import shlex
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def refuse_other_kind(
     """Pass the pieces of a file on, unless its first records are all of another kind.
 
     Raises:
-        RequestError: They are; the text says of which, and what to run.
+        RequestError: They are; the message names the kind and what to run.
     """
     first = next(pieces, None)
     if first is None:

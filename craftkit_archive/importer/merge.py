@@ -13,7 +13,7 @@ from craftkit_archive.values import default_asset_key
 
 OnDuplicate = Literal["update", "skip", "fail"]
 Row = tuple[Any, ...]  # in the order of COLUMNS
-Declared = tuple[int | None, str | None]  # what a render says of its asset: size in bytes, digest
+Declared = tuple[int | None, str | None]  # what a render says about its asset: size in bytes, digest
 
 KEY_HASH = COLUMNS["keys"].index("key_hash")
 REVOKED_AT = COLUMNS["keys"].index("revoked_at")

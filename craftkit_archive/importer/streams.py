@@ -62,7 +62,7 @@ class Span(NamedTuple):
 
 @contextmanager
 def opening_of(source: str) -> Iterator[None]:
-    """Turn what the system says of a source that cannot be opened into a `RequestError`."""
+    """Turn what the system says about a source that cannot be opened into a `RequestError`."""
     try:
         yield
     except OSError as error:

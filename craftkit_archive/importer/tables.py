@@ -29,7 +29,7 @@ LOOK_AT_ROWS = 10_000  # between two looks whether to stop
 
 
 class _Survey(NamedTuple):
-    """What only the whole of a table can say of its cells."""
+    """What only the whole of a table can say about its cells."""
 
     booleans: frozenset[str]
     json: frozenset[str]
@@ -246,7 +246,7 @@ def _cell_pattern(delimiter: str) -> re.Pattern[str]:
 
 
 def _quoted_cells(raw: str, delimiter: str, count: int) -> list[bool]:
-    """Say of each cell of a row whether it is quoted; of a row that the reader of rows has taken for good."""
+    """Say for each cell of a row whether it is quoted, provided that the reader of rows has accepted the row."""
     text = raw.rstrip("\r\n")
     return [found[1] is not None for found in islice(_cell_pattern(delimiter).finditer(text), count)]
 

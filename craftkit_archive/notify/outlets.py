@@ -41,7 +41,7 @@ from craftkit_archive.secrets import read_secret
 from craftkit_archive.values import origin_of
 
 TRIES = 3
-# Refusals that heal: busy, too many requests, and a gateway whose service is starting anew.
+# Refusals that heal: busy, too many requests, and a gateway whose service is restarting.
 HEALING = (408, 425, 429, 500, 502, 503, 504)
 # As much as healthchecks.io keeps.
 MAX_PING_BYTES = 100_000
@@ -75,7 +75,7 @@ class Outlet(ABC):
 
     @abstractmethod
     def deliver(self, notice: Notice, budget_s: float) -> str:
-        """Deliver a notice within so many seconds, and return what was reached, as a few words.
+        """Deliver a notice within `budget_s` seconds, and return what was reached, as a few words.
 
         Raises:
             UndeliveredError: It did not take it.
@@ -130,7 +130,7 @@ class Webhook(Outlet):
         headers = {"Content-Type": "application/json"}
         if token := read_secret(WEBHOOK_TOKEN):
             if not token.isascii() or not token.isprintable() or " " in token:
-                raise UndeliveredError(f"{WEBHOOK_TOKEN} is not a token: a header cannot hold it. Set it anew.")
+                raise UndeliveredError(f"{WEBHOOK_TOKEN} is not a token: a header cannot hold it. Set it again.")
             headers["Authorization"] = f"Bearer {token}"
         return _post(url, notice.as_json(), headers, budget_s)
 

@@ -42,13 +42,13 @@ def announce_start(notify: Notify) -> list[str]:
 
 
 def announce_end(notify: Notify, notice: Notice, previous: str | None) -> list[str]:
-    """Tell how a night ended: the dead man's switch always, the others as `when` says.
+    """Report how a night ended: to the dead man's switch always, to the others as `when` says.
 
     Args:
-        notify: Whom to tell.
+        notify: Whom to notify.
         notice: How it ended.
-        previous: The `state` of the last notice that everybody got; None if there was none. With that, a change that
-            somebody was not told of is told again the next night.
+        previous: The `state` of the last notice that reached everybody; None if there was none. So a change that could
+            not reach somebody is sent again the next night.
 
     Returns:
         A sentence on each that could not be reached; nothing is raised.
@@ -129,7 +129,7 @@ class _Delivery(Thread):
             self.reached = self.outlet.deliver(self._notice, self._budget_s)
         except (UndeliveredError, ArchiveError) as error:
             self.fault = str(error)
-        except Exception as error:  # noqa: BLE001 - a fault of a library, or ours, is no reason to lose a night
+        except Exception as error:  # noqa: BLE001 - a fault of a library, or ours, must not cost a night
             # Not its text, which may hold what was sent.
             self.fault = f"it failed with {type(error).__name__}. Please report this."
 

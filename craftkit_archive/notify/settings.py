@@ -67,7 +67,7 @@ class Notify(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     """Whom to tell how a night ended, and when.
 
     Attributes:
-        when: `problems` tells of nights that were not good; `change` of nights that ended otherwise or found something
+        when: `problems` reports nights that were not good; `change` of nights that ended otherwise or found something
             else than the one before; `always` of every night. Pings are sent always: their absence is an alarm.
         ping: The URL of a dead man's switch, such as healthchecks.io: it gets `URL/start` when a night begins, `URL`
             when it was good, `URL/fail` when it was not.
@@ -131,7 +131,7 @@ def check_url(url: str) -> str:
     if not right or not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>'):
         raise ValueError("this is not a URL. Write https://host/path")
     if parts.username is not None or "@" in parts.netloc:
-        raise ValueError(f"a URL is no place for a password. Give a token as {WEBHOOK_TOKEN}")
+        raise ValueError(f"a URL must not hold a password. Give a token as {WEBHOOK_TOKEN}")
     if parts.fragment:
         raise ValueError("a URL to send to has no fragment. Remove what follows the #")
     return url

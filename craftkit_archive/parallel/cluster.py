@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster that runs already, in the place of worker processes.
+"""The workers of a running Dask cluster instead of worker processes.
 
 What goes to a worker is a function of this package, by its name, and a task that holds addresses, keys and digests: no
 open handle, and no credential, of which each worker has its own. The catalog stays with the command.
@@ -69,7 +69,7 @@ def workers(cluster: Cluster | None, jobs: int, setup: Callable[[], Callable[[],
 
 
 def details_of(cluster: Cluster | None) -> dict[str, Any]:
-    """Return what a summary says of a cluster, if there is one."""
+    """Return what a summary says about a cluster, if there is one."""
     return {} if cluster is None else {"cluster": cluster.details()}
 
 
@@ -286,7 +286,7 @@ class Cluster(Stoppable):
         return max(len(self._fit), 1)
 
     def details(self) -> dict[str, Any]:
-        """Say of the summary's cluster: the scheduler, the most workers at a time, those lost, those left out."""
+        """Return what the summary says: the scheduler, the most workers at a time, those lost, those left out."""
         left_out = [{"worker": worker, "problem": str(problem)} for worker, problem in self._unfit.items()]
         return {"scheduler": self._address, "workers": self._most, "lost": self._lost, "left_out": left_out}
 

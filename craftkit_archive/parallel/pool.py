@@ -117,7 +117,7 @@ class Stoppable(Executor):
     starved: BaseException | None = None
 
     def has_room(self, held: int, jobs: int) -> bool:
-        """Say whether one more task may be submitted while so many are held, finished or not."""
+        """Say whether one more task may be submitted while `held` are kept, finished or not."""
         return _has_room(held, jobs)
 
     def wait_for(self, future: Future[Any]) -> None:

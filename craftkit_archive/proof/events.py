@@ -26,7 +26,7 @@ MAX_WHO_CHARS = 200
 # A finished access log of the server: who used which keys.
 ACCESS_LOG = "audit access-log"
 
-# What the log says of itself.
+# What the log says about itself.
 CATALOG_RESTORED = "audit catalog-restored"
 FILE_RESTORED = "audit file-restored"
 FORKED = "audit forked"
@@ -64,7 +64,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         number: 1 for the first event, then one more each time.
         prev: The hash of the event before; 64 zeros for the first.
         time: When it was recorded, in UTC.
-        what: The command, or what the log says of itself.
+        what: The command, or what the log says about itself.
         who: Who gave the command.
     """
 

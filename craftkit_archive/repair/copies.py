@@ -117,13 +117,13 @@ class RepairTask(NamedTuple):
 
 
 def look_at(task: RepairTask) -> list[bool]:
-    """Say of each asset whether it is good now; of the first ones only if the work is to end."""
+    """Say for each asset whether it is good now; only for the first ones if the work is to end."""
     store = open_store(task.store)
     return map_threads(lambda asset: is_good(store, asset, task_stop()), task.assets, store.lanes, stop=task_stop())
 
 
 def bring_copies(task: RepairTask) -> list[Attempt]:
-    """Bring the copy of each asset; of the first ones only if the work is to end.
+    """Fetch the copy of each asset; only of the first ones if the work is to end.
 
     In a bucket it has its name at once, and is read back; in a folder it waits for `Store.commit`.
     """
@@ -147,5 +147,5 @@ def _take(store: Store, asset: DamagedAsset, dry_run: bool, proved: Iterator[byt
 
 
 def unlike(asset: DamagedAsset) -> Attempt:
-    """Say of a copy that it reads back as something else than was written."""
+    """Report a copy that reads back as something other than what was written."""
     return Attempt(asset, "refused", "wrong-digest", "the copy was good, and reads back as something else")

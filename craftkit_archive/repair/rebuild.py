@@ -14,7 +14,7 @@ from craftkit_archive.values import Clock, utc_now
 # What only the lost catalog knew.
 LOST = (
     "when assets were stored, from where, and when they were last verified",
-    "the digests they had: what is recorded now was read today, and damage before today cannot be told",
+    "the digests they had: what is recorded now was read today, and damage before today cannot be seen",
     "keys made with `keys create`, which no longer work",
     "revocations made with `keys revoke`: a key that the files do not call revoked works again",
     "past runs and findings",
@@ -35,7 +35,7 @@ def rebuild_archive(
     """Make the catalog of an archive again.
 
     The new catalog lies beside the lost one until it is whole: what interrupts this leaves nothing that looks like a
-    catalog, and the next call begins anew. One that cannot be read is kept. Digests that the files declare are what
+    catalog, and the next call starts over. One that cannot be read is kept. Digests that the files declare are what
     assets are held against; all others are read from the store, and recorded as `first-read`.
 
     Args:
@@ -52,7 +52,7 @@ def rebuild_archive(
         those of assets and whose details tell what cannot be known any more.
 
     Raises:
-        RequestError: No file is named, the catalog is there and good, or the store is no archive's.
+        RequestError: No file is named, the catalog is there and good, or the store belongs to no archive.
         StoreOfflineError, LockedError, NoSpaceError, NotWritableError: As `Archive.create`.
 
     Example:

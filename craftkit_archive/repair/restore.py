@@ -1,4 +1,4 @@
-"""Restore: a backup of the catalog in the place of a lost, damaged or newer one."""
+"""Restore: replaces a lost, damaged or newer catalog with a backup."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def restore_catalog(
     by: str | None = None,
     stop: Stop = never,
 ) -> Iterator[Record]:
-    """Put a backup in the place of an archive's catalog, and say what it does not know.
+    """Replace an archive's catalog with a backup, and report what the backup does not know.
 
     The copy lies beside the catalog until it is checked, migrated and brought up to date; then it takes its place in
     one step, so that whatever interrupts this leaves the old catalog or the new one. What it replaces is kept under a
@@ -64,7 +64,7 @@ def restore_catalog(
         details name the keys and the file that is kept. It is `incomplete` if the backup does not know something.
 
     Raises:
-        RequestError: The file is no backup, or is the catalog itself.
+        RequestError: The file is not a backup, or is the catalog itself.
         CatalogNewerError, CatalogDamagedError: It cannot be used.
         StoreOfflineError, StoreMismatchError: Its store is not there, or is another archive's.
         LockedError: Another command is writing, or reads the old catalog for long.

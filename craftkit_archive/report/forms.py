@@ -145,7 +145,7 @@ def write_text(report: Report, out: TextIO, *, window: int | None = None, short:
     Args:
         report: What it says.
         out: Where to.
-        window: How many characters a line may have; None is no limit.
+        window: How many characters a line may have; None for any number.
         short: Whether digests of findings are cut down to what tells them apart.
     """
     run = report.run

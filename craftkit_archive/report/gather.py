@@ -130,7 +130,7 @@ def nagios_status(archive: Archive) -> tuple[int, str]:
 
 
 def gather_report(archive: Archive, run_id: int | None = None) -> Report:
-    """Gather what a report says of a verification, reading the ledger alone.
+    """Gather what a report says about a verification, reading the ledger alone.
 
     Args:
         archive: May be open read-only.

@@ -163,7 +163,7 @@ def due_pages(archive: Archive, last: date) -> Iterator[list[DueRender]]:
 
 
 class Schedule:
-    """The retention rules, and what they say of a render; false if there are none."""
+    """The retention rules, and what they say about a render; false if there are none."""
 
     def __init__(self, rules: Iterable[RetentionRule]) -> None:
         self._rules = {(rule.scope, rule.name): rule for rule in rules}

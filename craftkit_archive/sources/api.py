@@ -273,7 +273,7 @@ def length_of(answer: urllib3.BaseHTTPResponse) -> int | None:
 
 
 def _checksums(answer: urllib3.BaseHTTPResponse) -> SourceChecksums:
-    """Read what the answer says of the digest of its body (RFC 9530, section 3)."""
+    """Read what the answer says about the digest of its body (RFC 9530, section 3)."""
     found = _DIGEST.search(answer.headers.get("repr-digest", ""))
     with suppress(ValueError):
         if found:

@@ -18,7 +18,7 @@ _PAGE = 2_000
 
 
 def suggest_address(archive: Archive, source: Source, address: str, wanted: Sequence[str]) -> str | None:
-    """Return the address that was meant, if some of the wanted assets are there; None if that cannot be told.
+    """Return the address that was meant, if some of the wanted assets are there; None if that is unknown.
 
     It costs a few requests, so it is for where nothing was found.
 

@@ -1,4 +1,4 @@
-"""What the AWS settings say of a bucket, and the few requests for which obstore hides too much of the answer.
+"""What the AWS settings say about a bucket, and the few requests for which obstore hides too much of the answer.
 
 Three requests go through botocore, because obstore 0.12 cannot make them:
 
@@ -238,7 +238,7 @@ class S3Service:
             given = {"ContinuationToken": token}
 
     def checksums(self, key: str) -> SourceChecksums:
-        """Ask what the service itself says of the digests of a whole object.
+        """Ask what the service itself says about the digests of a whole object.
 
         An ETag is an MD5 only of an object that came in one part and was not encrypted with a key of its own.
 

@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
 
 class SourceChecksums(NamedTuple):
-    """What a place itself says of the bytes that it gives.
+    """What a place itself says about the bytes that it gives.
 
     Attributes:
         md5: Lower-case hex digits; None where it is silent.
@@ -69,7 +69,7 @@ class OpenAsset:
         key: Its asset key.
         file: Its bytes, from the first one on; seekable.
         size_bytes: How many there should be.
-        checksums: What the place says of them.
+        checksums: What the place says about them.
         ask_closer: Asks the place once more, where its ETag turned out not to be the MD5 that it looked like.
     """
 
@@ -295,7 +295,7 @@ def thread_buffer() -> memoryview:
 
 
 def digest(chunks: Iterable[bytes | memoryview]) -> Stored:
-    """Read a stream to its end and say what a store would say of it."""
+    """Read a stream to its end and say what a store would say about it."""
     hashed, size = sha256(), 0
     for chunk in chunks:
         hashed.update(chunk)

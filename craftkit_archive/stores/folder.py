@@ -227,7 +227,7 @@ class FolderStore(Store):
         return descriptor, status.st_size
 
     def _open_odd(self, key: str, path: str, error: OSError) -> int:
-        """Open what a link stands for, if that lies in the store; say of everything else what it is."""
+        """Open what a link stands for, if that lies in the store; name what everything else is."""
         if starvation(error) is not None:
             raise unreadable(key, error) from error
         if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):

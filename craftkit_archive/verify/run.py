@@ -165,7 +165,7 @@ def verify_assets(
 
 
 def _nothing_due(archive: Archive, scope: Scope) -> dict[str, Any]:
-    """Say of a run that had nothing to check how much is stored at all, and when something will be due."""
+    """Return how much is stored and when something will be due, for a run that had nothing to check."""
     stored, _, oldest = archive.catalog.stored_totals()
     if scope.due_seconds is None or oldest is None:
         alone = "new" if scope.new and not scope.failed else "failed" if scope.failed and not scope.new else None
