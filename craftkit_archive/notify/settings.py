@@ -67,8 +67,8 @@ class Notify(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     """Whom to tell how a night ended, and when.
 
     Attributes:
-        when: `problems` reports nights that were not good; `change` of nights that ended otherwise or found something
-            else than the one before; `always` of every night. Pings are sent always: their absence is an alarm.
+        when: `problems` reports nights that were not good; `change` nights that ended otherwise or found something
+            else than the one before; `always` every night. Pings are always sent: their absence is an alarm.
         ping: The URL of a dead man's switch, such as healthchecks.io: it gets `URL/start` when a night begins, `URL`
             when it was good, `URL/fail` when it was not.
         webhook: A URL that gets the notice as JSON.
