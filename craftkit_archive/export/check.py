@@ -225,15 +225,16 @@ class _Check:
     def __init__(self, export: Export, run: Run, team: Cluster | None, jobs: int, stop: Stop) -> None:
         self._export, self._run, self._team, self._jobs, self._stop = export, run, team, jobs, stop
         self._named = {manifest.name: _Marks() for manifest in [*export.manifests, *export.tag_manifests]}
+        manifests = {*self._named, *export.unknown}
+        # What need not be listed.
+        self._own = manifests | {f"{name}{ending}" for name in manifests for ending in _SIGNATURES}
         self._holes = _Marks()
         self._held = 0
         self._respelled: list[str] = []
 
     def results(self) -> Iterator[_Result]:
         """Yield the problems, between the plan and the progress."""
-        count = size = 0
-        for _, part in self._export.parts():
-            count, size = count + 1, size + max(part.size_bytes, 0)
+        count, size = self._export.measure()
         yield Plan(count=count, size_bytes=size)
         for _, path, fetched in self._export.holes():
             if fetched is None:
@@ -329,6 +330,9 @@ class _Check:
 
     def _check_files(self) -> Iterator[_Result]:
         """Find files that no manifest lists, and compare what a bag says about its payload."""
+        own = {mark_of(name) for name in self._own}
+        if not self._export.is_bag and self._export.is_known_by_marks(lambda mark: mark in own or self._is_named(mark)):
+            return
         count = size = 0
         for path, part in self._export.parts():
             if self._export.is_bag and path.startswith(PAYLOAD):
@@ -360,16 +364,18 @@ class _Check:
 
     def _is_expected(self, path: str) -> bool:
         """Say whether a file outside a bag's payload may be there."""
-        export, mark = self._export, mark_of(path)
-        if any(mark in marks for marks in self._named.values()):
+        export = self._export
+        if self._is_named(mark_of(path)):
             return True
         if export.is_bag and not export.is_ours:
             return True  # tag files that no manifest lists are allowed
         name = path.rpartition("/")[2]
         if is_system_file(path) or name == MARKER or path.startswith(f"{INCOMING}/"):
             return True
-        names = {*self._named, *export.unknown}
-        return path in names or any(path == f"{name}{ending}" for name in names for ending in _SIGNATURES)
+        return path in self._own
+
+    def _is_named(self, mark: int) -> bool:
+        return any(mark in marks for marks in self._named.values())
 
 
 def _malformed(detail: str) -> _Seen:

@@ -162,18 +162,19 @@ class Manifests:
         with suppress(OSError):  # what a full disk did not take is not missed here
             self._stack.close()
 
-    def add(self, cells: IndexRow, line: str, modified: int = 0) -> None:
-        """Put down a PDF that the export has; `line` is what `csv_line` makes of its cells."""
-        size = int(cells.size_bytes)
-        self.count += 1
-        self.size_bytes += size
-        self.members.append(member_of(cells.render_id))
-        self._modified = max(self._modified, modified)
+    def add(self, held: Sequence[tuple[IndexRow, str, int]]) -> None:
+        """Record PDFs that the export has: their cells, what `csv_line` makes of these, and their times."""
+        self.count += len(held)
+        self._modified = max(self._modified, *(modified for _, _, modified in held), 0)
+        self.members.extend(member_of(cells.render_id) for cells, _, _ in held)
         with disk_errors(self._folder or tempfile.gettempdir()):
-            self._seal.add(cells.sha256, cells.asset_key)
-            self._manifest.write(bag.manifest_line(cells.sha256, cells.path).encode())
-            self._index.write(line.encode())
-            self._pages.add(cells, size)
+            self._manifest.write("".join(bag.manifest_line(cells.sha256, cells.path) for cells, _, _ in held).encode())
+            self._index.write("".join(line for _, line, _ in held).encode())
+            for cells, _, _ in held:
+                size = int(cells.size_bytes)
+                self.size_bytes += size
+                self._seal.add(cells.sha256, cells.asset_key)
+                self._pages.add(cells, size)
 
     def lack(self, cells: Sequence[str]) -> None:
         """Record a render that is missing, in the order of `MISSING_COLUMNS`."""

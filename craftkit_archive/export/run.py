@@ -42,7 +42,7 @@ from craftkit_archive.values import valid_text
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-BATCH = 64
+BATCH = 256
 BATCH_BYTES = 8 << 20
 # What heads, tables and pages take up, beside the PDFs: for a PDF, and for an export.
 ENTRY_BYTES = 4096
@@ -388,14 +388,14 @@ class _Export:
     def _count_batch(
         self, batch: list[_PlannedFile], done: Iterator[Done], papers: Manifests
     ) -> Generator[Record, None, int]:
-        counts, size = self._run.counts, 0
+        counts, size, held = self._run.counts, 0, []
         counts["selected"] += len(batch)
         for entry in batch:
             one = next(done) if entry.item is not None else None
             if one is not None and entry.item is not None and one.outcome in ("written", "unchanged"):
                 counts[one.outcome] += 1
                 size += entry.item.size_bytes
-                papers.add(entry.cells, entry.line, entry.item.modified)
+                held.append((entry.cells, entry.line, entry.item.modified))
                 if entry.row.odd is not None:
                     papers.note_odd(entry.cells, odd_on_arrival(entry.row.odd))
                 continue
@@ -413,6 +413,7 @@ class _Export:
             papers.lack((cells.render_id, cells.project_id, cells.project_slug, cells.asset_key, *lack, accepted or ""))
             if gap in ("excluded", "failed"):
                 yield _skipped(entry, lack)
+        papers.add(held)
         return size
 
     def _was_disposed(self, render_id: str) -> bool:
@@ -447,7 +448,7 @@ class _Export:
                     target.remove(cells.path)
                     self._run.counts["pruned"] += 1
                     continue
-                papers.add(cells, csv_line(cells))
+                papers.add([(cells, csv_line(cells), 0)])
                 self._run.counts["kept"] += 1
                 if self._options.prune:
                     yield Skipped(cells.render_id, cells.path, f"not pruned, because it is {refused[cells.render_id]}")
