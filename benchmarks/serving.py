@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from getpass import getuser
 from hashlib import sha256
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
@@ -73,12 +74,22 @@ class Served:
     peak_mb: float = 0.0
 
 
-def wsgi_app(archive: str) -> "Bottle":
-    """Make our application for gunicorn."""
+ARCHIVE_VARIABLE = "BENCHMARKED_ARCHIVE"
+# As many processes as the others have, on one port.
+BJOERN = """
+import os, sys, benchmarks.serving, bjoern
+app = benchmarks.serving.wsgi_app(sys.argv[1])
+os.fork()
+bjoern.run(app, "127.0.0.1", int(sys.argv[2]), reuse_port=True)
+"""
+
+
+def wsgi_app(archive: str | None = None) -> "Bottle":
+    """Make our application for another server."""
     from craftkit_archive.archive import Archive
     from server.app import Service
 
-    return Service(Archive(Path(archive), read_only=True)).app
+    return Service(Archive(Path(archive or os.environ[ARCHIVE_VARIABLE]), read_only=True)).app
 
 
 def fill(folder: Path, count: int) -> tuple[Path, list[str], list[str]]:
@@ -118,7 +129,7 @@ def servers(folder: Path, count: int) -> list[Served]:
     downloads, files = folder / "downloads.txt", folder / "files.txt"
     downloads.write_text("".join(f"/v1/renders/{found}/download\n" for found in ids))
     files.write_text("".join(f"/{key}\n" for key in keys))
-    ports = [free_port() for _ in range(5)]
+    ports = [free_port() for _ in range(7)]
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     listen = [url.removeprefix("http://") for url in urls]
     config = folder / "nginx.conf"
@@ -129,6 +140,10 @@ def servers(folder: Path, count: int) -> list[Served]:
         "import benchmarks.serving as s, logging, waitress; logging.disable();"
         f" waitress.serve(s.wsgi_app({str(archive)!r}), listen={listen[4]!r})"
     )
+    granian = program("granian")
+    os.environ[ARCHIVE_VARIABLE] = str(archive)
+    workers = ["--interface", "wsgi", "--workers", "2", "--log-level", "error", "--factory"]
+    at = ["--host", "127.0.0.1", "--port", str(ports[5]), "benchmarks.serving:wsgi_app"]
     http = [rclone or "", "serve", "http", str(archive / "assets"), "--addr", listen[2]]
     bearer, basic = f"Bearer {KEY}", f"Basic {b64encode(b'user:secret').decode()}"
     return [
@@ -148,6 +163,22 @@ def servers(folder: Path, count: int) -> list[Served]:
             downloads,
             bearer,
             metadata.version("waitress"),
+        ),
+        Served(
+            "granian, 2 workers, the same application (for orientation)",
+            [granian, *workers, *at] if granian else None,
+            urls[5],
+            downloads,
+            bearer,
+            version_of(granian, "--version") if granian else "",
+        ),
+        Served(
+            "bjoern, 2 processes, the same application (for orientation)",
+            [sys.executable, "-c", BJOERN, str(archive), str(ports[6])] if find_spec("bjoern") else None,
+            urls[6],
+            downloads,
+            bearer,
+            metadata.version("bjoern") if find_spec("bjoern") else "",
         ),
         Served(
             "rclone serve http, with a password; nothing compared",

@@ -140,6 +140,8 @@ def _folder_owners(catalog: Catalog, entries: list[tuple[int, Row, Declared | No
 
 def _folders(key: str) -> list[str]:
     """List the folders that a key is in, but for those that hold projects and renders."""
+    if key.startswith("renders/") and key.count("/") == 2:
+        return []  # as nearly all keys are; found five times as fast
     parts = key.split("/")
     first = 3 if parts[0] == "renders" else 1
     return ["/".join(parts[:count]) for count in range(first, len(parts))]
