@@ -32,11 +32,14 @@ test:
 test-long: # the longer ones, some minutes
 	$(call run,pytest,-m long)
 
-docs-check: # docs/cli.md and docs/datasette.md say what the program says
-	$(call run,cog,--check docs/cli.md docs/datasette.md docs/api.md docs/messages.md)
+# Pages with what the program itself says.
+WRITTEN = docs/cli.md docs/datasette.md docs/api.md docs/messages.md docs/messages/*.md
 
-docs: # write docs/cli.md and docs/datasette.md anew
-	$(BIN)cog -r docs/cli.md docs/datasette.md docs/api.md docs/messages.md
+docs-check: # the pages that are written from the program say what it says
+	$(call run,cog,--check $(WRITTEN))
+
+docs: # write them anew
+	$(BIN)cog -r $(WRITTEN)
 
 venv: # the program with its libraries, which the targets below run: a .venv of its own, unless this Python has them
 	@$(PYTHON) -c 'import cli' 2>/dev/null || \

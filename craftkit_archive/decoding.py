@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from craftkit_archive.records import EXPECTED, KEPT, Incoming, Render, refuse
+from craftkit_archive.records import EXPECTED, KEPT, Incoming, Refusal, RefusedError, Render, refuse
 from craftkit_archive.values import mask
 
 MAX_NAMES = 100
@@ -24,18 +24,18 @@ class DecodedItem(NamedTuple):
 
     line: int
     value: Any
-    problem: str | None = None
+    problem: Refusal | None = None
 
 
 class Cells(dict[str, Any]):
     """A record whose values are the cells of a table: texts, but for nulls and what fields without a column hold."""
 
 
-class TwiceError(ValueError):
+class TwiceError(RefusedError):
     """A name is given twice in an object."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name[:60]}: expected once in an object, got twice")
+        super().__init__("given-twice", f"{name[:60]}: expected once in an object, got twice")
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,10 +92,10 @@ def read_record(kind: type[_R], given: object, *, project_id: str | None = None)
         project_id: Project of a record that names none.
 
     Raises:
-        ValueError: A field is not what it should be; the text names it and says what was expected.
+        RefusedError: A field is not what it should be; the text names it and says what was expected.
     """
     if not isinstance(given, dict):
-        raise ValueError(f"expected a JSON object, got {type(given).__name__}")
+        raise RefusedError("not-an-object", f"expected a JSON object, got {type(given).__name__}")
     own = kind.__struct_fields__
     known: dict[str, Any] = {}
     extra: dict[str, Any] = {}
@@ -107,16 +107,18 @@ def read_record(kind: type[_R], given: object, *, project_id: str | None = None)
         if field in KEPT and place is known and value is not None:
             extra[field] = value
         if place.setdefault(field, value) != value:
-            raise ValueError(f"{field}: given twice, as different values")
+            raise RefusedError("given-twice", f"{field}: given twice, as different values")
     if project_id is not None and known.get("project_id") is None and "project_id" in own:
         known["project_id"] = project_id
     try:
         # Strict, but for the cells of a table: there a number is a text.
         record = msgspec.convert(known, kind, strict=not isinstance(given, Cells))
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, RefusedError):
+            raise error.__cause__ from None
         named = re.search(r"\$\.(\w+)`|required field `(\w+)`", str(error))
         if not named:
-            raise
+            raise RefusedError("wrong-value", str(error)) from error
         field = named[1] or named[2]
         raise refuse(field, EXPECTED.get(field, "text"), known.get(field)) from error
     record.extra = encode_extra({field: value for field, value in extra.items() if value is not None})

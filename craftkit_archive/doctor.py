@@ -97,7 +97,7 @@ def _program(_archive: Archive) -> Iterator[Diagnosis]:
     ]
     if changed:
         fix = f"Install {PROGRAM} again, in a virtual environment of its own."
-        yield Diagnosis("program", f"{changed[0]} is not the file that was installed", fix)
+        yield Diagnosis("program", f"{changed[0]} is not the file that was installed", fix, "program-changed")
     else:
         yield Diagnosis("program", "its files are those that were installed")
 
@@ -121,7 +121,7 @@ def _decoders(_archive: Archive) -> Iterator[Diagnosis]:
 def _catalog(archive: Archive) -> Iterator[Diagnosis]:
     problems = archive.catalog.quick_check()
     if problems:
-        yield Diagnosis("catalog", f"SQLite finds {problems[0]}", RECOVER)
+        yield Diagnosis("catalog", f"SQLite finds {problems[0]}", RECOVER, "catalog-damaged")
     else:
         size = archive.catalog.path.stat().st_size
         yield Diagnosis("catalog", f"{archive.catalog.path} is sound ({format_size(size)})")
@@ -131,6 +131,7 @@ def _catalog(archive: Archive) -> Iterator[Diagnosis]:
             "log",
             f"{log} has {format_size(log.stat().st_size)}",
             "End the command that keeps it open, then any other ends it.",
+            "log-large",
         )
 
 
@@ -140,7 +141,9 @@ def _totals(archive: Archive) -> Iterator[Diagnosis]:
         yield Diagnosis("totals", "what status shows is what the catalog holds")
     else:
         seen = "what status shows is not what the catalog holds, which another program may have changed"
-        yield Diagnosis("totals", seen, "Run `verify --level size` of everything: it recounts everything.")
+        yield Diagnosis(
+            "totals", seen, "Run `verify --level size` of everything: it recounts everything.", "totals-wrong"
+        )
 
 
 def _audit_log(archive: Archive) -> Iterator[Diagnosis]:
@@ -154,12 +157,11 @@ def _audit_log(archive: Archive) -> Iterator[Diagnosis]:
     if problem is None and lines and lines[-1] not in rows:
         problem = f"{AUDIT_FILE} does not end with an event that the catalog has"
     if problem is not None:
-        yield Diagnosis("audit log", problem, prove)
+        yield Diagnosis("audit log", problem, prove, "audit-log-broken")
     elif head.number and (not lines or lines[-1] != rows[-1]):
         behind = len(rows) - (rows.index(lines[-1]) + 1 if lines else 0)
-        yield Diagnosis(
-            "audit log", f"{AUDIT_FILE} is {behind:,} events behind; the next command that writes adds them"
-        )
+        seen = f"{AUDIT_FILE} is {behind:,} events behind; the next command that writes adds them"
+        yield Diagnosis("audit log", seen, problem="audit-log-behind")
     else:
         yield Diagnosis("audit log", f"the last {len(rows):,} of {head.number:,} events agree in table and file")
 
@@ -184,12 +186,15 @@ def _modes(archive: Archive) -> Iterator[Diagnosis]:
     path = archive.catalog.path
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        yield Diagnosis("file modes", f"{path} can be read by others ({mode:04o})", f"chmod 600 {path}")
+        yield Diagnosis(
+            "file modes", f"{path} can be read by others ({mode:04o})", f"chmod 600 {path}", "catalog-readable"
+        )
     else:
         yield Diagnosis("file modes", f"{path} is its owner's alone ({mode:04o})")
     if not os.access(archive.path, os.W_OK) or not os.access(path, os.W_OK):
         owner = path.stat().st_uid
-        yield Diagnosis("rights", f"{path} cannot be written by you", f"Run commands as its owner (user {owner}).")
+        fix = f"Run commands as its owner (user {owner})."
+        yield Diagnosis("rights", f"{path} cannot be written by you", fix, "not-writable")
 
 
 def _store(archive: Archive) -> Iterator[Diagnosis]:
@@ -198,7 +203,8 @@ def _store(archive: Archive) -> Iterator[Diagnosis]:
     except ArchiveError as error:
         # An error says what happened, and in its last sentence what to do.
         seen, _, fix = str(error).rpartition(". ")
-        yield Diagnosis("store", seen or str(error).removesuffix("."), fix if seen else "Try again later.")
+        fix = fix if seen else "Try again later."
+        yield Diagnosis("store", seen or str(error).removesuffix("."), fix, "store-unusable")
         return
     yield Diagnosis("store", f"{archive.store.address} is this archive's")
     if isinstance(archive.store, FolderStore) and not os.access(archive.store.address, os.W_OK):
@@ -206,6 +212,7 @@ def _store(archive: Archive) -> Iterator[Diagnosis]:
             "store rights",
             f"{archive.store.address} cannot be written by you",
             "Make it writable for you, or run commands as its owner.",
+            "store-not-writable",
         )
 
 
@@ -216,10 +223,12 @@ def _names(archive: Archive) -> Iterator[Diagnosis]:
         return
     quirks = store.quirks()
     if quirks is None:
-        yield Diagnosis("names", "not examined, because the store cannot be written by you")
+        seen = "not examined, because the store cannot be written by you"
+        yield Diagnosis("names", seen, problem="names-not-examined")
     elif quirks:
         fix = "Move the store to a file system that keeps names as they are, such as ext4, XFS or ZFS."
-        yield Diagnosis("names", f"the store's file system {' and '.join(quirks)}: two keys could be one file", fix)
+        seen = f"the store's file system {' and '.join(quirks)}: two keys could be one file"
+        yield Diagnosis("names", seen, fix, "names-collide")
     else:
         yield Diagnosis("names", "the store's file system keeps names apart as they are")
 
@@ -234,7 +243,10 @@ def _space(archive: Archive) -> Iterator[Diagnosis]:
         usage = shutil.disk_usage(path)
         seen = f"{format_size(usage.free)} of {format_size(usage.total)} are free beside the {name}"
         low = usage.free < LEAST_FREE_BYTES or usage.free < LEAST_FREE_SHARE * usage.total
-        yield Diagnosis("free space", seen, f"Free some of the disk of {path}." if low else None)
+        if low:
+            yield Diagnosis("free space", seen, f"Free some of the disk of {path}.", "space-low")
+        else:
+            yield Diagnosis("free space", seen)
 
 
 def _clock(archive: Archive) -> Iterator[Diagnosis]:
@@ -242,9 +254,8 @@ def _clock(archive: Archive) -> Iterator[Diagnosis]:
     latest = archive.catalog.latest_time()
     if latest and timestamp(latest) > timestamp((now + timedelta(minutes=5)).isoformat()):
         seen = f"it is {archive.now()}, and the catalog has {latest}, which is yet to come"
-        yield Diagnosis(
-            "clock", seen, "Set the clock (timedatectl set-ntp true); what is dated in the future counts as due."
-        )
+        fix = "Set the clock (timedatectl set-ntp true); what is dated in the future counts as due."
+        yield Diagnosis("clock", seen, fix, "clock-behind")
     else:
         yield Diagnosis("clock", f"it is {archive.now()}, and nothing in the catalog is later")
 
@@ -256,7 +267,8 @@ def _killed_runs(archive: Archive) -> Iterator[Diagnosis]:
     killed = [run for run in archive.catalog.last_runs(20) if run.finished_at is None and run.command != "verify"]
     if killed:
         names = ", ".join(f"{run.command} ({run.id})" for run in killed[:3])
-        yield Diagnosis("runs", f"ended early, and continued by the next such command: {names}")
+        seen = f"ended early, and continued by the next such command: {names}"
+        yield Diagnosis("runs", seen, problem="runs-killed")
 
 
 def _workers(cluster: str | None, archive: Archive) -> Iterator[Diagnosis]:
@@ -267,10 +279,11 @@ def _workers(cluster: str | None, archive: Archive) -> Iterator[Diagnosis]:
         found = survey(cluster, prove_by(partial(try_store, archive.store.address, archive.id)))
     except ArchiveError as error:
         seen, _, fix = str(error).rpartition(". ")
-        yield Diagnosis("cluster", seen, fix)
+        yield Diagnosis("cluster", seen, fix, "cluster-unreachable")
         return
     if not found:
-        yield Diagnosis("cluster", f"{cluster} has no workers", f"Start some with `dask worker {cluster}`.")
+        fix = f"Start some with `dask worker {cluster}`."
+        yield Diagnosis("cluster", f"{cluster} has no workers", fix, "cluster-empty")
     for worker in found:
         name = f"worker {worker.address}"
         if worker.problem is None:
@@ -278,18 +291,20 @@ def _workers(cluster: str | None, archive: Archive) -> Iterator[Diagnosis]:
             yield Diagnosis(name, f"has this version and {threads}, and can read and write the store")
         else:
             seen, _, fix = str(worker.problem).rpartition(". ")
-            yield Diagnosis(name, seen.removeprefix(f"The {name} "), fix)
+            yield Diagnosis(name, seen.removeprefix(f"The {name} "), fix, "worker-unfit")
 
 
 def _pdfs(archive: Archive) -> Iterator[Diagnosis]:
     """Say what the last checks found; the PDFs themselves are not read."""
     standing = archive.catalog.standing()
-    fix = None
     if standing.damaged or standing.unreadable:
         fix = "Run `report` to see which, then `repair SOURCE`."
+        yield Diagnosis("PDFs", standing.text, fix, "pdfs-damaged")
     elif standing.unverified:
         fix = "Run `report` to see which: nothing is recorded to compare them with."
-    yield Diagnosis("PDFs", standing.text, fix)
+        yield Diagnosis("PDFs", standing.text, fix, "pdfs-unverified")
+    else:
+        yield Diagnosis("PDFs", standing.text)
 
 
 def _disposals(archive: Archive) -> Iterator[Diagnosis]:
@@ -297,6 +312,7 @@ def _disposals(archive: Archive) -> Iterator[Diagnosis]:
     disposed, begun = archive.catalog.count_disposed()
     if begun and not archive.is_being_written():
         seen = f"{begun:,} of {disposed:,} disposals have begun and are not finished"
-        yield Diagnosis("disposals", seen, "Run `dispose --due --reason TEXT`, which finishes them first.")
+        fix = "Run `dispose --due --reason TEXT`, which finishes them first."
+        yield Diagnosis("disposals", seen, fix, "disposals-unfinished")
     elif disposed:
         yield Diagnosis("disposals", f"{disposed:,} renders were disposed")

@@ -5,7 +5,7 @@ of the command line.
 """
 
 import re
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 import msgspec
 
@@ -57,6 +57,19 @@ OUTCOME_CODES: dict[Outcome, int] = {"ok": 0, "problems": 1, "incomplete": 3, "l
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TIME = "a time such as 2026-06-05T10:00:03.120Z"
+# Why a record is refused, for programs and for docs/messages/rejects.md; its text says the same of this record.
+RejectProblem = Literal[
+    "missing-field", "wrong-value", "wrong-key", "wrong-asset-key", "given-twice", "not-an-object", "not-json",
+    "not-utf-8", "too-large", "cut-short", "no-records", "list-before-id", "bad-table", "other-project", "known-id",
+    "other-key", "key-of-another", "asset-key-of-another", "below-another-pdf", "not-as-stored",
+]  # fmt: skip
+# What the doctor finds, for programs and for docs/messages/doctor.md.
+DiagnosisProblem = Literal[
+    "program-changed", "catalog-damaged", "log-large", "totals-wrong", "audit-log-broken", "audit-log-behind",
+    "catalog-readable", "not-writable", "store-unusable", "store-not-writable", "names-not-examined", "names-collide",
+    "space-low", "clock-behind", "runs-killed", "cluster-unreachable", "cluster-empty", "worker-unfit", "pdfs-damaged",
+    "pdfs-unverified", "disposals-unfinished", "not-delivered",
+]  # fmt: skip
 EXPECTED = {
     "id": "text of 1 to 256 printable characters",
     "project_id": "text of 1 to 256 printable characters (or name the project with --project)",
@@ -81,14 +94,29 @@ def one_of(what: str, value: _T, choices: Any) -> _T:
     return value
 
 
-def refuse(field: str, expected: str, value: object) -> ValueError:
+class Refusal(NamedTuple):
+    """Why a record is refused: the kind of problem, and what it is in this record."""
+
+    problem: RejectProblem
+    text: str
+
+
+class RefusedError(ValueError):
+    """A record is refused."""
+
+    def __init__(self, problem: RejectProblem, text: str) -> None:
+        super().__init__(text)
+        self.refusal = Refusal(problem, text)
+
+
+def refuse(field: str, expected: str, value: object, problem: RejectProblem = "wrong-value") -> RefusedError:
     """Say that a field is not what it should be, without giving away a key."""
     if value is None and field == "project_id":
-        return ValueError("projectId is missing; add it, or pass --project ID")
+        return RefusedError("missing-field", "projectId is missing; add it, or pass --project ID")
     if value is None:
-        return ValueError(f"{field}: expected {expected}, got nothing")
+        return RefusedError("missing-field", f"{field}: expected {expected}, got nothing")
     shown = mask(value if isinstance(value, str) else msgspec.json.encode(value).decode())
-    return ValueError(f"{field}: expected {expected}, got {shown[:60]!r}")
+    return RefusedError(problem, f"{field}: expected {expected}, got {shown[:60]!r}")
 
 
 def _digest(field: str, text: str | None) -> str:
@@ -152,21 +180,21 @@ class ApiKey(Incoming, kw_only=True):
         self._normalise(("created_at", "revoked_at"), self.project_id)
         if self.key is not None:
             if not self.key.startswith(("ck_live_", "ck_test_")):
-                raise refuse("key", "a project key, ck_live_… or ck_test_…", hide(self.key))
+                raise refuse("key", "a project key, ck_live_… or ck_test_…", hide(self.key), "wrong-key")
             if "…" in self.key or len(self.key) < KEY_CHARS:
-                raise refuse("key", "the whole key, which a file of rejects does not hold", hide(self.key))
+                raise refuse("key", "the whole key, which a file of rejects does not hold", hide(self.key), "wrong-key")
             hashed = hash_key(self.key)
             self.prefix = self.prefix or self.key[:12]
             self.key = None
             if self.key_hash is not None and self.key_hash.lower() != hashed:
-                raise ValueError("key_hash: expected the SHA-256 of the key beside it")
+                raise RefusedError("wrong-key", "key_hash: expected the SHA-256 of the key beside it")
             self.key_hash = hashed
         self.key_hash = _digest("key_hash", self.key_hash)
         if self.prefix is not None:
             # A prefix is public; what is longer may be the key itself.
             self.prefix = self.prefix if len(self.prefix) <= PREFIX_CHARS else mask(self.prefix)[:PREFIX_CHARS]
             if self.prefix.startswith("ck_acct_"):
-                raise refuse("prefix", "that of a project key, ck_live_… or ck_test_…", self.prefix)
+                raise refuse("prefix", "that of a project key, ck_live_… or ck_test_…", self.prefix, "wrong-key")
 
 
 class Render(Incoming, kw_only=True):
@@ -206,20 +234,21 @@ class Render(Incoming, kw_only=True):
         key = asset_key_of(url, self.project_id)
         if key is None:
             place = f"an address with /renders/{self.project_id}/ in its path (or the asset_key beside it)"
-            raise refuse("asset_url", place, url)
+            raise refuse("asset_url", place, url, "wrong-asset-key")
         return key
 
     def _check_key(self, key: str) -> None:
         try:
             check_asset_key(key)
         except AssetKeyError as error:
-            raise refuse("asset_key", "a relative path that stays inside the store", key) from error
+            raise refuse("asset_key", "a relative path that stays inside the store", key, "wrong-asset-key") from error
         short = key.isascii() and len(key) <= MAX_NAME_BYTES
         if not short and max(len(name.encode()) for name in key.split("/")) > MAX_NAME_BYTES:
             names = f"names of at most {MAX_NAME_BYTES} bytes: no store can hold a longer file name"
-            raise refuse("asset_key", names, key)
+            raise refuse("asset_key", names, key, "wrong-asset-key")
         if key == "renders" or (key.startswith("renders/") and not key.startswith(f"renders/{self.project_id}/")):
-            raise refuse("asset_key", f"one below renders/{self.project_id}/, its own project's", key)
+            place = f"one below renders/{self.project_id}/, its own project's"
+            raise refuse("asset_key", place, key, "wrong-asset-key")
 
 
 Kind = Literal["projects", "keys", "renders"]
@@ -262,6 +291,7 @@ class Reject(Record, frozen=True):
     line: int
     reason: str
     record: Any
+    problem: RejectProblem
 
 
 class Caution(Record, frozen=True, tag="warning"):
@@ -586,11 +616,15 @@ class ProjectInfo(Record, frozen=True, tag="project"):
 
 
 class Diagnosis(Record, frozen=True):
-    """What the doctor saw of one thing; `fix` says what to do, and is None if nothing is wrong."""
+    """What the doctor saw of one thing; `fix` says what to do, and is None if nothing is wrong.
+
+    `problem` is the kind of what is wrong, or of what is worth knowing though nothing is.
+    """
 
     name: str
     seen: str
     fix: str | None = None
+    problem: DiagnosisProblem | None = None
 
 
 class NightStep(Record, frozen=True, tag="step"):

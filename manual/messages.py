@@ -1,12 +1,12 @@
-"""What each message means and what to do: rows of docs/messages.md, by the id that JSON and HTTP have for it."""
+"""What each message means and what to do: the pages of docs/messages/, by the id that JSON and HTTP have for it."""
 
 from collections.abc import Iterator
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import cli
 from craftkit_archive import errors
 from craftkit_archive.proof.chain import Problem
-from craftkit_archive.records import OUTCOME_CODES, Verdict
+from craftkit_archive.records import OUTCOME_CODES, DiagnosisProblem, RejectProblem, Verdict
 from craftkit_archive.states import STATES
 from server.errors import ANSWERS, STATUSES
 
@@ -15,7 +15,7 @@ ERRORS = {
     "NoArchiveError": "Name the archive with `--archive` or `CRAFTKIT_ARCHIVE`, or make one with `init`.",
     "LockedError": "The message names the command that is writing. Wait for it, or end it, and run yours again.",
     "CatalogNewerError": "Install the version that wrote it, or a newer one.",
-    "CatalogDamagedError": "`restore` a backup, or make the catalog again with `rebuild`: [Recovery](recovery.md).",
+    "CatalogDamagedError": "`restore` a backup, or make the catalog again with `rebuild`: [Recovery](../recovery.md).",
     "StoreOfflineError": "Mount the disk, or correct the address of the bucket or source. Nothing is called missing meanwhile.",
     "StoreMismatchError": "Another archive's store is in its place. Mount the right one; `doctor` says which is expected.",
     "AssetKeyError": "Shorten or correct the asset key or the render id at the source, import it, and `fetch` again.",
@@ -55,6 +55,163 @@ VERDICTS = {
     "unverified": "Nothing says what the bytes should be: `fetch SOURCE` from where digests are, or accept it.",
     "orphan": "A file that no render claims, called extra: import the renders that it belongs to, or move it away.",
     "unrecorded": "Bytes are there that are not recorded: `fetch` without a source checks and records them.",
+}
+REJECTS = {
+    "missing-field": (
+        "The record lacks a field that every record of its kind has.",
+        "Add the field that the message names. For a missing project, `--project ID` names it for all records that have none.",
+    ),
+    "wrong-value": (
+        "A field has another type or form than it should, such as a time that does not exist or a status that Craftkit does not have.",
+        "Correct the field; the message says what is expected and what was found.",
+    ),
+    "wrong-key": (
+        "The API key is not a project's key, is cut short, or does not match the hash beside it. Files of rejects show keys cut short, so they cannot be imported from there.",
+        "Import the key from where it came, or give `key_hash` alone: the SHA-256 of the whole key.",
+    ),
+    "wrong-asset-key": (
+        "The path of the PDF would leave the store, is too long for any file system, or lies in another project's folder.",
+        "Correct `asset_key` (or `asset_url`) at the source. Leave both out if the PDF is stored under the usual path.",
+    ),
+    "given-twice": (
+        "The record names a field twice, so it cannot be said which value counts; `createdAt` and `created_at` are the same field.",
+        "Remove one of the two.",
+    ),
+    "not-an-object": (
+        "Where a record should be, the file has a number, a text or a list.",
+        'Write each record as a JSON object: `{"id": …}`.',
+    ),
+    "not-json": (
+        "The line, or the rest of the file, is not JSON.",
+        "Correct it at the place that the message names. If a whole file stops there, everything after it was left unread: import it again.",
+    ),
+    "not-utf-8": (
+        "The bytes are not UTF-8 text.",
+        "Save the file as UTF-8 (`iconv -t UTF-8`), or as UTF-16 with a byte-order mark.",
+    ),
+    "too-large": (
+        "A record has more than 16 MiB, more than 100 levels of nesting, or a number with too many digits.",
+        "Remove the field that is so large. If it is worth keeping, write it as text.",
+    ),
+    "cut-short": (
+        "The file ends too early: a download broke off, or somebody was still writing it.",
+        "Get the whole file and import it again. The records before that place were imported.",
+    ),
+    "no-records": (
+        "The file is empty, or is nothing that an import can read.",
+        "Name another file, or export it again in the way that the message shows.",
+    ),
+    "list-before-id": (
+        "An object has a list named like a table (such as `renders`) before its own `id`, so it looks like a wrapper of records.",
+        "Put `id` first in the record, or write one record a line (NDJSON).",
+    ),
+    "bad-table": (
+        "The header of the table does not name `id`, names a column twice, or a row does not have as many cells as the header.",
+        "Correct the header or the row. A separator or line break within a cell needs quotes around the cell.",
+    ),
+    "other-project": (
+        "The id belongs to another project already. A record never moves.",
+        "Correct the id or the project at the source.",
+    ),
+    "known-id": (
+        "The id is there already, and `--on-duplicate fail` was given.",
+        "Nothing, if that is what you wanted to know. `--on-duplicate update` or `skip` accepts it.",
+    ),
+    "other-key": (
+        "The id belongs to an API key with another hash.",
+        "Give a new key a new id, and import the old one as revoked.",
+    ),
+    "key-of-another": ("The same key is recorded under another id.", "Remove one of the two records."),
+    "asset-key-of-another": (
+        "The path of the PDF is that of another render.",
+        "Give each render its own `asset_key` at the source.",
+    ),
+    "below-another-pdf": (
+        "The path of the PDF has another render's PDF as one of its folders; no disk can hold both.",
+        "Correct the `asset_key` of one of them at the source.",
+    ),
+    "not-as-stored": (
+        "The record declares another size or digest than that of the PDF that is stored and was checked.",
+        "Find out which is right. If it is the stored one, correct the record; otherwise `verify --ids`, then `repair SOURCE`.",
+    ),
+}
+DOCTOR = {
+    "program-changed": (
+        "A file of the program is not the one that was installed.",
+        "Install the program again, into a virtual environment of its own.",
+    ),
+    "catalog-damaged": (
+        "SQLite finds the catalog damaged.",
+        "`restore` a backup, or make the catalog again with `rebuild`: [Recovery](../recovery.md).",
+    ),
+    "log-large": (
+        "SQLite's log beside the catalog has grown beyond 1 GiB, because some command keeps reading.",
+        "End the command that keeps it open, then run any other.",
+    ),
+    "totals-wrong": (
+        "The numbers that `status` shows differ from a count of everything. Another program may have written to the catalog.",
+        "`verify --level size` of everything recounts everything.",
+    ),
+    "audit-log-broken": (
+        "The last events of the audit log are not what was written.",
+        "`audit verify` says where. Keep `archive.db` and `audit.ndjson` as they are until you know why.",
+    ),
+    "audit-log-behind": (
+        "The file of the audit log lacks events that the catalog has. Nothing is wrong.",
+        "Nothing: the next command that writes adds them.",
+    ),
+    "catalog-readable": (
+        "Other users of the machine can read the catalog, with its hashes of keys.",
+        "`chmod 600` the file that is named.",
+    ),
+    "not-writable": ("You cannot write to the archive.", "Run commands as the user to whom it belongs."),
+    "store-unusable": (
+        "The store is not mounted, not reachable, or another archive's.",
+        "Do what the message says: mount it, or correct its address. PDFs are not called missing meanwhile.",
+    ),
+    "store-not-writable": (
+        "You cannot write to the store.",
+        "Make it writable for you, or run commands as the user to whom it belongs.",
+    ),
+    "names-not-examined": (
+        "Whether the store's file system keeps names apart was not tried, because you cannot write there.",
+        "Run `doctor` as the user to whom the store belongs.",
+    ),
+    "names-collide": (
+        "The store's file system takes two different names for one, such as `A.pdf` and `a.pdf`.",
+        "Move the store to a file system that keeps them apart, such as ext4, XFS or ZFS.",
+    ),
+    "space-low": (
+        "Less than 1 GB, or less than 2 % of the disk, is free.",
+        "Free some space, or move the archive to a larger disk.",
+    ),
+    "clock-behind": (
+        "The catalog has times that are yet to come: the clock is wrong now, or was wrong then.",
+        "Set the clock (`timedatectl set-ntp true`). Checks that are dated in the future count as due.",
+    ),
+    "runs-killed": (
+        "Commands were killed before they ended.",
+        "Nothing: the next such command continued or continues.",
+    ),
+    "cluster-unreachable": ("The scheduler of the cluster does not answer.", "Check its address, and that it runs."),
+    "cluster-empty": ("The cluster has no workers.", "Start some: `dask worker ADDRESS`."),
+    "worker-unfit": (
+        "A worker has another version of the program, or cannot read or write the store.",
+        "Do what the message says on that machine, and restart its worker.",
+    ),
+    "pdfs-damaged": ("The last checks found PDFs damaged or unreadable.", "`report` says which; then `repair SOURCE`."),
+    "pdfs-unverified": (
+        "Nothing is recorded to compare some PDFs with.",
+        "`report` says which; `fetch SOURCE` from where digests are, or `accept` them.",
+    ),
+    "disposals-unfinished": (
+        "Disposals began and did not finish.",
+        "`dispose --due --reason TEXT` finishes them first.",
+    ),
+    "not-delivered": (
+        "A notification did not arrive (`notify test`).",
+        "Do what the message says: check the address, the network and the secrets ([Notify](../notify.md#secrets)).",
+    ),
 }
 WARNINGS = {
     "slug-twice": "Two projects share a slug: name them by their ids from now on, or correct the slug at Craftkit.",
@@ -97,41 +254,102 @@ CODES = {
 }
 
 
-def tables() -> Iterator[str]:
-    """Yield the lines of the page's tables."""
-    yield from _heading("Errors", "What stops a command. `--json` has the id as `error`.", "id", "code", "means", "do")
-    for leaf in errors.leaves():
-        yield _row(leaf.__name__, cli.EXIT_CODES[leaf], _sentence(leaf.__doc__), ERRORS[leaf.__name__])
-    yield from _heading("Outcomes", "How a command ended. `--json` has them as `outcome`.", "id", "code", "do")
-    for outcome, code in OUTCOME_CODES.items():
-        yield _row(outcome, code, OUTCOMES[outcome])
-    words = "What a check says about one PDF; a finding has it as `verdict`, and the state that it means."
-    yield from _heading("Verdicts", words, "id", "state", "do")
-    for verdict in get_args(Verdict):
-        yield _row(verdict, STATES.get(verdict, "damaged"), VERDICTS[verdict])
-    words = "What an import let in, or a restored catalog does not know. `--json` has them as `warning`."
-    yield from _heading("Warnings", words, "id", "do")
-    for warning, what in WARNINGS.items():
-        yield _row(warning, what)
-    words = "What `audit verify` finds. `--json` has them as `problem`; [Records](records.md) says more."
-    yield from _heading("Faults of the audit log", words, "id", "do")
-    for problem in get_args(Problem):
-        yield _row(problem, FAULTS[problem])
-    words = "What the server answers: `error.code` in the body."
-    yield from _heading("Answers of the server", words, "id", "status", "do")
-    for code_name, status in STATUSES.items():
-        leaves = [leaf.__name__ for leaf, answer in ANSWERS.items() if answer == code_name and code_name != "internal"]
-        yield _row(code_name, status, CODES[code_name] + (f" ({', '.join(leaves)})" if leaves else ""))
+class Entry(NamedTuple):
+    """what a page says about one id: facts such as its exit code, what happened, and what to do."""
+
+    name: str
+    facts: str
+    happened: str
+    do: str
 
 
-def _heading(title: str, words: str, *columns: str) -> Iterator[str]:
-    yield from ("", f"## {title}", "", words, "")
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{' --- |' * len(columns)}"
+class Group(NamedTuple):
+    """A page of ids: its title, where programs find the ids, and what each means."""
+
+    title: str
+    words: str
+    entries: list[Entry]
 
 
-def _row(name: str, *cells: object) -> str:
-    return f"| `{name}` | {' | '.join(map(str, cells))} |"
+def groups() -> dict[str, Group]:
+    """Return the pages by their names in docs/messages/."""
+    return {
+        "errors": Group(
+            "Errors",
+            "What stops a command. `--json` has the id as `error`.",
+            [
+                Entry(
+                    leaf.__name__, f"Exit code {cli.EXIT_CODES[leaf]}.", _sentence(leaf.__doc__), ERRORS[leaf.__name__]
+                )
+                for leaf in errors.leaves()
+            ],
+        ),
+        "outcomes": Group(
+            "Outcomes",
+            "How a command ended. `--json` has the id as `outcome` of the summary.",
+            [Entry(name, f"Exit code {code}.", "", OUTCOMES[name]) for name, code in OUTCOME_CODES.items()],
+        ),
+        "verdicts": Group(
+            "Verdicts",
+            "What a check says about one PDF. A finding has the id as `verdict`, and people see it at the beginning of its line.",
+            [Entry(one, f"State: {STATES.get(one, 'damaged')}.", "", VERDICTS[one]) for one in get_args(Verdict)],
+        ),
+        "rejects": Group(
+            "Rejects",
+            "Why an import refuses a record. `--json` and files of `--rejects` have the id as `problem`; people see it in brackets at"
+            " the end of the line. Correct these records and import them again; the others were imported, unless `--all-or-nothing` was given.",
+            [Entry(name, "", *REJECTS[name]) for name in get_args(RejectProblem)],
+        ),
+        "warnings": Group(
+            "Warnings",
+            "What an import let in, or a restored catalog does not know. `--json` has the id as `warning`.",
+            [Entry(name, "", "", words) for name, words in WARNINGS.items()],
+        ),
+        "doctor": Group(
+            "What the doctor finds",
+            "What `doctor` and `notify test` find. Each line begins with `good` or `FIX`. `--json` has the id as `problem`; people see it in brackets at the"
+            " end of the line. A line that is good may have one too, if it says something worth knowing.",
+            [Entry(name, "", *DOCTOR[name]) for name in get_args(DiagnosisProblem)],
+        ),
+        "audit-log": Group(
+            "Faults of the audit log",
+            "What `audit verify` finds. `--json` has the id as `problem`; [Records](../records.md) says more.",
+            [Entry(name, "", "", FAULTS[name]) for name in get_args(Problem)],
+        ),
+        "server": Group(
+            "Answers of the server",
+            "What the server answers: `error.code` in the body.",
+            [Entry(name, f"HTTP status {status}.", _errors_of(name), CODES[name]) for name, status in STATUSES.items()],
+        ),
+    }
+
+
+def _errors_of(code: str) -> str:
+    leaves = [leaf.__name__ for leaf, answer in ANSWERS.items() if answer == code and code != "internal"]
+    return f"In Python, {', '.join(f'`{name}`' for name in leaves)}." if leaves else ""
+
+
+def page(name: str) -> Iterator[str]:
+    """Yield the lines of one page of docs/messages/."""
+    group = groups()[name]
+    yield from (f"# {group.title}", "", group.words)
+    for entry in group.entries:
+        yield from ("", f"## `{entry.name}`", "")
+        yield " ".join(filter(None, (entry.facts, entry.happened, entry.do)))
+
+
+def index() -> Iterator[str]:
+    """Yield the lines of docs/messages.md: the pages, and every id with the pages that have it."""
+    places: dict[str, list[str]] = {}
+    yield from ("| page | what its ids are |", "| --- | --- |")
+    for name, group in groups().items():
+        yield f"| [{group.title}](messages/{name}.md) | {group.words.partition('. ')[0].removesuffix('.')} |"
+        for entry in group.entries:
+            link = f"[{group.title}](messages/{name}.md#{entry.name.lower()})"
+            places.setdefault(entry.name, []).append(link)
+    yield from ("", "## All ids", "", "| id | page |", "| --- | --- |")
+    for one in sorted(places, key=str.lower):
+        yield f"| `{one}` | {', '.join(places[one])} |"
 
 
 def _sentence(docstring: str | None) -> str:

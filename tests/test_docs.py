@@ -28,20 +28,9 @@ def _commands(command: click.Command, path: str) -> list[tuple[str, click.Comman
 
 
 def test_the_reference_is_as_the_program_is() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "cogapp",
-            "--check",
-            "docs/cli.md",
-            "docs/datasette.md",
-            "docs/api.md",
-            "docs/messages.md",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-    )
+    written = [str(file) for file in (ROOT / "docs").rglob("*.md") if "[[[cog" in file.read_text()]
+    assert len(written) > 10
+    done = subprocess.run([sys.executable, "-m", "cogapp", "--check", *written], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, "run `make docs`"
 
 
@@ -223,6 +212,6 @@ def test_the_top_of_the_changelog_is_this_version() -> None:
 
 
 def test_links_in_the_docs_lead_somewhere() -> None:
-    for file in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
+    for file in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"

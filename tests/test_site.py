@@ -44,8 +44,8 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
 
 def test_every_page_is_in_the_navigation(site: Path) -> None:
     front = (site / "index.html").read_text()
-    for page in (ROOT / "docs").glob("*.md"):
-        name = "index" if page.stem == "index" else page.stem
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = str(page.relative_to(ROOT / "docs").with_suffix(""))
         assert re.search(rf'href="?(\./)?{name}\.html', front), page.name
 
 

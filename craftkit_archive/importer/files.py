@@ -34,7 +34,7 @@ from craftkit_archive.importer.tables import (
     refuse_form,
 )
 from craftkit_archive.parallel.pool import Stop, in_batches
-from craftkit_archive.records import Kind
+from craftkit_archive.records import Kind, Refusal
 
 FileForm = Literal["json", "ndjson"] | TableForm
 BLOCK_RECORDS = 2000
@@ -119,16 +119,11 @@ def read_source(
                     )
                     yield from in_batches(items, BLOCK_RECORDS)
             case _ if not head.strip():
-                yield [DecodedItem(1, None, "expected records, got an empty file")]
+                yield [DecodedItem(1, None, Refusal("no-records", "expected records, got an empty file"))]
             case _:
                 # What it holds may be a key, and is not shown.
-                yield [
-                    DecodedItem(
-                        1,
-                        None,
-                        f"expected JSON, NDJSON, or a table whose header names id, as from {export_command(kind)}",
-                    )
-                ]
+                text = f"expected JSON, NDJSON, or a table whose header names id, as from {export_command(kind)}"
+                yield [DecodedItem(1, None, Refusal("no-records", text))]
         if problems:
             yield problems
 

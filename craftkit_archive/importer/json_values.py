@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from craftkit_archive.decoding import DecodedItem, TwiceError, decode_json, exact, snake, unique
-from craftkit_archive.importer.streams import MAX_RECORD_BYTES, too_long
-from craftkit_archive.records import TABLES, Kind
+from craftkit_archive.importer.streams import MAX_RECORD_BYTES, TOO_LONG, too_long
+from craftkit_archive.records import TABLES, Kind, Refusal, RejectProblem
 
 PIECE_BYTES = 64 << 10
 MAX_DEPTH = 100
@@ -35,11 +35,13 @@ def read_line(line: int, text: bytes, kind: Kind) -> Iterator[DecodedItem]:
     try:
         values = _json_values(text)
     except UnicodeDecodeError:
-        problem = "expected UTF-8"
+        problem = Refusal("not-utf-8", "expected UTF-8")
     except RecursionError:
-        problem = "expected fewer levels of nesting"
+        problem = Refusal("too-large", "expected fewer levels of nesting")
+    except TwiceError as error:
+        problem = error.refusal
     except ValueError as error:
-        problem = str(error) if isinstance(error, TwiceError) else f"expected JSON: {error}"
+        problem = Refusal("not-json", f"expected JSON: {error}")
     else:
         yield from (DecodedItem(line, record) for value in values for record in _unwrapped(value, kind))
         return
@@ -104,8 +106,8 @@ def json_records(blocks: Iterator[bytes], kind: Kind) -> Iterator[DecodedItem]:
     records = _Records(kind)
     line, pending, item, before = 1, 0, 1, b""
 
-    def lost(problem: str) -> DecodedItem:
-        return DecodedItem(line, None, f"{problem} (in item {item}); the rest of the file was not read")
+    def lost(problem: RejectProblem, text: str) -> DecodedItem:
+        return DecodedItem(line, None, Refusal(problem, f"{text} (in item {item}); the rest of the file was not read"))
 
     try:
         for piece in chain.from_iterable(map(_small_pieces, blocks)):
@@ -122,36 +124,37 @@ def json_records(blocks: Iterator[bytes], kind: Kind) -> Iterator[DecodedItem]:
                     pending, item = 0, item + 1
                 del events[:]
             if unreadable:
-                yield lost(why)
+                yield lost(*why)
                 return
             if pending > MAX_RECORD_BYTES:
-                yield lost(str(too_long(line).problem))
+                yield lost(*TOO_LONG)
                 return
             line += piece.endswith(b"\n")
             before = b"" if piece.endswith(b"\n") else before[-MAX_DIGITS - 2 :]
         parser.close()
     except _TooDeepError:
-        yield lost(f"expected at most {MAX_DEPTH} levels of nesting")
+        yield lost("too-large", f"expected at most {MAX_DEPTH} levels of nesting")
     except UnicodeDecodeError:
-        yield lost("expected UTF-8")
+        yield lost("not-utf-8", "expected UTF-8")
     except NOT_JSON:
-        yield lost("expected JSON whose numbers have at most 18 digits of exponent")
+        yield lost("too-large", "expected JSON whose numbers have at most 18 digits of exponent")
     except ijson.JSONError as error:
         # Quoted with its words is the text that it failed at, which may hold a key.
         words = error.args[0] if error.args else "it ends too early"
         words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
-        yield lost(f"expected JSON: {words.splitlines()[0]}")
+        yield lost("not-json", f"expected JSON: {words.splitlines()[0]}")
 
 
-def _find_unreadable(text: bytes) -> tuple[re.Match[bytes] | None, str]:
+def _find_unreadable(text: bytes) -> tuple[re.Match[bytes] | None, Refusal]:
     """Find what ijson must not see, because it dies of it, or takes it for something else without a word."""
     if len(text) > MAX_DIGITS and (found := TOO_MANY_DIGITS.search(text)):
-        return found, f"expected numbers of at most {MAX_DIGITS:,} digits"
+        return found, Refusal("too-large", f"expected numbers of at most {MAX_DIGITS:,} digits")
     if (b"\\ud" in text or b"\\uD" in text) and (found := _HALF_CHARACTER.search(text)):
-        return found, "expected Unicode, got half of a surrogate pair"
-    return None, ""
+        return found, _HALF
+    return None, _HALF
 
 
+_HALF = Refusal("not-utf-8", "expected Unicode, got half of a surrogate pair")
 # The first half of a surrogate pair without the second, which ijson reads as a question mark; not at the very end of a
 # text, where the second is still to come.
 _HALF_CHARACTER = re.compile(rb"(?<!\\)(?:\\\\)*+\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F]|(?:\\(?:u[dD]?)?)?\Z)")
@@ -183,9 +186,9 @@ class _Records:
         self._wrapped = False  # whether the value at the top has turned out to be a wrapper
         self._name = ""  # the last one of the object at that level
         self._names: set[str] = set()  # all of them
-        self._problem: str | None = None
+        self._problem: Refusal | None = None
 
-    def take(self, events: list[tuple[str, Any]]) -> Iterator[tuple[Any, str | None]]:
+    def take(self, events: list[tuple[str, Any]]) -> Iterator[tuple[Any, Refusal | None]]:
         for event, value in events:
             self._depth -= event in ("end_map", "end_array")
             if self._record is None and event == "end_array" and self._depth == self._level - 1:
@@ -200,7 +203,7 @@ class _Records:
                 self._record.event(event, _number(value) if event == "number" else value)
                 if event == "map_key" and self._depth == self._level + 1:
                     if value in self._names:
-                        self._problem = str(TwiceError(value))
+                        self._problem = TwiceError(value).refusal
                     self._name = value
                     self._names.add(value)
             self._depth += event in ("start_map", "start_array")
@@ -210,7 +213,8 @@ class _Records:
                 if self._level or not self._wrapped:
                     yield self._record.value, self._problem
                 elif _is_record(self._record.value):
-                    yield self._record.value, "expected its id before a list that looks like one of records"
+                    text = "expected its id before a list that looks like one of records"
+                    yield self._record.value, Refusal("list-before-id", text)
                 self._record, self._wrapped = None, self._wrapped and self._level > 0
                 self._names, self._problem = set(), None
 

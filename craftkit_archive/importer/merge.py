@@ -8,7 +8,7 @@ from craftkit_archive.catalog import Catalog
 from craftkit_archive.catalog.imports import COLUMNS
 from craftkit_archive.catalog.rows import Expectation
 from craftkit_archive.decoding import encode_extra
-from craftkit_archive.records import Kind
+from craftkit_archive.records import Kind, Refusal
 from craftkit_archive.values import default_asset_key
 
 OnDuplicate = Literal["update", "skip", "fail"]
@@ -67,7 +67,7 @@ class Merge:
         """Say whether a row is there just like this: what most rows of a second import are."""
         return self._known.get(row[0]) == row and self._on_duplicate != "fail"
 
-    def add(self, row: Row, declared: Declared | None) -> tuple[str, str | None]:
+    def add(self, row: Row, declared: Declared | None) -> tuple[str, Refusal | None]:
         """Return inserted, updated, unchanged or disposed; and a reason if the row is refused."""
         old = self._known.get(row[0])
         reason = self._conflict(old, row)
@@ -89,39 +89,45 @@ class Merge:
             self._known[new[0]] = self.changed[new[0]] = new
         return "inserted" if old is None else "updated" if news or new is not old else "unchanged", None
 
-    def _conflict(self, old: Row | None, new: Row) -> str | None:
+    def _conflict(self, old: Row | None, new: Row) -> Refusal | None:
         if old is not None and self._kind != "projects" and old[1] != new[1]:
-            return f"project_id: expected {old[1]}, the project that this id belongs to already, got {new[1]!r}"
+            text = f"project_id: expected {old[1]}, the project that this id belongs to already, got {new[1]!r}"
+            return Refusal("other-project", text)
         if self._kind == "keys":
             if old is not None and old[KEY_HASH] != new[KEY_HASH]:
-                return "key_hash: expected the one that this id has already; a new key needs a new id"
+                return Refusal(
+                    "other-key", "key_hash: expected the one that this id has already; a new key needs a new id"
+                )
             owner = self._hash_owners.get(new[KEY_HASH], new[0])
             if owner != new[0]:
-                return f"key_hash: expected a key of its own, got that of {owner}"
+                return Refusal("key-of-another", f"key_hash: expected a key of its own, got that of {owner}")
         if self._folders and new[ASSET_KEY] is not None:
             for folder in _folders(new[ASSET_KEY]):
                 if self._folders.get(folder, new[0]) != new[0]:
-                    return f"asset_key: expected one that is not below {folder!r}, the PDF of {self._folders[folder]}"
+                    text = f"asset_key: expected one that is not below {folder!r}, the PDF of {self._folders[folder]}"
+                    return Refusal("below-another-pdf", text)
         if old is not None and self._on_duplicate == "fail":
-            return "id: expected a new one, this is there already"
+            return Refusal("known-id", "id: expected a new one, this is there already")
         if self._kind == "keys":
             self._hash_owners[new[KEY_HASH]] = new[0]
         return None
 
-    def _expect(self, row: Row, size_bytes: int | None, sha256: str | None) -> tuple[bool, str | None]:
+    def _expect(self, row: Row, size_bytes: int | None, sha256: str | None) -> tuple[bool, Refusal | None]:
         """Expect an asset to have this size and digest; say whether that is news, and what speaks against it."""
         render_id, key = row[0], row[ASSET_KEY]
         if key is None:
             return False, None
         owner = self._claims.setdefault(key, render_id)
         if owner != render_id:
-            return False, f"asset_key: expected one of its own, got that of {owner}"
+            return False, Refusal("asset-key-of-another", f"asset_key: expected one of its own, got that of {owner}")
         old = self._assets.get(render_id)
         if old is not None and old.stored:
             if sha256 not in (None, old.sha256):
-                return False, f"sha256: expected {old.sha256}, which is stored and recorded, got {sha256!r}"
+                text = f"sha256: expected {old.sha256}, which is stored and recorded, got {sha256!r}"
+                return False, Refusal("not-as-stored", text)
             if size_bytes not in (None, old.size_bytes):
-                return False, f"size_bytes: expected {old.size_bytes}, which is stored and recorded, got {size_bytes}"
+                text = f"size_bytes: expected {old.size_bytes}, which is stored and recorded, got {size_bytes}"
+                return False, Refusal("not-as-stored", text)
             return False, None
         if old is not None:
             size_bytes = old.size_bytes if size_bytes is None else size_bytes

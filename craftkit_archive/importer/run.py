@@ -26,7 +26,20 @@ from craftkit_archive.importer.merge import STATUS, Declared, Merge, OnDuplicate
 from craftkit_archive.importer.postgres import is_database, read_table
 from craftkit_archive.importer.streams import Block, Span
 from craftkit_archive.parallel.pool import Stop, default_jobs, in_batches, map_ordered, never, processes
-from craftkit_archive.records import KINDS, Caution, Incoming, Kind, Plan, Progress, Reject, Render, Summary, one_of
+from craftkit_archive.records import (
+    KINDS,
+    Caution,
+    Incoming,
+    Kind,
+    Plan,
+    Progress,
+    Refusal,
+    RefusedError,
+    Reject,
+    Render,
+    Summary,
+    one_of,
+)
 from craftkit_archive.values import hide, mask, without_password
 
 TRANSACTION_RECORDS = 10_000
@@ -44,11 +57,11 @@ class _ReadTask(NamedTuple):
 
 
 class _Read(msgspec.Struct, array_like=True):
-    """What a piece of a file holds: (line, row, what it declares of its asset), and (line, reason, record as JSON)."""
+    """What a piece of a file holds: (line, row, what it declares of its asset), and (line, why, record as JSON)."""
 
     source: str
     rows: list[tuple[int, Row, Declared | None]]
-    rejects: list[tuple[int, str, str]]
+    rejects: list[tuple[int, Refusal, str]]
 
 
 class _Discard(Exception):
@@ -286,9 +299,9 @@ def _apply(
     archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDuplicate, run: Run, owing: list[str]
 ) -> list[Reject]:
     rejects = [
-        Reject(source=read.source, line=line, reason=reason, record=msgspec.json.decode(record))
+        _rejected(read.source, line, why, msgspec.json.decode(record))
         for read in batch
-        for line, reason, record in read.rejects
+        for line, why, record in read.rejects
     ]
     counts = Counter(inserted=0, updated=0, unchanged=0)
     with archive.catalog.transaction():
@@ -301,11 +314,11 @@ def _apply(
                 if declared is None and merge.is_known(row):
                     counts["unchanged"] += 1
                     continue
-                outcome, reason = merge.add(row, declared)
-                if reason is None:
+                outcome, why = merge.add(row, declared)
+                if why is None:
                     counts[outcome] += 1
                 else:
-                    rejects.append(Reject(source=read.source, line=line, reason=reason, record=_as_record(kind, row)))
+                    rejects.append(_rejected(read.source, line, why, _as_record(kind, row)))
         archive.catalog.put(kind, merge.changed.values())
         archive.catalog.expect(merge.expected.values())
         archive.catalog.aim_disposal(merge.aims)
@@ -318,6 +331,10 @@ def _apply(
     run.counts["rejected"] += len(rejects)
     run.counts["read"] += sum(counts.values()) + len(rejects)
     return rejects
+
+
+def _rejected(source: str, line: int, why: Refusal, record: Any) -> Reject:
+    return Reject(source=source, line=line, reason=why.text, record=record, problem=why.problem)
 
 
 def _as_record(kind: Kind, row: Row) -> dict[str, Any]:
@@ -345,15 +362,15 @@ def _read_batch(task: _ReadTask) -> _Read:
         if problem is None:
             try:
                 record = read_record(kind, value, project_id=task.project_id)
-            except ValueError as error:
-                problem = str(error)
+            except RefusedError as error:
+                problem = error.refusal
             except RecursionError:
-                problem = "expected fewer levels of nesting"
+                problem = Refusal("too-large", "expected fewer levels of nesting")
             else:
                 read.rows.append((line, columns(record), _declared(record)))
                 lines.learn(value)
                 return
-        read.rejects.append((line, mask(problem), _masked(value)))
+        read.rejects.append((line, problem._replace(text=mask(problem.text)), _masked(value)))
 
     unwrap = partial(unwrap_reject, kind=task.kind)
     piece = task.piece.read() if isinstance(task.piece, Span) else task.piece

@@ -18,9 +18,11 @@ from craftkit_archive.decoding import DecodedItem
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.importer.tables import Lines
 from craftkit_archive.parallel.pool import Stop
+from craftkit_archive.records import Refusal
 
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 16 << 20
+TOO_LONG = Refusal("too-large", f"expected at most {MAX_RECORD_BYTES >> 20} MiB in a record")
 STDIN = "-"
 GZIP = b"\x1f\x8b"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what PowerShell writes into files
@@ -142,16 +144,12 @@ def read_blocks(raw: BegunStream, problems: list[DecodedItem]) -> Iterator[bytes
                 decode(b"", final=True)
         except UnicodeDecodeError:
             problems.append(
-                DecodedItem(line, None, "expected whole characters of UTF-16: from here on it is cut short or damaged")
+                _cut_short(line, "expected whole characters of UTF-16: from here on it is cut short or damaged")
             )
         except (EOFError, zlib.error, gzip.BadGzipFile):
-            problems.append(
-                DecodedItem(line, None, "expected a whole gzip file: from here on it is cut short or damaged")
-            )
+            problems.append(_cut_short(line, "expected a whole gzip file: from here on it is cut short or damaged"))
         if file is buffered and size < raw.size_bytes:
-            problems.append(
-                DecodedItem(line, None, "expected a file that stays as it is: it was cut short while it was read")
-            )
+            problems.append(_cut_short(line, "expected a file that stays as it is: it was cut short while it was read"))
 
 
 def line_blocks(
@@ -184,7 +182,11 @@ def line_blocks(
 
 def too_long(line: int) -> DecodedItem:
     """Make the reject of a record that is larger than any may be."""
-    return DecodedItem(line, None, f"expected at most {MAX_RECORD_BYTES >> 20} MiB in a record")
+    return DecodedItem(line, None, TOO_LONG)
+
+
+def _cut_short(line: int, text: str) -> DecodedItem:
+    return DecodedItem(line, None, Refusal("cut-short", text))
 
 
 def _text_lines(blocks: Iterator[bytes]) -> Iterator[str | DecodedItem]:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from craftkit_archive.decoding import Cells, DecodedItem, decode_json, snake, unique
 from craftkit_archive.errors import RequestError
 from craftkit_archive.parallel.pool import Stop
-from craftkit_archive.records import KINDS, TABLES, Kind
+from craftkit_archive.records import KINDS, TABLES, Kind, Refusal
 
 TableForm = Literal["csv", "tsv", "text", "dump"]
 Lines = Callable[
@@ -85,18 +85,20 @@ def read_table_file(
             header = [(name or "").strip() for name in cells]
             names = set(map(snake, header))
             if len(names) < len(header) or not names & {"id", "render_id"}:
-                yield DecodedItem(line, header, "expected a header that names id, and each column once")
+                text = "expected a header that names id, and each column once"
+                yield DecodedItem(line, header, Refusal("bad-table", text))
                 return
         elif len(cells) != len(header):
             named: dict[str, object] = dict(zip(header, cells, strict=False))
             if len(cells) > len(header):
                 named["rest"] = list(cells[len(header) :])
-            yield DecodedItem(line, named, f"expected {len(header)} cells, as the header has, got {len(cells)}")
+            text = f"expected {len(header)} cells, as the header has, got {len(cells)}"
+            yield DecodedItem(line, named, Refusal("bad-table", text))
         elif any("\udc80" <= letter <= "\udcff" for cell in cells if cell and not cell.isascii() for letter in cell):
             readable = [
                 cell and cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for cell in cells
             ]
-            yield DecodedItem(line, readable, "expected UTF-8")
+            yield DecodedItem(line, readable, Refusal("not-utf-8", "expected UTF-8"))
         else:
             yield DecodedItem(line, Cells(_typed(header, cells, survey)))
 
@@ -214,7 +216,7 @@ def _csv_rows(lines: Iterator[str | DecodedItem], delimiter: str, null: str | No
             break
         except csv.Error as error:
             lost = "; its quote is never closed, and nothing after it was read" if "end of data" in str(error) else ""
-            yield line, DecodedItem(line, None, f"expected a row of cells: {error}{lost}")
+            yield line, DecodedItem(line, None, Refusal("bad-table", f"expected a row of cells: {error}{lost}"))
             continue
         finally:
             for problem in problems:

@@ -75,7 +75,10 @@ def try_outlets(notify: Notify, notice: Notice) -> Iterator[Record]:
     failed = 0
     for outlet, (reached, fault) in zip(outlets, _deliver(outlets, notice, notify.timeout_s), strict=True):
         failed += bool(fault)
-        yield Diagnosis(outlet.name, "it did not arrive" if fault else f"sent to {reached}", fault or None)
+        if fault:
+            yield Diagnosis(outlet.name, "it did not arrive", fault, "not-delivered")
+        else:
+            yield Diagnosis(outlet.name, f"sent to {reached}")
     counts = {"sent": len(outlets) - failed, "failed": failed}
     if failed:
         yield Summary("notify test", "problems", exit_code=16, counts=counts)

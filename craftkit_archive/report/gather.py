@@ -278,16 +278,17 @@ def as_text(record: Record, *, whole: bool = False) -> str:
         case records.Note():
             return f"  note  {record.key}: {record.detail}"
         case records.Reject():
-            return f"  rejected  {record.source}:{record.line}: {record.reason}"
+            return f"  rejected  {record.source}:{record.line}: {record.reason} [{record.problem}]"
         case records.Caution():
             return f"  warning: {record.text}"
         case records.Skipped():
             return f"  {record.key or record.render_id}: {_without(record.key, record.reason)}"
         case records.Diagnosis():
+            id_ = f" [{record.problem}]" if record.problem else ""
             return (
-                f"FIX   {record.name}: {record.seen.removesuffix('.')}. {record.fix}"
+                f"FIX   {record.name}: {record.seen.removesuffix('.')}. {record.fix}{id_}"
                 if record.fix
-                else f"good  {record.name}: {record.seen}"
+                else f"good  {record.name}: {record.seen}{id_}"
             )
         case records.Acknowledgement():
             return f"accepted  {record.render_id}: {record.state.replace('-', ' ')}, {record.reason}"
