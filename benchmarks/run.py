@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -370,7 +370,7 @@ def many_case(folder: Path, count: int) -> Case:
 
 def store_tiny(archive: Path, renders: Path) -> None:
     """Put a tiny file for each succeeded render into a store and into its catalog, without the work of a fetch."""
-    with sqlite3.connect(archive / "archive.db") as db, renders.open() as lines:
+    with closing(sqlite3.connect(archive / "archive.db")) as db, db, renders.open() as lines:
         for line in lines:
             row = json.loads(line)
             if row["asset_key"]:
@@ -382,7 +382,6 @@ def store_tiny(archive: Path, renders: Path) -> None:
                     "INSERT INTO assets (render_id, key, size_bytes, sha256, stored_at) VALUES (?, ?, ?, ?, ?)",
                     (row["id"], row["asset_key"], len(body), sha256(body).hexdigest(), "2026-06-01T00:00:00.000Z"),
                 )
-    db.close()
 
 
 def export_case(folder: Path, count: int, form: str, *, full: bool) -> Case:

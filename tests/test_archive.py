@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,20 @@ from tests.worlds import NORTHWIND, ROOT, World, load, projects
 def test_a_new_archive_is_private_and_in_wal_mode(archive: Archive) -> None:
     file = archive.path / CATALOG
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    connection.close()
     load(archive, archive.path.parent, "projects", projects())
     assert {stat.S_IMODE(part.stat().st_mode) for part in archive.path.glob("archive.*")} == {0o600}
 
 
 def test_an_archive_opens_in_other_sqlite_programs(world: World) -> None:
-    with sqlite3.connect(f"file:{world.archive.path / CATALOG}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{world.archive.path / CATALOG}?mode=ro", uri=True)) as connection, connection:
         names = {
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
         }
         assert {"projects", "api_keys", "renders", "assets", "runs", "findings"} <= names
         assert connection.execute("SELECT stored FROM project_summary WHERE slug = 'northwind'").fetchone() == (5,)
         assert connection.execute("SELECT COUNT(*) FROM due_for_verification").fetchone() == (5,)
-    connection.close()
 
 
 def test_an_archive_can_be_moved_as_a_folder(world: World, tmp_path: Path) -> None:
@@ -80,12 +79,11 @@ def test_an_archive_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_a_catalog_of_a_newer_version_is_left_alone(archive: Archive) -> None:
     archive.catalog.close()
-    with sqlite3.connect(archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(archive.path / CATALOG)) as connection, connection:
         connection.execute(
             "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"
             " VALUES ('craftkit_archive', 'm999', 'later')"
         )
-    connection.close()
     for read_only in (False, True):
         with pytest.raises(CatalogNewerError, match="Install"):
             Archive(archive.path, read_only=read_only)
@@ -116,9 +114,8 @@ def test_a_damaged_catalog_is_told(archive: Archive, content: bytes) -> None:
 def test_another_database_is_no_catalog(archive: Archive) -> None:
     archive.catalog.close()
     (archive.path / CATALOG).unlink()
-    with sqlite3.connect(archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(archive.path / CATALOG)) as connection, connection:
         connection.execute("CREATE TABLE t (x)")
-    connection.close()
     with pytest.raises(CatalogDamagedError):
         Archive(archive.path)
 
@@ -230,20 +227,18 @@ def test_an_archive_that_cannot_be_written_can_be_looked_at(archive: Archive, mo
 
 def test_migrations_of_other_programs_are_left_alone(archive: Archive) -> None:
     archive.catalog.close()
-    with sqlite3.connect(archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(archive.path / CATALOG)) as connection, connection:
         connection.execute(
             "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('notes', 'm001_tables2', 'now')"
         )
-    connection.close()
     with Archive(archive.path), Archive(archive.path, read_only=True):
         pass
 
 
 def test_a_catalog_that_is_refused_leaks_no_connection(archive: Archive) -> None:
     archive.catalog.close()
-    with sqlite3.connect(archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(archive.path / CATALOG)) as connection, connection:
         connection.execute("DELETE FROM settings")
-    connection.close()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for read_only in (False, True):
         with pytest.raises(CatalogDamagedError):

@@ -16,6 +16,7 @@ import termios
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -220,9 +221,8 @@ def test_a_second_writer_is_11(world: World) -> None:
 
 def test_a_newer_or_damaged_catalog_is_13(world: World) -> None:
     world.archive.catalog.close()
-    with sqlite3.connect(world.archive.path / "archive.db") as connection:
+    with closing(sqlite3.connect(world.archive.path / "archive.db")) as connection, connection:
         connection.execute("UPDATE _sqlite_migrations SET name = 'm999' WHERE name = 'm001_tables'")
-    connection.close()
     assert at(world, "status").code == 13
     for file in world.archive.path.glob("archive.db*"):
         file.unlink()
@@ -492,9 +492,8 @@ def test_a_copy_of_the_file_alone_knows_that_a_key_was_revoked(world: World, tmp
             urllib.request.urlopen(request)
         assert at(world, "keys", "revoke", "key-1").code == 0
         (tmp_path / "copy.db").write_bytes((world.archive.path / "archive.db").read_bytes())
-    with sqlite3.connect(tmp_path / "copy.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as connection, connection:
         [(revoked,)] = connection.execute("SELECT revoked_at FROM api_keys WHERE id = 'key-1'")
-    connection.close()
     assert revoked is not None
 
 

@@ -5,10 +5,12 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, NamedTuple
@@ -134,9 +136,7 @@ def findings(done: Done) -> Counter[tuple[str, str]]:
 
 def rows(archive: Path, table: str) -> list[Any]:
     """Return the rows of a table of the catalog."""
-    import sqlite3
-
-    with sqlite3.connect(f"file:{archive}/archive.db?mode=ro", uri=True) as database:
+    with closing(sqlite3.connect(f"file:{archive}/archive.db?mode=ro", uri=True)) as database, database:
         return database.execute(f"select * from {table}").fetchall()
 
 

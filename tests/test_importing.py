@@ -9,7 +9,7 @@ import random
 import sqlite3
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,9 @@ def run(archive: Archive, kind: Kind, *files: Path, **options: Any) -> tuple[dic
 
 def rows(archive: Archive, table: str) -> list[dict[str, Any]]:
     """Return a table as another program sees it."""
-    with sqlite3.connect(archive.path / "archive.db") as connection:
+    with closing(sqlite3.connect(archive.path / "archive.db")) as connection, connection:
         connection.row_factory = sqlite3.Row
         found = [dict(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY id")]
-    connection.close()
     return found
 
 
@@ -798,9 +797,8 @@ def test_a_declared_digest_is_expected_before_any_byte_was_seen(archive: Archive
     assert [record.verdict for record in records if isinstance(record, Finding)] == ["wrong-size", "wrong-digest"]
     [stored] = archive.catalog.stored_assets(archive.select())
     assert (stored.render_id, stored.sha256) == (render_id(1), digest([body]).sha256)
-    with sqlite3.connect(archive.path / "archive.db") as connection:
+    with closing(sqlite3.connect(archive.path / "archive.db")) as connection, connection:
         sources = connection.execute("SELECT digest_source FROM assets ORDER BY render_id").fetchall()
-    connection.close()
     assert sources == [("declared",), (None,), ("declared",)]
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from contextlib import closing
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -57,11 +58,10 @@ def damaged(world: World) -> World:
     world.asset(1).write_bytes(b"")
     row = render(9, asset_key=f"{HOSTILE}.pdf")
     load(world.archive, world.folder, "renders", [row])
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         given = (row["id"], row["asset_key"], 10, "0" * 64, "2026-06-01T00:00:00.000Z")
         sql = "INSERT INTO assets (render_id, key, size_bytes, sha256, stored_at) VALUES (?, ?, ?, ?, ?)"
         connection.execute(sql, given)
-    connection.close()
     world.archive.catalog.count_anew()  # the totals do not see what another program inserts
     put(Path(world.archive.store.address), "renders/left over.pdf", b"x")
     assert summary_of(verify_assets(world.archive)).outcome == "problems"
@@ -346,10 +346,9 @@ def test_a_report_without_a_folder_is_refused_before_the_work(world: World, tmp_
 def test_notes_are_told_to_people_as_findings_are(world: World) -> None:
     body = world.asset(2).read_bytes().replace(b"/Length", b"/Lengch")
     world.asset(2).write_bytes(body)
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         given = (sha256(body).hexdigest(), render_id(2))
         connection.execute("UPDATE assets SET sha256 = ? WHERE render_id = ?", given)
-    connection.close()
     done = at(world, "verify", "--level", "pdf")
     assert (done.code, done.out) == (0, "")
     assert f"  note  {render(2)['asset_key']}: " in done.err
@@ -389,9 +388,8 @@ def test_the_seal_of_a_project_is_its_own(world: World) -> None:
 
 
 def test_what_has_no_digest_is_told_by_the_seal(world: World) -> None:
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         connection.execute("UPDATE assets SET sha256 = NULL WHERE render_id = ?", (render_id(2),))
-    connection.close()
     summary = summary_of(seal_archive(world.archive))
     assert (summary.outcome, summary.counts) == ("incomplete", {"sealed": 4, "without_digest": 1})
 
@@ -430,9 +428,8 @@ def test_the_doctor_names_the_decoder_of_jbig2_images(
 
 def test_the_doctor_says_what_is_wrong_and_what_mends_it(world: World, tmp_path: Path) -> None:
     (world.archive.path / CATALOG).chmod(0o644)
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         connection.execute("UPDATE assets SET verified_at = '2199-01-01T00:00:00.000Z', verdict = 'ok'")
-    connection.close()
     Path(world.archive.store.address).rename(tmp_path / "unmounted")
     done = at(world, "--json", "doctor")
     assert (done.code, to_mend(done)) == (1, ["file modes", "store", "clock"])

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sqlite3
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 
@@ -21,18 +22,16 @@ from tests.worlds import World, command, fill, load, put, render, render_id, sum
 
 def judge(world: World, verdicts: dict[int, str | None]) -> None:
     """Write verdicts into the ledger, as checks would."""
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         for number, verdict in verdicts.items():
             when = "2026-06-06T00:00:00.000Z" if verdict else None
             sql = "UPDATE assets SET verdict = ?, verified_at = ? WHERE render_id = ?"
             connection.execute(sql, (verdict, when, render_id(number)))
-    connection.close()
 
 
 def states(world: World) -> dict[str, str]:
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         found = dict(connection.execute("SELECT render_id, state FROM asset_states"))
-    connection.close()
     return found
 
 
@@ -98,11 +97,10 @@ def test_all_that_counts_counts_the_same(tmp_path: Path, damaged: int, unreadabl
             assert not bad or ", ".join(words.split(", ")[:-2]) in out.getvalue()
     stored = world.archive.catalog.totals().standing
     assert (stored.damaged, stored.unreadable, stored.unverified) == counts[:3]
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         sql = "SELECT SUM(damaged), SUM(unreadable), SUM(unverified), SUM(not_stored) FROM project_summary"
         assert connection.execute(sql).fetchone() == counts[:4]
         assert connection.execute("SELECT COUNT(*) FROM extra_files").fetchone() == (1,)
-    connection.close()
 
 
 def test_a_report_of_a_part_says_how_the_whole_archive_is(world: World) -> None:

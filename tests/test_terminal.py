@@ -176,7 +176,7 @@ def written(*words: str | Path, archive: Path, **env: str) -> str:
     with Terminal(*words, archive=archive, columns=160, lines=50, env=env) as terminal:
         terminal.finish()
     text = terminal.raw.decode()
-    return re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d[.\d]*Z?)?|\b\d+(\.\d+)? s\b", "TIME", text)
+    return re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d[.\d]*Z?)?|\b\d+(\.\d+)? s\b| +[\d.]+ k?B\/s", "TIME", text)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_an_older_catalog_gets_its_totals(tmp_path: Path) -> None:
     assert summary_of(verify_assets(world.archive)).outcome == "ok"
     before = totalled(world.archive.catalog, "2000", "3000")
     world.archive.catalog.close()
-    with sqlite3.connect(world.archive.path / "archive.db") as database:
+    with closing(sqlite3.connect(world.archive.path / "archive.db")) as database, database:
         for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             database.execute(f"DROP TRIGGER {name}")
         database.execute("DROP TABLE totals")
@@ -186,7 +187,7 @@ def test_an_older_catalog_gets_its_totals(tmp_path: Path) -> None:
 def test_doctor_finds_wrong_totals_and_verify_counts_anew(tmp_path: Path) -> None:
     world = fill(tmp_path)
     world.archive.catalog.close()
-    with sqlite3.connect(world.archive.path / "archive.db") as database:
+    with closing(sqlite3.connect(world.archive.path / "archive.db")) as database, database:
         database.execute("UPDATE totals SET renders = renders + 1")
     done = command("doctor", archive=world.archive.path)
     assert (done.code, "FIX   totals" in done.out, "verify --level size" in done.out) == (1, True, True), done.out

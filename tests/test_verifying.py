@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -62,9 +63,8 @@ def verify(world: World, **options: Any) -> tuple[Summary, list[Finding]]:
 
 def ledger(world: World) -> dict[str, tuple[str | None, str | None]]:
     """Return (verified_at, verdict) by render id."""
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         rows = connection.execute("SELECT render_id, verified_at, verdict FROM assets").fetchall()
-    connection.close()
     return {row[0]: (row[1], row[2]) for row in rows}
 
 
@@ -152,9 +152,8 @@ def test_the_size_level_finds_what_changes_the_size(world: World, damage: str) -
 
 
 def test_what_has_no_digest_is_unverified_and_never_ok(world: World) -> None:
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         connection.execute("UPDATE assets SET sha256 = NULL WHERE render_id = ?", (render_id(2),))
-    connection.close()
     summary, [finding] = verify(world)
     assert (summary.outcome, finding.verdict) == ("incomplete", "unverified")
 
@@ -192,9 +191,8 @@ def test_two_different_faults_are_told_by_the_second(world: World, monkeypatch: 
 
 @pytest.mark.parametrize("level", ["size", "digest"])
 def test_what_has_no_size_and_no_digest_is_unverified_at_each_level(world: World, level: Any) -> None:
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         connection.execute("UPDATE assets SET sha256 = NULL, size_bytes = NULL WHERE render_id = ?", (render_id(2),))
-    connection.close()
     assert [finding.verdict for finding in verify(world, level=level)[1]] == ["unverified"]
 
 
@@ -203,18 +201,16 @@ def test_a_finding_is_written_once_however_often_is_committed(world: World, monk
     monkeypatch.setattr("craftkit_archive.verify.run.COMMIT_SECONDS", -1.0)
     DAMAGE["emptied"][0](world.asset(0))
     _, [finding] = verify(world)
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         rows = connection.execute("SELECT verdict, found_at FROM findings").fetchall()
-    connection.close()
     assert rows == [("empty", finding.found_at)]
 
 
 def test_findings_are_kept_with_their_run(world: World) -> None:
     DAMAGE["emptied"][0](world.asset(2))
     summary, [finding] = verify(world)
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         row = connection.execute("SELECT run_id, render_id, verdict, expected, found FROM findings").fetchall()
-    connection.close()
     assert row == [(summary.run_id, render_id(2), "empty", finding.expected, "0")]
 
 
@@ -325,14 +321,13 @@ def test_a_verification_beside_a_running_server_does_no_harm(tmp_path: Path) -> 
 def age(world: World, *days: float | None, verdict: str = "ok") -> None:
     """Say of the renders in turn that they were checked so many days ago; None is never."""
     now = world.archive.clock()
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         for number, ago in enumerate(days):
             when = None if ago is None else format_time(now - timedelta(days=ago))
             connection.execute(
                 "UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id = ?",
                 (when, None if ago is None else verdict, render_id(number)),
             )
-    connection.close()
 
 
 def checked(world: World, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[int]:
@@ -353,9 +348,8 @@ def test_due_takes_what_was_never_checked_then_what_was_bad_then_the_oldest(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     age(world, 40, 50, 2, None, 60)
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         connection.execute("UPDATE assets SET verdict = 'missing' WHERE render_id = ?", (render_id(2),))
-    connection.close()
     assert checked(world, monkeypatch, scope=Scope(due_seconds=30 * 86400)) == [3, 2, 4, 1, 0]
     assert checked(world, monkeypatch, scope=Scope(due_seconds=30 * 86400)) == []
 
@@ -368,9 +362,8 @@ def test_what_was_verified_in_the_future_is_due(world: World, monkeypatch: pytes
 
 def test_new_and_failed_are_what_they_say_and_together_both(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     age(world, 1, 1, None, None, 1)
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         connection.execute("UPDATE assets SET verdict = 'empty' WHERE render_id = ?", (render_id(4),))
-    connection.close()
     assert checked(world, monkeypatch, scope=Scope(new=True), limits=Limits(size_bytes=1)) == [2]
     assert checked(world, monkeypatch, scope=Scope(new=True, failed=True)) == [3, 4]
     assert checked(world, monkeypatch, scope=Scope(failed=True)) == []
@@ -401,7 +394,7 @@ def test_what_is_due_is_due_once_and_in_order(
     now = datetime(2026, 6, 1, tzinfo=UTC)
     since = format_time(now - timedelta(days=days))
     expected = []
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         for number, (ago, verdict) in enumerate(zip(ages, verdicts, strict=True)):
             when = None if ago is None else format_time(now - timedelta(days=ago))
             given = (when, None if when is None else verdict, render_id(number))
@@ -409,7 +402,6 @@ def test_what_is_due_is_due_once_and_in_order(
             rank = 0 if when is None else 1 if verdict != "ok" else 2 if when > format_time(now) else 3
             if rank < 3 or (when is not None and when < since):
                 expected.append((rank, when or "", render_id(number)))
-    connection.close()
     choice = Choice(due_before=since, now=format_time(now))
     count, _ = world.archive.catalog.choose(Selection(), choice)
     assert [asset.render_id for asset in world.archive.catalog.chosen_assets()] == [row[2] for row in sorted(expected)]
@@ -572,10 +564,9 @@ def test_only_a_whole_verification_looks_for_orphans(world: World) -> None:
 def replace_both(world: World, number: int, body: bytes) -> None:
     """Let an asset be these bytes, and have been them when it came."""
     world.asset(number).write_bytes(body)
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         given = (sha256(body).hexdigest(), len(body), render_id(number))
         connection.execute("UPDATE assets SET sha256 = ?, size_bytes = ? WHERE render_id = ?", given)
-    connection.close()
 
 
 WHOLE = pdf("a whole one")
@@ -732,7 +723,7 @@ def bulk(folder: Path, count: int) -> World:
     world = fill(folder, count=1)
     rows = [render(number) for number in range(count)]
     load(world.archive, folder, "renders", rows)
-    with sqlite3.connect(world.archive.path / CATALOG) as connection:
+    with closing(sqlite3.connect(world.archive.path / CATALOG)) as connection, connection:
         for number, row in enumerate(rows):
             body = pdf(f"{number:08}")
             put(Path(world.archive.store.address), row["asset_key"], body)
@@ -741,5 +732,4 @@ def bulk(folder: Path, count: int) -> World:
                 "INSERT OR REPLACE INTO assets (render_id, key, size_bytes, sha256, stored_at) VALUES (?, ?, ?, ?, ?)",
                 given,
             )
-    connection.close()
     return world
