@@ -18,6 +18,8 @@ setup(
     python_requires=">=3.11",
     classifiers=[
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
     ],
     py_modules=["cli"],
     # As far as `make man` has made them: they need the program itself, which a build in isolation does not have.

@@ -405,11 +405,14 @@ def schema(options: Table) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a configuration, for editors."""
     night = {**options.get("nightly", {}), **fields_of(Nightly)}
     tables = {**options, "sources": dict[str, Source], "nightly": night, "notify": Notify}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": FILE,
-        **msgspec.json.schema(_struct("Configuration", tables)),
-    }
+    from inspect import cleandoc  # not above: only this command needs it
+
+    made = msgspec.json.schema(_struct("Configuration", tables))
+    for described in made["$defs"].values():
+        # From 3.13 on, Python itself takes the indentation off docstrings.
+        if "description" in described:
+            described["description"] = cleandoc(described["description"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FILE, **made}
 
 
 def _struct(name: str, table: Table) -> type[msgspec.Struct]:
