@@ -82,7 +82,7 @@ class Place:
 
     def sh(self, script: str, *, code: int = 0) -> str:
         """Run a block of a page in the place of its paths, and return all that it wrote."""
-        script = re.sub(r"(?<![\w.])/(srv|mnt|backups|tmp)/", rf"{self.folder}/\1/", script)
+        script = re.sub(r"(?<![\w.])/(srv|mnt|backups|tmp|var)/", rf"{self.folder}/\1/", script)
         script = re.sub(r"(?<![\w.])/(backups)\b(?!/)", rf"{self.folder}/\1", script)
         path = f"{self.folder}/bin:{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "CRAFTKIT_ARCHIVE": f"{self.folder}/srv/archive"}
@@ -166,6 +166,43 @@ def _lose_log(place: Place) -> None:
     (place.folder / "srv/archive/audit.ndjson").unlink()
 
 
+def _cut_log(place: Place) -> None:
+    file = place.folder / "srv/archive/audit.ndjson"
+    os.truncate(file, file.stat().st_size - 40)
+
+
+def _replace_log(place: Place) -> None:
+    file = place.folder / "srv/archive/audit.ndjson"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:3]))
+
+
+def _lose_disposed(place: Place) -> None:
+    (place.folder / "srv/archive/disposed.ndjson").unlink()
+
+
+def _lose_catalog_and_disposed(place: Place) -> None:
+    """The backup that is left knows nothing of the disposal."""
+    _lose_catalog(place)
+    _lose_disposed(place)
+    (place.folder / "backups/older.db").replace(place.folder / "backups/archive.db")
+
+
+def _lose_access_log(place: Place) -> None:
+    (place.folder / "var/log/craftkit-archive/access.ndjson.1").unlink()
+
+
+def _lose_configuration(place: Place) -> None:
+    (place.folder / "srv/archive/craftkit-archive.toml").unlink()
+
+
+def _kill_night(place: Place) -> None:
+    words = [place.folder / "bin/craftkit-archive", "--archive", place.folder / "srv/archive", "nightly"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE) as night:
+        assert night.stderr is not None
+        assert b"fetch mirror" in night.stderr.readline()  # its first step has ended, and others are to come
+        night.kill()
+
+
 def _lose_machine(place: Place) -> None:
     shutil.rmtree(place.folder / "srv")
 
@@ -182,6 +219,13 @@ LOSSES: dict[str, Callable[[Place], None]] = {
     "The catalog is damaged": _damage_catalog,
     "The catalog is deleted, and there is no backup": _lose_catalog_and_backup,
     "The audit log is deleted": _lose_log,
+    "The audit log is cut off in the middle of a line": _cut_log,
+    "The audit log was replaced by an older copy": _replace_log,
+    "The list of disposed renders is deleted": _lose_disposed,
+    "The catalog and the list of disposed renders are deleted": _lose_catalog_and_disposed,
+    "An access log is deleted": _lose_access_log,
+    "The configuration is deleted": _lose_configuration,
+    "A night was killed half-way": _kill_night,
     "The machine is lost": _lose_machine,
     "The archive was restored over by mistake": _nothing,
     "The bucket is lost": _nothing,
@@ -197,12 +241,49 @@ def test_every_loss_of_the_page_is_tried() -> None:
     assert set(_recoveries()) == set(LOSSES)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_what_was_lost_comes_back_as_the_page_says(place: Place, loss: str) -> None:
+def _settle(place: Place, *, disposed: bool) -> str:
+    """Make an archive as the pages say, with the copies that they advise, and return its seal."""
     place.sh("".join(blocks("first-hour.md")[2:5]))
-    place.sh("mkdir -p /backups/ && craftkit-archive backup /backups/archive.db")
+    place.sh(blocks("first-hour.md")[5].partition("craftkit-archive nightly")[0])  # the configuration
+    log = place.folder / "var/log/craftkit-archive/access.ndjson.1"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"time":"2026-11-25T10:00:00.000Z"}\n')
+    os.utime(log, (0, 0))
+    place.sh("craftkit-archive audit access-log /var/log/craftkit-archive/access.ndjson.1")
+    if disposed:
+        place.sh(
+            "craftkit-archive backup /backups/older.db; craftkit-archive renders list --format ids | head -n 1 > ids"
+        )
+        place.sh("craftkit-archive dispose --ids ids --reason 'a request'")
+    place.sh(blocks("recovery.md")[0])
     place.sh("craftkit-archive export /backups/export.zip")
-    before = place.sh("craftkit-archive seal").splitlines()[0]
+    return place.sh("craftkit-archive seal").splitlines()[0]
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], tuple[Place, str]]:
+    """Return what gives a place with an archive that lost nothing yet, and its seal; made once, and copied back."""
+    folder = tmp_path_factory.mktemp("settled")
+    kept: dict[bool, tuple[Place, str]] = {}
+
+    def settle(disposed: bool) -> tuple[Place, str]:
+        shutil.rmtree(folder / "place", ignore_errors=True)
+        copy = folder / f"disposed-{disposed}"
+        if disposed in kept:
+            shutil.copytree(copy, folder / "place", symlinks=True)
+        else:
+            (folder / "place").mkdir()
+            place = Place(folder / "place")
+            kept[disposed] = (place, _settle(place, disposed=disposed))
+            shutil.copytree(folder / "place", copy, symlinks=True)
+        return kept[disposed]
+
+    return settle
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_was_lost_comes_back_as_the_page_says(settled: Callable[[bool], tuple[Place, str]], loss: str) -> None:
+    place, before = settled("disposed" in loss)
     LOSSES[loss](place)
     script = _recoveries()[loss]
     # A restored catalog says what it does not know, with 3, and the page goes on.
@@ -210,6 +291,10 @@ def test_what_was_lost_comes_back_as_the_page_says(place: Place, loss: str) -> N
     place.sh("craftkit-archive verify")
     place.sh("craftkit-archive audit verify")
     assert place.sh("craftkit-archive seal").splitlines()[0] == before
+    if "disposed" in loss:
+        gone = (place.folder / "ids").read_text().strip()
+        assert gone in place.sh("craftkit-archive renders list --disposed --format ids")
+        assert gone in (place.folder / "srv/archive/disposed.ndjson").read_text()
     if loss == "The bucket is lost":
         new, old = (place.folder / "mnt" / name for name in ("new-bucket", "mirror"))
         assert {f.relative_to(new) for f in new.rglob("renders/**/*.pdf")} == {
