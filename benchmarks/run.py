@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from importlib import metadata
@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import serving
-from benchmarks.corpus import write_pdfs, write_renders
+from benchmarks.corpus import BEGAN, write_pdfs, write_renders
 from benchmarks.peers import ours, program, version_of
 
 RESULTS = "<!-- results -->"
@@ -224,21 +224,22 @@ def import_case(folder: Path, count: int, *, peers: bool = True) -> Case:
 
 
 def order_case(folder: Path, count: int) -> Case:
-    """Import renders in the order of their ids, and in none."""
-    file, shuffled = folder / f"renders-{count}.ndjson", folder / "shuffled.ndjson"
-    ordered_archive, archive = folder / "archive-ordered", folder / "archive-shuffled"
+    """Import renders whose times are in the order of their ids, and the same with times in no order."""
+    file, mixed = folder / f"renders-{count}.ndjson", folder / f"mixed-{count}.ndjson"
+    archives = folder / "archive-ordered", folder / "archive-mixed"
     write_renders(file, count)
-    lines = file.read_bytes().splitlines(keepends=True)
-    random.Random(count).shuffle(lines)
-    shuffled.write_bytes(b"".join(lines))
-    del lines
+    chance = random.Random(count)
+    with file.open() as lines, mixed.open("w") as out:
+        for line in lines:
+            created = f"{BEGAN + timedelta(seconds=chance.randrange(7 * count)):%Y-%m-%d %H:%M:%S}.000+00"
+            out.write(json.dumps(json.loads(line) | {"created_at": created}) + "\n")
     return Case(
-        f"Import of {count:,} renders, and of the same in no order",
+        f"Import of {count:,} renders, and of the same whose times are in no order",
         count,
         "rows",
         [
-            Contender("in order", ours(ordered_archive, "import", "renders", file), fresh(ordered_archive)),
-            Contender("in no order", ours(archive, "import", "renders", shuffled), fresh(archive)),
+            Contender("in order", ours(archives[0], "import", "renders", file), fresh(archives[0])),
+            Contender("in no order", ours(archives[1], "import", "renders", mixed), fresh(archives[1])),
         ],
     )
 

@@ -442,6 +442,7 @@ class Archive:
             yield
             return
         with hold_lock(self.path, command, self.clock):
+            self.catalog.index_renders()
             yield
 
     def coverage(self, days: int) -> Coverage:

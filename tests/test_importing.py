@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import time
@@ -20,15 +21,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.archive import Archive
+from craftkit_archive.catalog.rows import Listing
 from craftkit_archive.decoding import LineReader, read_record
-from craftkit_archive.errors import LockedError, RequestError
+from craftkit_archive.errors import LockedError, NoSpaceError, RequestError
 from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.importer.files import read_source
 from craftkit_archive.importer.run import _read_batch as read_piece
 from craftkit_archive.importer.run import _ReadTask, import_records, keep_rejects
 from craftkit_archive.importer.streams import MAX_RECORD_BYTES
 from craftkit_archive.parallel.pool import never
-from craftkit_archive.records import Finding, Kind, Plan, Reject, Render, Summary
+from craftkit_archive.records import Finding, Kind, Plan, Progress, Reject, Render, Summary
 from craftkit_archive.stores.base import digest
 from craftkit_archive.verify.run import verify_assets
 from tests.worlds import (
@@ -1322,3 +1324,57 @@ def test_a_large_file_is_read_in_another_process_and_means_the_same(archive: Arc
     counts, rejects = run(archive, "renders", file)
     assert (counts["inserted"], [reject.line for reject in rejects]) == (8999, [4001, 9001])
     assert rejects[0].record == records[4000]
+
+
+# --- the index of the server's list ----------------------------------------------------------------------------------
+
+
+def _has_index(archive: Archive) -> bool:
+    return bool(archive.catalog._query("SELECT 1 FROM sqlite_master WHERE name = 'idx_renders_newest'"))
+
+
+@pytest.mark.parametrize("words", [{}, {"dry_run": True}, {"all_or_nothing": True}, {"stop": lambda: True}])
+def test_an_import_always_ends_with_the_index_of_the_list(archive: Archive, tmp_path: Path, words: Any) -> None:
+    file = write_ndjson(tmp_path / "renders.ndjson", [render(number) for number in range(5)])
+    seen = []
+    for record in import_records(archive, "renders", [str(file)], **words):
+        if isinstance(record, Progress):
+            seen.append(_has_index(archive))
+    assert (seen, _has_index(archive)) == ([False], True)
+    assert (archive.catalog.has_renders()) == (not words.get("dry_run"))
+    for _ in import_records(archive, "renders", [str(file)]):
+        assert _has_index(archive) or words.get("dry_run")
+    assert _has_index(archive)
+
+
+def test_an_import_that_fails_ends_with_it_too(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_given: object) -> None:
+        raise NoSpaceError("full")
+
+    monkeypatch.setattr(archive.catalog, "put", fail)
+    file = write_ndjson(tmp_path / "renders.ndjson", [render(1)])
+    with pytest.raises(NoSpaceError):
+        list(import_records(archive, "renders", [str(file)]))
+    assert _has_index(archive)
+
+
+def test_the_index_that_a_killed_import_left_out_is_made_by_the_next_command_that_writes(tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "renders.ndjson", [render(number) for number in range(20)])
+    with Archive.create(tmp_path / "other") as other:
+        load(other, tmp_path, "projects", projects())
+    before = (
+        "import os, signal, craftkit_archive.catalog.connection as c\n"
+        "c.Connection.index_renders = lambda self: os.kill(os.getpid(), signal.SIGKILL) if self.has_renders() else None"
+    )
+    words = program("import", "renders", file, archive=tmp_path / "other", before=before)
+    assert subprocess.run(words, capture_output=True, check=False).returncode == -signal.SIGKILL
+    with Archive(tmp_path / "other", read_only=True) as other:
+        assert not _has_index(other)
+        assert len(other.catalog.list_renders(NORTHWIND, Listing(5))) == 6, (
+            "five, and one that says that there are more"
+        )
+    assert command("import", "renders", file, archive=tmp_path / "other").code == 0
+    with Archive(tmp_path / "other", read_only=True) as other:
+        assert _has_index(other)

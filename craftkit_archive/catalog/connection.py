@@ -201,6 +201,14 @@ class Connection:
         with self._errors():
             self._connection.executemany(sql, rows)
 
+    def index_renders(self) -> None:
+        """Make the index of the server's list if a first import that was killed has left it out."""
+        if not self._read_only:
+            # As `migrations.m002_newest_first` made it.
+            self._query(
+                "CREATE INDEX IF NOT EXISTS idx_renders_newest ON renders (project_id, COALESCE(created_at, ''), id)"
+            )
+
     def quick_check(self) -> list[str]:
         """Return what SQLite finds wrong with its own file; nothing if it is sound."""
         return [row[0] for row in self._query("PRAGMA quick_check(5)") if row[0] != "ok"]

@@ -171,13 +171,14 @@ def import_records(
             whole, reads = archive.catalog.transaction(), _spooled(reads)
         try:
             with whole:
-                for batch in in_batches(reads, TRANSACTION_RECORDS, weigh=_count, limit=TRANSACTION_RECORDS):
-                    rejects = _apply(archive, kind, batch, on_duplicate, run, owing)
-                    yield from rejects
-                    yield Progress(count=sum(map(_count, batch)), size_bytes=drawn, file=at)
-                    drawn = 0
-                    if stop():
-                        break
+                with archive.catalog.filling(kind):
+                    for batch in in_batches(reads, TRANSACTION_RECORDS, weigh=_count, limit=TRANSACTION_RECORDS):
+                        rejects = _apply(archive, kind, batch, on_duplicate, run, owing)
+                        yield from rejects
+                        yield Progress(count=sum(map(_count, batch)), size_bytes=drawn, file=at)
+                        drawn = 0
+                        if stop():
+                            break
                 discard = all_or_nothing and (stop() or run.counts["rejected"])
                 if not discard:
                     yield from (cautions := find_cautions(archive, kind))
