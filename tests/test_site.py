@@ -196,7 +196,12 @@ def _lose_configuration(place: Place) -> None:
 
 
 def _kill_night(place: Place) -> None:
-    words = [place.folder / "bin/craftkit-archive", "--archive", place.folder / "srv/archive", "nightly"]
+    words: list[str | Path] = [
+        place.folder / "bin/craftkit-archive",
+        "--archive",
+        place.folder / "srv/archive",
+        "nightly",
+    ]
     with subprocess.Popen(words, stderr=subprocess.PIPE) as night:
         assert night.stderr is not None
         assert b"fetch mirror" in night.stderr.readline()  # its first step has ended, and others are to come
