@@ -25,11 +25,11 @@ FILE = "craftkit-archive.toml"
 MAX_BYTES = 1_000_000
 
 # A table of the file: its keys, each with the type of its value or with a table of its own.
-Table = Mapping[str, Any]
+SettingTypes = Mapping[str, Any]
 Keys = tuple[str, ...]
 
 
-class Source(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+class NamedSource(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """Where metadata or PDFs come from.
 
     Either an address (a folder, a bucket, a live API, a `postgresql://` database) or files of metadata.
@@ -100,7 +100,7 @@ class Configuration(msgspec.Struct, kw_only=True, frozen=True):
     file: Path | None = None
     text: str = ""
     options: dict[str, Any] = {}
-    sources: dict[str, Source] = {}
+    sources: dict[str, NamedSource] = {}
     nightly: Nightly | None = None
     notify: Notify = Notify()
 
@@ -135,7 +135,7 @@ def _leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
         yield keys, value
 
 
-class Fault(NamedTuple):
+class SettingFault(NamedTuple):
     """What is wrong in the file, and at which of its keys."""
 
     keys: Keys
@@ -164,7 +164,7 @@ def find_file(archive: Path) -> Path | None:
     return file
 
 
-def read_configuration(file: Path, options: Table) -> Configuration:
+def read_configuration(file: Path, options: SettingTypes) -> Configuration:
     """Read and check a configuration.
 
     Args:
@@ -193,7 +193,7 @@ def read_configuration(file: Path, options: Table) -> Configuration:
                 file=file,
                 text=text,
                 options=_options_in(document, options),
-                sources=msgspec.convert(document.get("sources", {}), dict[str, Source]),
+                sources=msgspec.convert(document.get("sources", {}), dict[str, NamedSource]),
                 nightly=_read_night(document, options.get("nightly", {})),
                 notify=_read_table(document.get("notify", {}), "notify", Notify),
             )
@@ -204,7 +204,7 @@ def read_configuration(file: Path, options: Table) -> Configuration:
 
 
 class _FaultError(Exception):
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: SettingFault) -> None:
         self.fault = fault
 
 
@@ -218,10 +218,10 @@ def _read_table(table: dict[str, Any], name: str, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         text, _, inner = str(error).partition(" - at `$")
         keys = (name, *filter(None, inner.rstrip("`").split(".")), text.partition(":")[0])
-        raise _FaultError(Fault(keys, text.replace("Object", "the table").replace("`", ""))) from error
+        raise _FaultError(SettingFault(keys, text.replace("Object", "the table").replace("`", ""))) from error
 
 
-def _options_in(document: dict[str, Any], options: Table) -> dict[str, Any]:
+def _options_in(document: dict[str, Any], options: SettingTypes) -> dict[str, Any]:
     """Return the part of a document that is options; of [nightly] some keys are."""
     found = {name: value for name, value in document.items() if name in options}
     if "nightly" in found:
@@ -229,7 +229,7 @@ def _options_in(document: dict[str, Any], options: Table) -> dict[str, Any]:
     return found
 
 
-def _read_night(document: dict[str, Any], options: Table) -> Nightly | None:
+def _read_night(document: dict[str, Any], options: SettingTypes) -> Nightly | None:
     own = {name: value for name, value in document.get("nightly", {}).items() if name not in options}
     if "nightly" not in document:
         return None
@@ -238,34 +238,34 @@ def _read_night(document: dict[str, Any], options: Table) -> Nightly | None:
     for step, names in (("import", night.import_), ("fetch", night.fetch)):
         for name in names:
             if name not in known:
-                raise _FaultError(Fault(("nightly", step), f"there is no source {name!r}{_meant(name, known)}"))
+                raise _FaultError(SettingFault(("nightly", step), f"there is no source {name!r}{_meant(name, known)}"))
     return night
 
 
-def _own_tables(document: Mapping[str, Any], options: Table) -> Table:
+def _own_tables(document: Mapping[str, Any], options: SettingTypes) -> SettingTypes:
     """Return the tables that are not, or not only, options; there are as many sources as the file has."""
     sources = document.get("sources")
     names = sources if isinstance(sources, dict) else ()
     night = {**options.get("nightly", {}), **fields_of(Nightly)}
-    return {"sources": dict.fromkeys(names, fields_of(Source)), "nightly": night, "notify": fields_of(Notify)}
+    return {"sources": dict.fromkeys(names, fields_of(NamedSource)), "nightly": night, "notify": fields_of(Notify)}
 
 
-def fields_of(struct: type[msgspec.Struct]) -> Table:
+def fields_of(struct: type[msgspec.Struct]) -> SettingTypes:
     """Return a structure as a table."""
     return {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
 
 
-def _faults(value: Any, table: Table, keys: Keys) -> Iterator[Fault]:
+def _faults(value: Any, table: SettingTypes, keys: Keys) -> Iterator[SettingFault]:
     if not isinstance(value, dict):
-        yield Fault(keys, f"{keys[-1]} is a table: write [{'.'.join(keys)}] and its settings below")
+        yield SettingFault(keys, f"{keys[-1]} is a table: write [{'.'.join(keys)}] and its settings below")
         return
     for name, inner in value.items():
         at = (*keys, name)
         if secret := _secret(name, inner):
-            yield Fault(at, secret)
+            yield SettingFault(at, secret)
         elif name not in table:
             where = f"[{'.'.join(keys)}] has no setting {name!r}" if keys else f"there is no setting {name!r}"
-            yield Fault(at, f"{where}{_meant(name, table)}")
+            yield SettingFault(at, f"{where}{_meant(name, table)}")
         elif isinstance(table[name], Mapping):
             yield from _faults(inner, table[name], at)
         elif isinstance(inner, dict) and (nested := _nested(table[name])) is not None:
@@ -274,7 +274,7 @@ def _faults(value: Any, table: Table, keys: Keys) -> Iterator[Fault]:
             try:
                 msgspec.convert(inner, table[name])
             except msgspec.ValidationError:
-                yield Fault(at, f"{name}: expected {_described(table[name])}, got {_shown(inner)}")
+                yield SettingFault(at, f"{name}: expected {_described(table[name])}, got {_shown(inner)}")
 
 
 def _nested(expected: Any) -> type[msgspec.Struct] | None:
@@ -401,10 +401,10 @@ TEMPLATE = """
 """
 
 
-def schema(options: Table) -> dict[str, Any]:
+def schema(options: SettingTypes) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a configuration, for editors."""
     night = {**options.get("nightly", {}), **fields_of(Nightly)}
-    tables = {**options, "sources": dict[str, Source], "nightly": night, "notify": Notify}
+    tables = {**options, "sources": dict[str, NamedSource], "nightly": night, "notify": Notify}
     from inspect import cleandoc  # not above: only this command needs it
 
     made = msgspec.json.schema(_struct("Configuration", tables))
@@ -415,7 +415,7 @@ def schema(options: Table) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FILE, **made}
 
 
-def _struct(name: str, table: Table) -> type[msgspec.Struct]:
+def _struct(name: str, table: SettingTypes) -> type[msgspec.Struct]:
     fields = [
         (
             key.replace("-", "_") + "_",

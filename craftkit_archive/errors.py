@@ -163,7 +163,7 @@ class RenderConflictError(AccessError):
     """The render has not succeeded yet, or has no stored asset."""
 
 
-def install(extra: str) -> str:
+def install_hint(extra: str) -> str:
     """Say how to install an extra: by the Python that runs this; another one's pip would install it elsewhere."""
     return f"Run {sys.executable} -m pip install 'craftkit-archive[{extra}]'."
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.records import Diagnosis, Finding, Record, Reject, RunInfo, Skipped, Summary
-from craftkit_archive.states import STATES, WORST_FIRST, Standing, State, by_state, words
+from craftkit_archive.states import STATES, WORST_FIRST, Standing, State, by_state, describe_states
 from craftkit_archive.stores.base import mask_address
 
 # Exit codes, the worst first. The steps of a night work on one archive: damage in it matters more than a source that
@@ -83,7 +83,7 @@ def describe_run(run: RunInfo) -> str:
     if "not_stored" in rest:
         found.pop("not-stored", None)
     rest.pop("acknowledged", None)
-    return ", ".join(filter(None, [words(found), describe_counts(rest)])) if run.counts else ""
+    return ", ".join(filter(None, [describe_states(found), describe_counts(rest)])) if run.counts else ""
 
 
 _BAD = ("rejected", "failed", "not_stored", "refused", "absent", "unavailable", "unknown")
@@ -139,7 +139,7 @@ def _found(counts: dict[str, int], found: dict[State, int]) -> str:
             (verdict, counts[verdict]) for verdict, is_of in STATES.items() if is_of == state and counts.get(verdict)
         ]
         named = ", ".join(f"{count:,} {verdict}" for verdict, count in verdicts if verdict not in ("orphan", state))
-        parts.append(words({state: found[state]}) + (f" ({named})" if named else ""))
+        parts.append(describe_states({state: found[state]}) + (f" ({named})" if named else ""))
     return ", ".join(parts)
 
 

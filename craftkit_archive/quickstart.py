@@ -19,7 +19,7 @@ from craftkit_archive.verify.run import verify_assets
 KEY_NAME = "quickstart"
 
 
-class Step(NamedTuple):
+class QuickstartStep(NamedTuple):
     """One step: what it is, and what it yields when it is run."""
 
     title: str
@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
 def quickstart_steps(
     archive: Archive, directory: Path, export_to: Path, *, jobs: int = 1, stop: Stop = never
-) -> Iterator[Step]:
+) -> Iterator[QuickstartStep]:
     """Yield the steps that bring a folder of samples in and check it; each is run before the next is asked for.
 
     Args:
@@ -43,11 +43,11 @@ def quickstart_steps(
     """
     files = {kind: _input(directory, kind) for kind in KINDS}
     for kind, file in files.items():
-        yield Step(f"Import {kind} from {file}", import_records(archive, kind, [str(file)], stop=stop))
+        yield QuickstartStep(f"Import {kind} from {file}", import_records(archive, kind, [str(file)], stop=stop))
     bucket = directory / "bucket"
-    yield Step(f"Fetch PDFs from {bucket}", fetch_assets(archive, str(bucket), jobs=jobs, stop=stop))
-    yield Step("Verify every byte", verify_assets(archive, jobs=jobs, stop=stop))
-    yield Step(f"Export to {export_to}", export_assets(archive, export_to, jobs=jobs, stop=stop))
+    yield QuickstartStep(f"Fetch PDFs from {bucket}", fetch_assets(archive, str(bucket), jobs=jobs, stop=stop))
+    yield QuickstartStep("Verify every byte", verify_assets(archive, jobs=jobs, stop=stop))
+    yield QuickstartStep(f"Export to {export_to}", export_assets(archive, export_to, jobs=jobs, stop=stop))
 
 
 def _input(directory: Path, kind: str) -> Path:

@@ -70,7 +70,7 @@ def by_state(counts: Mapping[str, int]) -> dict[State, int]:
     return {state: count for state, count in sums.items() if count}
 
 
-def words(states: Mapping[State, int]) -> str:
+def describe_states(states: Mapping[State, int]) -> str:
     """Name states with their counts, the worst first: `36 damaged, 4 unreadable`; empty if there are none."""
     return ", ".join(f"{states[state]:,} {state.replace('-', ' ')}" for state in WORST_FIRST if states.get(state))
 
@@ -109,7 +109,7 @@ class Standing(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """All that is not as it should be, the worst first, or that all is well."""
-        said = words(self._wrong)
+        said = describe_states(self._wrong)
         if self.bad:
             return said
         good = f"all {self.stored:,} stored PDFs are good" if self.stored != 1 else "the one stored PDF is good"

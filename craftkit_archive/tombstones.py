@@ -34,7 +34,7 @@ class _Line(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(_Line).decode
 
 
-def write_line(tombstone: Tombstone) -> bytes:
+def encode_line(tombstone: Tombstone) -> bytes:
     """Write a tombstone as a line of the file."""
     fields = {name: getattr(tombstone, name) for name in _Line.__struct_fields__}
     return msgspec.json.encode(_Line(**fields)) + b"\n"
@@ -96,7 +96,7 @@ class DisposedFile:
             if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a write that broke off
                 os.write(file.fileno(), b"\n")
             for tombstone in tombstones:
-                line = memoryview(write_line(tombstone))
+                line = memoryview(encode_line(tombstone))
                 while line:
                     line = line[os.write(file.fileno(), line) :]
             os.fsync(file.fileno())

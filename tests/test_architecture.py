@@ -140,6 +140,28 @@ def _is_family(module: str) -> bool:
     )
 
 
+def _public(file: Path) -> Iterator[str]:
+    """Yield the public classes, functions and types that a file defines; but no type variables of one letter."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [node.name]
+        else:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [one.id for one in targets if isinstance(one, ast.Name) and re.match("[A-Z].*[a-z]", one.id)]
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_no_two_public_names_are_the_same() -> None:
+    """Constants may be: each is one module's own figure. `main` is what the program's start is called everywhere."""
+    homes: dict[str, list[str]] = {}
+    for module, file in MODULES.items():
+        for name in _public(file):
+            homes.setdefault(name, []).append(module)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {
+        "main": ["cli", "craftkit_archive.__main__"]
+    }
+
+
 @pytest.mark.parametrize("library", HOMES)
 def test_each_library_has_one_home(library: str) -> None:
     users = {name for name, file in MODULES.items() if library in {i.split(".")[0] for i in _imports(file)}}

@@ -33,7 +33,7 @@ from craftkit_archive.records import Finding, Note, Record, Summary
 from craftkit_archive.stores import aws, bucket
 from craftkit_archive.stores.base import digest
 from craftkit_archive.stores.bucket import BucketStore, bucket_address
-from craftkit_archive.stores.refusals import Refusal
+from craftkit_archive.stores.refusals import ServiceRefusal
 from craftkit_archive.verify.run import verify_assets
 from tests.quirky_s3 import REGION, QuirkyS3, quirky_s3
 from tests.services import CREDENTIALS
@@ -520,12 +520,12 @@ def test_the_form_of_obstores_errors_is_the_one_that_is_read() -> None:
         service.quirks = {"always-503-SlowDown"}
         with pytest.raises(RemoteError, match="503 SlowDown") as caught:
             store.open("a.pdf")
-        assert Refusal.of(caught.value.__cause__ or caught.value).exhausted
+        assert ServiceRefusal.of(caught.value.__cause__ or caught.value).exhausted
     with pytest.raises(StoreOfflineError, match="Cannot reach"):
         BucketStore(bucket_address("s3://bucket", endpoint_url="http://127.0.0.1:9")).check()
 
 
 @given(st.text(max_size=200))
 def test_any_text_of_an_error_is_read(text: str) -> None:
-    refusal = Refusal.of(ValueError(text))
+    refusal = ServiceRefusal.of(ValueError(text))
     assert str(refusal).isprintable() or not text.isprintable()

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.configuration import FILE, Backups, Configuration, Nightly, Source
+from craftkit_archive.configuration import FILE, Backups, Configuration, NamedSource, Nightly
 from craftkit_archive.lock import hold_lock
 from craftkit_archive.nightly.page import state_of_code
 from craftkit_archive.nightly.steps import BACKUP, outcome_of, plan_night, prune_backups
@@ -369,7 +369,9 @@ def test_a_change_is_told_once_and_again_if_nobody_heard(night: World) -> None:
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
-def planned(night: Nightly, *, last: dict[str, str] | None = None, **sources: Source) -> list[tuple[str, str | None]]:
+def planned(
+    night: Nightly, *, last: dict[str, str] | None = None, **sources: NamedSource
+) -> list[tuple[str, str | None]]:
     """Return the names of the steps, and why some are skipped."""
     configuration = Configuration(sources=sources, nightly=night)
     return [(step.name, step.skipped) for step in plan_night(configuration, (last or {}).get, NOW)]
@@ -383,9 +385,9 @@ def test_steps_come_in_the_order_of_the_night() -> None:
         name
         for name, _ in planned(
             night,
-            db=Source(address="postgresql://h/d"),
-            files=Source(projects=["p"], renders=["r"]),
-            b=Source(address="s3://b"),
+            db=NamedSource(address="postgresql://h/d"),
+            files=NamedSource(projects=["p"], renders=["r"]),
+            b=NamedSource(address="s3://b"),
         )
     ]
     assert names == [
@@ -397,7 +399,7 @@ def test_steps_come_in_the_order_of_the_night() -> None:
 
 def test_a_file_is_imported_again_only_if_it_was_replaced(tmp_path: Path) -> None:
     file = write_ndjson(tmp_path / "r.ndjson", projects())
-    source, night = Source(renders=[str(file)]), Nightly(import_=["f"], verify=False, due=False)
+    source, night = NamedSource(renders=[str(file)]), Nightly(import_=["f"], verify=False, due=False)
     name = "import renders f"
     assert planned(night, f=source) == [(name, None)]
     later = (datetime.now(UTC) + timedelta(seconds=5)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -410,7 +412,7 @@ def test_a_file_is_imported_again_only_if_it_was_replaced(tmp_path: Path) -> Non
 
 
 def test_a_database_is_asked_for_what_changed_since_with_an_hour_of_overlap() -> None:
-    source = Source(address="postgresql://h/d", changed={"renders": 'up"dated'}, kinds=["renders"])
+    source = NamedSource(address="postgresql://h/d", changed={"renders": 'up"dated'}, kinds=["renders"])
     configuration = Configuration(
         sources={"db": source},
         nightly=Nightly(import_=["db"], verify=False, due=False),

@@ -23,7 +23,7 @@ from craftkit_archive.notify import outlets
 from craftkit_archive.notify.mail import write_message
 from craftkit_archive.notify.message import Notice, StepResult, state_of, write_trial
 from craftkit_archive.notify.send import announce_end, announce_start, try_outlets
-from craftkit_archive.notify.settings import Notify, Smtp, parse_address
+from craftkit_archive.notify.settings import Notify, Smtp, parse_mailbox
 from craftkit_archive.records import Diagnosis, Summary
 from craftkit_archive.values import utc_now
 from tests.receivers import Answer, Receiver, http_receiver, smtp_server, talking, wait_until
@@ -221,7 +221,7 @@ def test_the_port_follows_from_the_security() -> None:
 @given(st.text(st.characters(), max_size=30) | st.from_regex(r"\A[\w \"<>@.,;()]{0,30}\Z"))
 def test_an_address_is_one_address_or_refused(text: str) -> None:
     try:
-        address = parse_address("to", text)
+        address = parse_mailbox("to", text)
     except ValueError as error:
         assert str(error).startswith("to: ")  # noqa: PT017 - either outcome is right
     else:
@@ -235,7 +235,7 @@ def test_an_address_is_one_address_or_refused(text: str) -> None:
     "text", ["root", "a@b", "A B <a@b.org>", '"B, A" <a@b.org>', "<a@b>", "Ä <a@b>", "ü@bücher.de"]
 )
 def test_addresses_are_taken_as_people_write_them(text: str) -> None:
-    assert parse_address("to", text).addr_spec.strip("<>") in text
+    assert parse_mailbox("to", text).addr_spec.strip("<>") in text
 
 
 def test_the_page_on_notifications_names_all_that_there_is() -> None:

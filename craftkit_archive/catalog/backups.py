@@ -14,7 +14,7 @@ from craftkit_archive.errors import CatalogDamagedError, CatalogNewerError, Lock
 _NO_CATALOG = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)  # the second: it has no table of ours
 
 
-class Access(NamedTuple):
+class DownloadRights(NamedTuple):
     """Who could download: keys with the time at which they were revoked, and the ids of deleted projects."""
 
     keys: dict[str, str | None]
@@ -64,7 +64,7 @@ def copy_backup(file: Path, to: Path) -> None:
         copy.execute("PRAGMA journal_mode = WAL")
 
 
-def read_access(path: Path) -> Access | None:
+def read_access(path: Path) -> DownloadRights | None:
     """Read from a catalog of any version who could download; None if it is missing or unreadable."""
     if not path.is_file():
         return None
@@ -74,7 +74,7 @@ def read_access(path: Path) -> Access | None:
             deleted = {row[0] for row in connection.execute("SELECT id FROM projects WHERE deleted_at IS NOT NULL")}
     except sqlite3.Error:
         return None
-    return Access(keys, deleted)
+    return DownloadRights(keys, deleted)
 
 
 def settle_log(path: Path) -> None:

@@ -13,7 +13,7 @@ from craftkit_archive.commands.options import resolve_address
 
 if TYPE_CHECKING:
     from craftkit_archive.commands.console import Console
-    from craftkit_archive.configuration import Configuration, Keys, Table
+    from craftkit_archive.configuration import Configuration, Keys, SettingTypes
     from craftkit_archive.records import Kind, Setting
 
 PREFIX = "CRAFTKIT_ARCHIVE"
@@ -52,7 +52,7 @@ def _key(option: click.Option) -> str:
     return max(option.opts, key=len).lstrip("-")
 
 
-def option_table(command: click.Command) -> Table:
+def option_table(command: click.Command) -> SettingTypes:
     """Return the options of a command and, in tables, of those below it, with the types of their values."""
     table: dict[str, Any] = {_key(option): _type_of(option) for option in _options(command)}
     if isinstance(command, click.Group):

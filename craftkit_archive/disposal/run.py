@@ -21,7 +21,7 @@ from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.records import Note, Planned, Progress, Record, Skipped, Tombstone
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.retention.policy import refusals
-from craftkit_archive.retention.rules import Schedule, due_pages, words
+from craftkit_archive.retention.rules import Schedule, due_pages, one_line_of
 from craftkit_archive.stores.base import Store
 
 BATCH = 256
@@ -80,7 +80,7 @@ def dispose_renders(
         >>> summary.counts["disposed"]
         0
     """
-    reason = words(reason, "reason", "--reason TEXT")
+    reason = one_line_of(reason, "reason", "--reason TEXT")
     if selection is not None and selection != Selection(render_ids=selection.render_ids or ()):
         raise RequestError("Name the renders to dispose by their ids alone, or dispose all that are due.")
     archive.store.check(archive.id)

@@ -14,10 +14,10 @@ from craftkit_archive.records import one_of
 from craftkit_archive.stores.address import open_store
 
 ExportForm = Literal["dir", "zip", "tar", "bagit"]
-Kind = Literal["dir", "zip", "tar", "store"]
+DestinationKind = Literal["dir", "zip", "tar", "store"]
 STDOUT = "-"
 LEAST_SPLIT = 1 << 20
-_PACKED: dict[str, Kind] = {".zip": "zip", ".tar": "tar"}
+_PACKED: dict[str, DestinationKind] = {".zip": "zip", ".tar": "tar"}
 
 
 class Options(NamedTuple):
@@ -52,7 +52,7 @@ class Destination(NamedTuple):
     """Where an export goes, and what it becomes there: a folder, a zip, a tar, or a store's address; a bag or not."""
 
     address: str
-    kind: Kind
+    kind: DestinationKind
     bag: bool
 
     def named(self, volume: Volume | None) -> str:
@@ -103,7 +103,7 @@ def read_destination(address: str, options: Options) -> Destination:
         raise RequestError("DEST is empty. Name a folder, a .zip or a .tar, or - for standard output.")
     if options.form is not None:
         one_of("form", options.form, ExportForm)
-    kind: Kind = "dir"
+    kind: DestinationKind = "dir"
     if "://" in address:
         kind = "store"
         if options.form in ("zip", "tar"):

@@ -24,7 +24,7 @@ from craftkit_archive.export.manifests import IndexRow, Manifests, Volume, csv_l
 from craftkit_archive.export.names import NamePlan, mark
 from craftkit_archive.export.reader import SIGNATURE, TIMESTAMP
 from craftkit_archive.export.targets import Target
-from craftkit_archive.export.workers import Done, ExportItem, prove_places, run
+from craftkit_archive.export.workers import Done, ExportItem, prove_target, run
 from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, workers
 from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, workers_for
 from craftkit_archive.parallel.progress import format_size
@@ -139,10 +139,10 @@ def _proof(archive: Archive, destination: Destination) -> Iterator[Callable[[], 
     """Give what a worker proves that it sees store and destination by."""
     store = archive.store.address
     if destination.kind == "store":
-        yield partial(prove_places, store, archive.id, destination.address, None)
+        yield partial(prove_target, store, archive.id, destination.address, None)
         return
     with shown_folder(Path(destination.address)) as seen:
-        yield partial(prove_places, store, archive.id, None, seen)
+        yield partial(prove_target, store, archive.id, None, seen)
 
 
 _VOUCHED = {SIGNATURE: "signed", TIMESTAMP: "stamped"}

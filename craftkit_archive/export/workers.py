@@ -28,7 +28,7 @@ from craftkit_archive.stores.base import CHUNK_BYTES, OpenAsset
 from craftkit_archive.stores.folder import INCOMING
 from craftkit_archive.stores.reach import prove_store
 
-Outcome = Literal["written", "unchanged", "damaged", "gone", "unreadable", "unavailable", "unwritable"]
+ExportOutcome = Literal["written", "unchanged", "damaged", "gone", "unreadable", "unavailable", "unwritable"]
 
 
 class ExportItem(NamedTuple):
@@ -44,13 +44,13 @@ class ExportItem(NamedTuple):
 class Done(NamedTuple):
     """What became of it. In a packed file it takes up `length` bytes."""
 
-    outcome: Outcome
+    outcome: ExportOutcome
     detail: str | None = None
     length: int = 0
     crc: int = 0
 
 
-def prove_places(store: str, archive_id: str, target: str | None, seen: Callable[[], object] | None) -> None:
+def prove_target(store: str, archive_id: str, target: str | None, seen: Callable[[], object] | None) -> None:
     """See, on another machine, that store and target are the same; a target is a bucket, or a folder that is `seen`.
 
     Raises:

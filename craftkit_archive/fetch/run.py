@@ -29,7 +29,7 @@ from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never,
 from craftkit_archive.parallel.threads import background, map_threads
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Record, Render, Skipped, Verdict
-from craftkit_archive.sources.address import names_at, open_source, prove_places
+from craftkit_archive.sources.address import names_at, open_source, prove_source
 from craftkit_archive.sources.api import CraftkitApi
 from craftkit_archive.sources.base import Source
 from craftkit_archive.sources.nearby import TRIED, suggest_address
@@ -120,7 +120,7 @@ def fetch_assets(
         if dry_run:
             cluster = None
         names = None if cluster is None else names_at(source)
-        proof = prove_by(partial(prove_places, archive.store.address, archive.id, source.address, names))
+        proof = prove_by(partial(prove_source, archive.store.address, archive.id, source.address, names))
         team = stack.enter_context(clustered(cluster, jobs, proof))
         processes = 0 if dry_run else workers_for(_foreseen(archive, selection, limit), 0, jobs or 1)
         setup = partial(worker_setup, archive.store.address, source.address)

@@ -12,7 +12,7 @@ from craftkit_archive.records import Kind, Refusal
 from craftkit_archive.values import default_asset_key
 
 OnDuplicate = Literal["update", "skip", "fail"]
-Row = tuple[Any, ...]  # in the order of COLUMNS
+ColumnValues = tuple[Any, ...]  # in the order of COLUMNS
 Declared = tuple[int | None, str | None]  # what a render says about its asset: size in bytes, digest
 
 KEY_HASH = COLUMNS["keys"].index("key_hash")
@@ -32,10 +32,10 @@ class Merge:
         self,
         catalog: Catalog,
         kind: Kind,
-        entries: list[tuple[int, Row, Declared | None]],
+        entries: list[tuple[int, ColumnValues, Declared | None]],
         on_duplicate: OnDuplicate,
     ) -> None:
-        self.changed: dict[str, Row] = {}
+        self.changed: dict[str, ColumnValues] = {}
         self.expected: dict[str, Expectation] = {}
         self.aims: dict[str, str] = {}
         self._kind = kind
@@ -63,11 +63,11 @@ class Merge:
         self.changed = rows
         return True
 
-    def is_known(self, row: Row) -> bool:
+    def is_known(self, row: ColumnValues) -> bool:
         """Say whether a row is there just like this: what most rows of a second import are."""
         return self._known.get(row[0]) == row and self._on_duplicate != "fail"
 
-    def add(self, row: Row, declared: Declared | None) -> tuple[str, Refusal | None]:
+    def add(self, row: ColumnValues, declared: Declared | None) -> tuple[str, Refusal | None]:
         """Return inserted, updated, unchanged or disposed; and a reason if the row is refused."""
         old = self._known.get(row[0])
         reason = self._conflict(old, row)
@@ -89,7 +89,7 @@ class Merge:
             self._known[new[0]] = self.changed[new[0]] = new
         return "inserted" if old is None else "updated" if news or new is not old else "unchanged", None
 
-    def _conflict(self, old: Row | None, new: Row) -> Refusal | None:
+    def _conflict(self, old: ColumnValues | None, new: ColumnValues) -> Refusal | None:
         if old is not None and self._kind != "projects" and old[1] != new[1]:
             text = f"project_id: expected {old[1]}, the project that this id belongs to already, got {new[1]!r}"
             return Refusal("other-project", text)
@@ -112,7 +112,7 @@ class Merge:
             self._hash_owners[new[KEY_HASH]] = new[0]
         return None
 
-    def _expect(self, row: Row, size_bytes: int | None, sha256: str | None) -> tuple[bool, Refusal | None]:
+    def _expect(self, row: ColumnValues, size_bytes: int | None, sha256: str | None) -> tuple[bool, Refusal | None]:
         """Expect an asset to have this size and digest; say whether that is news, and what speaks against it."""
         render_id, key = row[0], row[ASSET_KEY]
         if key is None:
@@ -137,7 +137,7 @@ class Merge:
         return new != old, None
 
 
-def _folder_owners(catalog: Catalog, entries: list[tuple[int, Row, Declared | None]]) -> dict[str, str]:
+def _folder_owners(catalog: Catalog, entries: list[tuple[int, ColumnValues, Declared | None]]) -> dict[str, str]:
     """Map the folders of these rows' assets to the renders whose PDFs they are: no folder can hold both."""
     keys = {row[ASSET_KEY]: row[0] for _, row, _ in entries if row[ASSET_KEY] is not None}
     folders = {folder for key in keys for folder in _folders(key)}
@@ -153,7 +153,7 @@ def _folders(key: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(first, len(parts))]
 
 
-def _merged(kind: Kind, old: Row, new: Row) -> Row:
+def _merged(kind: Kind, old: ColumnValues, new: ColumnValues) -> ColumnValues:
     """Bring a row up to date; of two states, the further one says what its fields are."""
     if old == new:
         return old
@@ -172,7 +172,7 @@ def _merged(kind: Kind, old: Row, new: Row) -> Row:
     return old if result == old else result
 
 
-def _is_older(kind: Kind, new: Row, old: Row) -> bool:
+def _is_older(kind: Kind, new: ColumnValues, old: ColumnValues) -> bool:
     if kind == "renders":
         return _RANK.get(new[STATUS], _FINAL) < _RANK.get(old[STATUS], _FINAL)
     return kind == "projects" and (new[UPDATED_AT] or "") < (old[UPDATED_AT] or "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from craftkit_archive.decoding import snake
-from craftkit_archive.errors import RemoteError, RequestError, StoreOfflineError, install
+from craftkit_archive.errors import RemoteError, RequestError, StoreOfflineError, install_hint
 from craftkit_archive.importer.streams import BLOCK_BYTES, MAX_RECORD_BYTES, Block
 from craftkit_archive.parallel.pool import Stop
 from craftkit_archive.records import TABLES, Kind
@@ -146,7 +146,7 @@ def _connect(address: str) -> "psycopg.Connection[Any]":
         import psycopg
     except ImportError as error:
         raise RequestError(
-            f"Reading a database needs psycopg, which is not installed. {install('postgres')}"
+            f"Reading a database needs psycopg, which is not installed. {install_hint('postgres')}"
         ) from error
     try:
         # Not with libpq's words, which may quote a part of the password.

@@ -22,7 +22,7 @@ from craftkit_archive.importer.cautions import OWING_LOOKED_AT, describe_next, f
 from craftkit_archive.importer.files import FileForm, read_source
 from craftkit_archive.importer.json_values import read_line, unwrap_reject
 from craftkit_archive.importer.kinds import refuse_other_kind
-from craftkit_archive.importer.merge import STATUS, Declared, Merge, OnDuplicate, Row
+from craftkit_archive.importer.merge import STATUS, ColumnValues, Declared, Merge, OnDuplicate
 from craftkit_archive.importer.postgres import is_database, read_table
 from craftkit_archive.importer.streams import Block, Span
 from craftkit_archive.parallel.pool import Stop, default_jobs, in_batches, map_ordered, never, processes
@@ -60,7 +60,7 @@ class _Read(msgspec.Struct, array_like=True):
     """What a piece of a file holds: (line, row, what it declares of its asset), and (line, why, record as JSON)."""
 
     source: str
-    rows: list[tuple[int, Row, Declared | None]]
+    rows: list[tuple[int, ColumnValues, Declared | None]]
     rejects: list[tuple[int, Refusal, str]]
 
 
@@ -338,7 +338,7 @@ def _rejected(source: str, line: int, why: Refusal, record: Any) -> Reject:
     return Reject(source=source, line=line, reason=why.text, record=record, problem=why.problem)
 
 
-def _as_record(kind: Kind, row: Row) -> dict[str, Any]:
+def _as_record(kind: Kind, row: ColumnValues) -> dict[str, Any]:
     """Write a row as a record that can be corrected and imported again."""
     fields = {name: value for name, value in zip(COLUMNS[kind], row, strict=True) if value is not None}
     extra: dict[str, Any] = msgspec.json.decode(fields.pop("extra", "{}"))

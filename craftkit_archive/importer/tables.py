@@ -19,7 +19,7 @@ TableForm = Literal["csv", "tsv", "text", "dump"]
 Lines = Callable[
     [], Iterator[str | DecodedItem]
 ]  # the lines of a file, each time from its beginning; or what is wrong there
-Row = tuple[int, Sequence[str | None] | DecodedItem]  # the number of its line, and its cells; None is null
+NumberedRow = tuple[int, Sequence[str | None] | DecodedItem]  # the number of its line, and its cells; None is null
 
 DELIMITERS = (",", "\t", ";")
 # What programs write where there is nothing, and Postgres would take for a text.
@@ -67,7 +67,7 @@ def read_table_file(
     if form == "tsv" and guessed and _is_escaped(lines(), source):
         form = "text"
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[NumberedRow]:
         match form:
             case "dump":
                 return _dump_rows(lines(), kind, table, source)
@@ -153,7 +153,7 @@ def _is_json(cell: str) -> bool:
     return False
 
 
-def _survey(rows: Iterator[Row], source: str, kind: Kind, *, asks: bool, stop: Stop) -> _Survey:
+def _survey(rows: Iterator[NumberedRow], source: str, kind: Kind, *, asks: bool, stop: Stop) -> _Survey:
     """Look at all rows: a cell of one may mean something else than it seems, which the others tell."""
     columns: list[_Column] = []
     nulls = quoted = False
@@ -191,7 +191,7 @@ class _QuotedHeader(list[str | None]):
     """A header whose names are quoted: so is everything else, and quotes say nothing of nulls."""
 
 
-def _csv_rows(lines: Iterator[str | DecodedItem], delimiter: str, null: str | None) -> Iterator[Row]:
+def _csv_rows(lines: Iterator[str | DecodedItem], delimiter: str, null: str | None) -> Iterator[NumberedRow]:
     """Cut CSV into rows. As Postgres says, null is not quoted: `""` is the empty text, and an empty cell is null."""
     csv.field_size_limit(sys.maxsize)  # a line has a limit already
     problems: list[DecodedItem] = []
@@ -291,7 +291,7 @@ def _is_escaped(lines: Iterator[str | DecodedItem], source: str) -> bool:
     )
 
 
-def _escaped_rows(lines: Iterator[str | DecodedItem], null: str | None) -> Iterator[Row]:
+def _escaped_rows(lines: Iterator[str | DecodedItem], null: str | None) -> Iterator[NumberedRow]:
     for number, line in enumerate(lines, 1):
         if isinstance(line, DecodedItem):
             yield number, line
@@ -319,7 +319,7 @@ _INSERT = re.compile(rf"INSERT INTO ({_NAME}(?:\.{_NAME})?) ")
 _ENCODING = re.compile(r"SET client_encoding = '(.*)';")
 
 
-def _dump_rows(lines: Iterator[str | DecodedItem], kind: Kind, table: str | None, source: str) -> Iterator[Row]:
+def _dump_rows(lines: Iterator[str | DecodedItem], kind: Kind, table: str | None, source: str) -> Iterator[NumberedRow]:
     """Find the rows of a table among all that `pg_dump` writes.
 
     Raises:

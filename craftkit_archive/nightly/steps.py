@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from craftkit_archive.configuration import Configuration, Nightly, Source
+from craftkit_archive.configuration import Configuration, NamedSource, Nightly
 from craftkit_archive.notify.message import GOOD_CODES
 from craftkit_archive.outcomes import WORST_STEP_FIRST, code_rank
 from craftkit_archive.records import OUTCOME_CODES, NightStep, Outcome
@@ -67,7 +67,7 @@ def plan_night(configuration: Configuration, last_good: LastGood, now: datetime)
         yield Step("audit head", ["audit", "head"])
 
 
-def _imports(configuration: Configuration, name: str, source: Source, last_good: LastGood) -> Iterator[Step]:
+def _imports(configuration: Configuration, name: str, source: NamedSource, last_good: LastGood) -> Iterator[Step]:
     for kind in source.kinds:
         step = Step(f"import {kind} {name}", ["import", kind, name])
         since = last_good(step.name)

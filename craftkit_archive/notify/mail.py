@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from craftkit_archive.notify.message import Notice
 from craftkit_archive.notify.outlets import Outlet, UndeliveredError
-from craftkit_archive.notify.settings import SMTP_PASSWORD, Smtp, parse_address
+from craftkit_archive.notify.settings import SMTP_PASSWORD, Smtp, parse_mailbox
 from craftkit_archive.secrets import read_secret
 from craftkit_archive.values import Clock, utc_now
 
@@ -101,7 +101,7 @@ class Mail(Outlet):
 
 def write_message(settings: Smtp, notice: Notice, clock: Clock) -> EmailMessage:
     """Write the notice as a message of plain text that every server takes."""
-    sender, to = parse_address("sender", settings.sender), [parse_address("to", one) for one in settings.to]
+    sender, to = parse_mailbox("sender", settings.sender), [parse_mailbox("to", one) for one in settings.to]
     beyond = not all(one.addr_spec.isascii() for one in (sender, *to))
     message = EmailMessage(policy=SMTPUTF8 if beyond else SMTP)
     message["From"] = sender

@@ -28,7 +28,7 @@ from urllib3.util import Timeout
 
 from craftkit_archive import __version__
 from craftkit_archive.connections import UnreadRetry, open_pool
-from craftkit_archive.errors import install
+from craftkit_archive.errors import install_hint
 from craftkit_archive.notify.message import Notice
 from craftkit_archive.notify.settings import (
     APPRISE_URLS,
@@ -284,7 +284,7 @@ class AppriseService(Outlet):
         try:
             import apprise
         except ImportError as error:
-            raise UndeliveredError(f"Apprise is not installed. {install('notify')}") from error
+            raise UndeliveredError(f"Apprise is not installed. {install_hint('notify')}") from error
         # With a time-out of its own it sends in a pool of threads, for which Python waits at its end, however long.
         asset = apprise.AppriseAsset(app_id="craftkit-archive", async_mode=False, service_timeout=0)
         sender = apprise.Apprise(asset=asset)

@@ -51,11 +51,11 @@ class Smtp(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
             raise ValueError("user: it is empty. Remove it if nobody has to log in")
         if self.user is not None and self.security == "none":
             raise ValueError("user: a password needs security = 'starttls' or 'tls'")
-        parse_address("sender", self.sender)
+        parse_mailbox("sender", self.sender)
         if not self.to:
             raise ValueError("to: nobody is named")
         for one in self.to:
-            parse_address("to", one)
+            parse_mailbox("to", one)
 
     @property
     def effective_port(self) -> int:
@@ -137,7 +137,7 @@ def check_url(url: str) -> str:
     return url
 
 
-def parse_address(name: str, text: str) -> Address:
+def parse_mailbox(name: str, text: str) -> Address:
     """Read an e-mail address, such as `archive@example.org` or `The archive <archive@example.org>`.
 
     Raises:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 from craftkit_archive import __version__
-from craftkit_archive.errors import ArchiveError, RemoteError, RequestError, install
+from craftkit_archive.errors import ArchiveError, RemoteError, RequestError, install_hint
 from craftkit_archive.parallel.pool import AHEAD, ASK_SECONDS, Stoppable, processes, stopped_by
 
 CONNECT_SECONDS = 10.0
@@ -121,7 +121,7 @@ def _connected(address: str) -> Iterator[Any]:
         from distributed.comm.addressing import parse_address
         from distributed.comm.registry import get_backend
     except ImportError as error:
-        raise RequestError(f"A cluster needs Dask, which is not installed. {install('cluster')}") from error
+        raise RequestError(f"A cluster needs Dask, which is not installed. {install_hint('cluster')}") from error
     try:
         get_backend(parse_address(address)[0])  # before a client is made, which would try it by itself at its end
     except ValueError as error:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from craftkit_archive.errors import RemoteError, RequestError, install
+from craftkit_archive.errors import RemoteError, RequestError, install_hint
 
 if TYPE_CHECKING:
     from rfc3161_client import TimeStampRequest, TimeStampResponse
@@ -88,7 +88,7 @@ class _Library:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, ImportError):
             raise RequestError(
-                f"Timestamps need rfc3161-client, which is not installed. {install('timestamp')}"
+                f"Timestamps need rfc3161-client, which is not installed. {install_hint('timestamp')}"
             ) from error
 
 

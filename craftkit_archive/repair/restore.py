@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from craftkit_archive.archive import CATALOG, Archive, Run
-from craftkit_archive.catalog.backups import Access, check_backup, copy_backup, read_access, settle_log
+from craftkit_archive.catalog.backups import DownloadRights, check_backup, copy_backup, read_access, settle_log
 from craftkit_archive.catalog.catch_up import take_later_events
 from craftkit_archive.catalog.rows import Selection
 from craftkit_archive.durable import flush
@@ -204,7 +204,7 @@ def _newer_pdfs(newer: _Newer) -> Iterator[Caution]:
         )
 
 
-def _changed_access(archive: Archive, path: Path, replaced: Access | None) -> Iterator[Caution]:
+def _changed_access(archive: Archive, path: Path, replaced: DownloadRights | None) -> Iterator[Caution]:
     """Compare who can download with what the replaced catalog and the audit file say."""
     deeds = _key_deeds(path / AUDIT_FILE, archive.catalog.audit_head().number)
     restored = {key.id: key.revoked_at for key in archive.list_keys()}

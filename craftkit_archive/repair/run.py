@@ -15,7 +15,7 @@ from craftkit_archive.records import Finding, Held, Plan, Planned, Progress, Rec
 from craftkit_archive.repair.copies import Attempt, RepairTask, attempt, bring_copies, is_good, look_at, unlike
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.retention.policy import refusals
-from craftkit_archive.sources.address import names_at, open_source, prove_places
+from craftkit_archive.sources.address import names_at, open_source, prove_source
 from craftkit_archive.sources.base import Source
 from craftkit_archive.sources.export import ExportSource
 from craftkit_archive.sources.nearby import TRIED, suggest_address
@@ -87,7 +87,7 @@ def repair_assets(
     archive.store.check(archive.id)
     shown = mask_address(source_address)
     names = None if cluster is None else names_at(source)
-    proof = prove_by(partial(prove_places, archive.store.address, archive.id, source.address, names))
+    proof = prove_by(partial(prove_source, archive.store.address, archive.id, source.address, names))
     with (
         clustered(cluster, jobs, proof) as team,
         archive.lock("repair"),

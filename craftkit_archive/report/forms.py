@@ -16,7 +16,7 @@ from craftkit_archive.outcomes import describe_counts
 from craftkit_archive.parallel.pool import in_batches
 from craftkit_archive.parallel.progress import format_duration, format_size
 from craftkit_archive.records import Acknowledgement, Finding, Keeping, Note, ProjectInfo, RunInfo
-from craftkit_archive.states import STATES, Standing, by_state, word_of, words
+from craftkit_archive.states import STATES, Standing, by_state, describe_states, word_of
 from craftkit_archive.values import escape_formula
 
 ReportForm = Literal["text", "ndjson", "csv", "junit", "prometheus", "html"]
@@ -112,7 +112,7 @@ class Report(NamedTuple):
         found, bad = by_state(self.run.counts), self.standing.bad
         if not self.is_part and {state: found.get(state, 0) for state in bad} == bad and bool(bad) == self._is_bad:
             return self._verified
-        return f"{self._verified}. The whole archive: {words(bad) or 'nothing is damaged'}"
+        return f"{self._verified}. The whole archive: {describe_states(bad) or 'nothing is damaged'}"
 
     @property
     def _is_bad(self) -> bool:

@@ -11,7 +11,7 @@ from craftkit_archive.html.pages import write_page
 from craftkit_archive.parallel.progress import format_duration, format_size
 from craftkit_archive.records import Finding
 from craftkit_archive.report.forms import NO_VERDICTS, UNCERTAIN
-from craftkit_archive.states import word_of, words
+from craftkit_archive.states import describe_states, word_of
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -50,7 +50,7 @@ def write_html(report: Report, out: TextIO) -> None:
             "more_projects": len(held) - MOST_PROJECTS,
             "findings": [_finding_row(one) for one in found[:MOST_FINDINGS]],
             "more_findings": len(found) > MOST_FINDINGS,
-            "elsewhere": words(report.standing.bad),
+            "elsewhere": describe_states(report.standing.bad),
             "accepted": [_loss_row(one) for one in report.accepted[:MOST_FINDINGS]],
             "keeping": report.keeping,
             "due_soon_size": format_size(report.keeping.due_soon_bytes),

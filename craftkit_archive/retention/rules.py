@@ -251,7 +251,7 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
         >>> hold.covers
         5
     """
-    name, reason = words(name, "name", "--name NAME"), words(reason, "reason", "--reason TEXT")
+    name, reason = one_line_of(name, "name", "--name NAME"), one_line_of(reason, "reason", "--reason TEXT")
     ids, project = selection.render_ids, next(iter(selection.project_ids), None)
     rule = (project, selection.template_id, selection.since, selection.before)
     if (ids is None) == (rule == (None,) * 4):
@@ -315,7 +315,7 @@ def release_hold(archive: Archive, name: str, reason: str) -> Iterator[Record]:
         >>> summary.counts
         {'released': 1}
     """
-    name, reason = words(name, "name", "NAME"), words(reason, "reason", "--reason TEXT")
+    name, reason = one_line_of(name, "name", "NAME"), one_line_of(reason, "reason", "--reason TEXT")
     with archive.run("hold release", {"name": name}) as run:
         run.counts["released"] = 1
         with archive.catalog.transaction():
@@ -325,7 +325,7 @@ def release_hold(archive: Archive, name: str, reason: str) -> Iterator[Record]:
     yield run.summary()
 
 
-def words(given: str, what: str, option: str) -> str:
+def one_line_of(given: str, what: str, option: str) -> str:
     """Return a name or a reason in one line.
 
     Raises:

@@ -40,7 +40,7 @@ def names_at(source: Source) -> list[str] | None:
     return None
 
 
-def prove_places(store: str, archive_id: str, source: str, names: list[str] | None) -> None:
+def prove_source(store: str, archive_id: str, source: str, names: list[str] | None) -> None:
     """See, on another machine, that store and source are the same; a folder has the same first names (`names_at`).
 
     Raises:

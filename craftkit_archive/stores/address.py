@@ -11,7 +11,7 @@ from craftkit_archive.stores.base import Store, mask_address
 from craftkit_archive.stores.folder import FolderStore
 
 if TYPE_CHECKING:
-    from craftkit_archive.stores.aws import Access
+    from craftkit_archive.stores.aws import BucketAccess
 
 
 def open_store(address: str, base: Path | None = None, *, durable: bool = True) -> Store:
@@ -65,7 +65,7 @@ def worker_setup(*addresses: str) -> Callable[[], object]:
     return partial(_open_all, addresses, access)
 
 
-def _open_all(addresses: Sequence[str], access: Mapping[str, "Access"]) -> None:
+def _open_all(addresses: Sequence[str], access: Mapping[str, "BucketAccess"]) -> None:
     if access:
         from craftkit_archive.stores.bucket import learn_access
 

@@ -60,7 +60,7 @@ class Credentials(NamedTuple):
         return f"Credentials({self.access_key_id})"
 
 
-class Access(NamedTuple):
+class BucketAccess(NamedTuple):
     """How to reach a bucket: what the AWS settings said, to be carried to worker processes.
 
     Attributes:
@@ -89,7 +89,7 @@ class S3Service:
         access: What another process has found out already.
     """
 
-    def __init__(self, bucket: str, options: dict[str, str], access: Access | None = None) -> None:
+    def __init__(self, bucket: str, options: dict[str, str], access: BucketAccess | None = None) -> None:
         self._bucket = bucket
         self._options = options
         self._known = access
@@ -110,7 +110,7 @@ class S3Service:
             return botocore.session.Session(profile=self._options.get("profile"))
 
     @property
-    def access(self) -> Access:
+    def access(self) -> BucketAccess:
         """Say how to reach the bucket; read from the AWS settings once.
 
         Raises:
@@ -122,7 +122,7 @@ class S3Service:
                 self._known = self._resolve()
             return self._known
 
-    def _resolve(self) -> Access:
+    def _resolve(self) -> BucketAccess:
         from botocore.credentials import RefreshableCredentials
 
         with self._errors():
@@ -130,7 +130,7 @@ class S3Service:
             url: str = self._client.generate_presigned_url("get_object", Params={"Bucket": self._bucket, "Key": "k"})
             parts = urlsplit(url)
             path = parts.path.removesuffix("/k").removesuffix(f"/{self._bucket}")
-            return Access(
+            return BucketAccess(
                 endpoint=f"{parts.scheme}://{parts.netloc}{path}",
                 virtual_hosted=(parts.hostname or "").startswith(f"{self._bucket.lower()}."),
                 region=self._client.meta.region_name,

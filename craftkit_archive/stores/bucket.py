@@ -40,7 +40,7 @@ from craftkit_archive.stores.aws import (
     CONTENT_TYPE,
     OPTIONS,
     RENEWAL_SECONDS,
-    Access,
+    BucketAccess,
     Credentials,
     S3Service,
     advice,
@@ -58,7 +58,7 @@ from craftkit_archive.stores.base import (
     Stored,
     mask_address,
 )
-from craftkit_archive.stores.refusals import BAD_CREDENTIALS, ODD_LISTS, Refusal, find_word, printable
+from craftkit_archive.stores.refusals import BAD_CREDENTIALS, ODD_LISTS, ServiceRefusal, find_word, printable
 from craftkit_archive.values import check_asset_key
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def bucket_address(address: str, **options: str | None) -> str:
     return f"{bare}?{urlencode(dict(parse_qsl(query)) | given)}"
 
 
-def learned_access(stores: Iterable["BucketStore"]) -> dict[str, Access]:
+def learned_access(stores: Iterable["BucketStore"]) -> dict[str, BucketAccess]:
     """Return how to reach those of the stores that are S3 buckets, for `learn_access` in another process.
 
     Finding that out takes botocore a third of a second, which a worker need not spend again. The result holds
@@ -116,12 +116,12 @@ def learned_access(stores: Iterable["BucketStore"]) -> dict[str, Access]:
     return {store.service: store.access for store in stores if store.service}
 
 
-def learn_access(known: Mapping[str, Access]) -> None:
+def learn_access(known: Mapping[str, BucketAccess]) -> None:
     """Remember how to reach buckets, as another process found out."""
     _known.update(known)
 
 
-_known: dict[str, Access] = {}
+_known: dict[str, BucketAccess] = {}
 
 
 class BucketStore(Store):
@@ -166,7 +166,7 @@ class BucketStore(Store):
             self._aws = S3Service(self._bucket, options, _known.get(self.service))
 
     @property
-    def access(self) -> Access:
+    def access(self) -> BucketAccess:
         """How to reach it; of an S3 bucket alone."""
         if self._aws is None:
             raise RequestError(f"{self._name} is not an S3 bucket.")
@@ -236,7 +236,7 @@ class BucketStore(Store):
             try:
                 return work(self._object_store(writing=writing))
             except (BaseError, FileNotFoundError) as error:
-                refusal, failure = Refusal.of(error), error
+                refusal, failure = ServiceRefusal.of(error), error
             except ValueError as error:
                 raise AssetKeyError(f"{key} cannot be a name in {self._name} ({error}).") from error
             if refusal.moved and self._aws is not None and self._aws.move(refusal.region):
@@ -249,7 +249,7 @@ class BucketStore(Store):
             time.sleep(pause)
         raise AssertionError  # the last pause is None
 
-    def _explain(self, key: str, refusal: Refusal, error: BaseException) -> ArchiveError:
+    def _explain(self, key: str, refusal: ServiceRefusal, error: BaseException) -> ArchiveError:
         """Say in the tree's words why the service refused."""
         where = self._endpoint or f"the service of {self._name}"
         if isinstance(error, UnauthenticatedError) and refusal.status is None:
@@ -402,7 +402,7 @@ class BucketStore(Store):
             )
         except AlreadyExistsError as error:
             # A 409 says that somebody else is writing just now: it is asked again, and may succeed.
-            if Refusal.of(error).status == 409:
+            if ServiceRefusal.of(error).status == 409:
                 raise
             raise _taken(key) from error
 
@@ -583,7 +583,7 @@ class _Source:
 class _Provider:
     """Gives obstore the credentials that this or another process has found, and new ones before they expire."""
 
-    def __init__(self, renew: Callable[[], Credentials], access: Access) -> None:
+    def __init__(self, renew: Callable[[], Credentials], access: BucketAccess) -> None:
         self._renew = renew
         self._first = access.credentials
         self._renewable = access.renewable

@@ -17,7 +17,7 @@ BAD_CREDENTIALS = frozenset(
 )
 
 
-class Refusal(NamedTuple):
+class ServiceRefusal(NamedTuple):
     """Why a service did not do what it was asked for, as read from obstore's error.
 
     Attributes:
@@ -39,7 +39,7 @@ class Refusal(NamedTuple):
     untrusted: bool
 
     @classmethod
-    def of(cls, error: BaseException) -> "Refusal":
+    def of(cls, error: BaseException) -> "ServiceRefusal":
         """Read an error: obstore 0.12 gives status and document as text alone, whose form a test holds."""
         text, _, debug = str(error).partition("\n\nDebug source")
         status = find_word(r"status code: (\d{3})", text)
