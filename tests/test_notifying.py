@@ -730,7 +730,12 @@ def test_a_trial_goes_to_everybody_and_says_who_got_it(receiver: Receiver) -> No
     assert seen == [
         Diagnosis("ping", f"sent to {receiver.url}"),
         Diagnosis("webhook", f"sent to {receiver.url}"),
-        Diagnosis("command", "it did not arrive", "false ended with exit code 1. Run it by hand to see why."),
+        Diagnosis(
+            "command",
+            "it did not arrive",
+            "false ended with exit code 1. Run it by hand to see why.",
+            problem="not-delivered",
+        ),
     ]
     assert summary == Summary("notify test", "problems", exit_code=16, counts={"sent": 2, "failed": 1})
     assert sorted(request.path for request in receiver.got) == ["/hook", "/ping"]
