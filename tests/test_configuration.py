@@ -294,6 +294,22 @@ def test_config_init_writes_a_file_that_sets_nothing_and_replaces_none(tmp_path:
     assert command("config", "init", archive=tmp_path / "none").code == 10
 
 
+@pytest.mark.parametrize("words", [["--config", "NEW", "config", "init"], ["config", "init", "--config=NEW"]])
+def test_config_init_writes_the_file_that_is_named_beside_one_that_is_there(tmp_path: Path, words: list[str]) -> None:
+    path = fill(tmp_path).archive.path
+    write(path, '[verify]\ndue = "30d"\n')
+    new = tmp_path / "new.toml"
+    words = [word.replace("NEW", str(new)) for word in words]
+    assert command(*words, archive=path).code == 0
+    text = new.read_text()
+    assert "[nightly]" in text
+    done = command(*words, archive=path)
+    assert (done.code, "new.toml exists" in done.err) == (2, True)
+    assert new.read_text() == text
+    other = [word.replace("init", "show").replace("new.toml", "none.toml") for word in words]
+    assert "No such file" in command(*other, archive=path).err
+
+
 def test_config_show_says_where_each_value_comes_from(tmp_path: Path) -> None:
     path = fill(tmp_path).archive.path
     write(path, '[verify]\n\ndue = "30d"\n[sources.b]\naddress = "../x"\n')

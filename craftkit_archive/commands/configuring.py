@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -108,11 +109,16 @@ def configure(context: click.Context, words: list[str]) -> Configuration | None:
     from craftkit_archive.configuration import find_file, read_configuration
 
     file = named or find_file(archive)
-    if file is None:
+    if file is None or (_writes_one(words) and not file.exists()):
         return None
     configuration: Configuration = read_configuration(file, option_table(context.command))
     context.default_map = _defaults(context.command, configuration, configuration.options, ())
     return configuration
+
+
+def _writes_one(words: list[str]) -> bool:
+    """Say whether a command line is of `config init`, which writes the file that --config names."""
+    return ("config", "init") in pairwise(word for word in words if not word.startswith("-"))
 
 
 def _defaults(
