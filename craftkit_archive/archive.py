@@ -273,7 +273,11 @@ class Archive:
                 old = self.path / f"{CATALOG}{suffix}"
                 if old.exists():
                     old.rename(self.path / f"{CATALOG}.damaged-{number}{suffix}")
-            (self.path / REBUILT).rename(self.path / CATALOG)
+            # While anybody reads the new catalog, SQLite leaves its log beside it: that comes along, and comes first.
+            for suffix in ("-wal", "-shm", ""):
+                new = self.path / f"{REBUILT}{suffix}"
+                if not suffix or new.exists():
+                    new.rename(self.path / f"{CATALOG}{suffix}")
 
     def __enter__(self) -> Self:
         return self

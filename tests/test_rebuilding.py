@@ -1,6 +1,8 @@
 """Rebuild: a lost catalog comes back from the store and the files of metadata."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,22 @@ def test_a_rebuild_that_is_interrupted_can_be_run_again(world: World, files: dic
     assert summary_of(rebuild_archive(path, files)).counts["adopted"] == 5
     assert not list(path.glob("*.rebuilt*"))
     assert summary_of(verify_assets(Archive(path))).counts == {"checked": 5, "ok": 5}
+
+
+def test_what_a_reader_kept_in_the_log_comes_along(world: World, files: dict[Kind, list[str]]) -> None:
+    """SQLite leaves the log beside the catalog as long as anybody reads: renaming the catalog alone would lose it."""
+    path = world.archive.path
+    world.archive.catalog.close()
+    (path / CATALOG).unlink()
+    records = rebuild_archive(path, files)
+    next(records)
+    with closing(sqlite3.connect(f"file:{path / CATALOG}.rebuilt?mode=ro", uri=True, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM assets").fetchone() == (0,)
+        assert summary_of(records).counts["adopted"] == 5
+    assert not list(path.glob("*.rebuilt*"))
+    with Archive(path) as archive:
+        assert summary_of(verify_assets(archive)).counts == {"checked": 5, "ok": 5}
 
 
 def test_a_store_that_is_nobodys_is_refused_before_anything_is_made(tmp_path: Path) -> None:

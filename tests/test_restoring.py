@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.archive import CATALOG, Archive
-from craftkit_archive.catalog import Catalog, migrations
+from craftkit_archive.catalog import Catalog, backups, migrations
 from craftkit_archive.errors import (
     CatalogDamagedError,
     CatalogNewerError,
@@ -84,6 +84,28 @@ def _tables(path: Path) -> dict[str, list[str]]:
 def _audit_is_good(path: Path) -> None:
     done = command("audit", "verify", archive=path)
     assert (done.code, "no faults" in done.err) == (0, True), done.err
+
+
+def test_a_reader_of_the_copy_stops_it_before_the_step(
+    world: World, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the restore itself wrote would stay in a log that the rename leaves behind."""
+    monkeypatch.setattr(backups, "BUSY_SECONDS", 1)
+    _later(world)
+    world.archive.catalog.close()
+    before = _tables(world.archive.path / CATALOG)
+    records = restore_catalog(world.archive.path, backup)
+    next(records)
+    copy = f"file:{world.archive.path / CATALOG}.restored?mode=ro"
+    with closing(sqlite3.connect(copy, uri=True, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM assets").fetchone() == (5,)
+        with pytest.raises(LockedError, match="Another program has read"):
+            list(records)
+    assert _tables(world.archive.path / CATALOG) == before
+    _, summary = _restore(world, backup)
+    assert summary.outcome == "incomplete"
+    _audit_is_good(world.archive.path)
 
 
 def test_what_the_backup_does_not_know_is_counted_and_named(world: World, backup: Path) -> None:

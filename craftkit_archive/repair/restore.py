@@ -67,7 +67,7 @@ def restore_catalog(
         RequestError: The file is not a backup, or is the catalog itself.
         CatalogNewerError, CatalogDamagedError: It cannot be used.
         StoreOfflineError, StoreMismatchError: Its store is not there, or is another archive's.
-        LockedError: Another command is writing, or reads the old catalog for long.
+        LockedError: Another command is writing, or a program reads one of the catalogs for long.
         NoSpaceError, NotWritableError: The disk refused; the old catalog stays.
 
     Example:
@@ -116,6 +116,7 @@ def restore_catalog(
                     run.settle(incomplete=bool(warnings))
                     with archive.catalog.transaction():
                         archive.record_event("restore", run.counts, run=run.id, backup=file.name, kept=details["kept"])
+            settle_log(new)  # while anybody reads the copy, SQLite leaves a log beside it, which the rename would lose
             _put_in_place(path, kept)
         finally:
             _remove(path)
