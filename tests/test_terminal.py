@@ -172,8 +172,8 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def written(*words: str | Path, archive: Path, **env: str) -> str:
-    """Return what a command writes on a terminal, the times and durations in it left out."""
-    with Terminal(*words, archive=archive, columns=160, lines=50, env=env) as terminal:
+    """Return what a command writes on a terminal, without a bar, which only a slow run has, and without durations."""
+    with Terminal("--progress", "none", *words, archive=archive, columns=160, lines=50, env=env) as terminal:
         terminal.finish()
     text = terminal.raw.decode()
     return re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d[.\d]*Z?)?|\b\d+(\.\d+)? s\b| +[\d.]+ k?B\/s", "TIME", text)
