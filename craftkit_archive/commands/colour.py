@@ -38,8 +38,8 @@ def painter(stream: TextIO) -> Callable[[str, str], str] | None:
 
 def paint_record(text: str, record: Record, stream: TextIO) -> str:
     """Paint the first word of a record's line, which says what is wrong."""
-    colour = _colour_of(record) if has_colour(stream) else None
-    return _paint_match(text, _FIRST_WORD, colour)
+    colour = _colour_of(record)
+    return _paint_match(text, _FIRST_WORD, colour if colour and has_colour(stream) else None)
 
 
 def paint_ending(text: str, summary: Summary, stream: TextIO) -> str:
