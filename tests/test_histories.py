@@ -66,7 +66,9 @@ class _History(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="history"))
         self.path, self.bucket = self.folder / "archive", self.folder / "bucket"
         self.holds: dict[str, set[int]] = {}  # those in force, and what they cover
+        self.by_template: set[str] = set()  # which of them hold by template
         self.disposed: set[int] = set()
+        self.struck: set[int] = set()  # whose disposal has begun
         self.kept: dict[int, bytes] = {}  # of what is held, the bytes that were there
         self.backups: list[Path] = []
         self.named = 0
@@ -100,10 +102,11 @@ class _History(RuleBasedStateMachine):
 
     # --- what can be done
 
-    @rule(numbers=SOME)
-    def import_renders(self, numbers: set[int]) -> None:
+    @rule(numbers=SOME, template=st.sampled_from(["invoice", "invoice", "letter"]))
+    def import_renders(self, numbers: set[int], template: str) -> None:
         with Archive(self.path) as archive:
-            load(archive, self.folder, "renders", [ROWS[number] for number in numbers])
+            load(archive, self.folder, "renders", [ROWS[number] | {"template_id": template} for number in numbers])
+        self._cover()
 
     @rule()
     def fetch(self) -> None:
@@ -137,7 +140,17 @@ class _History(RuleBasedStateMachine):
 
     @rule()
     def hold_by_rule(self) -> None:
-        self._hold(Selection(template_id="invoice"), set(NUMBERS))
+        self._hold(Selection(template_id="invoice"), set())
+        self.by_template.add(f"hold {self.named}")
+        self._cover()
+
+    def _cover(self) -> None:
+        """Note what holds by template cover now: they go on holding it, whatever a later import says of it."""
+        with Archive(self.path) as archive:
+            rows = archive.catalog._query("SELECT id FROM renders WHERE template_id = 'invoice'")
+        covered = {number for number in NUMBERS if (render_id(number),) in rows}
+        for name in self.by_template:
+            self.holds[name] |= covered
 
     def _hold(self, selection: Selection, numbers: set[int]) -> None:
         self.named += 1
@@ -151,6 +164,7 @@ class _History(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.holds)))
         self.work(lambda archive: release_hold(archive, name, "r"))
         del self.holds[name]
+        self.by_template.discard(name)
 
     @rule(numbers=SOME)
     def dispose(self, numbers: set[int]) -> None:
@@ -204,6 +218,10 @@ class _History(RuleBasedStateMachine):
         # If it is older than what was disposed, nobody reads it before it is brought up to date.
         with suppress(RequestError), Archive(self.path, read_only=True) as archive:
             self._check_dead(archive)
+        # An older catalog has older templates too: what holds by template cover is seen anew.
+        for name in self.by_template:
+            self.holds[name] = set()
+        self._cover()
 
     @rule()
     def rebuild(self) -> None:
@@ -215,6 +233,7 @@ class _History(RuleBasedStateMachine):
         }
         given: Any = {kind: [str(file)] for kind, file in files.items()}
         summary_of(rebuild_archive(self.path, given))
+        self._cover()
 
     def _lose_catalog(self) -> None:
         for file in self.path.glob(f"{CATALOG}*"):
@@ -243,7 +262,12 @@ class _History(RuleBasedStateMachine):
         with Archive(self.path) as archive:
             assert summary_of(verify_log(archive)).outcome == "ok"
             self._check_dead(archive)
+            ids = archive.catalog.disposed([render_id(number) for number in NUMBERS])
+            struck = {number for number in NUMBERS if render_id(number) in ids}
             unfinished = {tombstone.render_id for tombstone, _ in archive.catalog.unfinished("", 100)}
+        assert not (struck - self.struck) & self.held
+        assert struck >= self.struck
+        self.struck = struck
         for number in self.disposed:
             assert not self.asset(number).exists() or render_id(number) in unfinished
 

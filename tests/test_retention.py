@@ -10,13 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from craftkit_archive.archive import Archive
 from craftkit_archive.catalog import Catalog
+from craftkit_archive.catalog.rows import Selection
+from craftkit_archive.errors import RequestError
 from craftkit_archive.proof.events import Event
 from craftkit_archive.records import Finding
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.retention.periods import Period
 from craftkit_archive.retention.policy import refusals
-from tests.worlds import NORTHWIND, Done, World, command, load, render, render_id
+from craftkit_archive.retention.rules import place_hold
+from tests.worlds import NORTHWIND, SOUTHWIND, Done, World, command, load, render, render_id
 
 PERIODS = st.builds(Period, st.integers(0, 200), st.integers(0, 300), st.integers(0, 5000)).filter(any)
 
@@ -135,3 +139,52 @@ def test_the_quarantine_keeps_copies_of_a_held_render(world: World, words: list[
     assert at(world, "hold", "release", "h", "--reason", "r").code == 0
     assert at(world, "quarantine", "drop", *words).code == 0
     assert not list(Quarantine(world.archive.path).list())
+
+
+def held(world: World, number: int) -> list[str]:
+    world.archive.catalog.close()
+    return world.archive.catalog.held_by([render_id(number)]).get(render_id(number), [])
+
+
+def test_what_a_rule_holds_stays_held_whatever_an_import_says_later(world: World) -> None:
+    assert at(world, "hold", "place", "--name", "t", "--reason", "r", "--template", "invoice").code == 0
+    assert at(world, "hold", "place", "--name", "d", "--reason", "r", "--until", "2026-12-31").code == 0
+    later = [
+        render(1, template_id="letter"),
+        render(2, created_at="2027-06-05 10:00:00+00"),
+        render(9, template_id="x"),
+    ]
+    load(world.archive, world.folder, "renders", later)
+    assert [held(world, number) for number in (1, 2, 9)] == [["d", "t"], ["d", "t"], ["d"]]
+    # An older catalog learns it from the log.
+    assert [event.details["renders"] for event in world.archive.catalog.events() if event.what == "hold keep"]
+    with Archive(world.archive.path) as archive:
+        archive.catalog._query("DELETE FROM hold_ids")
+        for event in archive.catalog.events():
+            if event.what == "hold keep":
+                archive.catalog.replay(event)
+    assert [held(world, number) for number in (1, 2)] == [["d", "t"], ["d", "t"]]
+    for name in ("t", "d"):
+        assert at(world, "hold", "release", name, "--reason", "r").code == 0
+    assert [held(world, number) for number in (1, 2)] == [[], []]
+
+
+def test_a_rule_holds_what_nobody_knows_to_be_outside_of_it(world: World) -> None:
+    assert at(world, "hold", "place", "--name", "t", "--reason", "r", "--template", "contract").code == 0
+    assert at(world, "hold", "place", "--name", "d", "--reason", "r", "--since", "2030-01-01").code == 0
+    assert at(world, "hold", "place", "--name", "p", "--reason", "r", "--project", SOUTHWIND).code == 0
+    load(world.archive, world.folder, "renders", [render(8, template_id=None), render(9, created_at=None)])
+    known = [held(world, number) for number in (1, 8, 9)]
+    assert known == [[], ["t"], ["d"]]
+    assert held(world, 77) == ["d", "p", "t"]  # no render has this id: its copies in the quarantine may be anything
+    listed = {line["name"]: line["covers"] for line in at(world, "--json", "hold", "list").lines[:-1]}
+    assert listed == {"t": 1, "d": 1, "p": 0}
+
+
+def test_a_hold_is_on_one_project(world: World) -> None:
+    for selection in (
+        Selection(project_ids=(NORTHWIND, SOUTHWIND)),
+        Selection(project_ids=(NORTHWIND,), statuses=("failed",)),
+    ):
+        with pytest.raises(RequestError, match="one project"):
+            list(place_hold(world.archive, "h", "r", selection))

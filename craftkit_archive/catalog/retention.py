@@ -12,14 +12,15 @@ _KEPT = (
     " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
 )
 # The events that say what must outlive a catalog that is lost or replaced.
-REPLAYED = frozenset({"hold place", "hold release", "retention set", "retention remove"})
-# Whether a hold covers a render: by its id, or by everything that its rule names.
+REPLAYED = frozenset({"hold place", "hold keep", "hold release", "retention set", "retention remove"})
+# Whether a hold covers a render: by its id, or by everything that its rule names. What a row does not say counts as
+# what the rule asks for: rather one render too many is kept than one too few.
 _COVERS = (
-    "h.released_at IS NULL AND CASE WHEN h.by_ids"
-    " THEN EXISTS (SELECT 1 FROM hold_ids AS i WHERE i.hold = h.name AND i.render_id = r.id)"
-    " ELSE (h.project_id IS NULL OR h.project_id = r.project_id)"
-    " AND (h.template_id IS NULL OR h.template_id = r.template_id)"
-    " AND (h.since IS NULL OR r.created_at >= h.since) AND (h.before IS NULL OR r.created_at < h.before) END"
+    "h.released_at IS NULL AND (EXISTS (SELECT 1 FROM hold_ids AS i WHERE i.hold = h.name AND i.render_id = r.id)"
+    " OR NOT h.by_ids AND (h.project_id IS NULL OR h.project_id = r.project_id)"
+    " AND (h.template_id IS NULL OR COALESCE(r.template_id, h.template_id) = h.template_id)"
+    " AND (h.since IS NULL OR COALESCE(r.created_at, h.since) >= h.since)"
+    " AND (h.before IS NULL OR r.created_at IS NULL OR r.created_at < h.before))"
 )
 
 
@@ -84,7 +85,7 @@ class RetentionQueries(Connection):
         said = event.details
         name = str(said.get("name", ""))
         match event.what:
-            case "hold place":
+            case "hold place" | "hold keep":
                 project, template, since, until = map(said.get, ("project", "template", "since", "until"))
                 ids = said.get("renders")
                 if any(hold.name == name for hold in self.hold_terms()):
@@ -131,23 +132,34 @@ class RetentionQueries(Connection):
     def held_by(self, render_ids: Sequence[str]) -> dict[str, list[str]]:
         """Map those of these renders that are held to the names of the holds.
 
-        An id that a hold names is held even if no render has it. Of a render whose disposal has begun, a catalog that
-        was made again may have the tombstone alone, or a row without its template: then each rule holds it that does
-        not name another project, or another time.
+        An id that a hold names is held even if no render has it. Of a render that the catalog does not know, as after
+        a rebuild from too few files, nothing says which rules it is under: each of them holds it, or of a tombstone
+        those that do not name another project or another time.
         """
         found: dict[str, list[str]] = {}
         for render_id, name in self._query(
             "SELECT r.id, h.name FROM json_each(?1) AS j JOIN renders AS r ON r.id = j.value"
             f" JOIN holds AS h ON {_COVERS}"
-            " UNION SELECT t.render_id, h.name FROM json_each(?1) AS j JOIN tombstones AS t ON t.render_id = j.value"
+            " UNION SELECT j.value, h.name FROM json_each(?1) AS j"
             " JOIN holds AS h ON h.released_at IS NULL AND NOT h.by_ids"
-            " AND (h.project_id IS NULL OR h.project_id = t.project_id)"
+            " LEFT JOIN tombstones AS t ON t.render_id = j.value"
+            " WHERE NOT EXISTS (SELECT 1 FROM renders AS r WHERE r.id = j.value)"
+            " AND (h.project_id IS NULL OR t.project_id IS NULL OR h.project_id = t.project_id)"
             " AND (h.since IS NULL OR COALESCE(t.created_at, h.since) >= h.since)"
             " AND (h.before IS NULL OR t.created_at IS NULL OR t.created_at < h.before)"
-            " WHERE NOT EXISTS (SELECT 1 FROM renders AS r WHERE r.id = t.render_id AND r.template_id IS NOT NULL)"
             " UNION SELECT i.render_id, h.name FROM json_each(?1) AS j JOIN hold_ids AS i ON i.render_id = j.value"
             " JOIN holds AS h ON h.name = i.hold AND h.released_at IS NULL ORDER BY 1, 2",
             (json_text(render_ids),),
         ):
             found.setdefault(render_id, []).append(name)
         return found
+
+    def keep_held(self, render_ids: Sequence[str]) -> dict[str, list[str]]:
+        """Hold renders by their ids that a rule holds now, before their rows change; return which, by hold."""
+        kept: dict[str, list[str]] = {}
+        for render_id, names in self.held_by(render_ids).items():
+            for name in names:
+                kept.setdefault(name, []).append(render_id)
+        for name, held in kept.items():
+            self.add_to_hold(name, held)
+        return kept

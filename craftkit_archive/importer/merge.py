@@ -19,6 +19,8 @@ KEY_HASH = COLUMNS["keys"].index("key_hash")
 REVOKED_AT = COLUMNS["keys"].index("revoked_at")
 STATUS = COLUMNS["renders"].index("status")
 ASSET_KEY = COLUMNS["renders"].index("asset_key")
+# What a hold by rule asks of a render, but for its project, which never changes.
+HELD_BY = [COLUMNS["renders"].index(name) for name in ("template_id", "created_at")]
 UPDATED_AT = COLUMNS["projects"].index("updated_at")
 
 _RANK = {"queued": 0, "rendering": 1}
@@ -38,6 +40,7 @@ class Merge:
         self.changed: dict[str, ColumnValues] = {}
         self.expected: dict[str, Expectation] = {}
         self.aims: dict[str, str] = {}
+        self.moved: list[str] = []  # renders that a hold by rule may no longer cover
         self._kind = kind
         self._on_duplicate = on_duplicate
         ids = [row[0] for _, row, _ in entries]
@@ -86,6 +89,8 @@ class Merge:
             if reason is not None:
                 return "", reason
         if new is not old:
+            if old is not None and self._kind == "renders" and any(old[at] not in (None, new[at]) for at in HELD_BY):
+                self.moved.append(new[0])
             self._known[new[0]] = self.changed[new[0]] = new
         return "inserted" if old is None else "updated" if news or new is not old else "unchanged", None
 

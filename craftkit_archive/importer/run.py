@@ -40,6 +40,7 @@ from craftkit_archive.records import (
     Summary,
     one_of,
 )
+from craftkit_archive.retention.rules import keep_held
 from craftkit_archive.values import hide, mask, without_password
 
 TRANSACTION_RECORDS = 10_000
@@ -320,6 +321,7 @@ def _apply(
                     counts[outcome] += 1
                 else:
                     rejects.append(_rejected(read.source, line, why, _as_record(kind, row)))
+        keep_held(archive, merge.moved)
         archive.catalog.put(kind, merge.changed.values())
         archive.catalog.expect(merge.expected.values())
         archive.catalog.aim_disposal(merge.aims)

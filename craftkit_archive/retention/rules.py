@@ -1,6 +1,6 @@
 """Retention rules and legal holds: set, list, end; and which renders are due."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from functools import lru_cache
 from typing import Literal
@@ -241,7 +241,8 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
         The `Hold`, and the `Summary`.
 
     Raises:
-        RequestError: Name or reason are missing, the name was used before, or nothing says what is held.
+        RequestError: Name or reason are missing, the name was used before, nothing says what is held, or the
+            selection has statuses or more than one project.
         LockedError: Another command is writing.
 
     Example:
@@ -252,6 +253,8 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
         5
     """
     name, reason = one_line_of(name, "name", "--name NAME"), one_line_of(reason, "reason", "--reason TEXT")
+    if len(selection.project_ids) > 1 or selection.statuses:
+        raise RequestError("A hold is on one project, whatever the status. Place a hold for each project.")
     ids, project = selection.render_ids, next(iter(selection.project_ids), None)
     rule = (project, selection.template_id, selection.since, selection.before)
     if (ids is None) == (rule == (None,) * 4):
@@ -281,6 +284,17 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
             placed = next(hold for hold in archive.catalog.holds() if hold.name == name)
     yield placed
     yield run.summary()
+
+
+def keep_held(archive: Archive, render_ids: Sequence[str]) -> None:
+    """Let renders stay held whose rows are about to change, so that a hold by rule would no longer cover them.
+
+    What is held is so until the hold is released, whatever an import says later of its template or time. Inside the
+    transaction of the change.
+    """
+    for name, ids in archive.catalog.keep_held(render_ids).items() if render_ids else ():
+        for part in in_batches(ids, IDS_IN_EVENT):
+            archive.record_event("hold keep", {"ids": len(part)}, name=name, renders=part)
 
 
 def list_holds(archive: Archive) -> Iterator[Record]:
