@@ -60,7 +60,7 @@ class DisposedFile:
 
     def tombstones(self, offset: int = 0) -> Iterator[Tombstone]:
         """Yield what stands in the file from an offset on; what is not a whole line of it is left out."""
-        with suppress(FileNotFoundError), disk_errors(self.path), self.path.open("rb") as file:
+        with disk_errors(self.path), suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(offset)
             while line := file.readline(MAX_LINE_BYTES):
                 # A line that was torn by a crash is written again: its row is in the catalog.

@@ -23,9 +23,11 @@ from craftkit_archive.disposal.run import dispose_renders
 from craftkit_archive.doctor import examine_archive
 from craftkit_archive.errors import NotWritableError, RequestError
 from craftkit_archive.export.run import export_assets
+from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.records import Diagnosis, Finding, Keeping
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.report.gather import WRITERS, gather_report
+from craftkit_archive.retention.rules import place_hold, release_hold
 from craftkit_archive.stores.folder import FolderStore
 from craftkit_archive.tombstones import DISPOSED_FILE
 from craftkit_archive.verify.fixity import Seen, Task, check_assets
@@ -322,6 +324,60 @@ def test_a_rebuilt_catalog_knows_the_dead(older: tuple[World, Path, Path]) -> No
     assert remnants(world.archive.path) == []
 
 
+@pytest.mark.parametrize("how", ["older catalog", "restore", "rebuild"])
+def test_the_audit_log_alone_keeps_the_dead_dead(older: tuple[World, Path, Path], how: str) -> None:
+    world, backup, store = older
+    (world.archive.path / DISPOSED_FILE).unlink()
+    shutil.rmtree(world.archive.store.address)
+    shutil.copytree(store, world.archive.store.address)
+    key = f"renders/{NORTHWIND}/{PERSON}/invoice.pdf"
+    rows = [*(render(number) for number in range(3)), render(7, asset_key=key, error_message=PERSON)]
+    renders = write_ndjson(world.folder / "r.ndjson", rows)
+    if how == "older catalog":
+        put_back(world, backup)
+        assert at(world, "verify").code in (0, 1)
+    elif how == "restore":
+        assert at(world, "restore", backup).code in (0, 3)
+    else:
+        for file in world.archive.path.glob(f"{CATALOG}*"):
+            file.unlink()
+        files = [world.folder / f"{kind}.ndjson" for kind in ("projects", "keys")]
+        words: list[str | Path] = ["--projects", files[0], "--keys", files[1], "--renders", renders]
+        assert at(world, "rebuild", *words).code in (0, 3)
+    assert at(world, "import", "renders", renders).code in (0, 3)
+    assert at(world, "fetch", world.bucket).code in (0, 1, 3)
+    assert at(world, "dispose", "--due", "--reason", "again").code == 0
+    assert is_dead(world, 1)
+    assert is_dead(world, 7)
+    listed = [json.loads(line)["render_id"] for line in (world.archive.path / DISPOSED_FILE).read_text().splitlines()]
+    assert sorted(listed) == [render_id(1), render_id(7)]
+    assert at(world, "audit", "verify").code == 0
+
+
+def test_a_hold_outlives_a_catalog_and_a_log_that_parted(tmp_path: Path) -> None:
+    world = fill(tmp_path)
+    backup, log = tmp_path / "older.db", world.archive.path / "audit.ndjson"
+    for name in ("known", "over"):
+        assert at(world, "hold", "place", "--name", name, "--reason", "r", "--ids", write_ids(world, 1)).code == 0
+    assert at(world, "backup", backup).code == 0
+    older = log.read_bytes()
+    assert at(world, "hold", "place", "--name", "ids", "--reason", "r", "--ids", write_ids(world, 2)).code == 0
+    assert at(world, "hold", "place", "--name", "gone", "--reason", "r", "--since", "2020-01-01").code == 0
+    for name in ("gone", "known"):
+        assert at(world, "hold", "release", name, "--reason", "r").code == 0
+    world.archive.catalog.close()
+    newer = log.read_bytes()
+    # Restored without the log, used for a while, and then somebody finds the log.
+    put_back(world, backup)
+    log.write_bytes(older)
+    assert at(world, "hold", "release", "over", "--reason", "r").code == 0
+    log.write_bytes(newer)
+    assert "Holds that only the file has are in force" in at(world, "verify").err
+    in_force = [line["name"] for line in at(world, "--json", "hold", "list").lines[:-1] if not line.get("released_at")]
+    assert in_force == ["ids", "known"]
+    assert dispose(world, 1, 2, code=3)[-1]["counts"]["held"] == 2
+
+
 def test_a_hold_outlives_an_older_and_a_lost_catalog(tmp_path: Path) -> None:
     world = fill(tmp_path)
     backup = tmp_path / "older.db"
@@ -547,6 +603,30 @@ def test_a_disposal_that_was_refused_is_begun_and_the_next_one_finishes_it(
     assert summary_of(verify_assets(world.archive)).outcome == "ok"
     summary = summary_of(dispose_renders(world.archive, "due"))
     assert (summary.counts["finished"], world.asset(1).exists(), seen().fix) == (1, False, None)
+
+
+def test_bytes_that_became_another_renders_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = render(1)["asset_key"]
+    with monkeypatch.context() as broken:
+        broken.setattr(FolderStore, "remove", lambda *_: (_ for _ in ()).throw(NotWritableError("No.")))
+        summary_of(dispose_renders(world.archive, "r", selection=Selection(render_ids=(render_id(1),))))
+    load(world.archive, world.folder, "renders", [render(9, asset_key=key)])
+    assert summary_of(fetch_assets(world.archive, str(world.bucket))).counts["adopted"] == 1
+    assert summary_of(dispose_renders(world.archive, "r")).counts["finished"] == 1
+    assert world.asset(1).exists()
+    assert (states(world)[render_id(1)], states(world)[render_id(9)]) == ("disposed", "unchecked")
+
+
+def test_a_hold_stops_a_disposal_that_has_begun(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(FolderStore, "remove", lambda *_: (_ for _ in ()).throw(NotWritableError("No.")))
+        summary_of(dispose_renders(world.archive, "r", selection=Selection(render_ids=(render_id(1),))))
+    summary_of(place_hold(world.archive, "late", "r", Selection(render_ids=(render_id(1),))))
+    assert summary_of(dispose_renders(world.archive, "r")).counts["held"] == 1
+    assert world.asset(1).exists()
+    summary_of(release_hold(world.archive, "late", "r"))
+    assert summary_of(dispose_renders(world.archive, "r")).counts["finished"] == 1
+    assert not world.asset(1).exists()
 
 
 def test_what_was_disposed_is_no_loss_to_accept(world: World) -> None:

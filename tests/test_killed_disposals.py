@@ -18,7 +18,7 @@ from craftkit_archive.disposal.run import dispose_renders
 from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.records import Finding, Summary
 from craftkit_archive.repair.quarantine import Quarantine
-from craftkit_archive.retention.rules import place_hold
+from craftkit_archive.retention.rules import place_hold, release_hold
 from craftkit_archive.tombstones import DISPOSED_FILE, DisposedFile
 from craftkit_archive.verify.run import verify_assets
 from tests.dying import die_at_moment
@@ -162,6 +162,23 @@ def _check(path: Path, place: _Place, numbers: range, *, ended: bool) -> None:
     assert not ended or (len(struck), begun) == (EACH - 1, set())
 
 
+def _hold_back(path: Path, place: _Place, numbers: range, name: str) -> None:
+    """See to it that a hold placed after a kill keeps every byte that was still there, until it is released."""
+    ids = tuple(render_id(number) for number in numbers)
+
+    def there() -> list[bytes | None]:
+        copies = sorted((path / "quarantine").rglob(f"*{render_id(numbers[COPIED])}*"))
+        return [place.read(_key(number)) for number in numbers] + [copy.read_bytes() for copy in copies]
+
+    before = there()
+    with Archive(path) as archive:
+        summary_of(place_hold(archive, name, "a dispute", Selection(render_ids=ids)))
+    _dispose(path, ids)
+    assert there() == before
+    with Archive(path) as archive:
+        summary_of(release_hold(archive, name, "settled"))
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KILLS)
@@ -185,6 +202,8 @@ def test_a_hundred_disposals_that_were_killed(tmp_path: Path, kind: str, request
         if turn % 2:
             _killed(path, None, chance.randint(1, moments))
             _check(path, place, numbers, ended=False)
+        if turn % 3 == 0:
+            _hold_back(path, place, numbers, f"late {turn}")
         _dispose(path, ids)
         _check(path, place, numbers, ended=True)
     assert len(killed) >= kills - 5, (moments, len(killed))

@@ -3,14 +3,16 @@
 The row of an event and its line are in two places, and no disk writes both at once. The row comes first, with the
 change itself; the line follows. So after a kill, the file is missing the last lines, which the next command appends. If
 the file goes on where the table ends, an older catalog was restored: the events in between happened, and are copied
-into the table again; holds and retention rules among them are in force again. If each has events that the other does
-not, they have forked: the file is kept under another name, as evidence, and a new one is written from the table.
+into the table again; holds and retention rules among them are in force again, and what they disposed is disposed. If
+each has events that the other does not, they have forked: the file is kept under another name, as evidence, and a new
+one is written from the table. Of what the other one says, its holds alone are in force here: they delete nothing.
 Anything that a kill cannot explain becomes an event itself.
 
 The table of tombstones has its file too. There, a render that either of them names is disposed.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import file_digest
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +30,9 @@ from craftkit_archive.proof.events import (
     Head,
     read_event,
 )
+
+DISPOSED = "dispose"  # what the event of a disposal is called
+HOLDS = frozenset({"hold place", "hold keep", "hold release"})
 
 
 class _PartedError(Exception):
@@ -147,8 +152,8 @@ def _rejoin(catalog: Catalog, tail: _Tail, head: Head, *, who: str, time: str) -
         with catalog.transaction():
             if catalog.audit_head() != head:
                 return []  # another command has done it
-            _take_events(path, catalog, head)
-            counts = {"events": catalog.audit_head().number - head.number}
+            disposed = _take_events(path, catalog, head)
+            counts = {"events": catalog.audit_head().number - head.number, "disposed": disposed}
             catalog.record_event(CATALOG_RESTORED, who=who, time=time, counts=counts, details=heads)
     except _PartedError:
         return [_part(catalog, heads, who=who, time=time)]
@@ -158,19 +163,29 @@ def _rejoin(catalog: Catalog, tail: _Tail, head: Head, *, who: str, time: str) -
     ]
 
 
-def _take_events(path: Path, catalog: Catalog, head: Head) -> None:
-    """Take the events of the file that follow the table's last one, and what they say about holds and rules."""
-    in_force: list[Event] = []
-    catalog.add_events(_noting(_later_events(path, catalog, head), in_force))
-    for event in in_force:
+def _take_events(path: Path, catalog: Catalog, head: Head) -> int:
+    """Take the events of the file that follow the table's last one, and what they say of holds, rules and disposals.
+
+    Returns:
+        How many renders were disposed that not even the file of tombstones has.
+    """
+    replayed: list[Event] = []
+    disposals: list[int] = []
+    catalog.add_events(_noting(_later_events(path, catalog, head), replayed, disposals))
+    for event in replayed:
         catalog.replay(event)
+    # Read again one by one: those of a million renders are more than memory should take.
+    lines = map(catalog.event_line, disposals)
+    return catalog.strike_logged(read_event(line) for line in lines if line is not None)
 
 
-def _noting(events: Iterator[Event], replayed: list[Event]) -> Iterator[Event]:
-    """Pass events on, and note those that are to be replayed."""
+def _noting(events: Iterator[Event], replayed: list[Event], disposals: list[int]) -> Iterator[Event]:
+    """Pass events on, and note those that are to be replayed, and the numbers of those that disposed something."""
     for event in events:
         if event.what in REPLAYED:
             replayed.append(event)
+        elif event.what == DISPOSED:
+            disposals.append(event.number)
         yield event
 
 
@@ -212,8 +227,21 @@ def _part(catalog: Catalog, heads: dict[str, dict[str, object]], *, who: str, ti
         # Before the event: if this is interrupted, a missing file is written again from the table.
         file.path.rename(kept)
     with catalog.transaction():
+        _keep_holds(kept, catalog)
         catalog.record_event(FORKED, who=who, time=time, details={**heads, "kept": kept.name, "sha256": digest})
     return (
         f"{file.path.name} and the catalog do not tell the same history: the file is kept as {kept.name}, and a new one"
-        " was written from the catalog. Run `craftkit-archive audit verify`, and keep both until you know why."
+        " was written from the catalog. Holds that only the file has are in force. Run `craftkit-archive audit verify`,"
+        " and keep both until you know why."
     )
+
+
+def _keep_holds(path: Path, catalog: Catalog) -> None:
+    """Let holds be in force that only a file of another history has; those that it releases stay as they are here."""
+    known = {hold.name for hold in catalog.hold_terms()}
+    with disk_errors(path), path.open("rb") as file:
+        for line in read_lines(file):
+            with suppress(ValueError):
+                event = read_event(line)
+                if event.what in HOLDS and (event.what != "hold release" or event.details.get("name") not in known):
+                    catalog.replay(event)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from craftkit_archive.catalog.events import EventQueries
 from craftkit_archive.catalog.rows import PAGE, json_text
+from craftkit_archive.proof.events import Event
 from craftkit_archive.records import Tombstone
 from craftkit_archive.tombstones import DISPOSED_FILE, DisposedFile
 
@@ -13,6 +14,8 @@ _IN = "IN (SELECT value FROM json_each(?))"
 _TOMBSTONE = (
     "render_id, project_id, size_bytes, sha256, created_at, disposed_at, policy, disposed_by, finished_at, remains"
 )
+# What a tombstone says of its rule where only the audit log knows of the disposal.
+BY_LOG = "audit log"
 # Up to which row the file is known to have followed the table, and how long it was then.
 _FOLLOWED = "disposed_followed"
 
@@ -85,6 +88,13 @@ class DisposalQueries(EventQueries):
         """Say where the bytes of renders may be whose disposal has begun, such as in a catalog that was rebuilt."""
         sql = "UPDATE tombstones SET key = ? WHERE render_id = ? AND finished_at IS NULL"
         self._write(sql, ((key, render_id) for render_id, key in keys.items()))
+        if keys:
+            self._query(
+                "UPDATE tombstones SET (project_id, created_at) = (SELECT project_id, created_at FROM renders"
+                f" WHERE id = render_id) WHERE project_id = '' AND render_id {_IN}"
+                " AND EXISTS (SELECT 1 FROM renders WHERE id = render_id)",
+                (json_text(list(keys)),),
+            )
 
     def scrub(self, render_ids: Sequence[str]) -> None:
         """Delete what may be about a person from the rows of disposed renders; their bytes are overwritten.
@@ -173,6 +183,31 @@ class DisposalQueries(EventQueries):
                 self._query(
                     "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)", (_FOLLOWED, f"{last} {size}")
                 )
+        return struck
+
+    def strike_logged(self, events: Iterable[Event]) -> int:
+        """Begin the disposal of renders once more that events name and neither table nor file has as disposed.
+
+        So the dead stay dead where an older catalog is put back, or one is made again, and the file is lost as well.
+        Of a render that the catalog does not have, the tombstone alone keeps an import from making a row.
+
+        Returns:
+            How many there were.
+        """
+        struck, listed = 0, None
+        for event in events:
+            if listed is None:
+                listed = {tombstone.render_id for tombstone in self.disposed_file.tombstones()}
+            named = {str(one) for one in event.details.get("renders") or ()} - listed
+            lost = sorted(named - self.disposed(sorted(named)))
+            self.strike([Striking(one, event.time, BY_LOG, event.who) for one in lost])
+            self._write(
+                "INSERT OR IGNORE INTO tombstones (render_id, project_id, disposed_at, policy, disposed_by)"
+                " VALUES (?, '', ?, ?, ?)",
+                ((one, event.time, BY_LOG, event.who) for one in lost),
+            )
+            self.scrub(lost)
+            struck += len(lost)
         return struck
 
     def lags_behind_disposed(self) -> bool:

@@ -144,7 +144,7 @@ class RetentionQueries(Connection):
             " JOIN holds AS h ON h.released_at IS NULL AND NOT h.by_ids"
             " LEFT JOIN tombstones AS t ON t.render_id = j.value"
             " WHERE NOT EXISTS (SELECT 1 FROM renders AS r WHERE r.id = j.value)"
-            " AND (h.project_id IS NULL OR t.project_id IS NULL OR h.project_id = t.project_id)"
+            " AND (h.project_id IS NULL OR h.project_id = COALESCE(NULLIF(t.project_id, ''), h.project_id))"
             " AND (h.since IS NULL OR COALESCE(t.created_at, h.since) >= h.since)"
             " AND (h.before IS NULL OR t.created_at IS NULL OR t.created_at < h.before)"
             " UNION SELECT i.render_id, h.name FROM json_each(?1) AS j JOIN hold_ids AS i ON i.render_id = j.value"

@@ -77,7 +77,9 @@ class Merge:
         if reason is not None:
             return "", reason
         if row[0] in self._disposed:
-            # Of a render that was disposed nothing comes back: its row is there, without what was about a person.
+            # Of a render that was disposed nothing comes back but its row, without what was about a person.
+            if old is None:
+                self._known[row[0]] = self.changed[row[0]] = _scrubbed(row)
             if row[ASSET_KEY] is not None:
                 self.aims[row[0]] = row[ASSET_KEY]
             return "disposed", None
@@ -175,6 +177,14 @@ def _merged(kind: Kind, old: ColumnValues, new: ColumnValues) -> ColumnValues:
         merged[-1] = encode_extra(msgspec.json.decode(first[-1]) | msgspec.json.decode(second[-1]))
     result = tuple(merged)
     return old if result == old else result
+
+
+def _scrubbed(row: ColumnValues) -> ColumnValues:
+    """Return the row of a disposed render, as `DisposalQueries.scrub` would leave it."""
+    fields = dict(zip(COLUMNS["renders"], row, strict=True)) | {"error_message": None, "extra": None}
+    if row[ASSET_KEY] is not None:
+        fields["asset_key"] = default_asset_key(row[1], row[0])
+    return tuple(fields.values())
 
 
 def _is_older(kind: Kind, new: ColumnValues, old: ColumnValues) -> bool:
