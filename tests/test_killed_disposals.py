@@ -16,6 +16,7 @@ from craftkit_archive.audit.log import verify_log
 from craftkit_archive.catalog.rows import Selection
 from craftkit_archive.disposal.run import dispose_renders
 from craftkit_archive.fetch.run import fetch_assets
+from craftkit_archive.proof.events import Event
 from craftkit_archive.records import Finding, Summary
 from craftkit_archive.repair.quarantine import Quarantine
 from craftkit_archive.retention.rules import place_hold, release_hold
@@ -130,6 +131,11 @@ def _killed(path: Path, ids: tuple[str, ...] | None, number: int) -> bool:
     return child.exitcode == -9
 
 
+def _named(events: list[Event], count: str) -> set[str]:
+    """Return the renders that events which count something name."""
+    return {render_id for event in events if count in event.counts for render_id in event.details["renders"]}
+
+
 def _check(path: Path, place: _Place, numbers: range, *, ended: bool) -> None:
     """Hold what a killed disposal left against what is in the store, and let `verify` look at it too."""
     ids = {render_id(number) for number in numbers}
@@ -143,9 +149,12 @@ def _check(path: Path, place: _Place, numbers: range, *, ended: bool) -> None:
         }
         verified = summary_of(verify_assets(archive, selection=Selection(render_ids=tuple(ids))))
         assert summary_of(verify_log(archive)).outcome == "ok"
+        events = [event for event in archive.catalog.events() if event.what == "dispose"]
         copies = {held.render_id for held in Quarantine(path).list()}
     assert ids & set(listed) == struck
     assert len(listed) == len(set(listed))
+    assert ids & _named(events, "begun") == struck
+    assert ids & _named(events, "disposed") == struck - begun
     assert struck | set(stored) == ids
     assert not struck & set(stored)
     assert verified.counts == {"checked": len(stored), "ok": len(stored)}
@@ -204,6 +213,9 @@ def test_a_hundred_disposals_that_were_killed(tmp_path: Path, kind: str, request
             _check(path, place, numbers, ended=False)
         if turn % 3 == 0:
             _hold_back(path, place, numbers, f"late {turn}")
+        _dispose(path, None)  # whatever it is about, it finishes what has begun
+        with Archive(path) as archive:
+            assert archive.catalog.begun(ids) == []
         _dispose(path, ids)
         _check(path, place, numbers, ended=True)
     assert len(killed) >= kills - 5, (moments, len(killed))
