@@ -130,6 +130,16 @@ def test_nothing_about_a_person_stays(tmp_path: Path) -> None:
         assert PERSON not in "".join(catalog.iterdump())
 
 
+def test_nothing_stays_of_what_an_import_replaced_before_the_disposal(world: World) -> None:
+    rows = [render(number, error_message=f"{PERSON} {number}", input_data={"name": PERSON * 9}) for number in range(40)]
+    load(world.archive, world.folder, "renders", rows)
+    other = [render(number, error_message="-", input_data={"name": "x" * 900}) for number in range(40)]
+    load(world.archive, world.folder, "renders", other)
+    dispose(world, 1)
+    world.archive.catalog.close()
+    assert remnants(world.archive.path) == []
+
+
 def test_the_reason_is_in_the_audit_log_alone(world: World) -> None:
     ids = world.folder / "ids.txt"
     ids.write_text(render_id(1))

@@ -133,7 +133,10 @@ class Connection:
         if connection is None:
             how = "mode=ro&immutable=1" if self._sealed else "mode=ro" if self._read_only else "mode=rw"
             connection = self._local.connection = self._connect(how)
-            # What a disposal deletes is overwritten, also where SQLite would only mark its place as free.
+            # What a disposal deletes is overwritten, also where SQLite would only mark its place as free. Not in
+            # disposals alone: what an import replaced before would stay in the file. That costs a first import of
+            # 100,000 renders 0.4 % of its processor time, less than can be measured (median of ten pairs), and one that
+            # changes each row 2.2 % (median of five pairs).
             connection.execute("PRAGMA secure_delete = ON")
             if self._read_only:
                 try:
