@@ -139,6 +139,9 @@ def _named(events: list[Event], count: str) -> set[str]:
 def _check(path: Path, place: _Place, numbers: range, *, ended: bool) -> None:
     """Hold what a killed disposal left against what is in the store, and let `verify` look at it too."""
     ids = {render_id(number) for number in numbers}
+    # Before the catalog is opened, which writes the lines that a killed command left out.
+    listed_first = {tombstone.render_id for tombstone in DisposedFile(path / DISPOSED_FILE).tombstones()}
+    assert {render_id(number) for number in numbers if place.read(_key(number)) is None} <= listed_first
     with Archive(path) as archive:
         assert archive.notices == []
         struck = archive.catalog.disposed(sorted(ids))
