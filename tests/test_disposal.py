@@ -98,6 +98,32 @@ def remnants(folder: Path, word: str = PERSON) -> list[str]:
     ]
 
 
+def test_what_names_the_dead_is_on_the_disk_before_their_bytes_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill cannot show this, since the system still writes what a killed process wrote; a power cut can."""
+    world = fill(tmp_path, count=3)
+    steps: list[str] = []
+    real_fsync, real_unlink = os.fsync, os.unlink
+
+    def fsync(descriptor: int) -> None:
+        steps.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real_fsync(descriptor)
+
+    def unlink(path: Any, *given: Any, **named: Any) -> None:
+        steps.append(f"unlink {Path(path).name}")
+        real_unlink(path, *given, **named)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "unlink", unlink)
+    ids = Selection(render_ids=(render_id(1),))
+    assert summary_of(dispose_renders(world.archive, "a request", selection=ids)).counts["disposed"] == 1
+    gone = steps.index(f"unlink {render_id(1)}.pdf")
+    assert DISPOSED_FILE in steps[:gone]
+    assert world.archive.path.name in steps[:gone], "the name of the new file"
+    assert NORTHWIND in steps[gone:], "and that the bytes have gone"
+
+
 def test_a_disposed_render_leaves_a_tombstone_and_no_byte(world: World) -> None:
     body = world.asset(1).read_bytes()
     assert body
