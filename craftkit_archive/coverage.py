@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from craftkit_archive.parallel.progress import format_size
+from craftkit_archive.values import format_size
 
 COVERAGE_DAYS = 30
 NOTHING = "nothing is stored"

@@ -17,14 +17,13 @@ from craftkit_archive.archive import CATALOG, Archive, Run
 from craftkit_archive.errors import RECOVER, ArchiveError
 from craftkit_archive.parallel.cluster import prove_by, survey
 from craftkit_archive.parallel.pool import default_jobs
-from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.readers import has_jbig2_decoder
 from craftkit_archive.proof.audit_file import AUDIT_FILE, read_last_lines
 from craftkit_archive.proof.events import is_intact, read_event
 from craftkit_archive.records import Diagnosis, Record
 from craftkit_archive.stores.folder import FolderStore
 from craftkit_archive.stores.reach import try_store
-from craftkit_archive.values import timestamp
+from craftkit_archive.values import format_size, timestamp
 
 PROGRAM = "craftkit-archive"
 LEAST_FREE_BYTES = 1_000_000_000

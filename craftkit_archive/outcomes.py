@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.records import Diagnosis, Finding, Record, Reject, RunInfo, Skipped, Summary
 from craftkit_archive.states import STATES, WORST_FIRST, Standing, State, by_state, describe_states
 from craftkit_archive.stores.base import mask_address
+from craftkit_archive.values import format_size
 
 # Exit codes, the worst first. The steps of a night work on one archive: damage in it matters more than a source that
 # could not be reached, since a later night makes up for that one. Of several archives, one that could not be examined

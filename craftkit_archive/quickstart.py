@@ -12,7 +12,7 @@ from craftkit_archive.errors import RemoteError, RequestError
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.importer.run import import_records
-from craftkit_archive.parallel.pool import Stop, never
+from craftkit_archive.parallel.batches import Stop, never
 from craftkit_archive.records import KINDS, KeyInfo, Record
 from craftkit_archive.verify.run import verify_assets
 

@@ -63,6 +63,16 @@ def parse_size(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** power)
 
 
+def format_size(size_bytes: int) -> str:
+    """Write a size as people read it: `412 B`, `1.80 GB`; powers of 1,000."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
+
+
 DAILY = 0
 
 
@@ -89,6 +99,14 @@ def parse_duration(text: str) -> int:
     if not _DURATION.fullmatch(text.strip()):
         raise ValueError(f"Invalid duration {text!r}. Use a number and a unit, such as 90s, 15m, 2h, 30d or 4w.")
     return int(sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text)))
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration as people read it: `12 s`, `4 min`, `2 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def parse_share(text: str) -> float:

@@ -27,7 +27,7 @@ from craftkit_archive.errors import (
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.fetch import arrival
 from craftkit_archive.fetch.run import fetch_assets
-from craftkit_archive.parallel.pool import never
+from craftkit_archive.parallel.batches import never
 from craftkit_archive.pdf.ends import Ends
 from craftkit_archive.records import Finding, Note, Record, Summary
 from craftkit_archive.stores import aws, bucket

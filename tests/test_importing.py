@@ -29,7 +29,7 @@ from craftkit_archive.importer.files import read_source
 from craftkit_archive.importer.run import _read_batch as read_piece
 from craftkit_archive.importer.run import _ReadTask, import_records, keep_rejects
 from craftkit_archive.importer.streams import MAX_RECORD_BYTES
-from craftkit_archive.parallel.pool import never
+from craftkit_archive.parallel.batches import never
 from craftkit_archive.records import Finding, Kind, Plan, Progress, Reject, Render, Summary
 from craftkit_archive.stores.base import digest
 from craftkit_archive.verify.run import verify_assets

@@ -84,7 +84,8 @@ def test_a_program_without_a_guard_runs_once(place: Path, form: str) -> None:
 def test_the_callers_own_processes_are_left_alone() -> None:
     script = """
 import multiprocessing, time
-from craftkit_archive.parallel.pool import never, processes
+from craftkit_archive.parallel.batches import never
+from craftkit_archive.parallel.pool import processes
 if __name__ == "__main__":
     own = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     own.start()

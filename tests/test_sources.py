@@ -32,7 +32,7 @@ from craftkit_archive.export.run import export_assets
 from craftkit_archive.fetch import arrival
 from craftkit_archive.fetch import run as fetching
 from craftkit_archive.fetch.run import fetch_assets
-from craftkit_archive.parallel.pool import never
+from craftkit_archive.parallel.batches import never
 from craftkit_archive.records import Finding, Note, Planned, Record, Skipped, Summary
 from craftkit_archive.sources import api as craftkit_api
 from craftkit_archive.sources.api import CraftkitApi

@@ -26,12 +26,11 @@ from craftkit_archive.catalog.rows import Choice, Selection
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.errors import NoSpaceError, NotWritableError, StoreMismatchError, StoreOfflineError
 from craftkit_archive.parallel.isolated import IsolatedProcess
-from craftkit_archive.parallel.progress import format_size
 from craftkit_archive.pdf.readers import READERS, Structure
 from craftkit_archive.records import Finding, Note, Record, Skipped, Summary, Verdict
 from craftkit_archive.stores.base import OpenAsset, Stored
 from craftkit_archive.stores.folder import FolderStore
-from craftkit_archive.values import format_time
+from craftkit_archive.values import format_size, format_time
 from craftkit_archive.verify.run import Limits, Scope, verify_assets
 from tests.worlds import (
     LIVE_KEY,

@@ -18,19 +18,12 @@ from hypothesis import strategies as st
 
 from craftkit_archive.errors import NoSpaceError, RequestError
 from craftkit_archive.parallel import pool, progress
-from craftkit_archive.parallel.pool import (
-    AHEAD,
-    Stop,
-    StoppedError,
-    in_batches,
-    map_ordered,
-    processes,
-    task_stop,
-    until,
-)
-from craftkit_archive.parallel.progress import format_duration, format_size, show_progress
+from craftkit_archive.parallel.batches import Stop, in_batches
+from craftkit_archive.parallel.pool import AHEAD, StoppedError, map_ordered, processes, task_stop, until
+from craftkit_archive.parallel.progress import show_progress
 from craftkit_archive.parallel.threads import background, map_threads, prefetch
 from craftkit_archive.records import Plan, Progress, Record
+from craftkit_archive.values import format_duration, format_size
 
 
 def double(number: int) -> int:

@@ -280,9 +280,9 @@ def quarantine_drop(console: Console, names: tuple[str, ...], every: bool, yes: 
 
 
 def _confirm_drop(console: Console, archive: Archive, *, force: bool) -> None:
-    from craftkit_archive.parallel.progress import format_size
     from craftkit_archive.records import Held
     from craftkit_archive.repair.run import list_quarantine
+    from craftkit_archive.values import format_size
 
     held = size_bytes = 0
     for record in list_quarantine(archive):

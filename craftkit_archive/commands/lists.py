@@ -168,7 +168,7 @@ def finding_columns(*, verbose: bool) -> list[Column]:
 def run_columns(*, verbose: bool) -> list[Column]:
     """Say what a list of runs shows."""
     from craftkit_archive.outcomes import describe_run
-    from craftkit_archive.parallel.progress import format_size
+    from craftkit_archive.values import format_size
 
     when = _whole if verbose else _minute
     return [
@@ -184,7 +184,7 @@ def run_columns(*, verbose: bool) -> list[Column]:
 
 def project_columns(standing: object) -> list[Column]:
     """Say what `status` shows of each project: states that nothing is in have no column."""
-    from craftkit_archive.parallel.progress import format_size
+    from craftkit_archive.values import format_size
 
     def count(head: str, name: str, drop: int = 0, tint: str | None = None) -> Column:
         def colour(cell: str) -> str | None:
@@ -279,7 +279,7 @@ def run_facts(run: RunInfo, findings: int) -> Iterator[tuple[str, str]]:
     import msgspec
 
     from craftkit_archive.outcomes import describe_counts
-    from craftkit_archive.parallel.progress import format_size
+    from craftkit_archive.values import format_size
 
     yield "run", str(run.id)
     yield "command", run.command
@@ -323,7 +323,7 @@ def _whole(time: str | None) -> str:
 
 
 def _size(size_bytes: int | None) -> str:
-    from craftkit_archive.parallel.progress import format_size
+    from craftkit_archive.values import format_size
 
     return "-" if size_bytes is None else format_size(size_bytes)
 
@@ -331,7 +331,7 @@ def _size(size_bytes: int | None) -> str:
 def _took(run: RunInfo) -> str:
     from datetime import datetime
 
-    from craftkit_archive.parallel.progress import format_duration
+    from craftkit_archive.values import format_duration
 
     if run.finished_at is None:
         return "-"

@@ -16,7 +16,7 @@ from craftkit_archive.archive import CATALOG, Archive, Run
 from craftkit_archive.catalog.disposal import Striking
 from craftkit_archive.catalog.rows import Selection
 from craftkit_archive.errors import AssetKeyError, NotWritableError, RemoteError, RequestError
-from craftkit_archive.parallel.pool import Stop, in_batches, never
+from craftkit_archive.parallel.batches import Stop, in_batches, never
 from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.records import Note, Planned, Progress, Record, Skipped, Tombstone
 from craftkit_archive.repair.quarantine import Quarantine

@@ -29,8 +29,9 @@ from craftkit_archive.export.reader import (
     open_part,
 )
 from craftkit_archive.export.unpacking import Part, is_system_file
+from craftkit_archive.parallel.batches import Stop, in_batches, never
 from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, prove_by, workers
-from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, workers_for
+from craftkit_archive.parallel.pool import map_ordered, workers_for
 from craftkit_archive.proof.seal import SealBuilder
 from craftkit_archive.proof.signatures import SignatureRefusedError, find_signer
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, Verdict

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from craftkit_archive.html.pages import generate_page, load_row, read_filled
-from craftkit_archive.parallel.progress import format_size
+from craftkit_archive.values import format_size
 
 if TYPE_CHECKING:
     from craftkit_archive.export.manifests import IndexRow, Volume

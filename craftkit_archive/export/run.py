@@ -25,9 +25,9 @@ from craftkit_archive.export.names import NamePlan, mark
 from craftkit_archive.export.reader import SIGNATURE, TIMESTAMP
 from craftkit_archive.export.targets import Target
 from craftkit_archive.export.workers import Done, ExportItem, prove_target, run
+from craftkit_archive.parallel.batches import Stop, in_batches, never
 from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, workers
-from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, workers_for
-from craftkit_archive.parallel.progress import format_size
+from craftkit_archive.parallel.pool import map_ordered, workers_for
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.proof.signatures import sign_text
 from craftkit_archive.proof.timestamps import fetch_timestamp
@@ -37,7 +37,7 @@ from craftkit_archive.states import State
 from craftkit_archive.stores.address import worker_setup
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.stores.reach import shown_folder
-from craftkit_archive.values import valid_text
+from craftkit_archive.values import format_size, valid_text
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -22,7 +22,8 @@ from craftkit_archive.errors import (
     RenderConflictError,
     RenderNotFoundError,
 )
-from craftkit_archive.parallel.pool import ASK_SECONDS, Stop, StoppedError, task_stop, until
+from craftkit_archive.parallel.batches import Stop
+from craftkit_archive.parallel.pool import ASK_SECONDS, StoppedError, task_stop, until
 from craftkit_archive.parallel.threads import map_threads, prefetch
 from craftkit_archive.pdf.ends import Ends
 from craftkit_archive.records import Verdict

@@ -24,8 +24,9 @@ from craftkit_archive.errors import (
     RequestError,
 )
 from craftkit_archive.fetch.arrival import FetchTask, Received, copy_assets
+from craftkit_archive.parallel.batches import Stop, in_batches, never
 from craftkit_archive.parallel.cluster import clustered, details_of, prove_by, workers
-from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, workers_for
+from craftkit_archive.parallel.pool import map_ordered, workers_for
 from craftkit_archive.parallel.threads import background, map_threads
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.records import Finding, Note, Plan, Planned, Progress, Record, Render, Skipped, Verdict

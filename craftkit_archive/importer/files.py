@@ -33,7 +33,7 @@ from craftkit_archive.importer.tables import (
     read_table_file,
     refuse_form,
 )
-from craftkit_archive.parallel.pool import Stop, in_batches
+from craftkit_archive.parallel.batches import Stop, in_batches
 from craftkit_archive.records import Kind, Refusal
 
 FileForm = Literal["json", "ndjson"] | TableForm

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from craftkit_archive.decoding import snake
 from craftkit_archive.errors import RemoteError, RequestError, StoreOfflineError, install_hint
 from craftkit_archive.importer.streams import BLOCK_BYTES, MAX_RECORD_BYTES, Block
-from craftkit_archive.parallel.pool import Stop
+from craftkit_archive.parallel.batches import Stop
 from craftkit_archive.records import TABLES, Kind
 from craftkit_archive.values import DATABASE_SCHEME, without_password
 

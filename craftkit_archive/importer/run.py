@@ -25,7 +25,8 @@ from craftkit_archive.importer.kinds import refuse_other_kind
 from craftkit_archive.importer.merge import STATUS, ColumnValues, Declared, Merge, OnDuplicate
 from craftkit_archive.importer.postgres import is_database, read_table
 from craftkit_archive.importer.streams import Block, Span
-from craftkit_archive.parallel.pool import Stop, default_jobs, in_batches, map_ordered, never, processes
+from craftkit_archive.parallel.batches import Stop, in_batches, never
+from craftkit_archive.parallel.pool import default_jobs, map_ordered, processes
 from craftkit_archive.records import (
     KINDS,
     Caution,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from craftkit_archive.decoding import DecodedItem
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.importer.tables import Lines
-from craftkit_archive.parallel.pool import Stop
+from craftkit_archive.parallel.batches import Stop
 from craftkit_archive.records import Refusal
 
 BLOCK_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from craftkit_archive.decoding import Cells, DecodedItem, decode_json, snake, unique
 from craftkit_archive.errors import RequestError
-from craftkit_archive.parallel.pool import Stop
+from craftkit_archive.parallel.batches import Stop
 from craftkit_archive.records import KINDS, TABLES, Kind, Refusal
 
 TableForm = Literal["csv", "tsv", "text", "dump"]

@@ -8,9 +8,9 @@ from craftkit_archive.catalog.rows import Night
 from craftkit_archive.durable import replaced_when_whole
 from craftkit_archive.html.pages import write_page
 from craftkit_archive.notify.message import GOOD_CODES
-from craftkit_archive.parallel.progress import format_duration
 from craftkit_archive.records import Record
 from craftkit_archive.report.gather import as_text
+from craftkit_archive.values import format_duration
 
 NIGHTS = 30
 

@@ -9,7 +9,8 @@ from multiprocessing.util import Finalize
 from threading import Lock
 from typing import Any, Generic
 
-from craftkit_archive.parallel.pool import ASK_SECONDS, R, StoppedError, T, begin_worker, starting, task_stop
+from craftkit_archive.parallel.batches import R, T
+from craftkit_archive.parallel.pool import ASK_SECONDS, StoppedError, begin_worker, starting, task_stop
 from craftkit_archive.parallel.spawning import CONTEXT
 
 

@@ -11,28 +11,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from threading import Event, Thread, local
-from typing import Any, TypeVar
+from typing import Any
 
 from craftkit_archive.errors import ArchiveError, NoSpaceError, starvation
+from craftkit_archive.parallel.batches import R, Stop, T, never
 from craftkit_archive.parallel.spawning import CONTEXT
 
-T = TypeVar("T")
-R = TypeVar("R")
 AHEAD = 4
 
 # How often a stop is asked for while something is waited for, and how long what is under way then may take.
 ASK_SECONDS = 0.2
 GRACE_SECONDS = 5.0
-Stop = Callable[[], bool]
-
-
-def never() -> bool:
-    """Answer "go on": the stop signal of work that nobody can interrupt."""
-    return False
 
 
 def default_jobs() -> int:
@@ -295,26 +287,6 @@ def _die_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def in_batches(
-    items: Iterable[T], size: int, *, weigh: Callable[[T], int] | None = None, limit: int = 0
-) -> Iterator[list[T]]:
-    """Cut a stream into lists of `size`, or, with `weigh`, of a weight of about `limit`; the last may be shorter."""
-    if weigh is None:
-        iterator = iter(items)
-        while batch := list(islice(iterator, size)):
-            yield batch
-        return
-    batch, weight = [], 0
-    for item in items:
-        batch.append(item)
-        weight += weigh(item)
-        if len(batch) == size or weight >= limit:
-            yield batch
-            batch, weight = [], 0
-    if batch:
-        yield batch
 
 
 def map_ordered(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, Literal, TextIO
 
-from craftkit_archive.parallel.pool import R
+from craftkit_archive.parallel.batches import R
+from craftkit_archive.values import format_duration, format_size
 
 PLAIN_SECONDS = 30
 BAR_DELAY_SECONDS = 1.0
@@ -148,21 +149,3 @@ def _progress_line(done: int, total: int, size_bytes: int, seconds: float, total
     share = f" of {total:,} ({part:.0%})" if total else f" ({part:.0%})" if part else ""
     left = f", {format_duration((1 - part) * seconds / part)} left" if 0 < part <= 1 else ""
     return f"{done:,}{share}, {format_size(size_bytes)}, {format_size(int(size_bytes / seconds))}/s{left}"
-
-
-def format_size(size_bytes: int) -> str:
-    """Write a size as people read it: `412 B`, `1.80 GB`; powers of 1,000."""
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            break
-        size /= 1000
-    return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
-
-
-def format_duration(seconds: float) -> str:
-    """Write a duration as people read it: `12 s`, `4 min`, `2 h 05 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

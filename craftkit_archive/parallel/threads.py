@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from threading import Event, Thread
 
-from craftkit_archive.parallel.pool import R, Stop, StoppedError, T, stopped_by
+from craftkit_archive.parallel.batches import R, Stop, T
+from craftkit_archive.parallel.pool import StoppedError, stopped_by
 
 
 def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[tuple[T, Callable[[], R]]]:

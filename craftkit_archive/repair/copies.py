@@ -13,7 +13,8 @@ from craftkit_archive.errors import (
     RenderConflictError,
     RenderNotFoundError,
 )
-from craftkit_archive.parallel.pool import Stop, never, task_stop, until
+from craftkit_archive.parallel.batches import Stop, never
+from craftkit_archive.parallel.pool import task_stop, until
 from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.records import Verdict
 from craftkit_archive.sources.address import open_source

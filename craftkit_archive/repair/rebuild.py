@@ -7,7 +7,7 @@ from craftkit_archive.archive import CATALOG, DEFAULT_STORE, Archive, Run
 from craftkit_archive.errors import CatalogDamagedError, NoArchiveError, RequestError
 from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.importer.run import import_records
-from craftkit_archive.parallel.pool import Stop, never
+from craftkit_archive.parallel.batches import Stop, never
 from craftkit_archive.records import KINDS, Kind, Record, Summary
 from craftkit_archive.values import Clock, utc_now
 

@@ -15,7 +15,7 @@ from craftkit_archive.catalog.rows import Selection
 from craftkit_archive.durable import flush
 from craftkit_archive.errors import RemoteError, RequestError, StoreMismatchError, StoreOfflineError, disk_errors
 from craftkit_archive.lock import hold_lock
-from craftkit_archive.parallel.pool import Stop, never
+from craftkit_archive.parallel.batches import Stop, never
 from craftkit_archive.proof.audit_file import AUDIT_FILE, read_lines
 from craftkit_archive.proof.events import DISPOSED_AGAIN, read_event
 from craftkit_archive.records import Caution, Progress, Record

@@ -8,8 +8,9 @@ from typing import Any
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.rows import DamagedAsset, Selection
 from craftkit_archive.errors import AssetError, AssetKeyError, AssetMissingError, RequestError
+from craftkit_archive.parallel.batches import Stop, in_batches, never
 from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, prove_by
-from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, task_stop
+from craftkit_archive.parallel.pool import map_ordered, task_stop
 from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.records import Finding, Held, Plan, Planned, Progress, Record, Skipped, Verdict
 from craftkit_archive.repair.copies import Attempt, RepairTask, attempt, bring_copies, is_good, look_at, unlike

@@ -13,11 +13,10 @@ import msgspec
 from craftkit_archive.columns import Column, Table, one_line, short_digest
 from craftkit_archive.coverage import Coverage
 from craftkit_archive.outcomes import describe_counts
-from craftkit_archive.parallel.pool import in_batches
-from craftkit_archive.parallel.progress import format_duration, format_size
+from craftkit_archive.parallel.batches import in_batches
 from craftkit_archive.records import Acknowledgement, Finding, Keeping, Note, ProjectInfo, RunInfo
 from craftkit_archive.states import STATES, Standing, by_state, describe_states, word_of
-from craftkit_archive.values import escape_formula
+from craftkit_archive.values import escape_formula, format_duration, format_size
 
 ReportForm = Literal["text", "ndjson", "csv", "junit", "prometheus", "html"]
 SUFFIXES: dict[str, ReportForm] = {

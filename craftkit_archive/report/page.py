@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from craftkit_archive.coverage import percent
 from craftkit_archive.html.pages import write_page
-from craftkit_archive.parallel.progress import format_duration, format_size
 from craftkit_archive.records import Finding
 from craftkit_archive.report.forms import NO_VERDICTS, UNCERTAIN
 from craftkit_archive.states import describe_states, word_of
+from craftkit_archive.values import format_duration, format_size
 
 if TYPE_CHECKING:
     from typing import TextIO

@@ -10,7 +10,7 @@ import msgspec
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.rows import KeptRender, Selection
 from craftkit_archive.errors import RequestError
-from craftkit_archive.parallel.pool import in_batches
+from craftkit_archive.parallel.batches import in_batches
 from craftkit_archive.records import DueRender, Hold, Keeping, Record, RetentionRule
 from craftkit_archive.retention.periods import Period
 

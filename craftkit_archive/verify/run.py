@@ -14,8 +14,9 @@ from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog.rows import Asset, Choice, Selection
 from craftkit_archive.coverage import COVERAGE_DAYS
 from craftkit_archive.errors import RemoteError
+from craftkit_archive.parallel.batches import Stop, in_batches, never
 from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, prove_by, workers
-from craftkit_archive.parallel.pool import Stop, in_batches, map_ordered, never, workers_for
+from craftkit_archive.parallel.pool import map_ordered, workers_for
 from craftkit_archive.pdf.ends import odd_on_arrival
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, one_of
 from craftkit_archive.states import STATES, by_state
