@@ -164,7 +164,7 @@ def _rejoin(catalog: Catalog, tail: _Tail, head: Head, *, who: str, time: str) -
 
 
 def _take_events(path: Path, catalog: Catalog, head: Head) -> int:
-    """Take the events of the file that follow the table's last one, and what they say of holds, rules and disposals.
+    """Take the events of the file that follow the table's last one, and what they say about holds, rules and disposals.
 
     Returns:
         How many renders were disposed that not even the file of tombstones has.

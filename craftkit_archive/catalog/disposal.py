@@ -14,7 +14,7 @@ _IN = "IN (SELECT value FROM json_each(?))"
 _TOMBSTONE = (
     "render_id, project_id, size_bytes, sha256, created_at, disposed_at, policy, disposed_by, finished_at, remains"
 )
-# What a tombstone says of its rule where only the audit log knows of the disposal.
+# What a tombstone says about its rule where only the audit log knows of the disposal.
 BY_LOG = "audit log"
 # Up to which row the file is known to have followed the table, and how long it was then.
 _FOLLOWED = "disposed_followed"
