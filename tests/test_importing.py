@@ -1378,3 +1378,13 @@ def test_the_index_that_a_killed_import_left_out_is_made_by_the_next_command_tha
     assert command("import", "renders", file, archive=tmp_path / "other").code == 0
     with Archive(tmp_path / "other", read_only=True) as other:
         assert _has_index(other)
+
+
+@pytest.mark.parametrize("kind", ["projects", "keys", "renders"])
+def test_a_column_whose_name_is_not_utf8_makes_rejects(archive: Archive, tmp_path: Path, kind: Kind) -> None:
+    first = {"projects": projects()[0], "keys": keys()[0], "renders": render(1)}[kind]
+    file = tmp_path / "table.csv"
+    names, cells = zip(*((name, value) for name, value in first.items() if isinstance(value, str)), strict=True)
+    file.write_bytes(",".join([*names, "erro"]).encode() + b"\xf2\r\n" + ",".join([*cells, "x"]).encode() + b"\r\n")
+    counts, rejects = run(archive, kind, file)
+    assert (counts["inserted"], [reject.problem for reject in rejects]) == (0, ["not-utf-8"])

@@ -368,6 +368,10 @@ def _read_batch(task: _ReadTask) -> _Read:
                 record = read_record(kind, value, project_id=task.project_id)
             except RefusedError as error:
                 problem = error.refusal
+            except UnicodeError:  # a name of a column that is not UTF-8
+                problem = Refusal("not-utf-8", "expected UTF-8")
+            except ValueError as error:
+                problem = Refusal("wrong-value", str(error))
             except RecursionError:
                 problem = Refusal("too-large", "expected fewer levels of nesting")
             else:
