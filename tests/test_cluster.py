@@ -20,6 +20,7 @@ import pytest
 import craftkit_archive
 from craftkit_archive.archive import Archive
 from craftkit_archive.fetch.run import fetch_assets
+from craftkit_archive.parallel.cluster import WATCH_SECONDS
 from craftkit_archive.stores.bucket import bucket_address
 from tests.services import BUCKET, DaskCluster, RealService, dask_cluster, rclone_server
 from tests.worlds import (
@@ -344,11 +345,11 @@ class Running:
 
 
 def far_away(folder: Path) -> str:
-    """Return a PYTHONPATH with which each message to S3 takes 30 ms, so that a command is under way for seconds."""
+    """Return a PYTHONPATH with which each message to S3 takes 100 ms, so that commands are under way for long."""
     (folder / "far").mkdir()
     (folder / "far/sitecustomize.py").write_text(
         "import sys, time\n"
-        "sys.addaudithook(lambda event, _: time.sleep(0.03) if event == 'http.client.send' else None)\n"
+        "sys.addaudithook(lambda event, _: time.sleep(0.1) if event == 'http.client.send' else None)\n"
     )
     return f"{folder / 'far'}:{ROOT}"
 
@@ -367,7 +368,11 @@ def test_a_killed_worker_costs_a_second_try_and_nothing_twice(tmp_path: Path, rc
     with dask_cluster(tmp_path, python_path=far_away(tmp_path)) as running:
         under_way = Running(*words[verb], archive=filled.archive, cluster=running)
         under_way.wait_for_progress()
+        # The other one does not end the work before the death is noticed.
+        os.kill(running.worker_process("worker-1"), signal.SIGSTOP)
         os.kill(running.worker_process("worker-0"), signal.SIGKILL)
+        time.sleep(3 * WATCH_SECONDS)
+        os.kill(running.worker_process("worker-1"), signal.SIGCONT)
         done = under_way.end()
     assert done.code == 0, done.out + done.err
     summary = done.lines[-1]
