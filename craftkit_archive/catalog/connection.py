@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from craftkit_archive.catalog import migrations
 from craftkit_archive.catalog.rows import PAGE, Selection
+from craftkit_archive.durable import flush
 from craftkit_archive.errors import (
     RECOVER,
     CatalogDamagedError,
@@ -251,8 +252,7 @@ class Connection:
                 finally:
                     copy.close()
             with disk_errors(file):
-                with temporary.open("rb") as written:
-                    os.fsync(written.fileno())
+                flush(temporary)
                 temporary.rename(file)
                 return file.stat().st_size
         finally:

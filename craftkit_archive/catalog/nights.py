@@ -34,7 +34,7 @@ class NightQueries(Connection):
         )
 
     def told_state(self) -> str | None:
-        """Return the state of the last night of which everybody was notified; None if there is none."""
+        """Return the state of the last night that everybody was notified of; None before the first."""
         rows = self._query("SELECT state FROM nights WHERE told ORDER BY run_id DESC LIMIT 1")
         return str(rows[0][0]) if rows else None
 

@@ -32,7 +32,7 @@ def read_lines(file: BinaryIO, size_bytes: int | None = None) -> Iterator[bytes]
 
 
 def read_last_lines(path: Path, count: int) -> list[bytes]:
-    """Return the last whole lines of a log, at most `count`; none if there is no such file.
+    """Return the last whole lines of a log, at most `count`; an empty list if the file does not exist.
 
     Raises:
         NotWritableError: The disk refused.
