@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from craftkit_archive.archive import Archive
     from craftkit_archive.audit.access import record_access_log
     from craftkit_archive.audit.log import list_events, verify_log
+    from craftkit_archive.audit.sealing import seal_archive
     from craftkit_archive.catalog.rows import Selection
     from craftkit_archive.disposal.certificate import write_certificate
     from craftkit_archive.disposal.run import dispose_renders
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from craftkit_archive.repair.rebuild import rebuild_archive
     from craftkit_archive.repair.restore import restore_catalog
     from craftkit_archive.repair.run import repair_assets
-    from craftkit_archive.report.gather import describe_archive, gather_report, seal_archive, write_report
+    from craftkit_archive.report.gather import describe_archive, gather_report, write_report
     from craftkit_archive.retention.rules import (
         list_due,
         list_holds,
@@ -144,6 +145,7 @@ _MODULES = {
     "archive": ["Archive"],
     "audit.access": ["record_access_log"],
     "audit.log": ["list_events", "verify_log"],
+    "audit.sealing": ["seal_archive"],
     "catalog.rows": ["Selection"],
     "disposal.certificate": ["write_certificate"],
     "disposal.run": ["dispose_renders"],
@@ -190,7 +192,7 @@ _MODULES = {
     "repair.rebuild": ["rebuild_archive"],
     "repair.restore": ["restore_catalog"],
     "repair.run": ["repair_assets"],
-    "report.gather": ["describe_archive", "gather_report", "seal_archive", "write_report"],
+    "report.gather": ["describe_archive", "gather_report", "write_report"],
     "retention.rules": [
         "list_due",
         "list_holds",

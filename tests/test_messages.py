@@ -13,7 +13,7 @@ from craftkit_archive import errors
 from craftkit_archive.archive import Archive
 from craftkit_archive.proof.chain import Problem
 from craftkit_archive.records import OUTCOME_CODES, DiagnosisProblem, Reject, RejectProblem, Verdict
-from craftkit_archive.report.gather import as_text
+from craftkit_archive.report.lines import as_text
 from manual import messages
 from server.errors import STATUSES
 from tests.worlds import NORTHWIND, ROOT, SOUTHWIND, World, command, render

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from craftkit_archive.archive import CATALOG, Archive
+from craftkit_archive.audit.sealing import seal_archive
 from craftkit_archive.doctor import examine_archive
 from craftkit_archive.errors import NotWritableError, RequestError
 from craftkit_archive.records import Diagnosis, Finding
@@ -26,7 +27,6 @@ from craftkit_archive.report.gather import (
     form_of,
     gather_report,
     nagios_status,
-    seal_archive,
     write_report,
 )
 from craftkit_archive.report.page import MOST_FINDINGS

@@ -1,4 +1,4 @@
-"""Sealing: the seal and the head of the audit log as texts that are signed and stamped."""
+"""Sealing: the seal of what is stored; it and the head of the audit log as texts that are signed and stamped."""
 
 from collections.abc import Iterator
 from hashlib import sha256
@@ -8,12 +8,58 @@ from craftkit_archive.archive import Archive, Run
 from craftkit_archive.durable import replaced_when_whole
 from craftkit_archive.errors import RequestError, disk_errors
 from craftkit_archive.proof import signatures, timestamps
-from craftkit_archive.records import Record, Summary
+from craftkit_archive.proof.seal import seal_line
+from craftkit_archive.records import Plan, Progress, Record, Summary
 from craftkit_archive.values import format_time
 
 SEAL_FILE = Path("seal.txt")
 HEAD_FILE = Path("audit-head.txt")
 STAMPED = "seal timestamp"
+SEALED_AT_ONCE = 10_000  # between two looks at how far a seal is
+
+
+def seal_archive(archive: Archive, *, project: str | None = None, expected: str | None = None) -> Iterator[Record]:
+    """Make the seal of all that is stored, or of a project, and compare it with one that was written down.
+
+    Args:
+        archive: May be open read-only. A seal that is made, not compared, becomes an event of the audit log.
+        project: Id or slug.
+        expected: The seal that it should be.
+
+    Yields:
+        The `Summary`: the seal in its details; `problems` if it is another one; `incomplete` if there are assets whose
+        digest is not known, which no seal can hold.
+
+    Raises:
+        RequestError: The project does not exist, or the expected text is not a seal.
+
+    Example:
+        >>> from craftkit_archive import Archive, seal_archive
+        >>> with Archive("archive", read_only=True) as archive:
+        ...     *_, summary = seal_archive(archive)
+        >>> len(summary.details["seal"])
+        64
+    """
+    wanted = None if expected is None else expected.strip().lower()
+    if wanted is not None and (len(wanted) != 64 or set(wanted) - set("0123456789abcdef")):
+        raise RequestError(f"{expected!r} is not a seal: a seal has 64 hex digits.")
+    run = Run(None, "seal")
+    project_id = archive.find_project(project) if project else None
+    stored, _ = archive.catalog.count_stored(archive.select(projects=(project_id,) if project_id else ()))
+    yield Plan(count=stored)
+    hashed, sealed = sha256(), 0
+    for digest, key in archive.catalog.held(project_id):
+        hashed.update(seal_line(digest, key))
+        sealed += 1
+        if sealed % SEALED_AT_ONCE == 0:
+            yield Progress(count=SEALED_AT_ONCE, file=key)
+    run.counts["sealed"], found = sealed, hashed.hexdigest()
+    if stored > run.counts["sealed"]:
+        run.counts["without_digest"] = stored - run.counts["sealed"]
+    run.settle(problems=wanted not in (None, found), incomplete=stored > run.counts["sealed"])
+    if wanted is None:
+        yield from archive.record_apart("seal", run.counts, seal=found, project=project_id)
+    yield run.summary(seal=found, expected=wanted, project=project_id)
 
 
 def seal_text(archive: Archive, sealed: Summary) -> bytes:

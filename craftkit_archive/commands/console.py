@@ -15,7 +15,7 @@ from craftkit_archive.commands.signals import Signals
 from craftkit_archive.values import escape_control, valid_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from craftkit_archive.archive import Archive
     from craftkit_archive.configuration import Configuration
@@ -27,6 +27,8 @@ OK = 0
 
 SHOWN = 20
 KEPT = 1000
+# Lines of a plan that are written at once: it is made as quickly as it is read, and a line a write took a third of it.
+PLANNED_AT_ONCE = 1000
 DEFAULT_ARCHIVE = Path("data")
 GIVEN = "craftkit_archive.given"  # the name of the command line's words in click's context
 
@@ -83,7 +85,7 @@ class Console:
         """Write a line of the result."""
         write_line(escape_control(result))
 
-    def rows(self, lines: Iterator[str]) -> None:
+    def rows(self, lines: Iterable[str]) -> None:
         """Write lines of a list."""
         with standard_output() as out:
             out.writelines(f"{line}\n" for line in lines)
@@ -103,9 +105,11 @@ class Console:
 
         from craftkit_archive.outcomes import worst
         from craftkit_archive.parallel.progress import show_progress
-        from craftkit_archive.records import Caution, Plan, Progress, Summary
+        from craftkit_archive.records import Caution, Plan, Planned, Progress, Summary
+        from craftkit_archive.report.lines import as_text
 
         summary, problems = None, 0
+        planned: list[str] = []
         kept: list[Record] = []
         warned: list[Record] = []
         # Both are closed here in any case: a bar left to the garbage collector stays on the screen.
@@ -117,6 +121,11 @@ class Console:
                         summary = record
                     case Plan() | Progress():
                         pass
+                    case Planned():
+                        planned.append(as_json(record) if self.json else escape_control(as_text(record)))
+                        if len(planned) == PLANNED_AT_ONCE:
+                            self.rows(planned)
+                            planned.clear()
                     case Caution() if self.quiet and not self.json:
                         warned.append(record)
                     case _:
@@ -126,6 +135,7 @@ class Console:
                             kept.append(record)
                             if len(kept) > KEPT:  # so that a million of them take no memory
                                 kept = worst(kept, SHOWN)
+        self.rows(planned)
         if summary is None:
             raise RuntimeError("An operation ended without a summary.")
         # Only here is it known which signal it was.
@@ -151,7 +161,7 @@ class Console:
             RunInfo,
             Skipped,
         )
-        from craftkit_archive.report.gather import as_text
+        from craftkit_archive.report.lines import as_text
 
         problem = isinstance(record, (AuditFault, Finding, Note, Reject, Skipped))
         if self.json:
@@ -168,7 +178,7 @@ class Console:
 
     def _tell(self, record: Record) -> None:
         """Tell a person of a record."""
-        from craftkit_archive.report.gather import as_text
+        from craftkit_archive.report.lines import as_text
 
         text = escape_control(as_text(record, whole=self.verbose))
         click.echo(paint_record(text, record, sys.stderr), err=True)
@@ -190,7 +200,7 @@ class Console:
 
     def close(self, summary: Summary, *, part: bool = False) -> None:
         """Write how a command ended, and as the last line what to run next; a part of a command leaves that out."""
-        from craftkit_archive.report.gather import as_text
+        from craftkit_archive.report.lines import as_text
 
         summary = summary if part else self.with_next(summary)
         if self.json:

@@ -249,7 +249,7 @@ def acceptance_columns(*, verbose: bool) -> list[Column]:
 
 def event_columns(*, verbose: bool) -> list[Column]:
     """Say what a list of events of the audit log shows."""
-    from craftkit_archive.report.gather import describe_event
+    from craftkit_archive.report.lines import describe_event
 
     when = _whole if verbose else _minute
     return [

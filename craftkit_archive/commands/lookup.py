@@ -91,7 +91,8 @@ def status(console: Console, nagios: bool, watch: float | None) -> int:
 def _watch_status(console: Console, seconds: float) -> int:
     """Show the status again and again, until a signal; off a terminal, one after the other."""
     from craftkit_archive.commands.frames import Frames
-    from craftkit_archive.report.gather import as_text, describe_archive
+    from craftkit_archive.report.gather import describe_archive
+    from craftkit_archive.report.lines import as_text
     from craftkit_archive.values import escape_control
 
     frames = Frames(console.stop)
@@ -245,8 +246,7 @@ def seal(
         raise errors.RequestError(
             "--timestamp-reply works on the existing FILE. Give it without --sign and --timestamp."
         )
-    from craftkit_archive.audit.sealing import stamp
-    from craftkit_archive.report.gather import seal_archive
+    from craftkit_archive.audit.sealing import seal_archive, stamp
 
     with open_archive(console, read_only=True) as archive:
         if reply is not None:

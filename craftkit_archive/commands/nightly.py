@@ -17,7 +17,7 @@ from craftkit_archive.commands.options import DURATION, by_option, dry_run_optio
 from craftkit_archive.values import escape_control, parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from craftkit_archive.archive import Archive, Run
     from craftkit_archive.configuration import Configuration
@@ -55,7 +55,7 @@ class Recorder(Console):
         """Leave out results; the last one says what came of a command that says nothing else."""
         self.result = result
 
-    def rows(self, lines: Iterator[str]) -> None:
+    def rows(self, lines: Iterable[str]) -> None:
         """Leave out lists."""
 
     def _show_one(self, record: Record, shown: int) -> bool:
@@ -356,7 +356,7 @@ class _Night:
         """Tell whom the configuration names, and return a sentence on each that could not be reached."""
         from craftkit_archive.notify.message import Notice
         from craftkit_archive.notify.send import announce_end
-        from craftkit_archive.report.gather import as_text
+        from craftkit_archive.report.lines import as_text
 
         notice = Notice(
             archive=str(self.archive.path.resolve()),
@@ -385,7 +385,7 @@ class _Night:
 
     def _show(self, result: NightStep) -> None:
         from craftkit_archive.notify.message import GOOD_CODES
-        from craftkit_archive.report.gather import as_text
+        from craftkit_archive.report.lines import as_text
 
         if self.console.json:
             self.console.line(result)

@@ -9,7 +9,7 @@ from craftkit_archive.durable import replaced_when_whole
 from craftkit_archive.html.pages import write_page
 from craftkit_archive.notify.message import GOOD_CODES
 from craftkit_archive.records import Record
-from craftkit_archive.report.gather import as_text
+from craftkit_archive.report.lines import as_text
 from craftkit_archive.values import format_duration
 
 NIGHTS = 30

@@ -1,21 +1,18 @@
-"""Report: what an archive holds, what was last done to it, what a verification found, and the seal."""
+"""Report: what an archive holds, what was last done to it, and what a verification found."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
 
 from craftkit_archive import records
-from craftkit_archive.archive import Archive, Run
-from craftkit_archive.columns import short_digest
+from craftkit_archive.archive import Archive
 from craftkit_archive.coverage import COVERAGE_DAYS, NOTHING, describe
 from craftkit_archive.durable import replaced_when_whole
 from craftkit_archive.errors import RequestError
-from craftkit_archive.outcomes import describe_counts, describe_outcome
-from craftkit_archive.proof.seal import compute_seal, seal_line
-from craftkit_archive.records import AuditEvent, Plan, Progress, Record, Summary
+from craftkit_archive.proof.seal import compute_seal
+from craftkit_archive.records import Record, Summary
 from craftkit_archive.report.forms import (
     SUFFIXES,
     ReadingDay,
@@ -29,12 +26,11 @@ from craftkit_archive.report.forms import (
 )
 from craftkit_archive.report.page import write_html
 from craftkit_archive.retention.rules import keeping
-from craftkit_archive.states import Standing, word_of
+from craftkit_archive.states import Standing
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.values import format_time
 
 LAST_RUNS = 5
-SEALED_AT_ONCE = 10_000  # between two looks at how far a seal is
 _COUNTED = ("renders", "succeeded", "stored", "not_stored", "verified_ok", "unchecked", "damaged", "unreadable",
             "unverified", "acknowledged", "disposed")  # fmt: skip
 HISTORY = 120
@@ -214,119 +210,3 @@ def write_report(report: Report, form: ReportForm, file: str | Path) -> None:
         new.open("x", encoding="utf-8", newline="", errors="backslashreplace") as out,
     ):
         WRITERS[form](report, out)
-
-
-def seal_archive(archive: Archive, *, project: str | None = None, expected: str | None = None) -> Iterator[Record]:
-    """Make the seal of all that is stored, or of a project, and compare it with one that was written down.
-
-    Args:
-        archive: May be open read-only. A seal that is made, not compared, becomes an event of the audit log.
-        project: Id or slug.
-        expected: The seal that it should be.
-
-    Yields:
-        The `Summary`: the seal in its details; `problems` if it is another one; `incomplete` if there are assets whose
-        digest is not known, which no seal can hold.
-
-    Raises:
-        RequestError: The project does not exist, or the expected text is not a seal.
-
-    Example:
-        >>> from craftkit_archive import Archive, seal_archive
-        >>> with Archive("archive", read_only=True) as archive:
-        ...     *_, summary = seal_archive(archive)
-        >>> len(summary.details["seal"])
-        64
-    """
-    wanted = None if expected is None else expected.strip().lower()
-    if wanted is not None and (len(wanted) != 64 or set(wanted) - set("0123456789abcdef")):
-        raise RequestError(f"{expected!r} is not a seal: a seal has 64 hex digits.")
-    run = Run(None, "seal")
-    project_id = archive.find_project(project) if project else None
-    stored, _ = archive.catalog.count_stored(archive.select(projects=(project_id,) if project_id else ()))
-    yield Plan(count=stored)
-    hashed, sealed = sha256(), 0
-    for digest, key in archive.catalog.held(project_id):
-        hashed.update(seal_line(digest, key))
-        sealed += 1
-        if sealed % SEALED_AT_ONCE == 0:
-            yield Progress(count=SEALED_AT_ONCE, file=key)
-    run.counts["sealed"], found = sealed, hashed.hexdigest()
-    if stored > run.counts["sealed"]:
-        run.counts["without_digest"] = stored - run.counts["sealed"]
-    run.settle(problems=wanted not in (None, found), incomplete=stored > run.counts["sealed"])
-    if wanted is None:
-        yield from archive.record_apart("seal", run.counts, seal=found, project=project_id)
-    yield run.summary(seal=found, expected=wanted, project=project_id)
-
-
-def as_text(record: Record, *, whole: bool = False) -> str:
-    """Write a record as a line for a person; the caller escapes foreign characters in it (`escape_control`).
-
-    Args:
-        record: What the line says.
-        whole: Whether digests are written out.
-    """
-    match record:
-        case records.Finding():
-            expected, found = (short_digest(text, verbose=whole) for text in (record.expected, record.found))
-            seen = f": expected {expected}, found {found}" if expected and found else ""
-            seen = seen or (f": expected {expected}" if expected else "")
-            accepted = f" [acknowledged: {record.acknowledged}]" if record.acknowledged else ""
-            detail = f" ({_without(record.key, record.detail).removesuffix('.')})" if record.detail else ""
-            return f"  {word_of(record.verdict)}  {record.key}{seen}{detail}{accepted}"
-        case records.Note():
-            return f"  note  {record.key}: {record.detail}"
-        case records.Reject():
-            return f"  rejected  {record.source}:{record.line}: {record.reason} [{record.problem}]"
-        case records.Caution():
-            return f"  warning: {record.text}"
-        case records.Skipped():
-            return f"  {record.key or record.render_id}: {_without(record.key, record.reason)}"
-        case records.Diagnosis():
-            id_ = f" [{record.problem}]" if record.problem else ""
-            return (
-                f"FIX   {record.name}: {record.seen.removesuffix('.')}. {record.fix}{id_}"
-                if record.fix
-                else f"good  {record.name}: {record.seen}{id_}"
-            )
-        case records.Acknowledgement():
-            return f"accepted  {record.render_id}: {record.state.replace('-', ' ')}, {record.reason}"
-        case records.Tombstone():
-            remains = f" ({record.remains} remain)" if record.remains else ""
-            return f"disposed  {record.render_id}, {record.policy}{remains}"
-        case records.ExportMade():
-            count = f"{record.disposed:,} of what was disposed"
-            return f"export  {record.target} of {record.made_at[:10]} still holds {count}"
-        case records.AuditFault():
-            return f"  {record.problem}  {record.detail}"
-        case records.NightStep():
-            return f"  {record.outcome:10}  {record.name}: {record.sentence}"
-        case records.Planned():
-            return f"{'-' if record.size_bytes is None else record.size_bytes:>12}  {record.path}"
-        case records.Summary():
-            return describe_outcome(record)
-    raise TypeError(record)
-
-
-def _without(key: str, text: str) -> str:
-    """Take a key out of what is said of it, where the line begins with it."""
-    for said in (f"{key} is ", f"{key} ") if key else ():
-        if said in text:
-            return text.replace(said, "", 1)
-    return text
-
-
-def describe_event(event: AuditEvent) -> str:
-    """Write the counts and details of an event of the audit log in one line."""
-    said = [describe_counts(event.counts)] if event.counts else []
-    said += [f"{name} {_in_short(value)}" for name, value in event.details.items()]
-    return ", ".join(said)
-
-
-def _in_short(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(str(part) for part in value.values())
-    if isinstance(value, list):
-        return f"{len(value):,}" if len(value) > 3 else " ".join(map(_in_short, value))
-    return str(value)
