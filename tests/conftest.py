@@ -20,6 +20,10 @@ from tests.browser import Browser
 from tests.services import CREDENTIALS, Database, RealService, moto_server, postgres_server, rclone_server
 from tests.worlds import World, fill, needs
 
+# An installed program is compiled once. Where this is set, each of the thousand commands that the tests start would be
+# compiled anew, which takes longer than all that most of them do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(scope="session")
 def _credentials() -> Iterator[None]:

@@ -58,6 +58,7 @@ def test_the_next_loss_is_news(lossy: World) -> None:
     assert "1 not stored: missing at the source; 1 acknowledged" in at(lossy, "fetch", lossy.bucket).err
 
 
+@pytest.mark.long
 def test_damage_can_be_accepted_too(world: World) -> None:
     world.asset(1).write_bytes(b"%PDF-1.4 damaged")
     (world.bucket / render(1)["asset_key"]).unlink()

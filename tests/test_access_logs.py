@@ -227,6 +227,7 @@ def test_what_is_no_log_is_2(world: World, tmp_path: Path) -> None:
     assert command("audit", "verify", "--access-logs", tmp_path / "nowhere", archive=world.archive.path).code == 2
 
 
+@pytest.mark.long
 def test_a_server_rotates_and_records_its_log_and_loses_no_line(world: World) -> None:
     world.archive.catalog.close()
     path, folder = world.archive.path, world.folder / "logs"

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,9 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-def _imports(file: Path) -> Iterator[str]:
-    """Yield the full names that a file imports when it runs; those for the type checker alone do not count."""
+@cache
+def _imports(file: Path) -> frozenset[str]:
+    """Return the full names that a file imports when it runs; those for the type checker alone do not count."""
     tree = ast.parse(file.read_text())
     typing_only = {
         node
@@ -67,14 +69,16 @@ def _imports(file: Path) -> Iterator[str]:
         if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
         for node in ast.walk(block)
     }
+    found = set[str]()
     for node in ast.walk(tree):
         if node in typing_only:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports relatively"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(found)
 
 
 def _own_imports(module: str) -> set[str]:

@@ -89,6 +89,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.long
 @given(TEXTS, st.dictionaries(st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True), VALUES, max_size=4))
 def test_an_event_is_what_python_and_rfc_8785_call_canonical(what: str, details: dict[str, Any]) -> None:
     event = make_event(Head(), what, who="someone", time="2026-01-01T00:00:00.000Z", details=details)
@@ -218,6 +219,7 @@ ALTERATIONS: list[Callable[[list[bytes], random.Random], list[bytes]]] = [
 ]
 
 
+@pytest.mark.long
 def test_1000_alterations_of_the_file_are_found(log: Archive) -> None:
     file, chance = log.path / "audit.ndjson", random.Random(8785)
     head = log.catalog.audit_head()
@@ -354,6 +356,7 @@ def _rows(table: sqlite3.Connection) -> list[tuple[int, bytes]]:
     return table.execute(f"SELECT number, {_LINE} FROM events ORDER BY number").fetchall()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("value", ["", "x", b"\xff\x00", 7, "fetch\0", 'x","y":"'])
 def test_a_row_that_was_changed_is_named(log: Archive, column: str, value: object) -> None:

@@ -268,6 +268,7 @@ def _unchecked(table: str, catalog: sqlite3.Connection, row: tuple[object, ...])
     return values
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "number"), [(name, number) for name, deeds in DEEDS.items() for number in range(len(deeds))]
 )

@@ -282,6 +282,7 @@ def test_names_that_no_store_could_hold_hide_no_others(world: World) -> None:
         assert fetch(world, address(service))[0].counts["copied"] == COUNT
 
 
+@pytest.mark.long
 @settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\\"), min_size=1, max_size=40))
 def test_any_key_is_asked_for_as_it_is(name: str) -> None:

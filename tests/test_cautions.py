@@ -50,6 +50,7 @@ CASES: dict[str, tuple[Kind, list[dict[str, Any]], str, int, str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_each_warning_is_said_in_each_voice(archive: Archive, tmp_path: Path, name: str) -> None:
     kind, rows, warning, count, words = CASES[name]

@@ -588,6 +588,7 @@ def test_what_never_looks_at_the_signal_is_ended_all_the_same(world: World, busy
     assert status.returncode == 143 == last["exit_code"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["http", "s3"])
 @pytest.mark.parametrize("count", [0, 5, 220])
 def test_what_is_stuck_in_the_network_is_ended_all_the_same(tmp_path: Path, scheme: str, count: int) -> None:
@@ -618,6 +619,7 @@ def test_what_is_stuck_in_the_network_is_ended_all_the_same(tmp_path: Path, sche
     assert b"Traceback" not in said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_signal_to_the_group_makes_no_good_pdf_unverified(tmp_path: Path, jobs: str) -> None:
     world = fill(tmp_path, count=250)
@@ -636,6 +638,7 @@ def test_a_signal_to_the_group_makes_no_good_pdf_unverified(tmp_path: Path, jobs
         assert {verdict for (verdict,) in verdicts} <= {None, "ok"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", ["-n 20", "-v 60000", "-v 58000", "-v 54000", "-n 12", "-v 120000"])
 @pytest.mark.parametrize("words", ["status", "verify --jobs 2", "verify --level pdf"])
 def test_limits_of_the_system_are_told_in_a_sentence(tmp_path: Path, limit: str, words: str) -> None:

@@ -161,6 +161,7 @@ def test_verify_sees_the_same_on_a_cluster(tmp_path: Path, rclone: RealService, 
     assert "cluster" not in alone.lines[-1]["details"]
 
 
+@pytest.mark.long
 def test_fetch_copies_once_on_a_cluster(tmp_path: Path, rclone: RealService, cluster: DaskCluster) -> None:
     filled = fill_bucket(tmp_path, rclone, fetched=False)
     for copied in (COUNT, 0):
@@ -173,6 +174,7 @@ def test_fetch_copies_once_on_a_cluster(tmp_path: Path, rclone: RealService, clu
         assert (filled.objects / key).read_bytes() == (filled.mirror / key).read_bytes()
 
 
+@pytest.mark.long
 def test_export_and_its_check_on_a_cluster(tmp_path: Path, rclone: RealService, cluster: DaskCluster) -> None:
     filled = fill_bucket(tmp_path, rclone)
     out = tmp_path / "out"
@@ -192,6 +194,7 @@ def test_export_and_its_check_on_a_cluster(tmp_path: Path, rclone: RealService, 
     assert among == alone
 
 
+@pytest.mark.long
 def test_export_to_a_bucket_on_a_cluster(tmp_path: Path, rclone: RealService, cluster: DaskCluster) -> None:
     filled = fill_bucket(tmp_path, rclone)
     prefix = token_hex(8)
@@ -201,6 +204,7 @@ def test_export_to_a_bucket_on_a_cluster(tmp_path: Path, rclone: RealService, cl
     assert command("export-check", rclone.bucket / prefix).code == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("in_bucket", [True, False])
 def test_repair_on_a_cluster_keeps_what_it_replaces(
     tmp_path: Path, rclone: RealService, cluster: DaskCluster, in_bucket: bool
@@ -222,6 +226,7 @@ def test_repair_on_a_cluster_keeps_what_it_replaces(
     assert command("verify", archive=filled.archive).code == 0
 
 
+@pytest.mark.long
 def test_level_pdf_opens_pdfs_at_workers(tmp_path: Path, cluster: DaskCluster) -> None:
     world = fill(tmp_path, count=20)
     body = world.asset(3).read_bytes()
@@ -232,6 +237,7 @@ def test_level_pdf_opens_pdfs_at_workers(tmp_path: Path, cluster: DaskCluster) -
     assert not any("died" in line["detail"] for line in notes)
 
 
+@pytest.mark.long
 def test_doctor_says_what_each_worker_can_do(tmp_path: Path, rclone: RealService, cluster: DaskCluster) -> None:
     filled = fill_bucket(tmp_path, rclone, count=1)
     before = {path: path.read_bytes() for path in filled.objects.rglob("*") if path.is_file()}
@@ -243,6 +249,7 @@ def test_doctor_says_what_each_worker_can_do(tmp_path: Path, rclone: RealService
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -270,6 +277,7 @@ def test_what_a_cluster_cannot_do_is_refused_with_a_sentence(
     assert len(rows(world.archive.path, "runs")) == runs
 
 
+@pytest.mark.long
 def test_without_dask_the_extra_is_named(tmp_path: Path) -> None:
     world = fill(tmp_path)
     words = program("verify", "--cluster", "tcp://x:1", archive=world.archive.path, before="import sys; sys.modules['distributed'] = None")  # fmt: skip  # noqa: E501
@@ -277,6 +285,7 @@ def test_without_dask_the_extra_is_named(tmp_path: Path) -> None:
     assert (done.returncode, "craftkit-archive[cluster]" in done.stderr) == (2, True)
 
 
+@pytest.mark.long
 def test_only_a_cluster_takes_more_jobs_than_processes(tmp_path: Path, cluster: DaskCluster) -> None:
     world = fill(tmp_path)
     assert command("verify", "--jobs", "65", archive=world.archive.path).code == 2
@@ -455,6 +464,7 @@ def test_ctrl_c_cancels_what_waits_at_the_cluster(tmp_path: Path, rclone: RealSe
         assert asked("verify", "--due", "1d", archive=filled.archive, cluster=running).code == 0
 
 
+@pytest.mark.long
 def test_nothing_secret_travels_in_a_task(tmp_path: Path, rclone: RealService, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is handed to Dask is looked through for the secret key."""
     import pickletools
@@ -472,6 +482,7 @@ def test_nothing_secret_travels_in_a_task(tmp_path: Path, rclone: RealService, m
     assert "check_assets" in words
 
 
+@pytest.mark.long
 def test_json_of_the_cluster_is_one_object(tmp_path: Path, cluster: DaskCluster) -> None:
     world = fill(tmp_path)
     done = asked("verify", archive=world.archive.path, cluster=cluster)

@@ -113,6 +113,7 @@ def offered(shell: str, home: Path, line: str) -> str:
         return press(f"{line}\t")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(
     ("line", "offer"),

@@ -131,6 +131,7 @@ def test_a_source_has_its_name_on_the_command_line(tmp_path: Path) -> None:
         assert f"'{words[-1]}'" in done.err
 
 
+@pytest.mark.long
 def test_options_of_a_bucket_stand_with_its_source(tmp_path: Path) -> None:
     path = fill(tmp_path).archive.path
     write(path, '[sources.b]\naddress = "s3://bucket/p"\nendpoint-url = "http://127.0.0.1:9"\nno-sign-request = true\n')
@@ -205,6 +206,7 @@ SECRETS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("line", SECRETS)
 def test_a_secret_is_refused_and_not_shown(tmp_path: Path, line: str) -> None:
     path = fill(tmp_path).archive.path

@@ -265,6 +265,7 @@ def is_dead(world: World, number: int = 1) -> bool:
     return not list(path.rglob(f"{render_id(number)}.pdf"))
 
 
+@pytest.mark.long
 def test_import_fetch_and_repair_bring_nothing_back(tmp_path: Path) -> None:
     world = personal_world(tmp_path)
     dispose(world, 1, 7)
@@ -304,6 +305,7 @@ def put_back(world: World, backup: Path) -> None:
     shutil.copyfile(backup, world.archive.path / CATALOG)
 
 
+@pytest.mark.long
 def test_an_older_catalog_is_brought_up_to_date_and_says_so(older: tuple[World, Path, Path]) -> None:
     world, backup, store = older
     put_back(world, backup)
@@ -328,6 +330,7 @@ def test_an_older_catalog_is_brought_up_to_date_and_says_so(older: tuple[World, 
     assert remnants(world.archive.path) == []
 
 
+@pytest.mark.long
 def test_a_restored_backup_knows_the_dead_at_once(older: tuple[World, Path, Path]) -> None:
     world, backup, _ = older
     done = at(world, "--json", "restore", backup)
@@ -340,6 +343,7 @@ def test_a_restored_backup_knows_the_dead_at_once(older: tuple[World, Path, Path
     assert is_dead(world, 7)
 
 
+@pytest.mark.long
 def test_a_rebuilt_catalog_knows_the_dead(older: tuple[World, Path, Path]) -> None:
     world, _, store = older
     shutil.rmtree(world.archive.store.address)
@@ -360,6 +364,7 @@ def test_a_rebuilt_catalog_knows_the_dead(older: tuple[World, Path, Path]) -> No
     assert remnants(world.archive.path) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["older catalog", "restore", "rebuild"])
 def test_the_audit_log_alone_keeps_the_dead_dead(older: tuple[World, Path, Path], how: str) -> None:
     world, backup, store = older

@@ -391,6 +391,7 @@ def test_an_interrupted_export_has_no_manifest_and_goes_on(
     prove(target, tmp_path)
 
 
+@pytest.mark.long
 @every_way
 def test_an_export_that_is_killed_leaves_nothing_half_and_the_next_completes_it(tmp_path: Path, way: Way) -> None:
     world = fill(tmp_path, count=150, size_bytes=20_000)

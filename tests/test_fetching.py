@@ -506,6 +506,7 @@ def test_a_stop_ends_it_after_what_is_under_way(empty: World, monkeypatch: pytes
 KILLS = 12
 
 
+@pytest.mark.long
 def test_killing_fetch_at_any_moment_leaves_an_archive_that_is_good(tmp_path: Path) -> None:
     """A row never speaks of bytes that are not whole in the store, and a last fetch does the rest."""
     count = 600

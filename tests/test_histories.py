@@ -295,6 +295,7 @@ COMMON: dict[str, Any] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_what_is_held_stays_and_what_was_disposed_never_comes_back() -> None:
     run_state_machine_as_test(_History, settings=settings(max_examples=20, stateful_step_count=16, **COMMON))

@@ -276,6 +276,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @FEW
 @given(changes=st.lists(st.tuples(st.integers(0, 2), FIELDS), max_size=8))
 def test_any_history_imported_again_changes_nothing_once_settled(
@@ -1192,6 +1193,7 @@ def histories(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
     return files
 
 
+@pytest.mark.long
 @FEW
 @given(files=histories(), order=st.randoms(use_true_random=False))
 def test_any_order_of_the_same_files_gives_the_same_catalog(

@@ -207,6 +207,7 @@ def _kill_and_run_again(folder: Path, name: str, *, number: int, seconds: float,
     world.archive.catalog.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [3, 17])
 @pytest.mark.parametrize("name", DEEDS)
 def test_a_command_that_was_killed_is_run_again(tmp_path: Path, name: str, number: int) -> None:

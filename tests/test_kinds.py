@@ -131,6 +131,7 @@ records: dict[Kind, st.SearchStrategy[dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), kind=st.sampled_from(sorted(KINDS)))
 def test_no_valid_record_is_taken_for_another_kind(tmp_path: Path, data: st.DataObject, kind: Kind) -> None:

@@ -262,6 +262,7 @@ def width(text: str) -> int:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", LISTS)
 @pytest.mark.parametrize("window", [40, 80, 140])
 def test_every_list_fits_the_window(damaged: World, words: str, window: int) -> None:

@@ -182,6 +182,7 @@ def _last(archive: Path, *words: str | Path) -> str:
     return said or ""
 
 
+@pytest.mark.long
 def test_from_nothing_to_a_repaired_archive_each_command_names_the_next(tmp_path: Path) -> None:
     """Following the last lines, with what only a person knows filled in, leads all the way."""
     world = fill(tmp_path / "filled", count=3)

@@ -136,6 +136,7 @@ TABLE = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("expected", TABLE, ids=lambda expected: expected.words[:30])
 @pytest.mark.parametrize("bad", [False, True], ids=["good", "bad"])
 def test_every_command_in_its_three_voices(night: Callable[[bool], Night], expected: Expected, bad: bool) -> None:
@@ -185,6 +186,7 @@ def test_quiet_names_the_worst_first_and_no_more_than_twenty(tmp_path: Path) -> 
     assert lines[22].startswith("Next: craftkit-archive ")
 
 
+@pytest.mark.long
 def test_all_numbers_of_one_night_agree(night: Callable[[bool], Night]) -> None:
     """Whichever command is asked, eight are damaged and one file is extra."""
     world = night(True)

@@ -84,6 +84,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.long
 def test_a_night_with_real_parts(
     tmp_path: Path, database: Database, rclone: RealService, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -322,6 +322,7 @@ def test_a_service_that_recovers_is_asked_again(receiver: Receiver, answers: lis
     assert len({request.body for request in receiver.got}) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("answers", "said", "asked"),
     [
@@ -452,6 +453,7 @@ def test_a_command_that_cannot_be_run_is_said(tmp_path: Path) -> None:
         assert why in sentence
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text",
     [

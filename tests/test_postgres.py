@@ -579,6 +579,7 @@ def everything_in(archive: Path) -> bytes:
     return b"".join(file.read_bytes() for file in archive.rglob("*") if file.is_file())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["in the address", "as a parameter", "in the environment"])
 def test_a_password_opens_the_database_and_is_never_shown(
     craftkit: Database, archive: Archive, tmp_path: Path, way: str
@@ -620,6 +621,7 @@ def test_a_wrong_password_says_where_to_give_the_right_one(archive: Archive, pos
         assert "wr0ng" not in done.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("address", "shown"),
     [

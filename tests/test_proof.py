@@ -340,6 +340,7 @@ def test_a_box_without_a_network_is_stamped_by_files(world: World, authority: Au
     assert at(world, "seal", "--timestamp-reply", tmp_path / "nothing", "-o", file).code == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/stale", "/page", "/busy", "/refuse"])
 def test_an_authority_that_does_not_stamp_this_is_16(
     world: World, authority: Authority, tmp_path: Path, path: str
@@ -377,6 +378,7 @@ def archive_seal(archive: Archive) -> list[str]:
     return [getattr(record, "detail", "") for record in seal_archive(archive)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["out", "out.zip", "bag"])
 def test_an_export_is_stamped_and_signed(
     world: World, signer: Signer, authority: Authority, tmp_path: Path, name: str

@@ -64,6 +64,7 @@ FORMS: dict[str, tuple[list[str], str | None]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_a_program_without_a_guard_runs_once(place: Path, form: str) -> None:
     words, given = FORMS[form]

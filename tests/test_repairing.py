@@ -389,6 +389,7 @@ def _put_file_over_folder(world: World) -> None:
     folder.write_bytes(b"no folder")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "damage",
     [

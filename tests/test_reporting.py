@@ -222,6 +222,7 @@ def test_the_page_is_as_wide_as_the_screen(page: Browser) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.long
 def test_thousands_of_findings_are_quick_and_the_rest_is_said(world: World, browser: Browser, tmp_path: Path) -> None:
     summary = summary_of(verify_assets(world.archive))
     findings = [

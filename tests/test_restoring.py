@@ -397,6 +397,7 @@ def test_a_backup_of_an_older_version_is_brought_up_to_date(tmp_path: Path, monk
 # --- a crash at any moment -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_kill_leaves_the_old_catalog_or_the_new_one_whole(world: World, backup: Path, tmp_path: Path) -> None:
     _later(world)
     # As a killed command leaves it: the last changes are in the log alone.

@@ -106,6 +106,7 @@ def test_a_hold_by_rule_covers_what_comes_later_and_the_reason_is_in_the_log_alo
 NAMES = (f"hold {number}" for number in count())
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.booleans(), st.sets(st.integers(1, 5), min_size=1)), max_size=6))

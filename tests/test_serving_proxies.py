@@ -179,6 +179,7 @@ class Download {
 """
 
 
+@pytest.mark.long
 def test_javas_client_is_answered_whether_it_expects_or_not(served: tuple[Serving, bytes], tmp_path: Path) -> None:
     server, body = served
     (tmp_path / "Download.java").write_text(JAVA)
@@ -226,6 +227,7 @@ func main() {
 """
 
 
+@pytest.mark.long
 def test_gos_client_is_answered_and_gets_its_ranges(served: tuple[Serving, bytes], tmp_path: Path) -> None:
     server, body = served
     (tmp_path / "download.go").write_text(GO)

@@ -286,6 +286,7 @@ def settled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], tuple[
     return settle
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_was_lost_comes_back_as_the_page_says(settled: Callable[[bool], tuple[Place, str]], loss: str) -> None:
     place, before = settled("disposed" in loss)

@@ -115,6 +115,7 @@ def test_what_cannot_be_opened_cannot_be_measured(store: Store) -> None:
             store.measure(key)
 
 
+@pytest.mark.long
 @FAST
 @given(keys=st.sets(KEYS, min_size=1, max_size=6))
 def test_the_keys_are_those_of_the_list(make_store: MakeStore, keys: set[str]) -> None:

@@ -90,6 +90,7 @@ def bars(terminal: Terminal) -> list[str]:
     return [line for screen in terminal.screens for line in screen if "/s " in line]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [["verify"], ["export", "out"], ["fetch"], ["import"], ["seal"], ["repair"]])
 def test_a_bar_shows_rate_and_time_left_and_stays_where_it_is(tmp_path: Path, words: list[str]) -> None:
     world = fill(tmp_path, count=300)
@@ -103,7 +104,7 @@ def test_a_bar_shows_rate_and_time_left_and_stays_where_it_is(tmp_path: Path, wo
         "repair": ["repair", world.bucket],
     }
     given = known[words[0]]
-    small = "\nfrom craftkit_archive.report import gather\ngather.SEALED_AT_ONCE = 10\n"
+    small = "\nfrom craftkit_archive.audit import sealing\nsealing.SEALED_AT_ONCE = 10\n"
     if words[0] == "repair":
         for number in range(0, 300, 2):
             world.asset(number).unlink()
@@ -143,6 +144,7 @@ sys.exit(0)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("columns", [80, 100, 160])
 def test_nothing_moves_on_the_line_but_the_bar(world: World, columns: int) -> None:
     with Terminal(archive=world.archive.path, columns=columns, before=UNEVEN) as terminal:
@@ -190,6 +192,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return world.archive.path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "colours"),
     [

@@ -136,6 +136,7 @@ def totalled(catalog: Catalog, since: str, now: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_totals_are_what_a_walk_counts(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:

@@ -85,6 +85,7 @@ def body_of(part: Part | None) -> bytes:
         return file.read(part.size_bytes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pack", PACKERS)
 @settings(deadline=None)  # files on a disk that others use too
 @given(files=FILES)

@@ -650,6 +650,7 @@ def slow_or_dead(body: bytes) -> Structure:
     return Structure(True, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dying", [("pikepdf",), ("PDFium",), ("pikepdf", "PDFium")])
 @pytest.mark.parametrize(("word", "told"), [("hang", "longer than"), ("crash", "died (-11)"), ("gorge", "MemoryError")])
 def test_a_reader_that_dies_of_a_pdf_is_a_note_and_harms_nothing_else(
@@ -696,6 +697,7 @@ def test_a_worker_that_is_killed_ends_it_with_a_clear_sentence(tmp_path: Path) -
 # --- at size ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_thousand_damages_in_twenty_thousand_are_all_found_and_named(tmp_path: Path) -> None:
     count, bad = 20_000, 1000
     world = bulk(tmp_path, count)

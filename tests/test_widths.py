@@ -165,6 +165,7 @@ def test_the_server_shows_each_pdf_whole(browser: Browser, made: Made, width: in
         check(browser, "#rows tr", [[name, "2026-06-05", "kB"] for name in NAMES])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", WIDTHS)
 def test_rows_of_any_height_follow_each_other_without_a_gap(browser: Browser, tmp_path: Path, width: int) -> None:
     pages = Pages(BytesIO, "many", Volume())

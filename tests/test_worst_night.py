@@ -182,6 +182,7 @@ SAID = [
 ]
 
 
+@pytest.mark.long
 def test_of_nothing_it_is_said_that_there_is_nothing(tmp_path: Path) -> None:
     path = tmp_path / "archive"
     assert command("init", archive=path).code == 0

@@ -26,6 +26,7 @@ from craftkit_archive.errors import (
 )
 
 BUSY_SECONDS = 30
+READER_SECONDS = 3
 _NO_SUCH = re.compile("no such (?:table|column)")
 
 
@@ -125,7 +126,10 @@ class Connection:
 
     def empty_log(self) -> bool:
         """Bring SQLite's log into the file and empty it; say whether no reader kept it from that."""
+        # Most readers are gone within a moment; an export reads for as long as it lasts, and is not waited for.
+        self._query(f"PRAGMA busy_timeout = {READER_SECONDS * 1000}")
         [found] = self._query("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._query(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         return not found[0]
 
     @property
