@@ -1,4 +1,4 @@
-"""The catalog: an SQLite file. Every SQL statement is in here, in a file for each user."""
+"""The catalog, an SQLite file. Every SQL statement is in this package, in one file for each part that queries it."""
 
 from craftkit_archive.catalog.assets import AssetQueries
 from craftkit_archive.catalog.disposal import DisposalQueries
@@ -20,4 +20,4 @@ class Catalog(
     RetentionQueries,
     NightQueries,
 ):
-    """An open catalog, with the queries of all its users."""
+    """An open catalog with every query on it; each base class holds those of one part of the program."""

@@ -1,4 +1,4 @@
-"""The queries of what is stored: expected, stored and damaged assets, totals, coverage."""
+"""The queries on assets: which are expected, stored or damaged, their totals and coverage."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,23 +26,24 @@ from craftkit_archive.coverage import Coverage
 from craftkit_archive.records import ProjectInfo
 from craftkit_archive.states import Standing
 
-# What a repair may replace: a digest says what is right.
+# What a repair may replace. Without a recorded digest, nothing says which bytes are right.
 _REPAIRABLE = "a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL AND a.verdict NOT IN ('ok', 'unverified')"
 
 
-# Nothing is expected of a render that was disposed, and no file is its own.
+# A disposed render expects no PDF, and claims no file in the store.
 _ALIVE = " AND NOT EXISTS (SELECT 1 FROM tombstones AS t WHERE t.render_id = r.id)"
 
 
 class AssetQueries(LedgerQueries):
-    """What is stored, what is expected, and what state each is in."""
+    """Queries on stored and expected assets, and on the states that they are in."""
 
     def project_summaries(self, since: str | None = None, now: str | None = None) -> list[ProjectInfo]:
-        """Count what is held of each project, in the order of slugs.
+        """Count renders and PDFs by project and state, in the order of slugs.
 
         Args:
-            since: What was read from then on and found good is covered; without it nothing is.
-            now: Until when; later dates are in the future and do not count.
+            since: Only bytes that were read and found good at or after this time count as covered; none do if it is
+                not given.
+            now: The present; checks dated later do not count.
         """
         rows = self._query(
             """
@@ -64,14 +65,17 @@ class AssetQueries(LedgerQueries):
         return [_project_info(list(parts)) for _, parts in groupby(rows, key=itemgetter(0))]
 
     def reading_days(self) -> list[tuple[str | None, int, int]]:
-        """Return, for each day on which assets were last read and found good, their number and bytes; None is never."""
+        """Return `(day, assets, bytes)` for each day on which assets were last read and found good.
+
+        The day is None for assets that were never found good.
+        """
         return self._query(  # type: ignore[return-value,unused-ignore]
             "SELECT CASE WHEN state = 'ok' THEN substr(verified_at, 1, 10) END AS day, SUM(stored), SUM(stored_bytes)"
             " FROM totals WHERE stored <> 0 GROUP BY day ORDER BY day"
         )
 
     def expected_assets(self, selection: Selection) -> Iterator[Expectation]:
-        """Yield, in the order of render ids, what succeeded renders should have stored and have not."""
+        """Yield the assets of succeeded renders that are not stored yet, in the order of render ids."""
         yield from self._pages(
             "SELECT r.id, r.asset_key, a.size_bytes, a.sha256, 0"
             " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
@@ -115,7 +119,7 @@ class AssetQueries(LedgerQueries):
         )
 
     def damaged_assets(self, selection: Selection) -> Iterator[DamagedAsset]:
-        """Yield, in the order of render ids, the recorded assets whose last verdict was damage or missing."""
+        """Yield the assets that a repair may replace, in the order of render ids: those whose last check failed."""
         yield from self._pages(
             "SELECT a.render_id, a.key, a.size_bytes, a.sha256, a.verdict FROM assets AS a"
             f" JOIN renders AS r ON r.id = a.render_id WHERE a.render_id > ? AND {_REPAIRABLE}{{where}}"
@@ -133,10 +137,13 @@ class AssetQueries(LedgerQueries):
         return count
 
     def choose(self, selection: Selection, choice: Choice) -> tuple[int, int]:
-        """Draw up the list of assets that `chosen_assets` yields, and return their count and bytes.
+        """Choose the assets that `chosen_assets` yields, and return their count and bytes.
 
-        It is drawn up once, in a temporary table, so that what is checked meanwhile does not change it. Its order:
-        never checked, last bad, dated in the future, then the oldest; a random draw is in random order.
+        The choice is sorted once into a temporary table, so that verdicts recorded meanwhile do not change it. An index
+        that keeps it sorted would have to be updated with each verdict, for a query that runs once a night.
+
+        First come assets that were never checked, then those whose last check failed, those dated in the future, and
+        the rest by age. A random share is in random order.
         """
         where, values = choice.where()
         order = "rank, verified_at, render_id"
@@ -170,7 +177,7 @@ class AssetQueries(LedgerQueries):
         return int(rows[0][0]), int(rows[0][1])
 
     def chosen_assets(self) -> Iterator[Asset]:
-        """Yield what `choose` drew up, in its order."""
+        """Yield the assets that `choose` selected, in its order."""
         after = 0
         while page := self._query(
             "SELECT c.position, a.render_id, a.key, a.size_bytes, a.sha256 FROM temp.chosen AS c"
@@ -181,7 +188,10 @@ class AssetQueries(LedgerQueries):
             yield from (Asset(*row[1:]) for row in page)
 
     def coverage(self, since: str, now: str, days: int) -> Coverage:
-        """Add up what was read and found good since a time, and what is due; dates in the future do not count."""
+        """Add up the bytes that were read and found good since a time, and those that are due.
+
+        Checks dated after `now` do not count.
+        """
         rows = self._query(
             """
             SELECT COALESCE(SUM(stored), 0), COALESCE(SUM(stored_bytes), 0),
@@ -196,12 +206,12 @@ class AssetQueries(LedgerQueries):
         return Coverage(days, *rows[0])
 
     def standing(self) -> Standing:
-        """Count everything by state, and the files that no render claims."""
+        """Count all renders by state, and the files that no render claims."""
         counts = self._query("SELECT NULLIF(state, ''), SUM(renders), SUM(stored) FROM totals GROUP BY 1")
         return _standing(counts, self.count_extra())
 
     def stored_standing(self) -> Standing:
-        """Count what is stored by state."""
+        """Count the stored PDFs by state, and the files that no render claims."""
         counts = self._query("SELECT state, SUM(stored), SUM(stored) FROM totals WHERE stored <> 0 GROUP BY state")
         return _standing(counts, self.count_extra())
 
@@ -210,19 +220,20 @@ class AssetQueries(LedgerQueries):
         return int(self._query("SELECT COUNT(*) FROM extra_files")[0][0])
 
     def last_verified(self) -> str | None:
-        """Return when a stored PDF was verified last; None if none ever was."""
+        """Return the time of the latest check of a stored PDF; None before the first."""
         return self._query("SELECT MAX(verified_at) FROM assets WHERE verdict IS NOT NULL")[0][0]  # type: ignore[no-any-return]
 
     def known_extra(self, keys: Sequence[str]) -> set[str]:
-        """Return those of some keys that the last verification of everything found as files of no render."""
+        """Return those of these keys that the last verification of everything found as extra files."""
         sql = "SELECT key FROM extra_files WHERE key IN (SELECT value FROM json_each(?))"
         return {key for (key,) in self._query(sql, (json_text(keys),))}
 
     def unclaimed(self, keys: Sequence[str]) -> list[str]:
-        """Return the asset keys that belong to no render of any status, in their order; disposed ones have none."""
+        """Return those of these asset keys that no render claims, in their order; a disposed render claims none."""
         left = dict.fromkeys(keys)
         named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
-        # What is stored; what lies where Craftkit puts it; and the rest, which has an index of its own.
+        # Three questions, each with an index to answer it: what is stored; what has the key that Craftkit gives; and
+        # the few other keys, in `idx_renders_elsewhere`.
         for sql, values in (
             ("SELECT key FROM assets WHERE key IN (SELECT value FROM json_each(?))", keys),
             (f"SELECT r.asset_key FROM renders AS r WHERE r.id IN (SELECT value FROM json_each(?)){_ALIVE}", named),
@@ -238,19 +249,19 @@ class AssetQueries(LedgerQueries):
         return list(left)
 
     def unrecorded(self, keys: Sequence[str]) -> list[str]:
-        """Return those asset keys under which nothing is recorded as stored, in their order."""
+        """Return those of these asset keys that no stored asset has, in their order."""
         sql = "SELECT key FROM assets WHERE stored_at IS NOT NULL AND key IN (SELECT value FROM json_each(?))"
         stored = {key for (key,) in self._query(sql, (json_text(keys),))}
         return [key for key in keys if key not in stored]
 
     def expecting(self, keys: Sequence[str]) -> dict[str, str]:
-        """Map those asset keys that succeeded renders should have stored, and have not, to the ids of the renders."""
+        """Map those of these keys that a succeeded render expects and has not stored to the ids of their renders."""
         sql = (
             "SELECT r.asset_key, r.id FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
             f" WHERE r.status = 'succeeded' AND a.stored_at IS NULL{_ALIVE}"
             " AND r.asset_key IN (SELECT value FROM json_each(?))"
         )
-        # By the id that Craftkit's names have; the rest by the index of those that have none.
+        # First by the render id that is part of Craftkit's keys; the few other keys are in `idx_renders_elsewhere`.
         named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
         by_id = self._query(f"{sql} AND r.id IN (SELECT value FROM json_each(?))", (json_text(keys), json_text(named)))
         found = {key: render_id for key, render_id in by_id}
@@ -261,7 +272,7 @@ class AssetQueries(LedgerQueries):
         return found
 
     def add_assets(self, rows: Iterable[NewAsset]) -> None:
-        """Record assets whose bytes are in the store; that they were lost is over."""
+        """Record assets whose bytes are in the store, and end any acceptance of their loss."""
         rows = list(rows)
         render_ids = [row.render_id for row in rows]
         with self._keeping_totals(render_ids):
@@ -275,11 +286,11 @@ class AssetQueries(LedgerQueries):
             self.end_acknowledgements(render_ids)
 
     def totals(self) -> Totals:
-        """Add up what is stored and what the last checks said of it."""
+        """Add up what is stored, with the states that the last checks left."""
         return Totals(*self.stored_totals(), self.stored_standing())
 
     def stored_totals(self) -> tuple[int, int, str | None]:
-        """Return the number of stored PDFs, their bytes, and the time of the check that is longest ago."""
+        """Return the number of stored PDFs, their bytes, and the time of the oldest check among their latest ones."""
         [totals] = self._query(
             "SELECT COALESCE(SUM(stored), 0), COALESCE(SUM(stored_bytes), 0), MIN(NULLIF(verified_at, '')) FROM totals"
             " WHERE stored <> 0"
@@ -288,7 +299,7 @@ class AssetQueries(LedgerQueries):
 
 
 def _project_info(parts: list[tuple[Any, ...]]) -> ProjectInfo:
-    """Put together what is held of one project from a row for each state."""
+    """Sum up one project from its rows, one for each state."""
     by_state: Counter[str] = Counter()
     for part in parts:
         by_state[part[4] or ""] += part[5]

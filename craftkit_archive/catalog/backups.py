@@ -1,4 +1,4 @@
-"""Backups of the catalog: whether a file is one, a copy of it, and what an older or a damaged catalog still says."""
+"""Backups of the catalog: checks and copies them, and reads who could download from an older or damaged catalog."""
 
 import os
 import sqlite3
@@ -52,7 +52,7 @@ def check_backup(file: Path) -> None:
 
 
 def copy_backup(file: Path, to: Path) -> None:
-    """Copy a catalog, with what its log holds, into a new file that is its owner's alone.
+    """Copy a catalog, including what its log holds, to a new file that only its owner can read.
 
     Raises:
         NoSpaceError, NotWritableError: The disk refused.
@@ -78,10 +78,10 @@ def read_access(path: Path) -> DownloadRights | None:
 
 
 def settle_log(path: Path) -> None:
-    """Bring what a catalog's log holds into the file, so that the file alone is whole; a damaged one stays as it is.
+    """Merge a catalog's log into the file, so that the file alone is complete; a damaged catalog stays as it is.
 
     Raises:
-        LockedError: Somebody reads it for so long that this cannot be done.
+        LockedError: Another program has read it for `BUSY_SECONDS`.
     """
     try:
         with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=rw", uri=True)) as connection:

@@ -1,14 +1,14 @@
-"""What is done when a catalog is opened for writing and its audit file does not end as its table does.
+"""Reconciles the audit log's table and file when a catalog is opened for writing and the two end differently.
 
-The row of an event and its line are in two places, and no disk writes both at once. The row comes first, with the
-change itself; the line follows. So after a kill, the file is missing the last lines, which the next command appends. If
-the file goes on where the table ends, an older catalog was restored: the events in between happened, and are copied
-into the table again; holds and retention rules among them are in force again, and what they disposed is disposed. If
-each has events that the other does not, they have forked: the file is kept under another name, as evidence, and a new
-one is written from the table. Of what the other one says, its holds alone are in force here: they delete nothing.
-Anything that a kill cannot explain becomes an event itself.
+An event has a row in the table and a line in the file, and no disk writes both at once. The row is committed first,
+with the change itself; the line follows. After a kill, the file may therefore lack its last lines, which the next
+command appends. If the file continues past the end of the table, an older catalog was restored: its later events are
+copied into the table, holds and retention rules among them take effect again, and renders that they disposed are
+disposed again. If each has events that the other does not, the histories have forked: the file is renamed and kept as
+evidence, and a new one is written from the table. Only the holds of the renamed file take effect, because a hold never
+deletes anything. Whatever a kill cannot explain is recorded as an event itself.
 
-The table of tombstones has its file too. There, a render that either of them names is disposed.
+The table of tombstones has a file too. A render that either of the two names is disposed.
 """
 
 from collections.abc import Iterator
@@ -36,11 +36,17 @@ HOLDS = frozenset({"hold place", "hold keep", "hold release"})
 
 
 class _PartedError(Exception):
-    """File and table do not belong to one history."""
+    """The file and the table do not share one history."""
 
 
 class _Tail(NamedTuple):
-    """How the file ends: its last line, what follows it, and the event that the line is, if it is one."""
+    """The end of the file.
+
+    Attributes:
+        line: Its last complete line.
+        torn: What follows it, left by a write that broke off.
+        event: The line as an event; None if it is not a valid one.
+    """
 
     line: bytes
     torn: bytes
@@ -52,7 +58,7 @@ class _Tail(NamedTuple):
 
 
 def catch_up(catalog: Catalog, *, who: str, time: str) -> list[str]:
-    """Bring a catalog and the files beside it to the same state, and return what a person should hear of it.
+    """Bring a catalog and the files beside it to the same state, and return notices for the user.
 
     Args:
         catalog: Open for writing, outside of a transaction.
@@ -80,7 +86,7 @@ def _catch_up_events(catalog: Catalog, *, who: str, time: str) -> list[str]:
     file = catalog.audit_file
     with file.locked():
         tail = _read_tail(catalog)
-        # After the file: a writer commits the row first, so the table is never the one that is behind.
+        # Read after the file: a writer commits the row before the line, so the table is never behind.
         head, flushed = catalog.audit_head(), catalog.flushed_events()
         lost = min(flushed, head.number) - tail.head.number
         is_of_table = _is_of_table(catalog, tail, head)
@@ -92,7 +98,7 @@ def _catch_up_events(catalog: Catalog, *, who: str, time: str) -> list[str]:
             return []
     if not is_of_table:
         return _rejoin(catalog, tail, head, who=who, time=time)
-    # The event first: its commit writes the lines too, so that no kill lets the file be whole again without a word.
+    # Committing the event also writes the missing lines, so a kill cannot leave the file restored and unrecorded.
     with catalog.transaction():
         catalog.record_event(FILE_RESTORED, who=who, time=time, counts={"lines": lost})
     return [
@@ -101,10 +107,10 @@ def _catch_up_events(catalog: Catalog, *, who: str, time: str) -> list[str]:
 
 
 def take_later_events(catalog: Catalog, *, who: str, time: str) -> int:
-    """Copy the events that only the file has into a catalog that is not in place yet (`Catalog.apart`).
+    """Copy the events that only the file has into a catalog that has not been moved into place (`Catalog.apart`).
 
-    The file is only read: what is recorded here reaches it when the catalog is in place and opened. A file that tells
-    another history is left to `catch_up` too.
+    The file is only read: events recorded here reach it when the catalog is in place and opened. A file with a forked
+    history is left to `catch_up` as well.
 
     Args:
         catalog: Open for writing, outside of a transaction.
@@ -139,7 +145,7 @@ def _read_tail(catalog: Catalog) -> _Tail:
 
 
 def _is_of_table(catalog: Catalog, tail: _Tail, head: Head) -> bool:
-    """Say whether the table has the file's last line: then only the lines after it are missing."""
+    """Return whether the table has the file's last line, so that only later lines can be missing."""
     if tail.event is None:
         return not tail.line
     return tail.event.number <= head.number and catalog.event_line(tail.event.number) == tail.line
@@ -164,23 +170,23 @@ def _rejoin(catalog: Catalog, tail: _Tail, head: Head, *, who: str, time: str) -
 
 
 def _take_events(path: Path, catalog: Catalog, head: Head) -> int:
-    """Take the events of the file that follow the table's last one, and what they say about holds, rules and disposals.
+    """Copy the file's events after the table's last one, and apply their holds, retention rules and disposals.
 
     Returns:
-        How many renders were disposed that not even the file of tombstones has.
+        The number of disposed renders that not even the file of tombstones names.
     """
     replayed: list[Event] = []
     disposals: list[int] = []
     catalog.add_events(_noting(_later_events(path, catalog, head), replayed, disposals))
     for event in replayed:
         catalog.replay(event)
-    # Read again one by one: those of a million renders are more than memory should take.
+    # Only the numbers are kept, and the events read again one by one: each names its renders, which may be a million.
     lines = map(catalog.event_line, disposals)
     return catalog.strike_logged(read_event(line) for line in lines if line is not None)
 
 
 def _noting(events: Iterator[Event], replayed: list[Event], disposals: list[int]) -> Iterator[Event]:
-    """Pass events on, and note those that are to be replayed, and the numbers of those that disposed something."""
+    """Pass events on; collect those to replay, and the numbers of those that disposed something."""
     for event in events:
         if event.what in REPLAYED:
             replayed.append(event)
@@ -193,7 +199,7 @@ def _later_events(path: Path, catalog: Catalog, head: Head) -> Iterator[Event]:
     """Yield the events of the file that follow the table's last one.
 
     Raises:
-        _PartedError: The file does not have that one, or is not in order after it.
+        _PartedError: The file does not have the table's last event, or is not in order after it.
     """
     after = head.number
     known = catalog.event_line(head.number) if head.number else None
@@ -204,7 +210,7 @@ def _later_events(path: Path, catalog: Catalog, head: Head) -> Iterator[Event]:
                 found = line == known
                 continue
             if not line.endswith(b"\n"):
-                return  # a write that broke off
+                return  # a write was cut short
             try:
                 event = read_event(line)
             except ValueError as error:
@@ -224,7 +230,7 @@ def _part(catalog: Catalog, heads: dict[str, dict[str, object]], *, who: str, ti
     with disk_errors(file.path):
         with file.path.open("rb") as parted:
             digest = file_digest(parted, "sha256").hexdigest()
-        # Before the event: if this is interrupted, a missing file is written again from the table.
+        # Renamed before the event is recorded: after a kill in between, the missing file is written from the table.
         file.path.rename(kept)
     with catalog.transaction():
         _keep_holds(kept, catalog)
@@ -237,7 +243,7 @@ def _part(catalog: Catalog, heads: dict[str, dict[str, object]], *, who: str, ti
 
 
 def _keep_holds(path: Path, catalog: Catalog) -> None:
-    """Let holds be in force that only a file of another history has; those that it releases stay as they are here."""
+    """Apply the holds that only a forked file has; a hold that this catalog knows is not released by that file."""
     known = {hold.name for hold in catalog.hold_terms()}
     with disk_errors(path), path.open("rb") as file:
         for line in read_lines(file):

@@ -1,4 +1,4 @@
-"""The connection to the catalog: transactions, backups, and SQLite's errors as ours."""
+"""The connection to the catalog: transactions, backups, and how SQLite's errors map to ours."""
 
 import os
 import re
@@ -36,7 +36,7 @@ class Connection:
     Args:
         path: The SQLite file.
         read_only: Whether writing is refused by SQLite itself.
-        sealed: Whether the file never changes, as on read-only media: then nothing is locked and nothing written
+        sealed: Whether the file can never change, as on read-only media. SQLite then takes no locks and writes nothing
             beside it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Connection:
         CatalogNewerError: A newer version of this program wrote it.
         CatalogDamagedError: SQLite cannot read it, or it is not a catalog.
         NoArchiveError: The file does not exist.
-        RequestError: It should be read as sealed, but has a write-ahead log that was never merged into it.
+        RequestError: `sealed` is set, but the file has a write-ahead log that was never merged into it.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, sealed: bool = False) -> None:
@@ -92,7 +92,7 @@ class Connection:
 
     @classmethod
     def create(cls, path: Path, settings: dict[str, str]) -> None:
-        """Make an empty catalog, readable by its owner alone, in place of what may be there.
+        """Create an empty catalog that only its owner can read, replacing any file at the path.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
@@ -103,7 +103,8 @@ class Connection:
         with sqlite_errors(path):
             connection = sqlite3.connect(path, isolation_level=None)
             try:
-                # A row of renders has some 500 bytes: with 4 KiB a page, inserting takes a fifth longer.
+                # A row of `renders` takes some 500 bytes. With SQLite's default of 4 KiB a page, few fit on each, and
+                # inserting takes a fifth longer.
                 connection.execute("PRAGMA page_size = 16384")
                 connection.execute("PRAGMA journal_mode = WAL")
                 migrations.migrate(connection)
@@ -112,12 +113,12 @@ class Connection:
                 connection.close()
 
     def close(self) -> None:
-        """Close this thread's connection, and bring what was written from the log into the file itself."""
+        """Close this thread's connection and merge SQLite's log into the file."""
         connection = getattr(self._local, "connection", None)
         if connection is not None:
             if not self._read_only:
-                # A copy of the file alone must not bring a revoked key back to life. Readers may keep it from being
-                # done, and then the last of them does it.
+                # A copy of the file without its log must not bring a revoked key back to life. If readers are in the
+                # way, the last of them to close merges the log.
                 with suppress(sqlite3.Error):
                     connection.execute("PRAGMA busy_timeout = 1000")
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -125,8 +126,8 @@ class Connection:
             del self._local.connection
 
     def empty_log(self) -> bool:
-        """Bring SQLite's log into the file and empty it; say whether no reader kept it from that."""
-        # Most readers are gone within a moment; an export reads for as long as it lasts, and is not waited for.
+        """Merge SQLite's log into the file and truncate it; return False if a reader prevented that."""
+        # Most readers end within a moment. An export reads for as long as it lasts, and is not waited for.
         self._query(f"PRAGMA busy_timeout = {READER_SECONDS * 1000}")
         [found] = self._query("PRAGMA wal_checkpoint(TRUNCATE)")
         self._query(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
@@ -138,17 +139,18 @@ class Connection:
         if connection is None:
             how = "mode=ro&immutable=1" if self._sealed else "mode=ro" if self._read_only else "mode=rw"
             connection = self._local.connection = self._connect(how)
-            # What a disposal deletes is overwritten, also where SQLite would only mark its place as free. Not in
-            # disposals alone: what an import replaced before would stay in the file. That costs a first import of
-            # 100,000 renders 0.4 % of its processor time, less than can be measured (median of ten pairs), and one that
-            # changes each row 2.2 % (median of five pairs).
+            # SQLite overwrites deleted values instead of only marking their space as free, so that nothing of a
+            # disposed render stays in the file. It is on for every command, not only for disposals: values that an
+            # import replaced earlier would stay otherwise. That costs a first import of 100,000 renders 0.4 % of its
+            # processor time, less than can be measured (median of ten pairs), and an import that changes every row
+            # 2.2 % (median of five pairs).
             connection.execute("PRAGMA secure_delete = ON")
             if self._read_only:
                 try:
                     connection.execute("SELECT 1 FROM sqlite_master")
                 except sqlite3.OperationalError:
-                    # SQLite reads a log beside the file, and cannot make one on a full or read-only disk. Without
-                    # one there is nothing to miss.
+                    # Even a reader needs the log beside the file, and SQLite cannot create one on a full or read-only
+                    # disk. If there is no log, the file alone is complete and can be opened as immutable.
                     connection.close()
                     del self._local.connection
                     if self._has_log():
@@ -168,14 +170,15 @@ class Connection:
             isolation_level=None,
             timeout=BUSY_SECONDS,
             factory=_ThreadConnection,
-            check_same_thread=False,  # so that whoever drops the last reference may close it
+            check_same_thread=False,  # the thread that drops the last reference may be another one, and closes it
         )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make what is written inside land together or not at all.
+        """Commit everything that is written inside together, or nothing of it.
 
-        It takes SQLite's write lock at once, so that it never fails half-way for having read before another wrote.
+        The write lock is taken at the start (`BEGIN IMMEDIATE`). A transaction that begins by reading fails at its
+        first write if another program has written in between.
         """
         if self._connection.in_transaction:
             yield  # the outer one decides
@@ -193,10 +196,10 @@ class Connection:
         self._committed()
 
     def _committed(self) -> None:
-        """Do what follows a transaction that has landed."""
+        """Called after a transaction was committed."""
 
     def _rolled_back(self) -> None:
-        """Forget what was to follow it."""
+        """Called before a transaction is rolled back."""
 
     def _errors(self) -> Any:
         return sqlite_errors(self.path)
@@ -210,7 +213,7 @@ class Connection:
             self._connection.executemany(sql, rows)
 
     def index_renders(self) -> None:
-        """Make the index of the server's list if a first import that was killed has left it out."""
+        """Create the index for the server's list if it is missing, as after a first import that was killed."""
         if not self._read_only:
             # As `migrations.m002_newest_first` made it.
             self._query(
@@ -218,7 +221,7 @@ class Connection:
             )
 
     def quick_check(self) -> list[str]:
-        """Return what SQLite finds wrong with its own file; nothing if it is sound."""
+        """Return up to five faults that SQLite finds in the file, as sentences; an empty list if it is sound."""
         return [row[0] for row in self._query("PRAGMA quick_check(5)") if row[0] != "ok"]
 
     @property
@@ -227,17 +230,17 @@ class Connection:
         return sqlite3.sqlite_version
 
     def latest_time(self) -> str | None:
-        """Return the latest time at which something is said to have been done."""
+        """Return the latest time at which a run began or an asset was verified; None if neither ever happened."""
         sql = (
             "SELECT MAX(at) FROM (SELECT MAX(started_at) AS at FROM runs UNION ALL SELECT MAX(verified_at) FROM assets)"
         )
         return self._query(sql)[0][0]  # type: ignore[no-any-return]
 
     def back_up(self, file: Path) -> int:
-        """Copy the catalog as it is at one moment, and return the copy's size in bytes; readable by its owner alone.
+        """Copy a consistent snapshot of the catalog to a file that only its owner can read; return its size in bytes.
 
         Raises:
-            RequestError: The file is there already.
+            RequestError: The file exists already.
             NoSpaceError, NotWritableError: The disk refused; nothing is left behind.
         """
         if file.exists():
@@ -250,7 +253,7 @@ class Connection:
             with sqlite_errors(temporary):
                 copy = sqlite3.connect(temporary)
                 try:
-                    # In one step: in several, each write by others would restart it.
+                    # All pages in one step: between two steps, a write by another program would restart the copy.
                     self._connection.backup(copy)
                     copy.execute("PRAGMA journal_mode = DELETE")
                 finally:
@@ -296,7 +299,7 @@ class Connection:
 
 
 class _ThreadConnection(sqlite3.Connection):
-    """A thread's own connection, closed when the thread or the catalog is gone: a server's threads end unannounced."""
+    """The connection of one thread; closes itself, because a server's threads end without a call to `close`."""
 
     def __del__(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it was never opened
@@ -311,7 +314,7 @@ def _is_full(path: Path) -> bool:
 
 
 def _remove_stale(file: Path) -> None:
-    """Remove what backups to this file that were killed have left: their copies and SQLite's journals of them."""
+    """Remove the temporary copies, and SQLite's journals of them, that killed backups to this file left behind."""
     own = re.compile(rf"\.{re.escape(file.name)}\.([0-9]+)(-journal)?")
     for left in file.parent.glob(".*"):
         found = own.fullmatch(left.name)
@@ -331,7 +334,7 @@ def _is_running(process_id: int) -> bool:
 
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite says about a catalog into the tree's words.
+    """Map the errors that SQLite raises about a catalog to ours.
 
     Raises:
         LockedError: Another program holds it.

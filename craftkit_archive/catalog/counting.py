@@ -1,4 +1,4 @@
-"""The queries that keep the running totals (see `totals`) where many rows are written at a time."""
+"""The queries that keep the running totals (see `totals`) current where many rows are written at a time."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,16 +11,15 @@ from craftkit_archive.catalog.totals import ADDED, COLUMNS, GROUPED, change_tota
 
 
 class TotalsQueries(Connection):
-    """Keeps the totals where many rows are written at a time, and recounts them."""
+    """Updates the totals where many rows are written at a time, and recounts them."""
 
     @contextmanager
     def _keeping_totals(self, render_ids: Sequence[str], becomes: tuple[str, str] | None = None) -> Iterator[None]:
-        """Keep the totals of some renders while their rows are written.
+        """Update the totals of some renders in one step while their rows are written, with the triggers switched off.
 
         Args:
-            render_ids: Which; none where the one inside changes no state.
-            becomes: The state and the time of the check that all of them that are stored have afterwards; where it is
-                not given, that is looked up.
+            render_ids: The renders; empty if what is written changes no state.
+            becomes: The state and the time of the check that the stored ones have afterwards; looked up if not given.
         """
         ids = (json_text(render_ids),)
         where = " WHERE render_id IN (SELECT value FROM json_each(?))"
@@ -39,17 +38,23 @@ class TotalsQueries(Connection):
         self._write(f"INSERT INTO totals ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?){ADDED}", rows)
 
     def _known_ids(self, table: str, column: str, ids: Iterable[str]) -> set[str]:
-        """Return those ids that a table has."""
+        """Return those of these ids that a column of a table has."""
         ids = list(ids)
         if ids and min(ids) > self._query(f"SELECT COALESCE(MAX({column}), '') FROM {table}")[0][0]:
-            return set()  # as in an import in the order of ids
+            return set()  # a first import in the order of ids needs no other look-up
         sql = f"SELECT {column} FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
         return {found for (found,) in self._query(sql, (json_text(ids),))}
 
     @contextmanager
     def _adding_renders(self, renders: Mapping[str, tuple[str, str]], known: set[str]) -> Iterator[None]:
-        """Keep the totals while renders are put in; given are their projects and statuses, by id."""
-        # Any of them may be new and disposed; or a row that somebody deleted comes back to an asset that stayed.
+        """Update the totals while renders are written.
+
+        Args:
+            renders: Project id and status of each, by render id.
+            known: Those of the ids that have a row already.
+        """
+        # A new row has a PDF nobody knows, and is simply added up. Looked up are ids that may have a state already:
+        # those with a row, those that are disposed, and those whose asset outlived a row that somebody deleted.
         looked_up = set(renders)
         if not self._has_tombstones():
             left = (self._known_ids(table, "render_id", renders) for table in ("assets", "acknowledgements"))
@@ -63,7 +68,7 @@ class TotalsQueries(Connection):
         return bool(made and self._query("SELECT 1 FROM tombstones LIMIT 1"))
 
     def _add_new(self, renders: Counter[tuple[str, str]]) -> None:
-        """Add up renders that were not there, and whose PDFs nobody knows yet, by project and status."""
+        """Add new renders to the totals, by project id and status; none of their PDFs is recorded yet."""
         self._write(
             f"INSERT INTO totals ({COLUMNS}) VALUES (?1, CASE WHEN ?2 THEN 'not-stored' ELSE '' END, '', ?3,"
             f" CASE WHEN ?2 THEN ?3 ELSE 0 END, 0, 0){ADDED}",
@@ -71,7 +76,7 @@ class TotalsQueries(Connection):
         )
 
     def count_anew(self) -> bool:
-        """Count everything and put it into the table; say whether it was right before."""
+        """Recount everything into the table, and return whether the totals were right before."""
         with self.transaction():
             was_right = self.has_right_totals()
             if not was_right:
@@ -80,11 +85,11 @@ class TotalsQueries(Connection):
             return was_right
 
     def drop_empty_totals(self) -> None:
-        """Remove what sums up nothing any more, such as the times of checks that others have replaced."""
+        """Remove totals that have fallen to zero, such as those for times of checks that later ones have replaced."""
         self._query("DELETE FROM totals WHERE renders = 0")
 
     def has_right_totals(self) -> bool:
-        """Count everything and compare; it takes a second for a million renders."""
+        """Return whether the totals agree with a full count, which takes a second for a million renders."""
         counted = GROUPED.format(sign="", where="")
         kept = f"SELECT {COLUMNS} FROM totals WHERE renders <> 0 OR stored_bytes <> 0"
         return not self._query(

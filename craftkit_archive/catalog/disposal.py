@@ -1,7 +1,8 @@
-"""The queries of disposal: tombstones, the file that follows them, and what may not stay of a disposed render."""
+"""The queries of disposal: tombstones, the file that repeats them, and the scrubbing of disposed renders' rows."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple
 
 from craftkit_archive.catalog.events import EventQueries
@@ -14,14 +15,14 @@ _IN = "IN (SELECT value FROM json_each(?))"
 _TOMBSTONE = (
     "render_id, project_id, size_bytes, sha256, created_at, disposed_at, policy, disposed_by, finished_at, remains"
 )
-# What a tombstone says about its rule where only the audit log knows of the disposal.
+# The policy of a tombstone that was restored from the audit log alone, which does not name the rule.
 BY_LOG = "audit log"
-# Up to which row the file is known to have followed the table, and how long it was then.
+# Setting: the number of the last tombstone that the file is known to have, and the size of the file then in bytes.
 _FOLLOWED = "disposed_followed"
 
 
 class Striking(NamedTuple):
-    """A render that is to be disposed, when, by which rule, and by whom."""
+    """A render to dispose of: since when, by which rule, and on whose command."""
 
     render_id: str
     disposed_at: str
@@ -38,10 +39,10 @@ class DisposalQueries(EventQueries):
         return DisposedFile(self.path.with_name(DISPOSED_FILE))
 
     def strike(self, renders: Sequence[Striking]) -> list[Tombstone]:
-        """Begin the disposal of renders: from now on nothing of them counts as stored, or may be stored again.
+        """Begin the disposal of renders: their PDFs no longer count as stored, and cannot be stored again.
 
-        Where the bytes are stays in the tombstone until they are gone. A key that another render's PDF has is not kept:
-        those bytes are not this render's.
+        A tombstone keeps the asset key until the bytes are deleted; not one that another render's PDF has, because
+        those bytes do not belong to the disposed render.
         """
         ids = json_text([one.render_id for one in renders])
         self._write(
@@ -57,17 +58,17 @@ class DisposalQueries(EventQueries):
         return [tombstone for tombstone, _ in self._tombstones(f"WHERE render_id {_IN} ORDER BY render_id", (ids,))]
 
     def unfinished(self, after: str, limit: int) -> list[tuple[Tombstone, str | None]]:
-        """Return disposals that have begun and not ended, by id, with the keys of their bytes."""
+        """Return unfinished disposals in the order of ids, each with the asset key of the bytes to delete."""
         which = "WHERE finished_at IS NULL AND render_id > ? ORDER BY render_id LIMIT ?"
         return self._tombstones(which, (after, limit))
 
     def begun(self, render_ids: Sequence[str]) -> list[tuple[Tombstone, str | None]]:
-        """Return those of these renders whose disposal has begun and not ended, with the keys of their bytes."""
+        """Return those of these renders whose disposal is unfinished, each with the asset key of the bytes to delete."""
         which = f"WHERE finished_at IS NULL AND render_id {_IN} ORDER BY render_id"
         return self._tombstones(which, (json_text(render_ids),))
 
     def reopen_disposal(self, render_ids: Sequence[str]) -> list[tuple[Tombstone, str | None]]:
-        """Let disposals that have ended be begun ones again, so that their bytes are looked for once more."""
+        """Mark finished disposals as unfinished, so that their bytes are looked for again."""
         self._query(
             "UPDATE tombstones SET finished_at = NULL, key = (SELECT asset_key FROM renders WHERE id = render_id)"
             f" WHERE finished_at IS NOT NULL AND render_id {_IN}",
@@ -76,7 +77,13 @@ class DisposalQueries(EventQueries):
         return self.begun(render_ids)
 
     def finish_disposal(self, ends: Iterable[tuple[str, str | None]], finished_at: str, run_id: int | None) -> None:
-        """Note that bytes are gone, and what remains of them; delete what may be about a person."""
+        """Record that bytes were deleted and what remains of them, and scrub the renders' rows.
+
+        Args:
+            ends: Render ids, each with what remains of the bytes; None if nothing does.
+            finished_at: Now, in UTC.
+            run_id: The run that deleted them, if it was one.
+        """
         ends = list(ends)
         self.scrub([render_id for render_id, _ in ends])
         self._write(
@@ -85,7 +92,7 @@ class DisposalQueries(EventQueries):
         )
 
     def aim_disposal(self, keys: Mapping[str, str]) -> None:
-        """Say where the bytes of renders may be whose disposal has begun, such as in a catalog that was rebuilt."""
+        """Give unfinished disposals, such as those of a rebuilt catalog, the asset keys to delete, by render id."""
         sql = "UPDATE tombstones SET key = ? WHERE render_id = ? AND finished_at IS NULL"
         self._write(sql, ((key, render_id) for render_id, key in keys.items()))
         if keys:
@@ -97,9 +104,9 @@ class DisposalQueries(EventQueries):
             )
 
     def scrub(self, render_ids: Sequence[str]) -> None:
-        """Delete what may be about a person from the rows of disposed renders; their bytes are overwritten.
+        """Delete what may identify a person from every row about disposed renders; SQLite overwrites the bytes.
 
-        That is `extra`, `error_message` and an asset key that is not Craftkit's own, wherever it stands.
+        Deleted are `extra`, `error_message`, and any asset key that Craftkit did not give.
         """
         ids = json_text(render_ids)
         named = self._query(
@@ -134,11 +141,11 @@ class DisposalQueries(EventQueries):
         return {render_id for (render_id,) in found}
 
     def has_disposed(self) -> bool:
-        """Say whether anything was ever disposed."""
+        """Return whether any render was ever disposed."""
         return bool(self._query("SELECT 1 FROM tombstones LIMIT 1"))
 
     def tombstones_of(self, run_id: int) -> Iterator[Tombstone]:
-        """Yield what a run disposed, in the order of ids."""
+        """Yield the tombstones of the renders that a run disposed, in the order of ids."""
         after = ""
         which = "WHERE run_id = ? AND render_id > ? ORDER BY render_id LIMIT ?"
         while page := self._tombstones(which, (run_id, after, PAGE)):
@@ -146,7 +153,7 @@ class DisposalQueries(EventQueries):
             after = page[-1][0].render_id
 
     def count_disposed(self) -> tuple[int, int]:
-        """Count the disposed renders, and those of them whose disposal has not ended."""
+        """Return the number of disposed renders, and of those whose disposal is unfinished."""
         [found] = self._query("SELECT COUNT(*), COUNT(*) - COUNT(finished_at) FROM tombstones")
         return found[0], found[1]
 
@@ -157,13 +164,13 @@ class DisposalQueries(EventQueries):
     # --- the file
 
     def follow_disposed(self, note: Callable[[int], object]) -> int:
-        """Bring the table of tombstones and its file to the same state; return how many renders only the file had.
+        """Bring the table of tombstones and its file to the same state; return the number of renders only the file had.
 
-        Their rows are struck and scrubbed as a disposal does it, and their bytes are to be looked for again: whoever
-        puts an older catalog back may have put its store back too. Never called in a transaction.
+        Those renders are disposed again, and their bytes looked for again: whoever restores an older catalog may have
+        restored its store too. Never call it inside a transaction.
 
         Args:
-            note: Called with their number in the transaction that strikes them.
+            note: Called with that number, inside the transaction that disposes of them.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
@@ -186,36 +193,52 @@ class DisposalQueries(EventQueries):
         return struck
 
     def strike_logged(self, events: Iterable[Event]) -> int:
-        """Begin the disposal of renders once more that events name and neither table nor file has as disposed.
+        """Dispose again of the renders that disposal events name and neither the table nor the file has.
 
-        So the dead stay dead where an older catalog is put back, or one is made again, and the file is lost as well.
-        Of a render that the catalog does not have, the tombstone alone keeps an import from making a row.
+        So a disposed render stays disposed even if an older catalog is restored, or one is rebuilt, and the file of
+        tombstones is lost as well. A tombstone without a row in `renders` keeps an import from creating one.
+
+        Args:
+            events: Events of disposals, drawn one by one.
 
         Returns:
-            How many there were.
+            The number of renders that were disposed again.
         """
-        struck, listed = 0, None
+        # In a temporary table, because a million ids in two sets are more than memory should take.
+        self._query("DROP TABLE IF EXISTS temp.logged")
+        self._query("CREATE TEMP TABLE logged (render_id TEXT PRIMARY KEY, time, who) WITHOUT ROWID")
         for event in events:
-            if listed is None:
-                listed = {tombstone.render_id for tombstone in self.disposed_file.tombstones()}
-            named = {str(one) for one in event.details.get("renders") or ()} - listed
-            lost = sorted(named - self.disposed(sorted(named)))
-            self.strike([Striking(one, event.time, BY_LOG, event.who) for one in lost])
+            named = map(str, event.details.get("renders") or ())
+            self._write(
+                "INSERT OR IGNORE INTO temp.logged VALUES (?, ?, ?)", ((one, event.time, event.who) for one in named)
+            )
+        if self._query("SELECT 1 FROM temp.logged LIMIT 1"):
+            tombstones = self.disposed_file.tombstones()
+            while listed := [tombstone.render_id for tombstone in islice(tombstones, PAGE)]:
+                self._query(f"DELETE FROM temp.logged WHERE render_id {_IN}", (json_text(listed),))
+        self._query("DELETE FROM temp.logged WHERE render_id IN (SELECT render_id FROM tombstones)")
+        struck, after = 0, ""
+        while page := self._query(
+            "SELECT render_id, time, who FROM temp.logged WHERE render_id > ? ORDER BY render_id LIMIT ?", (after, PAGE)
+        ):
+            lost = [Striking(render_id, time, BY_LOG, who) for render_id, time, who in page]
+            self.strike(lost)
             self._write(
                 "INSERT OR IGNORE INTO tombstones (render_id, project_id, disposed_at, policy, disposed_by)"
                 " VALUES (?, '', ?, ?, ?)",
-                ((one, event.time, BY_LOG, event.who) for one in lost),
+                lost,
             )
-            self.scrub(lost)
-            struck += len(lost)
+            self.scrub([one.render_id for one in lost])
+            struck, after = struck + len(lost), lost[-1].render_id
+        self._query("DROP TABLE temp.logged")
         return struck
 
     def lags_behind_disposed(self) -> bool:
-        """Say whether the file names a disposed render that this catalog does not know to be disposed."""
+        """Return whether the file names a disposed render that has no tombstone in this catalog."""
         _, size = self._followed()
         if self.disposed_file.size_bytes <= size:
             return False
-        # A disposal under way writes the table first, and then the file.
+        # A longer file alone proves nothing: a disposal in progress has written the table before the file.
         named = [tombstone.render_id for tombstone in self.disposed_file.tombstones(size)]
         return bool(set(named) - self.disposed(named))
 
@@ -240,7 +263,7 @@ class DisposalQueries(EventQueries):
             for tombstone in self.disposed_file.tombstones():
                 if self.disposed([tombstone.render_id]):
                     continue
-                # A render that the catalog does not have, as after a rebuild, gets a row: so no import makes one.
+                # A render that is missing, as after a rebuild, gets a row first, so that no import creates one.
                 self._query(
                     "INSERT OR IGNORE INTO renders (id, project_id, status, asset_key, created_at)"
                     " VALUES (?1, ?2, 'succeeded', 'renders/' || ?2 || '/' || ?1 || '.pdf', ?3)",

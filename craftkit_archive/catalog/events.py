@@ -1,4 +1,4 @@
-"""The queries of the audit log: its table, and the file beside the catalog that follows it."""
+"""The queries of the audit log: its table, and the file beside the catalog that repeats it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -11,29 +11,31 @@ from craftkit_archive.errors import ArchiveError
 from craftkit_archive.proof.audit_file import AUDIT_FILE, AuditFile
 from craftkit_archive.proof.events import ACCESS_LOG, MAX_NUMBER, Event, Head, canonical, make_event, read_event
 
-# A row as the line of the file, byte for byte. As bytes: who changes a row may leave other things than text in it.
+# A row as the line of the file, byte for byte. It is a blob because a row that was tampered with may hold something
+# other than text, which then gives an empty line.
 _LINE = (
     "CASE WHEN typeof(time) = 'text' AND typeof(what) = 'text' AND typeof(who) = 'text' AND typeof(prev) = 'text'"
     """ AND typeof(hash) = 'text' THEN CAST('{"counts":' || counts || ',"details":' || details || ',"hash":"' || hash"""
     """ || '","number":' || number || ',"prev":"' || prev || '","time":"' || time || '","what":' || json_quote(what)"""
     """ || ',"who":' || json_quote(who) || '}' || char(10) AS BLOB) ELSE x'' END"""
 )
-# Up to which event the file is known to have been on the disk.
+# Setting: the number of the last event that is known to be on the disk in the file.
 _FLUSHED = "audit_flushed"
 
 
 class EventQueries(Connection):
-    """Events, as rows and as lines.
+    """Queries on events, as rows and as lines.
 
     Attributes:
-        apart: Whether the catalog is not in place yet: `catch_up` writes its events to the file once it is.
+        apart: Whether the catalog has yet to be moved into place; until then, `catch_up` leaves its events out of the
+            file.
     """
 
     apart = False
 
     @cached_property
     def audit_file(self) -> AuditFile:
-        """The file that follows the table."""
+        """The file that repeats the table."""
         return AuditFile(self.path.with_name(AUDIT_FILE))
 
     def record_event(
@@ -45,16 +47,16 @@ class EventQueries(Connection):
         counts: Mapping[str, int] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> Event:
-        """Add an event to the audit log, inside the transaction of the change that it is about.
+        """Add an event to the audit log, inside the transaction of the change that it records.
 
-        When the transaction is committed, its line goes into the file. If it is rolled back, nothing has happened.
+        The event's line is written to the file when the transaction is committed, and never if it is rolled back.
 
         Args:
-            what: The command that changes something.
-            who: Who gave it.
-            time: When, in UTC.
-            counts: How many of what; those of zero are left out.
-            details: What else; no secrets, no hashes of keys, and nothing that must be deleted one day.
+            what: The command that made the change.
+            who: The user who gave it.
+            time: Now, in UTC.
+            counts: Named counts; zeros are left out.
+            details: Anything else; no secrets, no hashes of keys, and nothing that must be deleted one day.
 
         Raises:
             RuntimeError: No transaction is open.
@@ -68,7 +70,7 @@ class EventQueries(Connection):
         return event
 
     def add_events(self, events: Iterable[Event]) -> None:
-        """Add events as they are, such as those that only the file has."""
+        """Add finished events unchanged, such as those that only the file has."""
         self._write(
             "INSERT INTO events (number, time, what, who, counts, details, prev, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             map(_row, events),
@@ -76,7 +78,7 @@ class EventQueries(Connection):
         self._local.recorded = True
 
     def audit_head(self) -> Head:
-        """Return number and hash of the last event."""
+        """Return the number and the hash of the last event; zero and the empty hash before the first."""
         found = self._query("SELECT number, hash FROM events ORDER BY number DESC LIMIT 1")
         return Head(*found[0]) if found else Head()
 
@@ -86,7 +88,7 @@ class EventQueries(Connection):
         return found[0][0] if found else None
 
     def event_lines(self, after: int = 0, until: int = MAX_NUMBER) -> Iterator[tuple[int, bytes]]:
-        """Yield the numbers of the events after one, each with its line."""
+        """Yield the number and the line of each event after one number, up to another."""
         while page := self._query(
             f"SELECT number, {_LINE} FROM events WHERE number > ? AND number <= ? ORDER BY number LIMIT ?",
             (after, until, PAGE),
@@ -119,12 +121,12 @@ class EventQueries(Connection):
         return None if found is None else int(found)
 
     def recorded_files(self, what: str) -> set[str]:
-        """Return the names of the files that events of one kind are about."""
+        """Return the names of the files that events of one kind recorded."""
         sql = f"SELECT {_detail('file')} FROM events WHERE what = ?"
         return {str(name) for (name,) in self._query(sql, (what,))}
 
     def key_uses(self) -> dict[str, str]:
-        """Map the ids of keys to when they were last used, as far as recorded access logs say so."""
+        """Map key ids to the times of their last use, as far as recorded access logs show it."""
         rows = self._query(
             "SELECT used.value ->> 'key', MAX(used.value ->> 'last') FROM events,"
             " json_each(CASE WHEN json_valid(details) THEN details ELSE '{}' END, '$.keys') AS used"
@@ -134,9 +136,9 @@ class EventQueries(Connection):
         return {str(key): str(last) for key, last in rows}
 
     def key_use_span(self) -> tuple[str, str] | None:
-        """Return from when to when access logs say which keys were used; None if none does."""
+        """Return the first and the last time between which access logs show which keys were used; None if none does."""
         keys = f"json_type({_detail('keys', '->')}) = 'array'"
-        # Of a log that left keys out, nothing follows for those that it does not name.
+        # A log that left keys out proves nothing about keys that it does not name: only later logs count.
         sql = (
             f"SELECT MIN({_detail('first')}), MAX({_detail('last')}) FROM events WHERE what = ?1 AND {keys}"
             f" AND number > (SELECT COALESCE(MAX(number), 0) FROM events WHERE what = ?1"
@@ -146,12 +148,12 @@ class EventQueries(Connection):
         return (str(first), str(last)) if first and last else None
 
     def flushed_events(self) -> int:
-        """Return up to which event the file was once on the disk."""
+        """Return the number of the last event that the file is known to have had on the disk."""
         found = self._query("SELECT value FROM settings WHERE name = ?", (_FLUSHED,))
         return int(found[0][0]) if found and str(found[0][0]).isdecimal() else 0
 
     def note_flushed(self, number: int) -> None:
-        """Note up to which event the file is on the disk."""
+        """Record the number of the last event that the file has on the disk; a lower number changes nothing."""
         self._query(
             "INSERT INTO settings (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
             " WHERE CAST(value AS INTEGER) < CAST(excluded.value AS INTEGER)",
@@ -172,7 +174,7 @@ class EventQueries(Connection):
         try:
             if "audit_file" in vars(self):
                 self.audit_file.close()
-                # Where a long transaction of another command is in the way, its next event notes it.
+                # If another command's long transaction is in the way, that command's next event records it.
                 with suppress(ArchiveError):
                     self._query("PRAGMA busy_timeout = 1000")
                     if self.audit_file.flushed > self.flushed_events():
@@ -182,7 +184,7 @@ class EventQueries(Connection):
 
 
 def _detail(name: str, operator: str = "->>") -> str:
-    """Express a detail of an event in SQL; null where the row no longer holds JSON."""
+    """Return SQL for a detail of an event; null where the row no longer holds valid JSON."""
     return f"CASE WHEN json_valid(details) THEN details {operator} '{name}' END"
 
 

@@ -1,4 +1,4 @@
-"""The queries of an export."""
+"""The queries of exports."""
 
 import sys
 from array import array
@@ -13,12 +13,15 @@ from craftkit_archive.records import ExportMade
 
 
 def member_of(render_id: str) -> int:
-    """Return what stands for a render in the row of an export: eight bytes, which no two of a million renders share."""
+    """Return the number that stands for a render in an export's row: eight bytes of a hash of its id.
+
+    The chance that any two of a million renders share a number is about one in 37 million.
+    """
     return int.from_bytes(blake2b(render_id.encode(), digest_size=8).digest(), sys.byteorder)
 
 
 def sorted_members(members: "array[int]") -> bytes:
-    """Pack what stands for the renders of an export, sorted."""
+    """Pack the numbers of an export's renders, sorted, so that `_is_member` can search them by bisection."""
     return array("Q", sorted(members)).tobytes()
 
 
@@ -29,14 +32,14 @@ def _is_member(members: "array[int]", render_id: str) -> bool:
 
 
 class ExportQueries(Connection):
-    """What an export reads."""
+    """Queries that an export makes, and the rows that exports leave."""
 
     def held(self, project_id: str | None = None) -> Iterator[tuple[str, str]]:
-        """Yield digest and key of every stored asset whose digest is known, in the order of their bytes."""
+        """Yield the digest and the key of every stored asset with a known digest, in the byte order of the digests."""
         selection = Selection(project_ids=(project_id,) if project_id else ())
         where, parameters = selection.where()
         with self._errors():
-            # One open cursor yields one state of the catalog, even if others write meanwhile.
+            # One open cursor reads one snapshot of the catalog, even if others write meanwhile.
             yield from self._connection.execute(
                 f"SELECT a.sha256, a.key FROM assets AS a{join_renders(selection)}"
                 f" WHERE a.stored_at IS NOT NULL AND a.sha256 IS NOT NULL{where} ORDER BY a.sha256, a.key",
@@ -44,14 +47,14 @@ class ExportQueries(Connection):
             )
 
     def claimed_by(self, keys: Sequence[str]) -> dict[str, str]:
-        """Map those asset keys that are taken to the ids of the renders that have them."""
+        """Map those of these asset keys that an asset has to the ids of its render."""
         sql = "SELECT key, render_id FROM assets WHERE key IN (SELECT value FROM json_each(?))"
         return {key: render_id for key, render_id in self._query(sql, (json_text(keys),))}
 
     def holders(self, keys: Sequence[str]) -> dict[str, str]:
-        """Map asset keys to the ids of the renders that have them, if they are stored or lie where Craftkit puts them.
+        """Map asset keys to the ids of the renders that have them, if they are recorded or are Craftkit's own.
 
-        Others are not found: an index for them would slow every import down.
+        Other keys are not found: an index for them would slow every import down.
         """
         named = [key.rpartition("/")[2].removesuffix(".pdf") for key in keys]
         sql = "SELECT asset_key, id FROM renders WHERE id IN (SELECT value FROM json_each(?))"
@@ -60,14 +63,14 @@ class ExportQueries(Connection):
 
     def holds_below(self, key: str) -> bool:
         """Say whether any asset is recorded whose key has this one as a folder."""
-        # 0 is the character after the slash.
+        # A range instead of LIKE, so that the index answers it: 0 is the character after the slash.
         return bool(self._query("SELECT 1 FROM assets WHERE key > ? AND key < ? LIMIT 1", (f"{key}/", f"{key}0")))
 
     def oddities(self, render_ids: Sequence[str] | None = None) -> dict[str, str]:
-        """Map render ids to what was odd about their PDFs on arrival, for those of which anything was.
+        """Map render ids to notes on what was odd about their PDFs on arrival; renders without a note are left out.
 
         Args:
-            render_ids: Of which renders; one that has any if not given.
+            render_ids: The renders to look up; if not given, any one render with a note is returned.
         """
         if render_ids is None:
             rows = self._query("SELECT render_id, odd FROM assets WHERE odd IS NOT NULL LIMIT 1")
@@ -80,7 +83,7 @@ class ExportQueries(Connection):
         return {render_id: odd for render_id, odd in rows}
 
     def export_rows(self, selection: Selection) -> Iterator[ExportRow]:
-        """Yield renders, whether their assets are stored or not, in the order of their ids."""
+        """Yield renders in the order of their ids, whether their assets are stored or not."""
         yield from self._pages(
             "SELECT r.id, r.project_id, p.slug, p.name, r.template_id, r.status, r.created_at, r.completed_at,"
             " COALESCE(a.key, r.asset_key, ''), a.size_bytes, a.sha256, a.stored_at IS NOT NULL, a.odd, k.state,"
@@ -93,12 +96,12 @@ class ExportQueries(Connection):
         )
 
     def add_export(self, made: ExportMade, members: "array[int]", *, replaces: bool) -> None:
-        """Keep a row of an export that was made.
+        """Record an export.
 
         Args:
-            made: Where, when, and its seal.
+            made: Its target, time and seal.
             members: `member_of` each of its renders, in any order.
-            replaces: Whether it took the place of what earlier exports wrote to the same target.
+            replaces: Whether it overwrote what earlier exports had written to the same target.
         """
         if replaces:
             self._query("UPDATE exports SET members = NULL WHERE target = ?", (made.target,))
@@ -108,7 +111,7 @@ class ExportQueries(Connection):
         )
 
     def exports_holding(self, run_id: int | None = None) -> Iterator[ExportMade]:
-        """Yield the exports that still hold renders that a disposal deleted, or any did, as far as is known here."""
+        """Yield the recorded exports that contain renders disposed by a run, or by any run if none is given."""
         for row_id, *facts in self._query(
             "SELECT id, target, made_at, pdfs, size_bytes, seal FROM exports WHERE members IS NOT NULL ORDER BY id"
         ):
@@ -128,7 +131,7 @@ class ExportQueries(Connection):
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Read the catalog, in this thread, as of the first query inside, even if others write meanwhile."""
+        """Let this thread read one snapshot of the catalog, as of the first query inside, even if others write."""
         with self._errors():
             self._connection.execute("BEGIN")
         try:
@@ -138,7 +141,7 @@ class ExportQueries(Connection):
                 self._connection.execute("ROLLBACK")
 
     def unknown_ids(self, selection: Selection) -> Iterator[str]:
-        """Yield those of the selection's own ids that no render has."""
+        """Yield those ids that a selection names and no render has."""
         for part in selection.parts():
             ids = part.render_ids or ()
             known = self._query(

@@ -1,4 +1,4 @@
-"""The queries of an import."""
+"""The queries of imports, and of the keys and projects that they bring."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,16 +26,16 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
         "extra",
     ),
 }
-# More names than this are not compared with one that was mistyped.
+# At most this many projects are compared with a mistyped name.
 _ALIKE = 5000
 _TABLES: dict[Kind, str] = {"projects": "projects", "keys": "api_keys", "renders": "renders"}
 
 
 class ImportQueries(TotalsQueries):
-    """What an import asks and writes."""
+    """Queries on projects, keys and renders as records."""
 
     def known(self, kind: Kind, ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-        """Return the rows of those ids that are there, by id, in the order of `COLUMNS`."""
+        """Return the rows of those of these ids that exist, by id, with values in the order of `COLUMNS`."""
         rows = self._query(
             f"SELECT {', '.join(COLUMNS[kind])} FROM {_TABLES[kind]} WHERE id IN (SELECT value FROM json_each(?))",
             (json_text(ids),),
@@ -43,11 +43,14 @@ class ImportQueries(TotalsQueries):
         return {row[0]: row for row in rows}
 
     def last_id(self, kind: Kind) -> str:
-        """Return the greatest id that is there; empty if none is. A first import in the order of ids needs no more."""
+        """Return the greatest id of a kind, or an empty string.
+
+        An import in the order of ids sees by it that a batch is new, without looking each id up.
+        """
         return self._query(f"SELECT COALESCE(MAX(id), '') FROM {_TABLES[kind]}")[0][0]  # type: ignore[no-any-return]
 
     def put(self, kind: Kind, rows: Iterable[Sequence[Any]]) -> None:
-        """Insert rows in the order of `COLUMNS`, or replace what has the same id."""
+        """Insert rows, given in the order of `COLUMNS`, or replace those with the same id."""
         if kind == "renders":
             self._put_renders({row[0]: row for row in rows})
             return
@@ -57,11 +60,12 @@ class ImportQueries(TotalsQueries):
 
     @contextmanager
     def filling(self, kind: Kind) -> Iterator[None]:
-        """Fill a table. That of renders goes without the index of the server's list if it is empty, until the end.
+        """Drop the index for the server's list while an empty table of renders is filled, and create it at the end.
 
-        Sorted once, the index costs a tenth of the time, and no more if the times are not in the order of the ids,
-        where each row would change another of its pages. Whatever cannot make it at the end leaves that to the next
-        command that writes (see `Archive.lock`).
+        Created at the end, from sorted rows, the index costs a first import a tenth of its time. Kept up to date, it
+        costs far more if the times are not in the order of the ids, because each row then changes another page: with
+        a million such rows, inserting took 114 s instead of 34 s. If the index cannot be created at the end, the next
+        command that writes does it (see `Archive.lock`).
         """
         if kind != "renders" or self.has_renders():
             yield
@@ -84,12 +88,12 @@ class ImportQueries(TotalsQueries):
                 self._write(f"UPDATE renders SET {changes} WHERE id = ?1", changed)
 
     def key_owners(self, hashes: Sequence[str]) -> dict[str, str]:
-        """Map those hashes that are known to the ids of their keys."""
+        """Map those of these hashes that a key has to the ids of the keys."""
         sql = "SELECT key_hash, id FROM api_keys WHERE key_hash IN (SELECT value FROM json_each(?))"
         return {key_hash: key_id for key_hash, key_id in self._query(sql, (json_text(hashes),))}
 
     def find_projects(self, name: str) -> list[str]:
-        """Return the ids of the projects that have this id or, failing that, this slug."""
+        """Return the id of the project with this id; if there is none, the ids of all projects with this slug."""
         by_id = self._query(
             "SELECT id FROM projects WHERE id = ?1 UNION"
             " SELECT ?1 WHERE EXISTS (SELECT 1 FROM renders WHERE project_id = ?1)",
@@ -98,7 +102,7 @@ class ImportQueries(TotalsQueries):
         return [row[0] for row in by_id or self._query("SELECT id FROM projects WHERE slug = ?", (name,))]
 
     def shared_slugs(self) -> list[tuple[str, list[str]]]:
-        """Return the slugs that several projects have, each with the ids of these projects."""
+        """Return each slug that several projects share, with the ids of these projects."""
         rows = self._query(
             "SELECT slug, json_group_array(id) FROM (SELECT slug, id FROM projects ORDER BY slug, id)"
             " WHERE slug <> '' GROUP BY slug HAVING COUNT(*) > 1 ORDER BY slug"
@@ -106,8 +110,9 @@ class ImportQueries(TotalsQueries):
         return [(slug, msgspec.json.decode(ids)) for slug, ids in rows]
 
     def without_project(self, kind: Kind) -> list[tuple[str, int]]:
-        """Return the ids of projects that records of a kind name and that are not there, with how many name each."""
-        # From one project to the next by the index, so that a million renders of ten projects take ten steps.
+        """Return `(project id, count)` for each missing project that records of a kind name."""
+        # The recursion jumps from one project to the next in the index: a million renders of ten projects take ten
+        # steps, where DISTINCT would scan them all.
         return self._query(  # type: ignore[return-value,unused-ignore]
             f"""
             WITH RECURSIVE named (id) AS (
@@ -126,15 +131,15 @@ class ImportQueries(TotalsQueries):
         return bool(self._query("SELECT EXISTS (SELECT 1 FROM renders)")[0][0])
 
     def project_slugs(self, limit: int) -> list[str]:
-        """Return slugs (or ids) of projects, for a person who mistyped one."""
+        """Return slugs of projects, or the ids of those without one, for a person who mistyped one."""
         rows = self._query("SELECT COALESCE(slug, id) FROM projects ORDER BY 1 LIMIT ?", (limit,))
         return [row[0] for row in rows]
 
     def projects_like(self, name: str) -> list[str]:
-        """Return slugs (or ids) of projects whose slug or name is nearly this one, the likeliest first."""
+        """Return slugs (or ids) of projects whose slug or name resembles this one, the closest first."""
         from difflib import get_close_matches
 
-        # Ids that were made on one day are all alike.
+        # Ids are not compared where there is a slug: those created on one day all resemble each other.
         rows = self._query("SELECT COALESCE(slug, id), name FROM projects LIMIT ?", (_ALIKE,))
         known: dict[str, str] = {}
         for shown, name_of in rows:
@@ -145,7 +150,7 @@ class ImportQueries(TotalsQueries):
         return list(dict.fromkeys(known[one] for one in alike))
 
     def list_keys(self, project_ids: Sequence[str]) -> list[KeyInfo]:
-        """Return the keys of these projects, or of all; never their hashes."""
+        """Return the keys of these projects, or of all if none is given; never their hashes."""
         rows = self._query(
             "SELECT k.id, k.project_id, k.name, k.prefix, k.created_at, k.revoked_at, p.slug FROM api_keys AS k"
             " LEFT JOIN projects AS p ON p.id = k.project_id"
@@ -167,16 +172,16 @@ class ImportQueries(TotalsQueries):
         ]
 
     def revoke_key(self, key_id: str, revoked_at: str) -> str:
-        """Revoke a key and return since when it is; one that is revoked already keeps its date."""
+        """Revoke a key, and return the time at which it was revoked; an earlier revocation keeps its time."""
         sql = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ? RETURNING revoked_at"
         return str(self._query(sql, (revoked_at, key_id))[0][0])
 
     def accepts_keys(self, project_id: str) -> bool:
-        """Say whether a project is there and not deleted; the keys of others are refused."""
+        """Return whether a project exists and is not deleted; the server refuses the keys of others."""
         return bool(self._query("SELECT 1 FROM projects WHERE id = ? AND deleted_at IS NULL", (project_id,)))
 
     def expectations(self, render_ids: Sequence[str]) -> list[Expectation]:
-        """Return what is recorded of the assets of these renders, stored or only declared."""
+        """Return what is recorded about the assets of these renders, whether stored or only declared."""
         rows = self._query(
             "SELECT render_id, key, size_bytes, sha256, stored_at IS NOT NULL FROM assets"
             " WHERE render_id IN (SELECT value FROM json_each(?))",
@@ -185,11 +190,12 @@ class ImportQueries(TotalsQueries):
         return [Expectation(*row) for row in rows]
 
     def expect(self, rows: Iterable[Expectation]) -> None:
-        """Record what assets should be before any byte of them has been seen; what is stored stays as it is."""
+        """Record the declared sizes and digests of assets that are not stored yet; stored assets do not change."""
         given = {row.render_id: row[:4] for row in rows}
         with self.transaction():
             known = self._known_ids("assets", "render_id", given)
-            # Of what is not stored, no state changes; and no upsert: it could fire the triggers of updates.
+            # An asset that is not stored changes no state, so there are no totals to update. No upsert, which could
+            # fire the triggers of updates.
             with self._keeping_totals([]):
                 self._write(
                     "INSERT INTO assets (render_id, key, size_bytes, sha256, digest_source)"

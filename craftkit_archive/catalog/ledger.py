@@ -13,10 +13,10 @@ from craftkit_archive.records import Acknowledgement, Finding, Note, RunInfo
 
 
 class LedgerQueries(TotalsQueries):
-    """Runs, findings and accepted losses."""
+    """Queries on runs, findings and accepted losses."""
 
     def begin_run(self, command: str, arguments: dict[str, Any], started_at: str) -> int:
-        """Leave the row of a run that has begun, and return its number."""
+        """Insert the row of a run that is beginning, and return its number."""
         rows = self._query(
             "INSERT INTO runs (command, arguments, started_at) VALUES (?, ?, ?) RETURNING id",
             (command, json_text(arguments), started_at),
@@ -33,7 +33,7 @@ class LedgerQueries(TotalsQueries):
         bytes_read: int,
         coverage: Coverage | None = None,
     ) -> None:
-        """Write down how a run ended."""
+        """Record how a run ended."""
         covered = (coverage.days, coverage.stored_bytes, coverage.covered_bytes) if coverage else (None, None, None)
         self._query(
             "UPDATE runs SET finished_at = ?, outcome = ?, counts = ?, bytes_read = ?,"
@@ -47,14 +47,14 @@ class LedgerQueries(TotalsQueries):
         return self._runs("ORDER BY id DESC LIMIT ?", (limit,))
 
     def find_run(self, run_id: int | None, command: str | None = None) -> RunInfo | None:
-        """Return a run of a command, or of any, by its number or the latest."""
+        """Return a run by its number, or the latest one; only of one command if it is given. None if there is none."""
         found = self._runs(
             "WHERE command = COALESCE(?, command) AND id = COALESCE(?, id) ORDER BY id DESC LIMIT 1", (command, run_id)
         )
         return found[0] if found else None
 
     def covering_runs(self, limit: int) -> list[RunInfo]:
-        """Return the latest runs that wrote down their coverage, oldest first."""
+        """Return the latest runs that recorded their coverage, oldest first."""
         return self._runs("WHERE coverage_days IS NOT NULL ORDER BY id DESC LIMIT ?", (limit,))[::-1]
 
     def _runs(self, which: str, parameters: Sequence[Any]) -> list[RunInfo]:
@@ -99,7 +99,7 @@ class LedgerQueries(TotalsQueries):
                     yield Finding(run, render_id, key, verdict, at, expected, found, detail, accepted)
 
     def record_checks(self, verified_at: str, verdict: str, render_ids: Sequence[str]) -> None:
-        """Write one verdict on these assets into the ledger."""
+        """Record one verdict on these assets."""
         with self._keeping_totals(render_ids, ("ok", verified_at) if verdict == "ok" else None):
             self._query(
                 "UPDATE assets SET verified_at = ?, verdict = ? WHERE render_id IN (SELECT value FROM json_each(?))",
@@ -109,13 +109,13 @@ class LedgerQueries(TotalsQueries):
                 self.end_acknowledgements(render_ids)
 
     def states_of(self, render_ids: Sequence[str]) -> dict[str, str | None]:
-        """Map those of these render ids that are known to the states of their PDFs; None owes none."""
+        """Map those of these render ids that exist to the states of their PDFs; None if a render expects no PDF."""
         sql = "SELECT render_id, state FROM asset_states WHERE render_id IN (SELECT value FROM json_each(?))"
         return {render_id: state for render_id, state in self._query(sql, (json_text(render_ids),))}
 
     def acknowledge(self, render_ids: Sequence[str], reason: str, accepted_at: str) -> None:
-        """Accept the states that these renders' PDFs are in; one that was accepted before gets the new reason."""
-        # Without the old acceptance, the view says the state itself.
+        """Accept the present states of these renders' PDFs; an earlier acceptance is replaced, reason included."""
+        # The old acceptance goes first: with it, the view shows `acknowledged` instead of the state itself.
         self.end_acknowledgements(render_ids)
         states = self.states_of(render_ids)
         self._write(
@@ -138,7 +138,7 @@ class LedgerQueries(TotalsQueries):
         ]
 
     def accepted(self, render_ids: Sequence[str]) -> dict[tuple[str, str], str]:
-        """Map render ids and the states that were accepted of them to the reasons."""
+        """Map `(render id, accepted state)` to the reason for which the state was accepted."""
         if not render_ids:
             return {}
         sql = (
@@ -147,13 +147,13 @@ class LedgerQueries(TotalsQueries):
         return {(render_id, state): reason for render_id, state, reason in self._query(sql, (json_text(render_ids),))}
 
     def end_acknowledgements(self, render_ids: Sequence[str]) -> None:
-        """Forget that the loss of these renders' PDFs was accepted."""
+        """Delete the acceptances of these renders' states."""
         self._query(
             "DELETE FROM acknowledgements WHERE render_id IN (SELECT value FROM json_each(?))", (json_text(render_ids),)
         )
 
     def add_findings(self, findings: Iterable[Finding | Note]) -> None:
-        """Keep what a run found; a note is a row whose verdict is `ok`."""
+        """Record the findings of a run; a note is a row whose verdict is `ok`."""
         self._write(
             "INSERT INTO findings (run_id, render_id, key, verdict, expected, found, detail, found_at, acknowledged)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

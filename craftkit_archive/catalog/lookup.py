@@ -1,4 +1,4 @@
-"""The queries that look things up: renders, runs and findings by what people ask for."""
+"""The queries behind `renders`, `runs` and `findings`: lists that people filter and search."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from craftkit_archive.catalog.rows import PAGE, Selection, json_text
 from craftkit_archive.records import FindingInfo, RenderInfo, RunInfo
 from craftkit_archive.states import STATES
 
-# What a run found, as `latest_findings` says it; the state is what the run saw, not what has become of it.
+# The findings of one run in the form of `latest_findings`. The state is what the run saw, not the present one.
 _FINDINGS_OF_RUN = f"""
     SELECT f.run_id, f.render_id, r.project_id, r.template_id, f.key, f.verdict,
            CASE WHEN f.acknowledged IS NOT NULL THEN 'acknowledged'
@@ -21,7 +21,7 @@ _FINDINGS_OF_RUN = f"""
 
 
 class LookupQueries(LedgerQueries):
-    """Renders with the states of their PDFs, findings with whose they are, and older runs."""
+    """Queries on renders with the states of their PDFs, on findings with their projects, and on older runs."""
 
     def render_infos(
         self, selection: Selection, states: Sequence[str] = (), search: str | None = None
@@ -29,10 +29,10 @@ class LookupQueries(LedgerQueries):
         """Yield renders with the states of their PDFs, in the order of their ids.
 
         Args:
-            selection: Which renders.
-            states: States of `asset_states`, any of which will do; all, and renders that owe no PDF, if not given.
-            search: A part of the id, the template id, the asset key or the error message; ASCII letters match in
-                either case.
+            selection: The renders to choose from.
+            states: Only renders in one of these states; if not given, all, including those that expect no PDF.
+            search: Text to find in the id, the template id, the asset key or the error message, ignoring the case of
+                ASCII letters.
         """
         terms: list[tuple[str, str | None]] = [
             (" AND s.state IN (SELECT value FROM json_each(?))", json_text(states or None)),
@@ -49,14 +49,14 @@ class LookupQueries(LedgerQueries):
         yield from self._pages(sql, selection, RenderInfo, [value for _, value in given])
 
     def runs_before(self, run_id: int | None, command: str | None, limit: int) -> list[RunInfo]:
-        """Return runs of a command, or of any, newest first: those with a lower number than this one, or the newest."""
+        """Return runs, newest first: those before a run's number, or the newest; only of one command if it is given."""
         return self._runs(
             "WHERE id < COALESCE(?, id + 1) AND command = COALESCE(?, command) ORDER BY id DESC LIMIT ?",
             (run_id, command, limit),
         )
 
     def count_findings(self, run_id: int) -> int:
-        """Count what a run found, notes left out."""
+        """Count the findings of a run, without its notes."""
         return int(self._query("SELECT COUNT(*) FROM findings WHERE run_id = ? AND verdict <> 'ok'", (run_id,))[0][0])
 
     def finding_infos(
@@ -72,12 +72,12 @@ class LookupQueries(LedgerQueries):
         """Yield findings with their projects and states, in the order in which they were found.
 
         Args:
-            run_id: Those of this run; what is wrong now, as it was last seen, if not given.
-            project_ids: Of these projects' renders; of all if not given.
-            states: States, any of which will do. Those of a run's findings are as the run saw them.
-            since: Found at this time or later.
-            before: Found before this time.
-            search: A part of the render id, the asset key or the detail; ASCII letters match in either case.
+            run_id: Findings of this run; if not given, the latest finding on everything that is wrong now.
+            project_ids: Only findings on these projects' renders.
+            states: Only findings in one of these states; those of a run's findings are as the run saw them.
+            since: Only findings from this time on.
+            before: Only findings before this time.
+            search: Text to find in the render id, the asset key or the detail, ignoring the case of ASCII letters.
         """
         source = "latest_findings AS f" if run_id is None else f"({_FINDINGS_OF_RUN}) AS f"
         terms: list[tuple[str, Any]] = [
@@ -90,8 +90,8 @@ class LookupQueries(LedgerQueries):
         ]
         given = [(sql, value) for sql, value in terms if value is not None]
         columns = "run_id, render_id, project_id, template_id, key, verdict, state, expected, found, detail, found_at"
-        # Drawn up once, in a temporary table on the disk: the newest finding of each key is a question to them all,
-        # which a page of its own would run again.
+        # The query runs once, into a temporary table on the disk: to find the newest finding of each key, it reads all
+        # findings, and would do so again for every page.
         self._query("DROP TABLE IF EXISTS temp.listed")
         self._query(f"CREATE TEMP TABLE listed (position INTEGER PRIMARY KEY, slug, reason, {columns})")
         self._query(
@@ -114,7 +114,7 @@ class LookupQueries(LedgerQueries):
 
 
 def _holds(*columns: str) -> str:
-    """Ask in SQL whether any of these columns holds a text, in either case as far as it is ASCII."""
-    # A text of the command line has no newline, so it is never found across two columns.
+    """Return an SQL condition: one of these columns contains a text, ignoring the case of ASCII letters."""
+    # Joined by newlines, which a text from the command line does not contain, so that no match spans two columns.
     joined = " || char(10) || ".join(f"COALESCE({column}, '')" for column in columns)
     return f"instr(lower({joined}), lower(?))"

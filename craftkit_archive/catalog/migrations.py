@@ -1,4 +1,4 @@
-"""The tables of the catalog, and how older ones become the present ones."""
+"""The tables of the catalog, and the migrations that bring older catalogs up to date."""
 
 import sqlite3
 from collections.abc import Callable
@@ -142,7 +142,7 @@ def m001_tables(db: "Database") -> None:
 
 def m002_newest_first(db: "Database") -> None:
     """Index the renders of a project by time, for lists that begin with the newest."""
-    # Those without a time come last, in the order of their ids, and need no condition of their own.
+    # COALESCE sorts renders without a time last, in the order of their ids, so the query needs no case for them.
     db.execute("CREATE INDEX idx_renders_newest ON renders (project_id, COALESCE(created_at, ''), id)")
 
 
@@ -155,12 +155,12 @@ def m003_coverage(db: "Database") -> None:
 def m004_odd_on_arrival(db: "Database") -> None:
     """Keep with each asset what was odd about it as a PDF when it came."""
     db.table("assets").add_column("odd", str)
-    # Few have any, and to look for them must not cost a walk through all.
+    # Partial, because few assets have one: finding them takes no scan, and an import pays for few entries.
     db.execute("CREATE INDEX idx_assets_odd ON assets (render_id) WHERE odd IS NOT NULL")
 
 
 def _unless_acknowledged(state: str) -> str:
-    """Express a state, or `acknowledged`, in SQL over `renders AS r`; only what is bad is looked up."""
+    """Return SQL over `renders AS r` for a state, or for `acknowledged` if that state was accepted."""
     return (
         "COALESCE((SELECT 'acknowledged' FROM acknowledgements AS k"
         f" WHERE k.render_id = r.id AND k.state = '{state}'), '{state}')"
@@ -191,7 +191,7 @@ def m005_states(db: "Database") -> None:
         FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id
         """,
     )
-    # Only a verification of everything looks for them; it has no argument but its level.
+    # Only a verification of everything looks for extra files; such a run has one argument, its level.
     db.create_view(
         "extra_files",
         """
@@ -236,10 +236,10 @@ def m005_states(db: "Database") -> None:
 
 
 def m006_for_people_who_query(db: "Database") -> None:
-    """Give tools such as Datasette the keys that link tables, indexes for the usual questions, and views as answers."""
+    """Add foreign keys, indexes and views for people who query the catalog with tools such as Datasette."""
     # SQLite can add a foreign key only by copying the table: some three seconds for a million assets, once. Rows that
-    # point nowhere are kept: SQLite does not look at them, and `PRAGMA foreign_key_check` lists them. The views go
-    # meanwhile, because SQLite refuses to rename a table while a view does not find it.
+    # point nowhere are kept: SQLite does not enforce the keys, and `PRAGMA foreign_key_check` lists them. The views are
+    # dropped meanwhile, because SQLite refuses to rename a table that a view refers to.
     views = {view.name: view.schema for view in db.views}
     for name in views:
         db.execute(f"DROP VIEW [{name}]")
@@ -250,8 +250,8 @@ def m006_for_people_who_query(db: "Database") -> None:
             db.execute(schema)
     db.execute("CREATE INDEX idx_assets_verdict ON assets (verdict) WHERE verdict IS NOT NULL")
     db.execute("CREATE INDEX idx_findings_render ON findings (render_id)")
-    # None on the template of a render: it would cost an import a tenth of its time, and findings are few enough to be
-    # looked up one by one, as `findings_by_template` does.
+    # No index on the template of a render: it would cost an import a tenth of its time. Findings are so few that
+    # `findings_by_template` looks their renders up one by one.
     db.create_view(
         "renders_not_stored",
         """
@@ -284,7 +284,7 @@ def m006_for_people_who_query(db: "Database") -> None:
         GROUP BY project_id, template_id, state, verdict
         """,
     )
-    # As `verify --due` chooses, with the age that the last verification was asked for.
+    # What `verify --due` would choose, with the age that the last verification was given.
     db.create_view(
         "due_for_verification",
         f"""
@@ -354,9 +354,10 @@ def m010_disposal(db: "Database") -> None:
         " disposed_by TEXT NOT NULL, finished_at TEXT, remains TEXT, run_id INTEGER, key TEXT)"
     )
     db.execute("CREATE INDEX idx_tombstones_run ON tombstones (run_id, render_id)")
-    # What is left to do is looked for by each disposal, and is next to nothing.
+    # Every disposal looks for unfinished ones, which are few.
     db.execute("CREATE INDEX idx_tombstones_begun ON tombstones (render_id) WHERE finished_at IS NULL")
-    # The ids of the renders in it as eight bytes of a hash each: a row for each would be larger than all the rest.
+    # `members` holds eight bytes of a hash for each render of the export: a row for each would make this table larger
+    # than all others together.
     db.execute(
         "CREATE TABLE exports (id INTEGER PRIMARY KEY, target TEXT NOT NULL, made_at TEXT NOT NULL,"
         " pdfs INTEGER NOT NULL, size_bytes INTEGER NOT NULL, seal TEXT NOT NULL, members BLOB)"
@@ -440,12 +441,12 @@ def m010_disposal(db: "Database") -> None:
 
 
 def m011_totals(db: "Database") -> None:
-    """Keep running totals of the states of PDFs, so that to count them takes no walk."""
+    """Keep running totals of the states of PDFs, so that counting them needs no scan."""
     make_totals(db)
 
 
 def m012_elsewhere(db: "Database") -> None:
-    """Index the asset keys that are not where Craftkit puts them."""
+    """Index the asset keys that differ from the ones Craftkit gives."""
     db.execute(f"CREATE INDEX idx_renders_elsewhere ON renders (asset_key) WHERE {ELSEWHERE}")
 
 
@@ -467,7 +468,7 @@ OURS = "craftkit_archive"
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Make the tables, or bring older ones up to date."""
+    """Create the tables, or apply the migrations that a catalog has not had yet."""
     from sqlite_utils import Database, Migrations
 
     migrations = Migrations(OURS)

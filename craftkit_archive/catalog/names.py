@@ -1,7 +1,7 @@
-"""Names that begin as somebody types them in a shell: of projects, runs and keys, without opening the archive.
+"""Completion in a shell: names of projects, runs and keys that begin with what was typed.
 
-The catalog is read as it lies there, within a fraction of a second. Where anything keeps it from being read, there are
-no names.
+The catalog is read without opening the archive, within a fraction of a second. If anything prevents that, there are no
+names.
 """
 
 import sqlite3
@@ -15,9 +15,9 @@ from urllib.parse import quote
 NameKind = Literal["projects", "project-ids", "runs", "verifications", "commands", "keys"]
 MOST = 100
 PATIENCE_SECONDS = 0.3
-_LOOK_STEPS = 1000  # of SQLite's own machine, between two looks at the clock
+_LOOK_STEPS = 1000  # instructions of SQLite's virtual machine between two looks at the clock
 
-# Each gives a name and a word on it. `?1` is what was typed so far.
+# Each query gives names with a short description. `?1` is what was typed so far.
 _RUNS = (
     "SELECT CAST(id AS TEXT), command || ' ' || substr(started_at, 1, 10) || ' ' || substr(started_at, 12, 5)"
     " || ' ' || COALESCE(outcome, 'not ended') FROM runs WHERE substr(id, 1, length(?1)) = ?1 {of} ORDER BY id DESC"
@@ -39,12 +39,12 @@ _QUESTIONS: dict[NameKind, str] = {
 
 
 def names_that_begin(catalog: Path, typed: str, kinds: Sequence[NameKind]) -> list[tuple[str, str]]:
-    """Return names of the first of these kinds that has any, each with a few words on it; none if anything is wrong.
+    """Return `(name, description)` for the first of these kinds with a match; an empty list if anything goes wrong.
 
     Args:
-        catalog: The SQLite file, which is neither changed nor waited for.
-        typed: How they begin.
-        kinds: What they may be the names of.
+        catalog: The SQLite file. It is never changed, and a lock on it is waited for only `PATIENCE_SECONDS`.
+        typed: What the names begin with.
+        kinds: The kinds of names to try, in order.
     """
     try:
         with closing(_open(catalog)) as connection:
@@ -59,10 +59,10 @@ def names_that_begin(catalog: Path, typed: str, kinds: Sequence[NameKind]) -> li
 
 
 def _open(catalog: Path) -> sqlite3.Connection:
-    if not catalog.is_file():  # a pipe of that name would be waited for
+    if not catalog.is_file():  # opening a pipe would block
         raise FileNotFoundError(catalog)
     log = catalog.with_name(f"{catalog.name}-wal")
-    # Without a log, SQLite would make one and its index beside the file, only to read it.
+    # Without a log, SQLite would create one and its index beside the file just to read; `immutable` prevents that.
     how = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
     connection = sqlite3.connect(f"file:{quote(str(catalog))}?{how}", uri=True, timeout=PATIENCE_SECONDS / 3)
     deadline = time.monotonic() + PATIENCE_SECONDS

@@ -6,10 +6,10 @@ from craftkit_archive.records import NightStep
 
 
 class NightQueries(Connection):
-    """Nights and their steps."""
+    """Queries on nights and their steps."""
 
     def put_step(self, run_id: int, position: int, step: NightStep) -> None:
-        """Write down how a step of a night ended."""
+        """Record how a step of a night ended."""
         self._query(
             "INSERT INTO night_steps (run_id, position, name, command, outcome, exit_code, sentence, started_at,"
             " finished_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -27,7 +27,7 @@ class NightQueries(Connection):
         )
 
     def put_night(self, run_id: int, exit_code: int, sentence: str, state: str) -> None:
-        """Write down how a night ended; `state` is what the next one is compared with."""
+        """Record how a night ended; the next one compares its own state with `state`."""
         self._query(
             "INSERT INTO nights (run_id, exit_code, sentence, state) VALUES (?, ?, ?, ?)",
             (run_id, exit_code, sentence, state),
@@ -43,14 +43,14 @@ class NightQueries(Connection):
         self._query("UPDATE nights SET told = 1 WHERE run_id = ?", (run_id,))
 
     def last_good_step(self, name: str) -> str | None:
-        """Return when a step of this name began that was the last to do all that it was to do; None if none did."""
+        """Return the time at which the latest successful step of this name began; None if none ever succeeded."""
         rows = self._query(
             "SELECT started_at FROM night_steps WHERE name = ? AND outcome = 'ok' ORDER BY run_id DESC LIMIT 1", (name,)
         )
         return str(rows[0][0]) if rows else None
 
     def nights(self, limit: int) -> list[Night]:
-        """Return the latest nights with their steps, newest first; one that was killed has no end."""
+        """Return the latest nights with their steps, newest first; the end of a killed one is None."""
         runs = self._query(
             "SELECT r.id, r.started_at, r.finished_at, n.exit_code, n.sentence FROM runs AS r"
             " LEFT JOIN nights AS n ON n.run_id = r.id WHERE r.command = 'nightly' ORDER BY r.id DESC LIMIT ?",

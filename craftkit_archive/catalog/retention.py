@@ -1,4 +1,4 @@
-"""The queries of records management: retention rules, and legal holds."""
+"""The queries of records management: retention rules and legal holds."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,10 +11,10 @@ _KEPT = (
     "SELECT r.id, r.project_id, r.template_id, r.created_at, r.completed_at, COALESCE(a.size_bytes, 0)"
     " FROM renders AS r LEFT JOIN assets AS a ON a.render_id = r.id"
 )
-# The events that say what must outlive a catalog that is lost or replaced.
+# The events whose effect must survive the loss or the replacement of the catalog.
 REPLAYED = frozenset({"hold place", "hold keep", "hold release", "retention set", "retention remove"})
-# Whether a hold covers a render: by its id, or by everything that its rule names. What a row does not say counts as
-# what the rule asks for: rather one render too many is kept than one too few.
+# Whether a hold covers a render: by its id, or by matching every term of its rule. A missing value matches any term,
+# because it is better to keep one render too many than to delete one too many.
 _COVERS = (
     "h.released_at IS NULL AND (EXISTS (SELECT 1 FROM hold_ids AS i WHERE i.hold = h.name AND i.render_id = r.id)"
     " OR NOT h.by_ids AND (h.project_id IS NULL OR h.project_id = r.project_id)"
@@ -25,10 +25,10 @@ _COVERS = (
 
 
 class RetentionQueries(Connection):
-    """Retention rules and legal holds."""
+    """Queries on retention rules and legal holds."""
 
     def put_retention(self, rule: RetentionRule) -> None:
-        """Set a rule; one for the same renders is replaced."""
+        """Set a rule, replacing one for the same scope and name."""
         self._query(
             "INSERT OR REPLACE INTO retention (scope, name, keep, counted_from, set_at) VALUES (?, ?, ?, ?, ?)",
             (rule.scope, rule.name, rule.keep, rule.counted_from, rule.set_at),
@@ -42,7 +42,7 @@ class RetentionQueries(Connection):
         return [RetentionRule(*row) for row in rows]
 
     def remove_retention(self, scope: str, name: str) -> bool:
-        """Remove a rule, and say whether there was one."""
+        """Remove a rule, and return whether there was one."""
         return bool(self._query("DELETE FROM retention WHERE scope = ? AND name = ? RETURNING 1", (scope, name)))
 
     def kept_renders(self) -> Iterator[list[KeptRender]]:
@@ -55,12 +55,12 @@ class RetentionQueries(Connection):
             after = page[-1][0]
 
     def renders_to_dispose(self, render_ids: Sequence[str]) -> list[KeptRender]:
-        """Return those of these renders that the catalog knows, stored or not, in the order of ids."""
+        """Return those of these renders that exist, stored or not, in the order of ids."""
         sql = f"{_KEPT} WHERE r.id IN (SELECT value FROM json_each(?)) ORDER BY r.id"
         return [KeptRender(*row) for row in self._query(sql, (json_text(render_ids),))]
 
     def put_hold(self, hold: Hold, render_ids: Sequence[str] | None) -> None:
-        """Place a hold, by rule or on these ids, which need not be known yet."""
+        """Place a hold by rule, or on these render ids, which need not exist yet."""
         self._query(
             "INSERT INTO holds (name, by_ids, project_id, template_id, since, before, placed_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -77,11 +77,11 @@ class RetentionQueries(Connection):
         self.add_to_hold(hold.name, render_ids or ())
 
     def add_to_hold(self, name: str, render_ids: Iterable[str]) -> None:
-        """Add ids to a hold that has some."""
+        """Add render ids to a hold."""
         self._write("INSERT OR IGNORE INTO hold_ids (hold, render_id) VALUES (?, ?)", ((name, i) for i in render_ids))
 
     def replay(self, event: Event) -> None:
-        """Let what an event says about a hold or a retention rule be in force, which an older catalog did not know."""
+        """Apply an event about a hold or a retention rule to a catalog that is older than the event."""
         said = event.details
         name = str(said.get("name", ""))
         match event.what:
@@ -103,7 +103,7 @@ class RetentionQueries(Connection):
                 self.remove_retention(str(said.get("scope")), name)
 
     def holds(self) -> list[Hold]:
-        """Return every hold that was ever placed, with how many renders it covers now, by name."""
+        """Return every hold that was ever placed, in the order of names, with the number of renders it covers now."""
         rows = self._query(
             "SELECT h.name, h.project_id, h.template_id, h.since, h.before, h.placed_at, h.released_at,"
             " (SELECT COUNT(*) FROM hold_ids AS i WHERE i.hold = h.name),"
@@ -112,12 +112,12 @@ class RetentionQueries(Connection):
         return [Hold(*row) for row in rows]
 
     def hold_terms(self) -> list[Hold]:
-        """Return every hold, by name, without counting what it covers."""
+        """Return every hold in the order of names, without counting the renders it covers."""
         sql = "SELECT name, project_id, template_id, since, before, placed_at, released_at FROM holds ORDER BY name"
         return [Hold(*row) for row in self._query(sql)]
 
     def count_held(self) -> int:
-        """Count the stored renders that any hold in force covers."""
+        """Count the stored renders that are under at least one hold in force."""
         sql = (
             "SELECT COUNT(*) FROM renders AS r JOIN assets AS a ON a.render_id = r.id WHERE a.stored_at IS NOT NULL"
             f" AND EXISTS (SELECT 1 FROM holds AS h WHERE {_COVERS})"
@@ -125,16 +125,16 @@ class RetentionQueries(Connection):
         return int(self._query(sql)[0][0])
 
     def release_hold(self, name: str, released_at: str) -> bool:
-        """End a hold, and say whether there was one in force. Its name is never used again."""
+        """End a hold, and return whether it was in force. Its name cannot be used again."""
         sql = "UPDATE holds SET released_at = ? WHERE name = ? AND released_at IS NULL RETURNING 1"
         return bool(self._query(sql, (released_at, name)))
 
     def held_by(self, render_ids: Sequence[str]) -> dict[str, list[str]]:
-        """Map those of these renders that are held to the names of the holds.
+        """Map those of these render ids that are held to the names of the holds.
 
-        An id that a hold names is held even if no render has it. Of a render that the catalog does not know, as after
-        a rebuild from too few files, nothing says which rules it is under: each of them holds it, or of a tombstone
-        those that do not name another project or another time.
+        An id that a hold names is held even if no such render exists. For a render that is missing from the catalog,
+        as after a rebuild from too few files, nothing shows which rules cover it, so every rule holds it; if it has a
+        tombstone, only the rules that do not name another project or another time.
         """
         found: dict[str, list[str]] = {}
         for render_id, name in self._query(
@@ -155,7 +155,7 @@ class RetentionQueries(Connection):
         return found
 
     def keep_held(self, render_ids: Sequence[str]) -> dict[str, list[str]]:
-        """Hold renders by their ids that a rule holds now, before their rows change; return which, by hold."""
+        """Hold by id the renders that a rule holds now, before their rows change; return their ids by hold."""
         kept: dict[str, list[str]] = {}
         for render_id, names in self.held_by(render_ids).items():
             for name in names:

@@ -11,22 +11,23 @@ from craftkit_archive.states import Standing
 PAGE = 2000
 
 
-# Whether a render's asset lies elsewhere than where Craftkit puts it. Few do, and an index has only those.
+# Whether a render's asset key differs from the one that Craftkit gives. Few do, so a partial index has only those.
 ELSEWHERE = "asset_key <> 'renders/' || project_id || '/' || id || '.pdf'"
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """Which renders to work on; all of them unless narrowed. Times are as the catalog writes them.
-
-    Raises a `RequestError` if a status is unknown.
+    """Which renders to work on; all of them unless narrowed. Times are in the catalog's form.
 
     Attributes:
-        project_ids: Ids of projects, any of which will do.
-        since: Earliest creation time.
-        before: Creation time from which on they are left out.
-        template_id: The template they were made from.
-        render_ids: Their ids; None selects any.
-        statuses: Statuses, any of which will do.
+        project_ids: Only renders of one of these projects.
+        since: Only renders created at this time or later.
+        before: Only renders created before this time.
+        template_id: Only renders of this template.
+        render_ids: Only renders with one of these ids; None selects any.
+        statuses: Only renders with one of these statuses.
+
+    Raises:
+        RequestError: A status is unknown.
     """
 
     project_ids: tuple[str, ...] = ()
@@ -41,9 +42,10 @@ class Selection(msgspec.Struct, frozen=True):
             one_of("status", status, Status)
 
     def where(self) -> tuple[str, list[Any]]:
-        """Express it in SQL over `renders AS r`, for use after another condition."""
+        """Return it as an SQL condition over `renders AS r`, to be appended to another, and its parameters."""
         terms: list[tuple[str, str | None]] = [
-            # The plus keeps SQLite from the index by time, after which it would have to sort by id.
+            # The unary plus keeps SQLite from using the index on (project, time): it would then have to sort all of a
+            # project's renders by id for every page, where the primary key gives them in that order.
             (" AND +r.project_id IN (SELECT value FROM json_each(?))", json_text(self.project_ids or None)),
             (" AND r.created_at >= ?", self.since),
             (" AND r.created_at < ?", self.before),
@@ -55,7 +57,7 @@ class Selection(msgspec.Struct, frozen=True):
         return "".join(sql for sql, _ in given), [value for _, value in given]
 
     def parts(self) -> Iterator["Selection"]:
-        """Cut a list of ids into such as one query takes, in the catalog's order and each id once."""
+        """Cut the list of ids into pages of `PAGE`, sorted as the catalog sorts and without duplicates."""
         if self.render_ids is None:
             yield self
             return
@@ -65,15 +67,15 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """Which of the stored assets to check, by the ledger: all, unless one of the first three is set.
+    """Which of the stored assets to check, by their last checks; all of them unless one of the first three is set.
 
     Attributes:
         new: Those that were never checked.
         failed: Those whose last verdict is not `ok`.
-        due_before: Those of both kinds, those last checked before this time, and those whose date is yet to come.
-        now: The time; later dates are in the future.
-        share: A part of them, above 0 and up to 1, drawn at random; None is all.
-        seed: What the draw depends on, besides the ids.
+        due_before: Both of the above, those last checked before this time, and those dated in the future.
+        now: The present, which tells what is in the future.
+        share: Only a random share of them, above 0 and at most 1; None for all.
+        seed: The seed of the random choice: with the same seed, the same ids are chosen.
     """
 
     new: bool = False
@@ -85,11 +87,11 @@ class Choice(msgspec.Struct, frozen=True):
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of them."""
+        """Whether it selects all of them."""
         return not (self.new or self.failed or self.due_before or self.share)
 
     def where(self) -> tuple[str, list[Any]]:
-        """Express it in SQL over `assets AS a`, for use after another condition."""
+        """Return it as an SQL condition over `assets AS a`, to be appended to another, and its parameters."""
         terms: list[str] = []
         values: list[Any] = []
         if self.new or self.due_before:
@@ -103,7 +105,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Expectation(NamedTuple):
-    """What an asset should be; None where nothing is known. `stored` says whether it is in the store already."""
+    """What an asset should be: size in bytes and digest, None where unknown; `stored` if it is in the store already."""
 
     render_id: str
     key: str
@@ -113,7 +115,7 @@ class Expectation(NamedTuple):
 
 
 class Asset(NamedTuple):
-    """A stored asset, as recorded. Size in bytes, digest as 64 hex digits; None where nothing is known."""
+    """A stored asset, as recorded. Size in bytes, digest as 64 hex digits; None where unknown."""
 
     render_id: str
     key: str
@@ -122,7 +124,7 @@ class Asset(NamedTuple):
 
 
 class DamagedAsset(NamedTuple):
-    """A stored asset whose last check was bad; otherwise as `Asset`."""
+    """A stored asset whose last check failed; the rest as in `Asset`."""
 
     render_id: str
     key: str
@@ -132,7 +134,7 @@ class DamagedAsset(NamedTuple):
 
 
 class NewAsset(NamedTuple):
-    """An asset that has just been stored; `odd` is what was odd about it as a PDF when it came."""
+    """An asset that has just been stored; `odd` notes what was odd about the PDF on arrival."""
 
     render_id: str
     key: str
@@ -156,9 +158,14 @@ class KeptRender(NamedTuple):
 
 
 class ExportRow(NamedTuple):
-    """A render with what an export says about it; `key` is empty if it has none, `sha256` None if none is recorded.
+    """A render with everything that an export says about it.
 
-    `odd` is what was odd about its PDF on arrival. The two after it say in which state its loss was accepted, and why.
+    Attributes:
+        key: The asset key; empty if there is none.
+        sha256: The recorded digest, as 64 hex digits; None if there is none.
+        odd: What was odd about the PDF on arrival.
+        accepted_state: The state of the PDF that was accepted.
+        accepted_reason: Why it was accepted.
     """
 
     render_id: str
@@ -185,8 +192,8 @@ class Totals(NamedTuple):
     Attributes:
         stored: Stored PDFs.
         stored_bytes: Their bytes.
-        oldest_check: The time of the check that is longest ago; None before the first.
-        standing: How many of the stored PDFs are in which state.
+        oldest_check: The oldest among the times of their latest checks; None before the first.
+        standing: The number of stored PDFs in each state.
     """
 
     stored: int
@@ -196,7 +203,7 @@ class Totals(NamedTuple):
 
 
 class KeyRow(NamedTuple):
-    """What a request's key is: its project, and whether key and project are still good."""
+    """The key of a request: its project, and whether the key was revoked or the project is gone."""
 
     key_id: str
     project_id: str
@@ -222,15 +229,15 @@ class ServedRender(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Which renders of a project a page of their list shows. Times are as the catalog writes them.
+    """One page of the list of a project's renders. Times are in the catalog's form.
 
     Attributes:
-        limit: How many.
-        status: Only those that have it.
-        since: Earliest creation time.
-        before: Creation time from which on they are left out.
-        search: A part of their ids.
-        after: Creation time and id of the last one that was shown.
+        limit: The most renders to return.
+        status: Only renders with this status.
+        since: Only renders created at this time or later.
+        before: Only renders created before this time.
+        search: Only renders whose ids begin with this text.
+        after: The creation time and the id of the last render on the page before.
     """
 
     limit: int
@@ -242,7 +249,7 @@ class Listing(NamedTuple):
 
 
 def join_renders(selection: Selection) -> str:
-    """Join what a selection asks about to `assets AS a`; nothing where it asks nothing."""
+    """Return the SQL that joins `renders AS r` to `assets AS a`; empty if the selection needs no column of it."""
     return " JOIN renders AS r ON r.id = a.render_id" if selection.where()[0] else ""
 
 
@@ -252,7 +259,7 @@ def json_text(value: Any) -> str | None:
 
 
 class Night(NamedTuple):
-    """A night; what its end says is None for one that was killed."""
+    """A night. The last two values of one that was killed are None."""
 
     run_id: int
     started_at: str

@@ -12,12 +12,12 @@ _SERVED = (
 )
 
 
-# So many are sorted within a millisecond or two.
+# Sorting this many takes a millisecond or two.
 _FEW = 1000
 
 
 class ServeQueries(Connection):
-    """What the server asks for each request."""
+    """The queries that the server makes for each request."""
 
     def find_key(self, key_hash: str) -> KeyRow | None:
         """Look a key up by its hash."""
@@ -29,7 +29,7 @@ class ServeQueries(Connection):
         return KeyRow(*found[0]) if found else None
 
     def find_render(self, project_id: str, render_id: str) -> ServedRender | None:
-        """Look a render up within one project; another project's is not found."""
+        """Look a render up within one project; a render of another project is not found."""
         found = self._query(
             f"SELECT {_SERVED} WHERE r.id = ? AND r.project_id = ?",
             (render_id, project_id),
@@ -37,15 +37,17 @@ class ServeQueries(Connection):
         return ServedRender(*found[0]) if found else None
 
     def list_renders(self, project_id: str, listing: Listing) -> list[ServedRender]:
-        """Return renders of a project, newest first: one more than asked for, if there are more."""
+        """Return renders of a project, newest first; `limit` and one more, if there are more."""
         made, after = "COALESCE(r.created_at, '')", listing.after
         begins, texts = _begins(listing.search or "")
-        # Few are looked up by their ids and then sorted. Many are found soon enough on the way from the newest to the
-        # oldest; the plus keeps SQLite on that way.
+        # A search with few matches looks them up by id and sorts them. With many matches, a page fills soon while the
+        # index on (project, time, id) is read from the newest on. A unary plus hides a column from the other index, so
+        # that SQLite takes the one that is meant.
         few = bool(listing.search) and self._are_few(begins, texts)
         project, key = ("+r.project_id", "r.id") if few else ("r.project_id", "+r.id")
         terms: list[tuple[str, tuple[Any, ...] | None]] = [
-            # The first half is for SQLite, which does not find a place in the index by the second.
+            # The first condition follows from the second, and is there because SQLite cannot seek in an index on an
+            # expression by comparing rows.
             (f" AND {made} <= ? AND ({made}, r.id) < (?, ?)", (after[0], *after) if after else None),
             (f" AND {made} >= ?", (listing.since,) if listing.since else None),
             (f" AND {made} < ?", (listing.before,) if listing.before else None),
@@ -66,8 +68,8 @@ class ServeQueries(Connection):
 
 
 def _begins(search: str) -> tuple[str, list[str]]:
-    """Ask in SQL whether an id begins with a text, as it is, in lower case or in upper case; an index answers that."""
+    """Return an SQL condition and its values: an id begins with a text, as given, in lower case, or in upper case."""
     spellings = list(dict.fromkeys((search, search.lower(), search.upper())))
-    # Every character comes before the last of Unicode.
+    # Ranges instead of LIKE, so that an index answers it; char(1114111) is the last character of Unicode.
     terms = " OR ".join("({id} >= ? AND {id} < ? || char(1114111))" for _ in spellings)
     return terms, [text for spelling in spellings for text in (spelling, spelling)]

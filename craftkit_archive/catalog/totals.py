@@ -1,9 +1,9 @@
-"""Running totals: how many PDFs are in which state, project by project, so that to count them takes no walk.
+"""Running totals: the number of PDFs in each state, project by project, so that counting them needs no scan.
 
-The table `totals` sums up the view `asset_states`: a row for each project, state, and time of the last check. Triggers
-keep it for whoever changes or deletes rows. What inserts renders and assets, or writes many rows at a time, keeps it
-itself, in the same transaction. What another program inserts is counted by the next `verify --level size`, and `doctor`
-says so.
+The table `totals` sums up the view `asset_states` by project, state, and time of the last check. Triggers update it when
+rows are changed or deleted. Code that inserts renders and assets, or writes many rows at a time, updates it itself, in
+the same transaction. Rows that another program inserts are counted by the next `verify --level size`; until then,
+`doctor` reports the difference.
 """
 
 from typing import TYPE_CHECKING
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-# Rows of these come by the million. A trigger that could fire makes SQLite keep a journal for each single row, even if
-# it never fires, which takes an import half of its time again; so who inserts adds up too.
+# Rows of these tables are inserted by the million, and a trigger on inserts makes SQLite keep a journal for each row,
+# even if its condition is never true: an import took half as long again. So the code that inserts updates the totals.
 INSERTED = ("renders", "assets")
-# The tables that say what state a PDF is in, and where each has the id of the render.
+# The tables that determine the state of a PDF, each with its column for the render id.
 SOURCES = {"renders": "id", "assets": "render_id", "acknowledgements": "render_id", "tombstones": "render_id"}
 
 COLUMNS = "project_id, state, verified_at, renders, succeeded, stored, stored_bytes"
@@ -31,19 +31,24 @@ ADDED = (
 
 
 def change_totals(sign: str, where: str) -> str:
-    """Add up renders, or with a minus sign take them out."""
-    # Without a WHERE, SQLite would take ON for a join's.
+    """Return SQL that adds renders to the totals or, with a minus sign, subtracts them.
+
+    Args:
+        sign: Empty, or `-`.
+        where: A WHERE clause over `asset_states`. It must not be empty: SQLite would read the ON of the upsert as that
+            of a join.
+    """
     return f"INSERT INTO totals ({COLUMNS}) {GROUPED.format(sign=sign, where=where)}{ADDED}"
 
 
 def make_totals(db: "Database") -> None:
-    """Make the table, fill it, and let triggers keep it; in an archive that has it, make the triggers again."""
+    """Create the table with its triggers, and fill it; in an archive that has the table, replace the triggers."""
     db.execute(
         "CREATE TABLE IF NOT EXISTS totals (project_id TEXT NOT NULL, state TEXT NOT NULL, verified_at TEXT NOT NULL,"
         " renders INTEGER NOT NULL, succeeded INTEGER NOT NULL, stored INTEGER NOT NULL, stored_bytes INTEGER NOT NULL,"
         " PRIMARY KEY (project_id, state, verified_at)) WITHOUT ROWID"
     )
-    # Has a row as long as one who writes many rows keeps the totals himself.
+    # Holds a row while a writer of many rows updates the totals itself, which keeps the triggers from firing.
     db.execute("CREATE TABLE IF NOT EXISTS totals_kept (kept INTEGER PRIMARY KEY)")
     tables = {table.name for table in db.tables}
     for table, column in SOURCES.items():
@@ -58,7 +63,7 @@ def make_totals(db: "Database") -> None:
                 name = f"totals_{table}_{when}_{event}".lower()
                 condition = "NOT EXISTS (SELECT 1 FROM totals_kept)"
                 if (when, event) == ("BEFORE", "INSERT"):
-                    # It comes before an upsert that updates too, and before one that is ignored.
+                    # SQLite fires it for an upsert that ends up updating, too, and for an insert that is ignored.
                     condition += f" AND NOT EXISTS (SELECT 1 FROM {table} WHERE {column} = NEW.{column})"
                 db.execute(f"DROP TRIGGER IF EXISTS {name}")
                 db.execute(
