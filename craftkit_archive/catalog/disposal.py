@@ -63,7 +63,7 @@ class DisposalQueries(EventQueries):
         return self._tombstones(which, (after, limit))
 
     def begun(self, render_ids: Sequence[str]) -> list[tuple[Tombstone, str | None]]:
-        """Return those of these renders whose disposal is unfinished, each with the asset key of the bytes to delete."""
+        """Return the unfinished disposals among these renders, each with the asset key of the bytes to delete."""
         which = f"WHERE finished_at IS NULL AND render_id {_IN} ORDER BY render_id"
         return self._tombstones(which, (json_text(render_ids),))
 

@@ -1,9 +1,9 @@
 """Running totals: the number of PDFs in each state, project by project, so that counting them needs no scan.
 
-The table `totals` sums up the view `asset_states` by project, state, and time of the last check. Triggers update it when
-rows are changed or deleted. Code that inserts renders and assets, or writes many rows at a time, updates it itself, in
-the same transaction. Rows that another program inserts are counted by the next `verify --level size`; until then,
-`doctor` reports the difference.
+The table `totals` sums up the view `asset_states` by project, state, and time of the last check. Triggers update it
+when rows are changed or deleted. Code that inserts renders and assets, or writes many rows at a time, updates it
+itself, in the same transaction. Rows that another program inserts are counted by the next `verify --level size`; until
+then, `doctor` reports the difference.
 """
 
 from typing import TYPE_CHECKING

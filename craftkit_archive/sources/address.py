@@ -23,10 +23,10 @@ def open_source(address: str, *, exports: bool = False) -> Source:
 
     Args:
         address: A folder's path, `s3://bucket/prefix`, or `https://host` of a live API.
-        exports: Whether a folder, zip or tar with a manifest is to be taken as an export.
+        exports: Whether to open a folder, zip or tar with a manifest as an export.
 
     Raises:
-        RequestError: The address is empty, or of an unknown kind.
+        RequestError: It is empty, or an address of an unknown kind.
     """
     if not address:  # a path would take it for the current directory
         raise RequestError("SOURCE is empty. Name a folder, s3://bucket/prefix, or https://host.")
@@ -34,14 +34,14 @@ def open_source(address: str, *, exports: bool = False) -> Source:
 
 
 def names_at(source: Source) -> list[str] | None:
-    """Return what other machines have to see in a folder; None for what has one address everywhere."""
+    """Return the first names in a folder, which other machines must see too; None for an address that is global."""
     if isinstance(source, StoreSource) and isinstance(source.store, FolderStore):
         return first_names(source.store)
     return None
 
 
 def prove_source(store: str, archive_id: str, source: str, names: list[str] | None) -> None:
-    """See, on another machine, that store and source are the same; a folder has the same first names (`names_at`).
+    """Check, on another machine, that store and source are the same; a folder must have the names from `names_at`.
 
     Raises:
         ArchiveError: They are not, or cannot be reached from there.
@@ -53,12 +53,13 @@ def prove_source(store: str, archive_id: str, source: str, names: list[str] | No
         open_source(source).check()
 
 
+# Cached, so that the tasks of a worker, each of which names its source by address, share its connections.
 @lru_cache(maxsize=8)
 def _open_source(address: str, exports: bool) -> Source:
     if address.startswith(("https://", "http://")):
         return CraftkitApi(address)
     path = Path(address)
-    # Not Path.is_file, which raises where a folder may not be looked into.
+    # Not Path.is_file, which raises if a folder may not be searched.
     seen = os.path.isfile
     if exports and "://" not in address and (seen(path) or seen(path / MANIFEST)):
         return ExportSource(path)

@@ -34,7 +34,8 @@ from craftkit_archive.values import mask
 
 KEY_VARIABLE = "CRAFTKIT_API_KEY"
 LANES = 8
-# What is larger waits in a temporary file: the API may not be able to go on in the middle of a PDF.
+# A larger PDF is received in a temporary file before it is used: if it breaks off, the API may not be able to continue
+# in the middle, and it is received again from the start.
 SPOOL_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 16 << 20
 MAX_SAID = 300
@@ -43,7 +44,7 @@ PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 16
 CONNECT_SECONDS = 10.0
 TIMEOUT_SECONDS = 60.0
-# A body that brings less than this in each such span is given up; a modem of 1996 was faster.
+# A body that brings fewer bytes than this in such a span of seconds is given up; a modem of 1996 was faster.
 LEAST_BYTES = 64 << 10
 LEAST_SECONDS = 30.0
 HEALING = (408, 425, 429, 500, 502, 503, 504, *range(520, 525))
@@ -91,12 +92,11 @@ class CraftkitApi(Source):
 
     @override
     def check(self) -> None:
-        """Make sure that it is there, is such an API, and accepts the key.
+        """Make sure that the address is that of a Craftkit API, and that the API accepts the key.
 
         Raises:
-            StoreOfflineError: It cannot be reached, or is something else.
+            StoreOfflineError: It cannot be reached, keeps failing, or is not a Craftkit API.
             UnauthorizedError, ForbiddenError: It refuses the key.
-            RemoteError: It keeps failing.
         """
         try:
             self.describe(_NOBODY)
@@ -109,8 +109,9 @@ class CraftkitApi(Source):
         """Return the metadata of a render, as JSON.
 
         Raises:
-            RenderNotFoundError: It is not in the key's project.
-            UnauthorizedError, ForbiddenError, RemoteError: As `check`.
+            RenderNotFoundError: The key's project has no such render.
+            UnauthorizedError, ForbiddenError: The API refuses the key.
+            RemoteError: The API keeps failing, or does not answer as one.
         """
         found = b""
         try:
@@ -127,25 +128,25 @@ class CraftkitApi(Source):
 
     @override
     def size(self, render_id: str, _key: str) -> int | None:
-        """Return how many bytes a render's PDF has, or None if the API does not say so without sending it.
+        """Return the size of a render's PDF in bytes; None if the API does not say it without sending the PDF.
 
         Raises:
-            RenderNotFoundError, RenderConflictError, UnauthorizedError, ForbiddenError, RemoteError: As `open`.
+            RenderNotFoundError, RenderConflictError, UnauthorizedError, ForbiddenError, RemoteError: See `open`.
         """
         with self._answer(render_id, "/download", method="HEAD") as answer:
             return length_of(answer)
 
     @override
     def open(self, render_id: str, key: str, _sha256: str | None = None) -> OpenAsset:
-        """Open a render's PDF for reading; all of it has arrived.
+        """Open a render's PDF for reading, after all of it has arrived.
 
         Raises:
-            RenderNotFoundError: It is not in the key's project.
-            RenderConflictError: It has no PDF to give.
-            UnauthorizedError, ForbiddenError: The key is refused.
-            AssetUnavailableError: It kept breaking off, or came too slowly.
+            RenderNotFoundError: The key's project has no such render.
+            RenderConflictError: The render has no PDF.
+            UnauthorizedError, ForbiddenError: The API refuses the key.
+            AssetUnavailableError: The PDF kept breaking off, or came too slowly.
             RemoteError: The API kept failing.
-            NoSpaceError, NotWritableError: There is no space for it in the temporary folder.
+            NoSpaceError, NotWritableError: The temporary folder has no space for the PDF, or is not writable.
         """
         for attempt in range(ATTEMPTS):
             with self._answer(render_id, "/download") as answer:
@@ -178,7 +179,7 @@ class CraftkitApi(Source):
 
     @contextmanager
     def _answer(self, render_id: str, what: str = "", *, method: str = "GET") -> Iterator[urllib3.BaseHTTPResponse]:
-        """Ask, and give the answer with its body unread; a refusal is raised."""
+        """Make a request, and yield the answer with its body unread; a refusal is raised as an error."""
         url = f"{self.address}/v1/renders/{quote(render_id, safe='')}{what}"
         headers = {"Authorization": f"Bearer {self.key}", "Accept-Encoding": "identity"}
         try:
@@ -199,7 +200,7 @@ class CraftkitApi(Source):
                 self._refuse(render_id, answer, silent=method == "HEAD")
             yield answer
         finally:
-            answer.close()  # a connection whose answer was read to its end went back to the others already
+            answer.close()  # does nothing to a connection whose answer was read to its end: it is in the pool again
 
     def _refuse(self, render_id: str, answer: urllib3.BaseHTTPResponse, *, silent: bool) -> NoReturn:
         status = answer.status
@@ -207,7 +208,7 @@ class CraftkitApi(Source):
             problem = msgspec.json.decode(b"" if silent else answer.read(65_536), type=_Envelope).error
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, HTTPError):
             problem = _Problem()
-        # It ends up on screens and in the catalog, so that the key must not, should they send it back.
+        # The message ends up on screens and in the catalog, so the key is cut out of it, should the API repeat it.
         message = mask(problem.message.replace(self.key, "…"))[:MAX_SAID]
         said = f" ({message})" if message else ""
         if status == 401:
@@ -226,11 +227,11 @@ class CraftkitApi(Source):
 
 
 class _TooSlowError(HTTPError):
-    """A body that comes too slowly to be waited for."""
+    """A body arrives too slowly to wait for."""
 
 
 def _body_chunks(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Read a body as it arrives, and give up one that drips: a read time-out alone never ends it."""
+    """Read a body as it arrives; give up one that trickles, which a read time-out alone never ends."""
     began, got = time.monotonic(), 0
     while chunk := answer.read1(CHUNK_BYTES):
         yield chunk
@@ -246,7 +247,7 @@ def _api_pool(address: str) -> urllib3.PoolManager:
     """Make the connections to an API."""
     retries = UnreadRetry(
         total=ATTEMPTS - 1,
-        redirect=False,  # a key is for the one who was asked
+        redirect=False,  # the key must not be sent to another host
         backoff_factor=PAUSE_SECONDS,
         backoff_max=MAX_PAUSE_SECONDS,
         backoff_jitter=PAUSE_SECONDS / 4,
@@ -260,20 +261,20 @@ def _api_pool(address: str) -> urllib3.PoolManager:
 
 
 def _failure_reason(error: BaseException) -> str:
-    """Say in a few words what kept a request from being answered."""
+    """Return in a few words why a request was not answered."""
     inner = getattr(error, "reason", None) or error
     said = str(inner.args[-1] if getattr(inner, "args", None) else inner)
     return (said.rpartition("] ")[2] or type(inner).__name__)[:MAX_SAID]
 
 
 def length_of(answer: urllib3.BaseHTTPResponse) -> int | None:
-    """Return how many bytes an answer says to have; None if it does not say so."""
+    """Return the length that an answer declares for its body, in bytes; None if it declares none."""
     text = answer.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
 def _checksums(answer: urllib3.BaseHTTPResponse) -> SourceChecksums:
-    """Read what the answer says about the digest of its body (RFC 9530, section 3)."""
+    """Return the digest that an answer declares for its body (Repr-Digest: RFC 9530, section 3)."""
     found = _DIGEST.search(answer.headers.get("repr-digest", ""))
     with suppress(ValueError):
         if found:

@@ -1,4 +1,4 @@
-"""What a source is: where assets are copied from."""
+"""The interface of sources, from which assets are copied."""
 
 from abc import ABC, abstractmethod
 
@@ -6,11 +6,11 @@ from craftkit_archive.stores.base import OpenAsset
 
 
 class Source(ABC):
-    """A place that gives assets away.
+    """A place from which assets are copied.
 
     Attributes:
-        address: Says where it is, as `open_source` reads it.
-        lanes: How many assets one process should read at a time, to keep it busy.
+        address: Its address, which `open_source` opens.
+        lanes: How many assets one process should read at the same time.
     """
 
     address: str
@@ -18,19 +18,19 @@ class Source(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Make sure that it is there.
+        """Make sure that the source can be read.
 
         Raises:
-            StoreOfflineError: It is not.
-            RemoteError, AccessError: It refuses, or keeps failing.
+            StoreOfflineError: It does not exist, or cannot be reached.
+            RemoteError, AccessError: It refuses access, or keeps failing.
         """
 
     @abstractmethod
     def size(self, render_id: str, key: str) -> int | None:
-        """Return how many bytes an asset has there, or None if that cannot be known without reading it.
+        """Return the size of an asset in bytes; None if only reading it would tell.
 
         Raises:
-            AssetError, AccessError, RemoteError: As `open`.
+            AssetError, AccessError, RemoteError: See `open`.
         """
 
     @abstractmethod
@@ -44,7 +44,7 @@ class Source(ABC):
 
         Raises:
             AssetMissingError, RenderNotFoundError, RenderConflictError: The source does not have it.
-            AssetUnreadableError: It is there, and cannot be read.
-            UnauthorizedError, ForbiddenError: The key is refused.
+            AssetUnreadableError: The source has it, but it cannot be read.
+            UnauthorizedError, ForbiddenError: The API key is refused.
             RemoteError: The remote end kept failing.
         """

@@ -12,7 +12,7 @@ from craftkit_archive.stores.base import OpenAsset
 
 
 class ExportSource(Source):
-    """An export, in which an asset is any file with its digest."""
+    """An export, in which assets are found by their digests."""
 
     lanes = 1
 
@@ -26,7 +26,7 @@ class ExportSource(Source):
         """Do nothing: an export that is not whole could not have been opened."""
 
     def look_for(self, digests: Iterable[str]) -> None:
-        """Find out, in one pass over the export's index, where the assets with these digests are."""
+        """Find the files with these digests, in one pass over the export's index."""
         wanted = set(digests)
         self._paths = {listed.sha256: listed.path for listed in self._export.listed() if listed.sha256 in wanted}
 
@@ -36,7 +36,7 @@ class ExportSource(Source):
 
     @override
     def open(self, _render_id: str, key: str, sha256: str | None = None) -> OpenAsset:
-        """Open what `look_for` has found for this digest; the render and the key do not matter."""
+        """Open the file that `look_for` has found for a digest; render id and key are ignored."""
         path = self._paths.get(sha256 or "")
         if path is None:
             raise AssetMissingError(f"{key} is not in {self.address}.")

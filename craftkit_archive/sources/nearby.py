@@ -1,4 +1,4 @@
-"""Where the PDFs are instead, if a folder or prefix was named that is one or two levels too high or too low."""
+"""Suggests the right address if a folder or prefix was named that is one or two levels too high or too low."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -11,22 +11,22 @@ from craftkit_archive.sources.store import StoreSource
 from craftkit_archive.stores.address import open_store
 
 LEVELS = 2
-# Of how many assets it is looked up whether they are above, and how many objects are looked at below.
+# How many assets are looked up in the folders above, and how many objects are listed below.
 TRIED = 20
 LISTED = 20_000
 _PAGE = 2_000
 
 
 def suggest_address(archive: Archive, source: Source, address: str, wanted: Sequence[str]) -> str | None:
-    """Return the address that was meant, if some of the wanted assets are there; None if that is unknown.
+    """Return the address that was probably meant, because some of the wanted assets are there; None if there is none.
 
-    It costs a few requests, so it is for where nothing was found.
+    It costs a few requests, so call it only when nothing was found.
 
     Args:
-        archive: Whose catalog knows what the names below mean.
-        source: Where nothing was found.
-        address: Its address as a person wrote it.
-        wanted: Asset keys that were looked for, the first of them.
+        archive: The archive, whose catalog tells which names below are asset keys.
+        source: The source in which nothing was found.
+        address: Its address as the user wrote it.
+        wanted: Some of the asset keys that were looked for.
     """
     if not isinstance(source, StoreSource) or not wanted:
         return None
@@ -38,7 +38,7 @@ def suggest_address(archive: Archive, source: Source, address: str, wanted: Sequ
 
 
 def _below(archive: Archive, source: StoreSource) -> str | None:
-    """Find the folder under which keys are as the catalog has them."""
+    """Find the folder below which the source's keys are those of the catalog."""
     keys = islice(source.store.keys(), LISTED)
     while page := list(islice(keys, _PAGE)):
         inner = {key.split("/", level)[-1]: key for level in (LEVELS, 1) for key in page if key.count("/") > level}

@@ -19,21 +19,22 @@ def open_store(address: str, base: Path | None = None, *, durable: bool = True) 
 
     Args:
         address: A folder's path, or a bucket's address (see `bucket.BucketStore`).
-        base: What a relative path is relative to; the current directory if not given.
+        base: The folder that a relative path starts from; the current directory if not given.
         durable: See `FolderStore`.
 
     Raises:
-        RequestError: The address is of an unknown kind.
+        RequestError: It is an address of an unknown kind.
     """
     return _open_store(absolute_address(address, base), durable)
 
 
 def absolute_address(address: str, base: Path | None = None) -> str:
     """Return an address that stays the same when the program changes its directory."""
-    # `..` is left to the system, for links' sake.
+    # `..` is not resolved here, because after a link it means the parent of the link's target.
     return address if "://" in address else os.fspath((Path(base or "") / address).absolute())
 
 
+# Cached, so that the tasks of a worker, each of which names its store by address, share its connections.
 @lru_cache(maxsize=64)
 def _open_store(address: str, durable: bool) -> Store:
     if address.startswith(("s3://", "gs://", "az://")):
@@ -49,12 +50,13 @@ def _open_store(address: str, durable: bool) -> Store:
 
 
 def worker_setup(*addresses: str) -> Callable[[], object]:
-    """Return what a worker process begins with: it opens the stores, and knows how to reach those that are buckets.
+    """Return the function that a worker process calls first, which opens the stores at these addresses.
 
-    What the AWS settings say is found out here, once. The result is picklable and may hold credentials.
+    The AWS settings are read here, once, which takes botocore a third of a second. The result is picklable and may hold
+    credentials.
 
     Raises:
-        RequestError, RemoteError: The settings make no sense, or hold no credentials.
+        RequestError, RemoteError: The settings are contradictory, or there are no credentials.
     """
     if not any(address.startswith("s3://") for address in addresses):
         return partial(_open_all, addresses, {})

@@ -1,9 +1,9 @@
-"""What the AWS settings say about a bucket, and the few requests for which obstore hides too much of the answer.
+"""The AWS settings of a bucket, and the few requests that obstore cannot make or whose answers it hides.
 
 Three requests go through botocore, because obstore 0.12 cannot make them:
 
-- lists: obstore takes a page that says that there are more, and not how to ask for them, for the last one; and it gives
-  up the whole list at a key with an empty part or `..`, which any bucket may hold;
+- lists: obstore takes a truncated page without a continuation token for the last one; and it abandons the whole list at
+  a key with an empty part or `..`, which any bucket may hold;
 - the digests that a service keeps of an object beside its ETag;
 - an upload in parts that must not replace an object: `obstore.put(mode="create")` sends everything in one request.
 
@@ -31,17 +31,18 @@ ATTEMPTS = 5
 PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 16.0
 TIMEOUT_SECONDS = 60.0
-# botocore renews credentials that expire within 10 minutes before it gives them away: they last longer than this.
+# botocore renews credentials that expire within 10 minutes before it returns them, so they are valid for longer than
+# this.
 RENEWAL_SECONDS = 300
 LANES = 8
 CONTENT_TYPE = "application/pdf"
 _ENCRYPTED = ("SSECustomerAlgorithm", "SSEKMSKeyId")
 _OPTIONAL_REFUSED = frozenset({400, 405, 501})
-# How a service answers what it does not know, or these credentials may not do.
+# The statuses for requests that a service does not know, or that these credentials may not make.
 _UNANSWERED = _OPTIONAL_REFUSED | {403, 404}
-# What botocore's standard mode has tried again already.
+# Statuses that botocore's standard mode has retried already.
 _RETRIED = frozenset({429, 500, 502, 503, 504})
-# Both libraries try most of 5xx again by themselves. These heal too, by Amazon's list of S3 error codes.
+# Both libraries retry most of 5xx by themselves. These are temporary too, by Amazon's list of S3 error codes.
 _HEALING_STATUS = frozenset({408, 409, 425, 429})
 _HEALING_CODES = frozenset(
     {"RequestTimeout", "IncompleteBody", "BadDigest", "PriorRequestNotComplete", "XAmzContentSHA256Mismatch"}
@@ -49,24 +50,24 @@ _HEALING_CODES = frozenset(
 
 
 class Credentials(NamedTuple):
-    """What signs requests."""
+    """The credentials that sign requests."""
 
     access_key_id: str
     secret_access_key: str
     token: str | None
 
     def __repr__(self) -> str:
-        """Show who signs, and not with what."""
+        """Show the id of the key, without the secrets."""
         return f"Credentials({self.access_key_id})"
 
 
 class BucketAccess(NamedTuple):
-    """How to reach a bucket: what the AWS settings said, to be carried to worker processes.
+    """How to reach a bucket: the resolved AWS settings, picklable for worker processes.
 
     Attributes:
         endpoint: The service's URL; with the bucket's name in its host if `virtual_hosted`.
-        virtual_hosted: Whether the bucket is part of the host.
-        region: What signatures name.
+        virtual_hosted: Whether the bucket's name is part of the host.
+        region: The region that signatures name.
         ca_bundle: A file of certificates to trust besides the system's.
         credentials: None for requests without a signature.
         renewable: Whether the credentials expire.
@@ -81,12 +82,12 @@ class BucketAccess(NamedTuple):
 
 
 class S3Service:
-    """A bucket at a service that speaks S3, as the options of an address and the AWS settings describe it.
+    """A bucket at an S3-compatible service, as the options of an address and the AWS settings describe it.
 
     Args:
         bucket: Its name.
         options: Some of `OPTIONS`.
-        access: What another process has found out already.
+        access: The resolved settings, if another process has them already.
     """
 
     def __init__(self, bucket: str, options: dict[str, str], access: BucketAccess | None = None) -> None:
@@ -104,14 +105,14 @@ class S3Service:
     def _session(self) -> Any:
         import botocore.session
 
-        # It would write a traceback beside the sentence that we raise.
+        # It would log a traceback besides the error that we raise.
         logging.getLogger("botocore.credentials").setLevel(logging.ERROR)
         with self._errors():
             return botocore.session.Session(profile=self._options.get("profile"))
 
     @property
     def access(self) -> BucketAccess:
-        """Say how to reach the bucket; read from the AWS settings once.
+        """How to reach the bucket; resolved from the AWS settings once.
 
         Raises:
             RequestError: The settings contradict themselves, or name something that does not exist.
@@ -150,7 +151,7 @@ class S3Service:
         return credentials
 
     def renew(self) -> Credentials:
-        """Return credentials that are good for `RENEWAL_SECONDS` at least."""
+        """Return credentials that are valid for at least `RENEWAL_SECONDS`."""
         with self._errors():
             return _freeze(self._find_credentials())
 
@@ -171,7 +172,7 @@ class S3Service:
 
         config = Config(
             retries={"mode": "standard", "max_attempts": ATTEMPTS},
-            # What newer versions of botocore add by default, other services refuse.
+            # Newer versions of botocore add checksums by default, which other services refuse.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             connect_timeout=TIMEOUT_SECONDS,
@@ -180,14 +181,17 @@ class S3Service:
             signature_version=UNSIGNED if self._options.get("no_sign_request") else "s3v4",
             s3={"addressing_style": style},
         )
-        # botocore alone reads AWS_DEFAULT_REGION and not AWS_REGION, which every other AWS tool reads.
+        # botocore reads only AWS_DEFAULT_REGION; every other AWS tool reads AWS_REGION.
         region = self._region or os.environ.get("AWS_REGION") or self._session.get_config_variable("region")
         return self._session.create_client(
             "s3", region_name=region or "us-east-1", endpoint_url=self._options.get("endpoint_url"), config=config
         )
 
     def move(self, region: str | None) -> bool:
-        """Use the region that the service names; None asks for it. Return whether that is another one.
+        """Switch to the region that the service has named; return False if it is the present one.
+
+        Args:
+            region: The region; None asks the service for it.
 
         Raises:
             StoreOfflineError, RemoteError: The service cannot be asked.
@@ -218,7 +222,7 @@ class S3Service:
         """List the keys below a prefix, with their sizes in bytes, page by page.
 
         Raises:
-            RemoteError: The list cannot be had, repeats itself, or says that it goes on and not how.
+            RemoteError: The service refuses the list, repeats a page, or gives no token for the next one.
         """
         given: dict[str, str] = {}
         while True:
@@ -238,9 +242,9 @@ class S3Service:
             given = {"ContinuationToken": token}
 
     def checksums(self, key: str) -> SourceChecksums:
-        """Ask what the service itself says about the digests of a whole object.
+        """Ask the service for the digests that it keeps of a whole object.
 
-        An ETag is an MD5 only of an object that came in one part and was not encrypted with a key of its own.
+        An ETag is an MD5 only if the object was uploaded in one part and is not encrypted with a key of its own.
 
         Raises:
             RemoteError: It cannot be asked.
@@ -248,7 +252,7 @@ class S3Service:
         head = self._head(key)
         encrypted = any(name in head for name in _ENCRYPTED) or str(head.get("ServerSideEncryption")).startswith("aws:")
         checksum = None
-        with suppress(ValueError):  # the checksum of a multipart upload is not of the whole, and ends with a number
+        with suppress(ValueError):  # that of a multipart upload does not cover the whole, and ends with a number
             checksum = base64.b64decode(head.get("ChecksumSHA256", ""), validate=True).hex() or None
         in_parts = "-" in head.get("ETag", "")
         if head.get("ChecksumType", "COMPOSITE" if in_parts else "FULL_OBJECT") != "FULL_OBJECT":
@@ -267,7 +271,7 @@ class S3Service:
         return self._ask("head_object", Key=key)
 
     def _ask(self, operation: str, **given: Any) -> dict[str, Any]:
-        """Ask through botocore, and again for what heals and what botocore takes for final."""
+        """Make a request through botocore; retry temporary failures that botocore considers final."""
         from botocore.exceptions import ClientError
 
         with self._errors():
@@ -282,14 +286,14 @@ class S3Service:
         raise AssertionError  # the last pause is None
 
     def upload(self, key: str, parts: Iterable[bytes], *, replace: bool) -> bool:
-        """Write an object in parts, which are given back if it fails; return False if its name is taken.
+        """Write an object in parts; return False if its name is taken. If it fails, the upload is aborted.
 
-        boto3's own uploads in parts do not take `IfNoneMatch`.
+        boto3's own multipart uploads do not accept `IfNoneMatch`.
 
         Args:
-            key: The object's.
-            parts: At least 5 MiB each, but for the last.
-            replace: Whether it may take the place of another one.
+            key: The key of the object.
+            parts: Its bytes, at least 5 MiB in each part but the last.
+            replace: Whether it may replace an existing object.
 
         Raises:
             RemoteError: The service refused.
@@ -312,7 +316,7 @@ class S3Service:
         return True
 
     def _begin(self, key: str) -> tuple[str, dict[str, str]]:
-        # A bucket with Object Lock takes no part without a checksum; other services know none.
+        # A bucket with Object Lock refuses parts without a checksum; other services do not know checksums.
         checksums: tuple[dict[str, str], ...] = ({"ChecksumAlgorithm": "SHA256"}, {})
         for checksum in checksums:
             try:
@@ -357,14 +361,14 @@ class S3Service:
         return f"{len(refused)} versions that the service does not delete ({refused[0]})" if refused else None
 
     def _versions(self, key: str) -> Iterator[str]:
-        """List the versions of an object, its delete markers too."""
+        """List the ids of an object's versions, delete markers included."""
         given: dict[str, str] = {}
         while True:
             page = self._ask("list_object_versions", Prefix=key, **given)
             for found in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
                 if found["Key"] == key:
                     yield found["VersionId"]
-            # The key itself is the first below its own prefix.
+            # Below its own prefix, the key comes first, so a page that ends after it is the last one needed.
             if not page.get("IsTruncated") or page.get("NextKeyMarker", "") > key:
                 return
             given = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
@@ -435,7 +439,7 @@ def status_of(error: Any) -> int:
 
 
 def heals(status: int, code: str) -> bool:
-    """Say whether a refusal may heal by itself.
+    """Return whether a refusal is temporary, so that another attempt may succeed.
 
     Source: "Error responses" in the Amazon S3 API Reference; RFC 9110, sections 15.5 and 15.6; RFC 8470 (425).
     """
@@ -443,7 +447,7 @@ def heals(status: int, code: str) -> bool:
 
 
 def pauses() -> Iterator[float | None]:
-    """Yield, for each attempt, how many seconds to wait after it if it failed; None after the last."""
+    """Yield the pause in seconds after each failed attempt; None after the last one."""
     for attempt in range(ATTEMPTS - 1):
         yield min(PAUSE_SECONDS * 2**attempt, MAX_PAUSE_SECONDS) * random.uniform(0.75, 1.25)  # noqa: S311
     yield None
@@ -455,13 +459,13 @@ def _freeze(credentials: Any) -> Credentials:
 
 
 def md5_of(etag: str | None) -> str | None:
-    """Return the MD5 that an ETag may be, as 32 lower-case hex digits; None if it cannot be one."""
+    """Return an ETag as 32 lower-case hex digits if it has the form of an MD5, and None if not."""
     tag = (etag or "").strip('"').lower()
     return tag if len(tag) == 32 and not set(tag) - set("0123456789abcdef") else None
 
 
 def advice(code: str) -> str:
-    """Say what to do about a refusal, by its code in S3's error document or its HTTP status."""
+    """Return advice on a refusal, by its code in S3's error document or its HTTP status."""
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AccessDenied", "403"):
         return "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and what they may do."
     if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "301"):
@@ -472,5 +476,5 @@ def advice(code: str) -> str:
 
 
 def untrusted(name: str) -> str:
-    """Say what to do about a certificate that nothing here trusts."""
+    """Return the message for a service whose certificate is not trusted."""
     return f"The certificate of {name} is not trusted. Set SSL_CERT_FILE or AWS_CA_BUNDLE to that of its authority."

@@ -1,4 +1,4 @@
-"""What a store is: a place that holds assets by key, and what goes into it and comes out of it."""
+"""The interface of stores, which hold assets by key, and the types that go into a store and come out of it."""
 
 import os
 from abc import ABC, abstractmethod
@@ -13,26 +13,27 @@ from craftkit_archive.errors import ArchiveError, AssetError, AssetUnreadableErr
 from craftkit_archive.values import valid_text
 
 CHUNK_BYTES = 1 << 20
-# What fits into the processor's cache is hashed and written in half the time.
+# Small enough that data is hashed and written while it is still in the processor's cache. One such buffer for all
+# files, instead of new memory for each, took a quarter off the time of an export's workers.
 BUFFER_BYTES = 256 << 10
 MARKER = ".craftkit-archive"
 
 
 class Stored(NamedTuple):
-    """What a store took in: size in bytes, digest as 64 lower-case hex digits."""
+    """What a store received: size in bytes, SHA-256 as 64 lower-case hex digits."""
 
     size_bytes: int
     sha256: str
 
 
 class StagedAsset(NamedTuple):
-    """Bytes that a store has received, and that may not have their name yet.
+    """An asset that a store has received, and that may still be without its name.
 
     Attributes:
-        key: The name that they are to have.
-        stored: What they are.
-        path: Where they wait for it; None where the store has given it already.
-        replace: Whether they may take the place of what has that name.
+        key: Its asset key.
+        stored: Its size and digest.
+        path: Its temporary file; None if it has its name already.
+        replace: Whether it may replace an existing asset.
     """
 
     key: str
@@ -49,12 +50,12 @@ class Entry(NamedTuple):
 
 
 class SourceChecksums(NamedTuple):
-    """What a place itself says about the bytes that it gives.
+    """The digests that a source itself reports for an asset.
 
     Attributes:
-        md5: Lower-case hex digits; None where it is silent.
-        sha256: The same.
-        by: Where it says the latter, as `digest_source` in the catalog has it.
+        md5: 32 lower-case hex digits; None if it reports none.
+        sha256: 64 lower-case hex digits; None if it reports none.
+        by: How it reports the SHA-256: a value for `digest_source` in the catalog.
     """
 
     md5: str | None = None
@@ -67,10 +68,10 @@ class OpenAsset:
 
     Attributes:
         key: Its asset key.
-        file: Its bytes, from the first one on; seekable.
-        size_bytes: How many there should be.
-        checksums: What the place says about them.
-        ask_closer: Asks the place once more, where its ETag turned out not to be the MD5 that it looked like.
+        file: Its bytes, positioned at the first one; seekable.
+        size_bytes: The length that the source gives.
+        checksums: The digests that the source reports.
+        ask_closer: Asks the source for its digests again, for when an ETag looked like an MD5 and was not one.
     """
 
     def __init__(
@@ -88,20 +89,20 @@ class OpenAsset:
         self.ask_closer = ask_closer
 
     def chunks(self) -> Iterator[bytes]:
-        """Read from where the file stands to its end, in non-empty pieces of at most 1 MiB.
+        """Read from the present position to the end, in non-empty pieces of at most 1 MiB.
 
         Raises:
             AssetUnreadableError: Reading failed.
         """
         with reading(self.key):
-            # No more than is there: a buffer of 1 MiB for each small file would cost more than reading it.
+            # Ask for no more than there is: a buffer of 1 MiB for each small file would cost more than reading it.
             while chunk := self.file.read(min(CHUNK_BYTES, self.size_bytes + 1)):
                 yield chunk
 
     def views(self) -> Iterator[memoryview]:
-        """Read like `chunks`, into one buffer: each piece is good until the next is drawn, by the same thread.
+        """Read like `chunks`, but into the thread's one buffer: a piece is valid until the next one is drawn.
 
-        It costs a good deal less than a new piece of memory each time.
+        That saves allocating memory for each piece (see `BUFFER_BYTES`).
 
         Raises:
             AssetUnreadableError: Reading failed.
@@ -112,11 +113,11 @@ class OpenAsset:
                 yield view[:count]
                 total += count
                 if count < BUFFER_BYTES and total >= self.size_bytes:
-                    return  # asking again just to hear "nothing more" would cost a small file a tenth
+                    return  # another read, only to find the end, would cost a small file a tenth of its time
 
     def from_disk(self) -> Self:
-        """Ask the system to forget what it holds of these bytes, so that they are read from the disk once more."""
-        with suppress(OSError, AttributeError):  # no file of this machine, or a system that cannot
+        """Drop these bytes from the page cache, so that they are read from the disk again."""
+        with suppress(OSError, AttributeError):  # not a local file, or a platform without posix_fadvise
             os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return self
 
@@ -133,8 +134,8 @@ class Store(ABC):
     """A place that holds assets by key. Every implementation passes the suite in `tests/test_store.py`.
 
     Attributes:
-        address: Says where it is, as `stores.address.open_store` reads it.
-        lanes: How many assets one process should read or write at a time, to keep it busy.
+        address: Its address, which `stores.address.open_store` opens.
+        lanes: How many assets one process should read or write at the same time.
     """
 
     address: str
@@ -142,12 +143,12 @@ class Store(ABC):
 
     @abstractmethod
     def check(self, archive_id: str | None = None) -> None:
-        """Make sure that the store is there, and with an id, that it is that archive's.
+        """Make sure that the store exists and, if an id is given, that it belongs to that archive.
 
         Raises:
             StoreOfflineError: It is missing, or its marker is.
             StoreMismatchError: Its marker names another archive.
-            RemoteError: It is there and refuses, or keeps failing.
+            RemoteError: It refuses access, or keeps failing.
         """
 
     @abstractmethod
@@ -155,12 +156,12 @@ class Store(ABC):
         """Return the id of the archive that the marker names; None without a marker.
 
         Raises:
-            StoreOfflineError, RemoteError: It cannot be asked.
+            StoreOfflineError, RemoteError: The marker cannot be read.
         """
 
     @abstractmethod
     def mark(self, archive_id: str) -> None:
-        """Make the store if need be, and say in it which archive it belongs to.
+        """Create the store if it does not exist, and write the marker that names its archive.
 
         Raises:
             StoreMismatchError: It belongs to another archive already.
@@ -169,7 +170,7 @@ class Store(ABC):
 
     @abstractmethod
     def check_writable(self) -> None:
-        """See whether assets can be written, as far as that can be seen without leaving one.
+        """Check that assets can be written, as far as that is possible without leaving one behind.
 
         Raises:
             NotWritableError, NoSpaceError, RemoteError: They cannot.
@@ -177,15 +178,15 @@ class Store(ABC):
 
     @abstractmethod
     def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
-        """Take a stream in, to be stored under an asset key by `commit`.
+        """Receive a stream, which `commit` then stores under an asset key.
 
-        An error that `chunks` raises passes through, and nothing is left behind. Nothing is drawn from `chunks` if the
-        key is taken from the start.
+        An error that `chunks` raises passes through, and nothing is left behind. If the key is taken already, nothing
+        is drawn from `chunks`.
 
         Args:
             key: Asset key.
             chunks: Byte strings in order; read once, never held together.
-            replace: Whether it may take the place of what is there: for what is derived, and for what is damaged.
+            replace: Whether it may replace an existing asset; for derived files, and for damaged ones.
 
         Raises:
             AssetExistsError: The key is taken.
@@ -195,20 +196,21 @@ class Store(ABC):
 
     @abstractmethod
     def commit(self, staged: Sequence[StagedAsset]) -> Mapping[StagedAsset, AssetError]:
-        """Give staged assets their names once they will survive a power cut; return those without one, and why.
+        """Give staged assets their names once their bytes will survive a power cut; return the refused ones, and why.
 
-        It is `AssetExistsError` where the name was taken, and `AssetKeyError` where the store cannot hold it. A reader
-        sees all bytes of an asset or none. Several at once cost much less than one by one.
+        The error is `AssetExistsError` if a name is taken, and `AssetKeyError` if the store cannot hold it. A reader
+        sees all bytes of an asset or none. Commit many at once: flushing costs a folder 0.07 ms a file in a batch, and
+        1.2 ms for a single file.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
         """
 
     def write(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Stored:
-        """Store a stream under an asset key and return what landed: `stage` and `commit` in one.
+        """Store a stream under an asset key, and return its size and digest: `stage` and `commit` in one call.
 
         Raises:
-            AssetExistsError, AssetKeyError, NoSpaceError, NotWritableError, RemoteError: As they do.
+            AssetExistsError, AssetKeyError, NoSpaceError, NotWritableError, RemoteError: See `stage`.
         """
         staged = self.stage(key, chunks, replace=replace)
         for error in self.commit([staged]).values():
@@ -230,34 +232,34 @@ class Store(ABC):
         Raises:
             AssetMissingError: Nothing is stored under the key.
             AssetKeyError: This store cannot hold the key.
-            AssetUnreadableError: It is there, and cannot be opened.
+            AssetUnreadableError: It exists, but cannot be opened.
             RemoteError: The remote end kept failing.
         """
 
     def measure(self, key: str) -> Stored:
-        """Read an asset whole and say its size and digest: `digest` of what `open` gives, by the shortest way.
+        """Read an asset to its end, and return its size and digest; a store may do it faster than `open` and `digest`.
 
         Raises:
-            AssetMissingError, AssetKeyError, AssetUnreadableError, RemoteError: As `open` and reading it would.
+            AssetMissingError, AssetKeyError, AssetUnreadableError, RemoteError: See `open`.
         """
         with self.open(key) as found:
             return digest(found.views())
 
     @abstractmethod
     def list(self) -> Iterator[Entry]:
-        """List what is stored, in the order of the keys' bytes; lazily."""
+        """List the stored assets lazily, in the byte order of their keys."""
 
     def keys(self) -> Iterator[str]:
-        """List no more than the keys, in the same order: what it costs to look at each object is saved.
+        """List the keys alone, in the same order, without looking at each object.
 
-        Names that cannot be asset keys are included, in a form that cannot be one either: odd characters escaped with a
-        backslash, and a folder that cannot be listed with a slash at its end.
+        Names that are not valid asset keys are included, in a form that is never valid either: odd characters are
+        escaped with a backslash, and a folder that cannot be listed ends with a slash.
         """
         return (entry.key for entry in self.list())
 
     @abstractmethod
     def sync(self, keys: Sequence[str]) -> None:
-        """Make sure that assets that others have put there outlive a power cut.
+        """Flush assets that another program has put there, so that they survive a power cut.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
@@ -267,11 +269,11 @@ class Store(ABC):
     def remove(self, key: str) -> str | None:
         """Delete an asset for good, with every version and unfinished upload of it that the store keeps.
 
-        Folders that become empty go too. Deleting what is not there is no error: a call that was interrupted is made
-        again.
+        Folders that become empty are removed too. Deleting a missing asset succeeds, so that an interrupted call can be
+        repeated.
 
         Returns:
-            What of its bytes remains all the same, for people; None if nothing does.
+            What remains of its bytes all the same, in words for people; None if nothing does.
 
         Raises:
             AssetKeyError: This store cannot hold the key.
@@ -280,7 +282,7 @@ class Store(ABC):
 
     @abstractmethod
     def remove_stale(self) -> int:
-        """Remove what interrupted writes left behind, and return how many. Only the one writer may call it."""
+        """Remove what interrupted writes left, and return how many files. Only the holder of the lock may call it."""
 
 
 _own = local()
@@ -295,7 +297,7 @@ def thread_buffer() -> memoryview:
 
 
 def digest(chunks: Iterable[bytes | memoryview]) -> Stored:
-    """Read a stream to its end and say what a store would say about it."""
+    """Read a stream to its end, and return its size and SHA-256."""
     hashed, size = sha256(), 0
     for chunk in chunks:
         hashed.update(chunk)
@@ -304,7 +306,7 @@ def digest(chunks: Iterable[bytes | memoryview]) -> Stored:
 
 
 def mask_address(address: str) -> str:
-    """Show an address without the password that a URL can carry, and with bytes that are not UTF-8 escaped."""
+    """Return an address for messages: without the password of a URL, and with bytes that are not UTF-8 escaped."""
     scheme, separator, rest = address.partition("://")
     shown = f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else address
     return valid_text(shown)
@@ -312,11 +314,11 @@ def mask_address(address: str) -> str:
 
 @contextmanager
 def reading(key: str) -> Iterator[None]:
-    """Turn what the operating system says while an asset is read into the tree's words.
+    """Map the operating system's errors while an asset is read to ours.
 
     Raises:
-        AssetUnreadableError: Anything that keeps it from being read.
-        NoSpaceError: Memory or open files have run out, which says nothing of the asset.
+        AssetUnreadableError: The asset cannot be read.
+        NoSpaceError: Memory or open files have run out, which is not the asset's fault.
     """
     try:
         yield
@@ -325,7 +327,7 @@ def reading(key: str) -> Iterator[None]:
 
 
 def unreadable(key: str, error: OSError) -> ArchiveError:
-    """Say in the tree's words why an asset cannot be read."""
+    """Return the error for an asset that cannot be read."""
     return starvation(error) or AssetUnreadableError(
         f"{key} cannot be read ({error.strerror}). Check the disk and its rights."
     )

@@ -1,8 +1,8 @@
-"""The bucket store: a bucket and a prefix at a service that speaks S3, at Google or at Azure.
+"""The bucket store: a prefix of a bucket at an S3-compatible service, at Google or at Azure.
 
-obstore reads, writes and heads, and tries again what its authors know to heal. What stands here above it are the habits
-of other services than AWS: refusals that heal and that obstore takes for final, headers that one of them does not know,
-regions that only a refusal names.
+obstore makes the requests, and retries the failures that it considers temporary. This module adds what services other
+than AWS need: retries for refusals that obstore considers final, writes without headers that a service does not know,
+and regions that a service names only in a refusal.
 """
 
 import io
@@ -69,30 +69,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SCHEMES = ("s3://", "gs://", "az://")
 
-# A request for a small object ends within this; one that is broken off by it goes on from where it was, four times.
+# Time-outs, in seconds. A request for a small object ends within the first; if it breaks off a large one, reading
+# continues from there (see `_Body`).
 READ_SECONDS = 30.0
 WRITE_SECONDS = 600.0
 STALL_SECONDS = 60.0
 
-# What is smaller is read whole when it is opened, so that eight of them are on their way at a time; what is larger, in
-# pieces of this size.
+# An object up to this size is read completely when it is opened, so that eight are on their way at a time; a larger one
+# is read in pieces of this size once its stream has broken off.
 WHOLE_BYTES = 4 << 20
 STREAM_BYTES = 1 << 20
 
-# Parts of an upload; S3 takes at most 10,000 of them, none but the last under 5 MiB.
+# The size of an upload's parts. S3 accepts at most 10,000 parts, each but the last of at least 5 MiB.
 PART_BYTES = 16 << 20
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}")
 
 
 def bucket_address(address: str, **options: str | None) -> str:
-    """Put the options of a service into the address of a bucket, which then says all that there is to say.
+    """Put the options of a service into the address of a bucket, which then needs no other settings.
 
     Args:
         address: `s3://bucket/prefix`, which may have options already.
         options: `endpoint_url`, `region`, `profile` and `no_sign_request`; None where nothing is given.
 
     Raises:
-        RequestError: An option cannot be part of it.
+        RequestError: The address is not of an S3 bucket, and an option is given.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
@@ -107,17 +108,17 @@ def bucket_address(address: str, **options: str | None) -> str:
 def learned_access(stores: Iterable["BucketStore"]) -> dict[str, BucketAccess]:
     """Return how to reach those of the stores that are S3 buckets, for `learn_access` in another process.
 
-    Finding that out takes botocore a third of a second, which a worker need not spend again. The result holds
-    credentials: it goes to processes of this machine, and nowhere else.
+    Resolving the AWS settings takes botocore a third of a second, which a worker need not spend again. The result holds
+    credentials and must not leave this machine.
 
     Raises:
-        RequestError, RemoteError: The settings make no sense, or hold no credentials.
+        RequestError, RemoteError: The settings are contradictory, or there are no credentials.
     """
     return {store.service: store.access for store in stores if store.service}
 
 
 def learn_access(known: Mapping[str, BucketAccess]) -> None:
-    """Remember how to reach buckets, as another process found out."""
+    """Remember how to reach buckets, as another process has resolved it."""
     _known.update(known)
 
 
@@ -128,14 +129,14 @@ class BucketStore(Store):
     """A store in a bucket, below a prefix. Credentials come from the environment or the service's usual files.
 
     Args:
-        address: `s3://bucket/prefix`, with `?endpoint_url=…&region=…&profile=…&no_sign_request=…` where the defaults do
-            not do; `gs://bucket/prefix`; `az://container/prefix`.
+        address: `s3://bucket/prefix`, optionally with `?endpoint_url=…&region=…&profile=…&no_sign_request=…`;
+            `gs://bucket/prefix`; `az://container/prefix`.
 
     Attributes:
-        service: Names the bucket and its service, whatever the prefix; empty where it is not S3.
+        service: The address of the bucket without its prefix, which identifies bucket and service; empty unless S3.
 
     Raises:
-        RequestError: It is not such an address.
+        RequestError: The address is not valid.
     """
 
     lanes = 8
@@ -154,7 +155,7 @@ class BucketStore(Store):
         self._endpoint = options.get("endpoint_url")
         self._stores: dict[bool, ObjectStore] = {}
         self._lock = Lock()
-        # What a service has refused once is not tried on it again.
+        # A header that the service has refused once is not sent again.
         self._optional = _OptionalHeaders()
         self.service = ""
         self._aws = None
@@ -167,7 +168,12 @@ class BucketStore(Store):
 
     @property
     def access(self) -> BucketAccess:
-        """How to reach it; of an S3 bucket alone."""
+        """How to reach an S3 bucket.
+
+        Raises:
+            RequestError: It is not an S3 bucket, or the settings are contradictory.
+            RemoteError: There are no credentials.
+        """
         if self._aws is None:
             raise RequestError(f"{self._name} is not an S3 bucket.")
         return self._aws.access
@@ -209,7 +215,7 @@ class BucketStore(Store):
             except OSError as error:
                 raise RequestError(f"Cannot read the certificates in {access.ca_bundle} ({error.strerror}).") from error
         given: dict[str, Any] = {
-            # Both, because the environment's AWS_ENDPOINT_URL_S3 would be preferred to the first alone.
+            # Both, because obstore prefers AWS_ENDPOINT_URL_S3 of the environment to the first alone.
             "endpoint": access.endpoint,
             "aws_endpoint_url_s3": access.endpoint,
             "virtual_hosted_style_request": access.virtual_hosted,
@@ -225,11 +231,11 @@ class BucketStore(Store):
         return S3Store(self._bucket, client_options=client, retry_config=retry, **given)  # type: ignore[arg-type]
 
     def _call(self, key: str, work: "Callable[[ObjectStore], T]", *, writing: bool = False) -> T:
-        """Ask the service for something, follow it to another region, and try again what may heal.
+        """Make a request; follow a redirection to another region, and retry what may succeed later.
 
         Raises:
-            AssetMissingError, AssetKeyError, AssetUnavailableError: It is a matter of this key.
-            RemoteError, StoreOfflineError: It is not.
+            AssetMissingError, AssetKeyError, AssetUnavailableError: The failure concerns this key alone.
+            RemoteError, StoreOfflineError: It concerns the whole bucket.
         """
         began = time.monotonic()
         for pause in pauses():
@@ -250,7 +256,7 @@ class BucketStore(Store):
         raise AssertionError  # the last pause is None
 
     def _explain(self, key: str, refusal: ServiceRefusal, error: BaseException) -> ArchiveError:
-        """Say in the tree's words why the service refused."""
+        """Map a refusal to one of our errors."""
         where = self._endpoint or f"the service of {self._name}"
         if isinstance(error, UnauthenticatedError) and refusal.status is None:
             said = printable(find_word(r"provider: (?:\w*Error: )?(.*)", str(error)) or refusal.code)
@@ -289,7 +295,7 @@ class BucketStore(Store):
 
     @override
     def check(self, archive_id: str | None = None) -> None:
-        """A prefix with nothing below it counts as absent."""
+        """Counts a prefix with no objects below it as missing."""
         if not self._reach():
             raise StoreOfflineError(f"There is nothing below {self._name}. Check the bucket name and the prefix.")
         if archive_id is None:
@@ -301,9 +307,12 @@ class BucketStore(Store):
             raise StoreMismatchError(f"{self._name} belongs to archive {owner}, not to {archive_id}. Check the prefix.")
 
     def _reach(self) -> bool:
-        """Say whether anything is there; what stands in the way is raised.
+        """Return whether there is any object below the prefix.
 
-        Credentials that may read objects and not list them are good enough.
+        If the credentials may read objects but not list them, the answer is yes.
+
+        Raises:
+            StoreOfflineError, RemoteError: The bucket does not exist, or cannot be reached.
         """
 
         def first(store: "ObjectStore") -> bool:
@@ -333,7 +342,7 @@ class BucketStore(Store):
 
     @override
     def mark(self, archive_id: str) -> None:
-        """The bucket must be there."""
+        """Does not create the bucket, which must exist."""
         self._reach()
         owner = self.owner()
         if owner not in (None, archive_id):
@@ -346,9 +355,9 @@ class BucketStore(Store):
 
     @override
     def check_writable(self) -> None:
-        """Offers the marker once more, which a service takes only if it is absent, and only from who may write.
+        """Writes the marker again on condition that it is missing: without the right to write, the error is another.
 
-        Without a marker, nothing can be written safely: then the check only connects.
+        Without a marker there is nothing that can be written without a trace, so the check only connects.
         """
         self._reach()
         owner = self.owner()
@@ -358,7 +367,7 @@ class BucketStore(Store):
 
     @override
     def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
-        """The object has its name as soon as the upload is complete."""
+        """Gives the object its name as soon as the upload is complete."""
         self._check_key(key)
         if not replace:
             with suppress(AssetMissingError):
@@ -375,8 +384,8 @@ class BucketStore(Store):
     def _put(self, key: str, body: bytes, *, replace: bool) -> None:
         """Write a small object in one request.
 
-        An answer that was lost, or that says that the name is taken, may be to our own bytes: they are read back and
-        compared before anything is called wrong.
+        If the answer is lost, or says that the name is taken, the object there may be our own from an earlier attempt:
+        it is read back and compared before the write counts as failed.
         """
         mine = Stored(len(body), sha256(body).hexdigest())
         while True:
@@ -401,13 +410,13 @@ class BucketStore(Store):
                 store, self._path(key), body, mode=mode, use_multipart=False, attributes={"Content-Type": CONTENT_TYPE}
             )
         except AlreadyExistsError as error:
-            # A 409 says that somebody else is writing just now: it is asked again, and may succeed.
+            # A 409 means that another write is in progress, and is retried.
             if ServiceRefusal.of(error).status == 409:
                 raise
             raise _taken(key) from error
 
     def _give_up_optional(self, tried: "_OptionalHeaders", error: RemoteError) -> bool:
-        """Leave an optional header out from now on, if the service may have refused it; say whether to try again."""
+        """If the service may have refused an optional header, stop sending it; return whether to try again."""
         if error.status not in (400, 405, 501):
             return False
         with self._lock:
@@ -430,7 +439,7 @@ class BucketStore(Store):
 
     @override
     def commit(self, _staged: Sequence[StagedAsset]) -> Mapping[StagedAsset, AssetError]:
-        """Do nothing: an object has its name as soon as it is whole."""
+        """Do nothing: an object has its name as soon as its upload is complete."""
         return {}
 
     @override
@@ -441,7 +450,7 @@ class BucketStore(Store):
 
     @override
     def open(self, key: str) -> OpenAsset:
-        """A small object is read with the same request."""
+        """Reads a small object completely, with the same request."""
         if key != MARKER:
             self._check_key(key)
         return self._call(key, partial(self._open, key))
@@ -479,7 +488,7 @@ class BucketStore(Store):
 
     @override
     def list(self) -> Iterator[Entry]:
-        """Leaves out names that cannot be asset keys."""
+        """Leaves out names that are not valid asset keys."""
         for name, size in self._listed():
             key = name.removeprefix(self._prefix)
             with suppress(AssetKeyError):
@@ -500,7 +509,7 @@ class BucketStore(Store):
 
     @override
     def remove(self, key: str) -> str | None:
-        """Says which versions remain: those that the service refuses to delete, or does not list."""
+        """Reports the versions that remain because the service refuses to delete them, or does not list them."""
         self._check_key(key)
         if self._aws is not None:
             remains = self._aws.remove(self._prefix + key)
@@ -529,18 +538,18 @@ class BucketStore(Store):
 
 
 class _OptionalHeaders(NamedTuple):
-    """Headers of a write that not every service knows.
+    """Which headers to send with a write that not every service knows.
 
     Attributes:
-        condition: `If-None-Match: *`, so that nothing is replaced.
-        checksum: `x-amz-checksum-sha256`, without which a bucket with Object Lock takes nothing.
+        condition: `If-None-Match: *`, which prevents an object from being replaced.
+        checksum: `x-amz-checksum-sha256`, which a bucket with Object Lock requires.
     """
 
     condition: bool = True
     checksum: bool = True
 
     def fewer(self) -> "_OptionalHeaders | None":
-        """Return what to try next; the condition, which protects more, is the last to go."""
+        """Return the combination to try next; the condition, which protects more, is given up last."""
         return {
             (True, True): _OptionalHeaders(True, False),
             (True, False): _OptionalHeaders(False, True),
@@ -549,7 +558,7 @@ class _OptionalHeaders(NamedTuple):
 
 
 class _Source:
-    """A stream of chunks as a file, whose size and digest are known when it is through."""
+    """A stream of chunks as a file; its size and digest are known at its end."""
 
     def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
         self._chunks = iter(chunks)
@@ -568,7 +577,7 @@ class _Source:
         return found
 
     def unread(self, begin: bytes) -> Self:
-        """Put back what was read last."""
+        """Put back the bytes that were read last."""
         self._rest[:0] = begin
         return self
 
@@ -576,12 +585,12 @@ class _Source:
         return iter(lambda: self.read(PART_BYTES), b"")
 
     def stored(self) -> Stored:
-        """Say what has been read."""
+        """Return the size and digest of what has been read."""
         return Stored(self._size_bytes, self._hashed.hexdigest())
 
 
 class _Provider:
-    """Gives obstore the credentials that this or another process has found, and new ones before they expire."""
+    """Gives obstore the credentials that were resolved in this or another process, and renews them in time."""
 
     def __init__(self, renew: Callable[[], Credentials], access: BucketAccess) -> None:
         self._renew = renew
@@ -589,20 +598,21 @@ class _Provider:
         self._renewable = access.renewable
 
     def __call__(self) -> dict[str, Any]:
-        """Return what obstore expects of a provider."""
+        """Return credentials in obstore's form."""
         credentials, self._first = self._first or self._renew(), None
         expiry = datetime.now(UTC) + timedelta(seconds=RENEWAL_SECONDS) if self._renewable else None
         return {**credentials._asdict(), "expires_at": expiry}
 
 
 class _Body(io.RawIOBase):
-    """The bytes of a large object as a file: as they arrive, and piece by piece once that broke off.
+    """The bytes of a large object as a file: one stream at first, and pieces by range once the stream has broken off.
 
-    Each piece is tried again as a small object is. So an object of many gigabytes arrives over a bad line, and one that
-    drips is given up. It does not begin with pieces, because a service may hash the whole object for each request.
+    Each piece is retried like a small object, so that an object of many gigabytes arrives over a bad line, and one that
+    arrives too slowly is given up. It does not begin with pieces, because a service may hash the whole object for each
+    request.
 
     Raises:
-        AssetUnavailableError: From any method that reads: it changed in between, or kept breaking off.
+        AssetUnavailableError: From any method that reads: the object changed meanwhile, or kept breaking off.
         RemoteError, StoreOfflineError: From any method that reads: the service could not be asked for the rest.
     """
 
@@ -615,11 +625,11 @@ class _Body(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say yes: to read on from elsewhere is another request."""
+        """Return True: reading on from another position makes another request."""
         return True
 
     def tell(self) -> int:
@@ -634,7 +644,7 @@ class _Body(io.RawIOBase):
         return at
 
     def readinto(self, buffer: Any) -> int:
-        """Read into a buffer: some bytes, none only at the end."""
+        """Read into a buffer, and return the number of bytes; 0 only at the end."""
         if not self._piece and self._at < self._size:
             self._piece = memoryview(self._next())
         count = min(len(buffer), len(self._piece))

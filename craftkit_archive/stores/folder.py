@@ -1,4 +1,4 @@
-"""The folder store: a folder whose files' relative paths are the asset keys, the same tree as the bucket."""
+"""The folder store: a folder in which each file's relative path is its asset key, so that it mirrors the bucket."""
 
 import ctypes
 import errno
@@ -52,15 +52,15 @@ _FEW = 4
 class FolderStore(Store):
     """A store in a folder.
 
-    A file is received in `.incoming/` of the same folder, so that what a killed writer leaves is found without walking
-    the store, and gets its name once it is whole and on the disk.
+    A file is received in `.incoming/` below the folder, and gets its name once it is complete and on the disk. That
+    folder also makes it possible to find what a killed writer left without walking the store.
 
     Args:
-        root: The folder; made by the first `mark` or `write`.
-        durable: Whether each file is on the disk, not only in the page cache, before it gets its name.
+        root: The folder; created by the first `mark` or `write`.
+        durable: Whether each file is flushed to the disk before it gets its name.
     """
 
-    lanes = 1  # threads would only wait for the interpreter
+    lanes = 1  # reading a local file hardly waits, so that threads would only wait for the interpreter's lock
 
     def __init__(self, root: Path, *, durable: bool = True) -> None:
         # Absolute, because tasks carry it to other processes.
@@ -123,7 +123,7 @@ class FolderStore(Store):
         with disk_errors(target, key=key):
             if _is_taken(target, replace=replace):
                 raise AssetExistsError(f"{key} is stored already, and nothing is overwritten. Look at both copies.")
-            # Always asked: another process may have removed the last asset of a folder, and the folder with it.
+            # Checked each time: another process may have removed the folder together with its last asset.
             self._make_folder(target.rpartition("/")[0])
         with disk_errors(target):
             path, stored = self._receive_file(chunks)
@@ -195,12 +195,13 @@ class FolderStore(Store):
 
     @override
     def measure(self, key: str) -> Stored:
-        """Uses one buffer for all files: a new one for each would cost a tenth of the time."""
+        """Reads into one buffer for all files: a new one for each would take a tenth longer."""
         descriptor, expected = self._open(key)
         try:
             view = thread_buffer()
             hashed, size, read = sha256(), 0, BUFFER_BYTES
-            # A buffer that was not filled is the end, unless bytes are missing: some file systems return fewer at once.
+            # A short read is the end of the file, unless bytes are still missing: some file systems return fewer bytes
+            # than asked for. That saves the last read, which most files would need only to find their end.
             while read == BUFFER_BYTES or (read and size < expected):
                 read = os.readv(descriptor, [view])
                 hashed.update(view[:read])
@@ -227,7 +228,7 @@ class FolderStore(Store):
         return descriptor, status.st_size
 
     def _open_odd(self, key: str, path: str, error: OSError) -> int:
-        """Open what a link stands for, if that lies in the store; name what everything else is."""
+        """Open the target of a link if it lies in the store; raise the error that describes anything else."""
         if starvation(error) is not None:
             raise unreadable(key, error) from error
         if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
@@ -250,9 +251,9 @@ class FolderStore(Store):
         raise unreadable(key, error) from error
 
     def describe(self, key: str) -> str | None:
-        """Say what is in an asset's place if it is neither a file nor nothing, such as `a folder`; None otherwise.
+        """Return what is in an asset's place if it is not a file, such as `a folder`; None for a file or nothing.
 
-        A link counts where it does not stand for a file in the store.
+        A link to a file in the store counts as a file.
 
         Raises:
             AssetKeyError: This store cannot hold the key.
@@ -267,11 +268,11 @@ class FolderStore(Store):
         return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
     def rehearse(self, key: str) -> None:
-        """See whether a copy could take an asset's place; nothing is written.
+        """Check whether a copy could take an asset's place, without writing anything.
 
         Raises:
             AssetKeyError: Something is in its way, or the file system cannot hold its name.
-            NotWritableError: The rights or the disk are against it.
+            NotWritableError: The permissions or the disk do not allow it.
         """
         path = self._locate(key)
         folder = os.path.dirname(path)
@@ -287,11 +288,11 @@ class FolderStore(Store):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), needed)
 
     def move_aside(self, key: str, to: Path) -> None:
-        """Take away what is in an asset's place and is not a file (see `describe`), and keep it if it holds anything.
+        """Move what is in an asset's place, and is not a file, out of the store (see `describe`).
 
         Args:
             key: Asset key.
-            to: A free path. A pipe, a socket or a device holds nothing, and is not kept on another file system.
+            to: A free path. A pipe, a socket or a device holds no bytes; on another file system it is not recreated.
 
         Raises:
             NotWritableError, NoSpaceError: The disk refused.
@@ -315,7 +316,7 @@ class FolderStore(Store):
 
     @override
     def list(self) -> Iterator[Entry]:
-        """Leaves out names that cannot be asset keys; does not enter linked folders."""
+        """Leaves out names that are not valid asset keys; does not enter linked folders."""
         for key in self.keys():
             if not _is_key(key):
                 continue
@@ -327,7 +328,7 @@ class FolderStore(Store):
     @override
     def keys(self) -> Iterator[str]:
         """May include names that are not files, such as linked folders."""
-        # Bytes all the way: a name need not be text.
+        # Names stay bytes, because a file name need not be valid text.
         open_folders = [self._names(b"")]
         while open_folders:
             name = next(open_folders[-1], None)
@@ -347,9 +348,9 @@ class FolderStore(Store):
                     yield escape_name(name)
 
     def _names(self, folder: bytes) -> Iterator[bytes]:
-        """Return the keys of what a folder holds, folders with a slash, in order."""
+        """Return the keys of a folder's entries in order; those of folders end with a slash."""
         try:
-            # Nothing but the names: a folder may hold a million files.
+            # Only the names are kept, no entry objects: a folder may hold a million files.
             with os.scandir(os.fsencode(self._root) + b"/" + folder) as found:
                 names = sorted(e.name + b"/" if e.is_dir(follow_symlinks=False) else e.name for e in found)
         except OSError as error:
@@ -359,7 +360,7 @@ class FolderStore(Store):
         return (key for name in names if (key := folder + name) not in _OWN_NAMES)
 
     def quirks(self) -> tuple[str, ...] | None:
-        """Say how the file system changes names, if it does; None if that cannot be tried."""
+        """Return sentences about how the file system alters or refuses names; None if that cannot be tried."""
         folder = f"{self._root}/{INCOMING}.{token_hex(8)}"
         try:
             os.mkdir(folder)
@@ -391,7 +392,7 @@ class FolderStore(Store):
 
     @override
     def remove(self, key: str) -> str | None:
-        """Says what it cannot delete: a folder in the asset's place, other hard links, the file that a link led to."""
+        """Reports what it cannot delete: a folder in the asset's place, other hard links, the target of a link."""
         path = self._locate(key)
         remains = None
         with disk_errors(path):
@@ -420,7 +421,7 @@ class FolderStore(Store):
 
     @override
     def remove_stale(self) -> int:
-        """Only removes files named the way this store names what it stages."""
+        """Removes only files whose names this store gives to staged assets."""
         incoming = Path(self._root, INCOMING)
         with disk_errors(incoming):
             if not incoming.is_dir():
@@ -453,12 +454,12 @@ class FolderStore(Store):
         return os.path.commonpath([self._root, real_path]) == self._root
 
 
-# Not blocking: a pipe in a file's place must not hang the reader.
+# O_NONBLOCK, because opening a pipe in a file's place would otherwise wait for its writer.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
-# What the system says where nothing is, or where nothing can be.
+# The system's errors for a name that nothing has, or that nothing can have.
 _NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -476,7 +477,7 @@ def _not_a_file(key: str, mode: int) -> AssetDamagedError:
 
 
 def _not_to_be_copied(folder: str, names: list[str]) -> set[str]:
-    """Name what holds no bytes; to copy a pipe would wait for somebody to write into it."""
+    """Name the entries that hold no bytes; copying a pipe would wait for its writer."""
     modes = {name: os.lstat(f"{folder}/{name}").st_mode for name in names}
     return {
         name for name, mode in modes.items() if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
@@ -492,10 +493,10 @@ def _is_key(name: str) -> bool:
 
 
 def _is_taken(target: str, *, replace: bool) -> bool:
-    """Say whether something has this name, and is not to be replaced.
+    """Return whether something has this name and must not be replaced.
 
     Raises:
-        OSError: Nothing can have this name.
+        OSError: The file system cannot hold this name.
     """
     try:
         os.lstat(target)
@@ -510,7 +511,7 @@ def _discard(path: str) -> None:
 
 
 def _commit_name(staged: StagedAsset, temporary: str, target: str) -> AssetError | None:
-    """Give a staged asset its name, or return why it cannot have it, if that is a matter of the name alone."""
+    """Give a staged asset its name; return the error if that name alone is refused."""
     try:
         if staged.replace:
             os.rename(temporary, target)
@@ -524,12 +525,12 @@ def _commit_name(staged: StagedAsset, temporary: str, target: str) -> AssetError
 
 
 def _rename_new(temporary: str, target: str) -> bool:
-    """Give a file its name, if nothing has that name, and say whether nothing had."""
+    """Give a file a new name, and return True; return False if something has that name already."""
     try:
-        # A rename would replace what has the name. A hard link is the one way to give a name that fails if it is taken;
-        # the temporary name goes with the next `remove_stale` at the latest.
+        # A rename would replace an existing file. A hard link is the portable way to give a name that fails if the name
+        # is taken. The temporary name is removed by the caller, or by the next `remove_stale`.
         os.link(temporary, target)
-    except OSError:  # its name is taken, or the file system has no hard links
+    except OSError:  # the name is taken, or the file system has no hard links
         if os.path.lexists(target):
             return False
         os.rename(temporary, target)
@@ -537,9 +538,9 @@ def _rename_new(temporary: str, target: str) -> bool:
 
 
 def _sync_file_system(folder: str) -> bool:
-    """Bring all that waits for the disk under a folder to it, if the platform can.
+    """Flush everything that the file system of a folder has yet to write; return False if the platform cannot.
 
-    For a batch it takes 0.07 ms a file, where flushing one by one takes 1.2 ms each.
+    One `syncfs` for a batch takes 0.07 ms a file; `fsync` takes 1.2 ms for each.
     """
     try:
         syncfs = ctypes.CDLL(None, use_errno=True).syncfs
@@ -549,7 +550,7 @@ def _sync_file_system(folder: str) -> bool:
     try:
         if syncfs(descriptor):
             number = ctypes.get_errno()
-            # A library may know a call that the kernel does not have, or that a sandbox forbids.
+            # The C library may offer a call that the kernel lacks or a sandbox forbids.
             if number in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
                 return False
             raise OSError(number, os.strerror(number))

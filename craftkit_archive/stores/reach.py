@@ -1,4 +1,4 @@
-"""Proofs that another machine sees the same places as this one: made here, and called there."""
+"""Proofs that another machine sees the same stores and files as this one: made here, and checked there."""
 
 import os
 import time
@@ -14,16 +14,16 @@ from craftkit_archive.errors import ArchiveError, RequestError, StoreOfflineErro
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import Store, mask_address
 
-# How many names of a place without a marker are compared.
+# How many names are compared in a place that has no marker.
 NAMES = 32
 TAIL_BYTES = 64 << 10
-# A network's file system may show a new file a moment later.
+# A network file system may show a new file only after a moment.
 APPEAR_SECONDS = 5.0
 _NAME = ".craftkit-archive."
 
 
 def prove_store(address: str, archive_id: str) -> None:
-    """See that the store at an address is an archive's.
+    """Check that the store at an address belongs to an archive.
 
     Raises:
         ArchiveError: See `Store.check`.
@@ -32,7 +32,7 @@ def prove_store(address: str, archive_id: str) -> None:
 
 
 def try_store(address: str, archive_id: str) -> None:
-    """See that the store at an address is an archive's, and can be written.
+    """Check that the store at an address belongs to an archive, and can be written.
 
     Raises:
         ArchiveError: See `Store.check` and `Store.check_writable`.
@@ -41,7 +41,7 @@ def try_store(address: str, archive_id: str) -> None:
     try:
         open_store(address).check_writable()
     except ArchiveError as error:
-        raise type(error)(f"It reads the store, and cannot write it: {error}") from error
+        raise type(error)(f"It can read the store, but not write it: {error}") from error
 
 
 def first_names(store: Store) -> list[str]:
@@ -50,10 +50,10 @@ def first_names(store: Store) -> list[str]:
 
 
 def prove_names(address: str, names: list[str]) -> None:
-    """See that a place has the same first names as where they were listed.
+    """Check that the first names in a place are those that were listed on the other machine.
 
     Raises:
-        StoreOfflineError: It has others.
+        StoreOfflineError: The names differ.
     """
     store = open_store(address)
     store.check()
@@ -63,7 +63,10 @@ def prove_names(address: str, names: list[str]) -> None:
 
 @contextmanager
 def shown_folder(path: Path) -> Iterator[Callable[[], object]]:
-    """Show that a folder, which may not be there yet, is the same: by a file that is there as long as it is looked for.
+    """Yield a proof that another machine sees the same folder: it looks for a file that exists inside this block.
+
+    Args:
+        path: The folder, or one yet to be made; then the proof is in its nearest existing parent.
 
     Raises:
         NoSpaceError, NotWritableError: The disk refused.
@@ -91,7 +94,7 @@ def _prove_token(folder: str, name: str) -> None:
 
 
 def shown_file(path: str) -> Callable[[], object]:
-    """Show that a file is the same: by its size, and a digest of its end.
+    """Return a proof that another machine sees the same file: it compares the size, and a digest of the end.
 
     Raises:
         RequestError: It cannot be read.
