@@ -1,4 +1,4 @@
-"""Colour on a terminal: how good or bad something is. Pipes, files and JSON have none, and NO_COLOR takes it away.
+"""Colour on a terminal shows how good or bad something is. Pipes, files and JSON get none, and NO_COLOR turns it off.
 
 Source: https://no-color.org.
 """
@@ -22,24 +22,23 @@ _UP_TO_COLON = re.compile(r"[^:\s]+(?: [^:\s]+)*:")
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Say whether a stream is a terminal that shows colours, and whoever sits there wants them."""
+    """Return whether a stream is a terminal that shows colours, and the user wants them."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb" and stream.isatty()
 
 
 def paint(text: str, colour: str) -> str:
-    """Write a text in a colour; its caller has made sure that it steers no terminal by itself."""
+    """Return a text in a colour. The caller must have escaped the control characters in it."""
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"
 
 
 def painter(stream: TextIO) -> Callable[[str, str], str] | None:
-    """Return what paints for this stream; None where nothing is to be painted."""
+    """Return the function that paints for a stream; None if the stream gets no colour."""
     return paint if has_colour(stream) else None
 
 
 def paint_record(text: str, record: Record, stream: TextIO) -> str:
     """Paint the first word of a record's line, which says what is wrong."""
-    colour = _colour_of(record)
-    return _paint_match(text, _FIRST_WORD, colour if colour and has_colour(stream) else None)
+    return _paint_match(text, _FIRST_WORD, _colour_of(record)) if has_colour(stream) else text
 
 
 def paint_ending(text: str, summary: Summary, stream: TextIO) -> str:

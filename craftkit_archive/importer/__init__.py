@@ -1,1 +1,1 @@
-"""Metadata on its way into the catalog."""
+"""Imports of metadata into the catalog."""

@@ -1,4 +1,4 @@
-"""What an import lets in and what breaks later, and what there is to do after it."""
+"""Warnings about records that an import accepts and that cause trouble later, and what to do after an import."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,12 +15,12 @@ from craftkit_archive.records import Caution, Kind
 from craftkit_archive.stores.folder import FolderStore
 
 NAMED = 5
-# Of how many new renders it is looked up whether their PDFs are to be fetched.
+# How many new renders are looked up to see whether there is anything to fetch.
 OWING_LOOKED_AT = 50
 
 
 def find_cautions(archive: Archive, kind: Kind) -> list[Caution]:
-    """Find what is in the catalog now and will be in the way later, as far as records of this kind make it so."""
+    """Return warnings about the catalog as it is now, of the sort that records of this kind can cause."""
     return _shared_slugs(archive) if kind == "projects" else _without_project(archive, kind)
 
 
@@ -61,13 +61,13 @@ def _listed(names: Sequence[str], count: int) -> str:
 
 
 def describe_next(archive: Archive, kind: Kind, owing: Sequence[str], cautions: Sequence[Caution]) -> dict[str, Any]:
-    """Say what `next_steps` asks of an import: is there anything to fetch, and does it lie in the store already?
+    """Return the details from which `next_steps` advises: is there anything to fetch, and is it in the store already?
 
     Args:
         archive: The archive.
-        kind: What was imported.
-        owing: Ids of some renders that were brought in and should have a PDF.
-        cautions: What was warned of.
+        kind: The kind of records that were imported.
+        owing: Ids of some imported renders that should have a PDF.
+        cautions: The warnings that were given.
     """
     details: dict[str, Any] = {"kind": kind}
     if cautions:
@@ -76,7 +76,7 @@ def describe_next(archive: Archive, kind: Kind, owing: Sequence[str], cautions: 
         return details | {"renders": archive.catalog.has_renders()}
     expected = list(islice(archive.catalog.expected_assets(Selection(render_ids=tuple(owing))), OWING_LOOKED_AT))
     details["to_fetch"] = bool(expected)
-    # A bucket would have to be asked through the network, for no more than a hint.
+    # Only in a folder: asking a bucket means network requests, too much for a hint.
     if isinstance(archive.store, FolderStore) and Path(archive.store.address).is_dir():
         details["adoptable"] = any(_is_there(archive.store, asset.key) for asset in expected)
     return details

@@ -1,4 +1,4 @@
-"""Cut a file of records into single ones, whatever form it has, holding no more than a block of them at a time."""
+"""Cuts a file of any supported form into records, with no more than one block of them in memory."""
 
 import io
 import os
@@ -49,23 +49,24 @@ def read_source(
     table: str | None = None,
     stop: Stop,
 ) -> Iterator[Block | list[DecodedItem]]:
-    """Yield a file of records piece by piece; lazily.
+    """Yield a file of records piece by piece, lazily.
 
     Args:
         source: A path, or `-` for standard input; plain or gzipped.
-        kind: What the records are: a list of others, which an object may hold beside theirs, is left alone.
-        form: What it is, if its content is not to say. `json` is an array, objects one after another over any number
-            of lines, or objects that wrap a list; `ndjson` is one of these a line, where a broken line does no harm
-            to the next; `csv` and `tsv` begin with a header, and an empty cell without quotes is null; `text` is that
-            of Postgres's COPY, with a header; `dump` is what pg_dump writes. UTF-8, or UTF-16 with a byte-order mark.
-        null: What stands for null in a table.
-        table: Which table of a dump to read, if it is not the usual one.
-        stop: Asked while standard input keeps it waiting.
+        kind: The kind of records. Lists of other kinds, which an object may hold beside the wanted one, are ignored.
+        form: The form of the file; recognized by its content if not given. `json` is an array, objects one after
+            another over any number of lines, or objects that wrap a list; `ndjson` has one of these on each line, and a
+            broken line does not affect the next; `csv` and `tsv` begin with a header, and an empty cell without quotes
+            is null; `text` is the format of Postgres's COPY, with a header; `dump` is what pg_dump writes. The encoding
+            is UTF-8, or UTF-16 with a byte-order mark.
+        null: The text that stands for null in a table.
+        table: The table of a dump to read, if it is not the usual one.
+        stop: Asked while waiting for standard input.
 
     Raises:
-        RequestError: The file cannot be opened or read; or it is a table that can be read in more than one way.
+        RequestError: The file cannot be opened or read, or is a table that can be read in more than one way.
     """
-    # Standard input by its number: the buffer of `sys.stdin` would hide from `select` what is there to read.
+    # Standard input by its number: `select` does not see what the buffer of `sys.stdin` holds already.
     descriptor = 0 if source == STDIN else source
     with opening_of(source), open(descriptor, "rb", buffering=0, closefd=source != STDIN) as raw:
         at = None if source == STDIN else text_at(raw)
@@ -121,7 +122,7 @@ def read_source(
             case _ if not head.strip():
                 yield [DecodedItem(1, None, Refusal("no-records", "expected records, got an empty file"))]
             case _:
-                # What it holds may be a key, and is not shown.
+                # The content is not quoted, because it may be a key.
                 text = f"expected JSON, NDJSON, or a table whose header names id, as from {export_command(kind)}"
                 yield [DecodedItem(1, None, Refusal("no-records", text))]
         if problems:
@@ -129,14 +130,14 @@ def read_source(
 
 
 def _form(head: bytes) -> FileForm | None:
-    """Say what a file is that begins like this."""
+    """Return the form of a file by how it begins; None if it is not recognized."""
     first, _, rest = head.strip().partition(b"\n")
     second = rest.lstrip().partition(b"\n")[0]
     if first.startswith(b"["):
         return "json"
     if first.startswith(b"{"):
-        # A first line that does not begin any JSON, alone or with the next, is a broken one of many, if the next looks
-        # like one.
+        # If the first line is not the beginning of any JSON value, alone or with the next, and the next looks like an
+        # object, it is one broken line of many.
         whole = _is_whole(first)
         broken = whole is None or (whole is False and _is_whole(first + b"\n" + second) is None)
         one_of_many = not second or second.startswith(b"{")
@@ -148,7 +149,7 @@ def _form(head: bytes) -> FileForm | None:
 
 
 def _is_whole(line: bytes) -> bool | None:
-    """Say whether a line is one JSON value or several; None if it neither is nor begins any."""
+    """Return True if a line is one or more JSON values, False if it only begins one, and None if it does neither."""
     import ijson
 
     if TOO_MANY_DIGITS.search(line):
@@ -167,17 +168,17 @@ def _is_whole(line: bytes) -> bool | None:
 
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 
-# What COPY writes: no other escapes, of which JSON has some.
+# Text with only the escapes that COPY writes; JSON has others besides.
 _COPIED = re.compile(rb"(?:[^\\]|\\[bfnrtv\\])*+\\?", re.DOTALL)
 _LETTERS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 
 
 def _undo_copy(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Undo the escapes of Postgres's text format in JSON, where line breaks and tabs are nothing but white space."""
+    """Undo the escapes of Postgres's text format in JSON, in which line breaks and tabs are only white space."""
     rest = b""
     for block in blocks:
         text = rest + block
-        # A backslash belongs to what follows it.
+        # A backslash at the end of a block is kept for the next block, because it escapes what follows.
         half = (len(text) - len(text.rstrip(b"\\"))) % 2
         rest = text[len(text) - half :]
         yield _ESCAPE.sub(lambda found: b" " if found[1] in b"bfnrtv" else found[1], text[: len(text) - half])
@@ -185,13 +186,13 @@ def _undo_copy(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _is_copied(head: bytes, file: io.FileIO | None, source: str) -> bool:
-    r"""Say whether JSON went through COPY in its text format, as by `\copy (SELECT row_to_json(t) …)`: escaped twice.
+    r"""Return whether JSON is escaped twice because COPY wrote it as text, as in `\copy (SELECT row_to_json(t) …)`.
 
-    Only lines with backslashes show it: the first that is valid in only one of the two readings decides. A file that
-    does not consist of lines is judged by its head.
+    Only lines with backslashes tell, and the first that is valid in only one of the two readings decides. If the file
+    does not consist of lines, its beginning decides.
 
     Raises:
-        RequestError: Both readings make sense of all of them.
+        RequestError: Every such line is valid in both readings.
     """
     unclear = False
     for piece in [head] if file is None else _lines_with_backslashes(file):

@@ -1,4 +1,4 @@
-"""Files that hold no records at all, recognized by how they begin: databases, PDFs, archives, manifests, web pages."""
+"""Recognizes files that hold no records by how they begin: databases, PDFs, archives, manifests, web pages."""
 
 import re
 from collections.abc import Callable
@@ -21,15 +21,15 @@ _TAR_MAGIC = slice(257, 262)
 
 
 def refuse_foreign(head: bytes, source: str, kind: Kind) -> None:
-    """Refuse a file that begins like one that holds no records.
+    """Refuse a file of a type that holds no records.
 
     Args:
-        head: How it begins.
+        head: The beginning of the file.
         source: Its name, for the message.
-        kind: What was to be imported.
+        kind: The kind of records to import, for the message.
 
     Raises:
-        RequestError: It is one; the text says which, and what to run instead.
+        RequestError: It is such a file; the message names its type and says what to run instead.
     """
     start = head.lstrip()
     for is_one, words in _FOREIGN:

@@ -1,4 +1,4 @@
-"""JSON cut into records: arrays, wrapped lists, several values in a file."""
+"""Cuts JSON into records: arrays, wrapped lists, several values in a file."""
 
 import json
 import re
@@ -16,19 +16,19 @@ from craftkit_archive.records import TABLES, Kind, Refusal, RejectProblem
 PIECE_BYTES = 64 << 10
 MAX_DEPTH = 100
 
-# What ijson raises besides its own errors: numbers of giant exponents or thousands of digits, and bad UTF-8.
+# What ijson raises besides its own errors: for numbers with giant exponents or thousands of digits, and for bad UTF-8.
 NOT_JSON = (ValueError, ArithmeticError)
 MAX_DIGITS = sys.get_int_max_str_digits() or 4300
 
-# A whole number that Python refuses to read: ijson's C code does not expect that, and brings down the process.
+# An integer with more digits than Python converts. ijson's C code does not expect the refusal, and crashes the process.
 TOO_MANY_DIGITS = re.compile(rb"(?<![.\d])\d{%d}" % (MAX_DIGITS + 1))
 
-# Names, besides those of their table, under which an object may wrap a list of records.
+# Names, besides that of the table, under which an object may wrap a list of records.
 WRAPPERS = ("data", "items", "results", "rows", "records")
 
 
 def read_line(line: int, text: bytes, kind: Kind) -> Iterator[DecodedItem]:
-    """Yield what one line of NDJSON holds: a record, or the records of a list that it wraps."""
+    """Yield the record in a line of NDJSON, or the records of a list that it wraps; a fault becomes a refused item."""
     if len(text) > MAX_RECORD_BYTES:
         yield too_long(line)
         return
@@ -49,7 +49,7 @@ def read_line(line: int, text: bytes, kind: Kind) -> Iterator[DecodedItem]:
 
 
 def unwrap_reject(item: DecodedItem, kind: Kind) -> Iterator[DecodedItem]:
-    """Take the record out of a line of a file of rejects; what was not JSON is there as text."""
+    """Take the record out of a line of a rejects file; one that was not JSON is kept there as text."""
     value = item.value
     if isinstance(value, dict) and value.get("type") == "reject" and "record" in value:
         record = value["record"]
@@ -60,7 +60,7 @@ def unwrap_reject(item: DecodedItem, kind: Kind) -> Iterator[DecodedItem]:
 
 
 def _json_values(text: bytes) -> list[Any]:
-    """Read the JSON value of a line; or several, with nothing or white space between them."""
+    """Read the JSON value of a line, or several values with nothing or white space between them."""
     try:
         value = decode_json(text)
     except msgspec.DecodeError:
@@ -72,7 +72,7 @@ def _json_values(text: bytes) -> list[Any]:
     rest, values, reader = text.decode().strip(), [], json.JSONDecoder(object_pairs_hook=unique)
     while rest:
         end = reader.raw_decode(rest)[1]
-        # Read once more, because `msgspec` takes numbers and rare characters as the rest of the program does.
+        # Decoded again by msgspec, so that numbers and rare characters mean the same as everywhere else.
         values.append(decode_json(rest[:end]))
         rest = rest[end:].lstrip()
     return values
@@ -88,17 +88,17 @@ def _unwrapped(value: Any, kind: Kind) -> list[Any]:
 
 
 def _table_name(name: str) -> str:
-    """Write the name of a wrapper as that of a table: `apiKeys` is `api_keys`, `public.renders` is `renders`."""
+    """Return the name of a wrapper in the form of a table's: `apiKeys` is `api_keys`, `public.renders` is `renders`."""
     return snake(name.rpartition(".")[2].strip('"'))
 
 
 def _is_record(value: dict[str, Any]) -> bool:
-    """Say whether an object is a record itself, and no wrapper, whatever lists it has."""
+    """Return whether an object is a record itself rather than a wrapper, whatever lists it has."""
     return any(snake(name) in ("id", "render_id") for name in value)
 
 
 def json_records(blocks: Iterator[bytes], kind: Kind) -> Iterator[DecodedItem]:
-    """Yield the records in JSON of any form, in constant memory; the first fault ends it, as a reject."""
+    """Yield the records in JSON of any form, in constant memory. The first fault is yielded as a refused item, last."""
     import ijson
 
     events: Any = ijson.sendable_list()
@@ -114,7 +114,7 @@ def json_records(blocks: Iterator[bytes], kind: Kind) -> Iterator[DecodedItem]:
             pending += len(piece)
             before += piece
             unreadable, why = _find_unreadable(before)
-            if unreadable:  # what precedes it is good; a space, because nothing at all would be the end
+            if unreadable:  # what precedes it is good; at least a space, because an empty piece would mean the end
                 piece = piece[: max(unreadable.start() - len(before), -len(piece))] or b" "
             try:
                 parser.send(piece)
@@ -139,14 +139,14 @@ def json_records(blocks: Iterator[bytes], kind: Kind) -> Iterator[DecodedItem]:
     except NOT_JSON:
         yield lost("too-large", "expected JSON whose numbers have at most 18 digits of exponent")
     except ijson.JSONError as error:
-        # Quoted with its words is the text that it failed at, which may hold a key.
+        # Only the first line of its message: the next ones quote the text that it failed at, which may be a key.
         words = error.args[0] if error.args else "it ends too early"
         words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
         yield lost("not-json", f"expected JSON: {words.splitlines()[0]}")
 
 
 def _find_unreadable(text: bytes) -> tuple[re.Match[bytes] | None, Refusal]:
-    """Find what ijson must not see, because it dies of it, or takes it for something else without a word."""
+    """Find text that must be kept from ijson, which crashes on it or silently misreads it."""
     if len(text) > MAX_DIGITS and (found := TOO_MANY_DIGITS.search(text)):
         return found, Refusal("too-large", f"expected numbers of at most {MAX_DIGITS:,} digits")
     if (b"\\ud" in text or b"\\uD" in text) and (found := _HALF_CHARACTER.search(text)):
@@ -155,13 +155,13 @@ def _find_unreadable(text: bytes) -> tuple[re.Match[bytes] | None, Refusal]:
 
 
 _HALF = Refusal("not-utf-8", "expected Unicode, got half of a surrogate pair")
-# The first half of a surrogate pair without the second, which ijson reads as a question mark; not at the very end of a
-# text, where the second is still to come.
+# The first half of a surrogate pair without the second, which ijson reads as a question mark. At the very end of a text
+# it does not count, because the second half may still come.
 _HALF_CHARACTER = re.compile(rb"(?<!\\)(?:\\\\)*+\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F]|(?:\\(?:u[dD]?)?)?\Z)")
 
 
 def _small_pieces(block: bytes) -> Iterator[bytes]:
-    """Cut bytes after each line, and within long ones, so that the parser can be watched while it reads them."""
+    """Cut bytes at the ends of lines, and within long lines, so that limits are checked between the pieces."""
     for line in block.splitlines(keepends=True):
         for at in range(0, len(line), PIECE_BYTES):
             yield line[at : at + PIECE_BYTES]
@@ -172,7 +172,7 @@ class _TooDeepError(Exception):
 
 
 class _Records:
-    """Puts parser events together to records: array elements, list elements of a wrapper, and other values."""
+    """Builds records from parser events: the elements of arrays, those of wrapped lists, and other values."""
 
     def __init__(self, kind: Kind) -> None:
         from ijson import ObjectBuilder
@@ -181,11 +181,11 @@ class _Records:
         self._new = ObjectBuilder
         self._depth = 0
         self._level = 0  # the depth at which records begin
-        self._record: Any = None  # what is being put together
+        self._record: Any = None  # the record that is being built
         self._page: Any = None  # the wrapper whose list is being read
         self._wrapped = False  # whether the value at the top has turned out to be a wrapper
-        self._name = ""  # the last one of the object at that level
-        self._names: set[str] = set()  # all of them
+        self._name = ""  # the last member name of the object at that level
+        self._names: set[str] = set()  # all its member names so far
         self._problem: Refusal | None = None
 
     def take(self, events: list[tuple[str, Any]]) -> Iterator[tuple[Any, Refusal | None]]:
@@ -229,5 +229,5 @@ class _Records:
 
 
 def _number(value: Any) -> Any:
-    """Take a number as `decode_json` does: ijson gives whole ones as they are, and others as decimals."""
+    """Convert a number as `decode_json` does: ijson yields integers as they are, and other numbers as decimals."""
     return value if isinstance(value, int) else exact(str(value))

@@ -1,4 +1,4 @@
-"""What kind of records a file holds, judged by the first of them."""
+"""Recognizes the kind of the records in a file by the first of them."""
 
 import shlex
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from craftkit_archive.importer.streams import Block
 from craftkit_archive.records import KINDS, TABLES, Incoming, Kind, Record, Reject
 
 LOOKED_AT = 20
-# Fields that records of one kind have and those of the others do not.
+# Fields that only records of one kind have.
 _SIGNS: dict[Kind, frozenset[str]] = {
     "projects": frozenset({"slug", "user_id", "brand_color", "brand_logo_url"}),
     "keys": frozenset({"key", "key_hash", "prefix", "revoked_at"}),
@@ -24,8 +24,8 @@ _SIGNS: dict[Kind, frozenset[str]] = {
         | {"poll_url", "completed_at", "duration_ms", "input_data", "error_message"}
     ),
 }
-# What this program writes with --json, and nobody imports but rejects: the types of lines, each with the fields that it
-# has. Two records may share a type, such as a finding of a check and one of a list.
+# The types of lines that this program writes with --json, each with its required fields. Of these, only rejects can be
+# imported. Two records may share a type, such as a finding of a check and one in a list.
 _OUR_OUTPUT = [
     (record.__struct_config__.tag, {field.name for field in msgspec.structs.fields(record) if field.required})
     for record in Record.__subclasses__()
@@ -36,10 +36,10 @@ _OUR_OUTPUT = [
 def refuse_other_kind(
     pieces: Iterator[Block | list[DecodedItem]], kind: Kind, source: str
 ) -> Iterator[Block | list[DecodedItem]]:
-    """Pass the pieces of a file on, unless its first records are all of another kind.
+    """Pass the pieces of a file on after checking the kind of its first records.
 
     Raises:
-        RequestError: They are; the message names the kind and what to run.
+        RequestError: All of them are of another kind; the message names it, and the command to run.
     """
     first = next(pieces, None)
     if first is None:
@@ -60,7 +60,7 @@ def refuse_other_kind(
 
 
 def _values(piece: Block | list[DecodedItem], kind: Kind) -> Iterator[Any]:
-    """Yield the records of a piece that can be read at all."""
+    """Yield the readable records of a piece."""
     items: Iterator[DecodedItem] = iter(piece) if isinstance(piece, list) else _items(piece, kind)
     for item in items:
         for record in unwrap_reject(item, kind):
@@ -75,7 +75,7 @@ def _items(block: Block, kind: Kind) -> Iterator[DecodedItem]:
 
 
 def _kind_of(value: Any, asked: Kind) -> str | None:
-    """Say what a record is: a kind, `output` of this program, or None if that cannot be said."""
+    """Return the kind of a record, or `output` if this program printed it; None if it cannot be recognized."""
     if not isinstance(value, dict):
         return None
     if any(value.get("type") == tag and fields <= value.keys() for tag, fields in _OUR_OUTPUT):
@@ -89,21 +89,21 @@ def _kind_of(value: Any, asked: Kind) -> str | None:
     for other, record in KINDS.items():
         if other == asked or not names & _SIGNS[other]:
             continue
-        # A record that could be either is another kind's only if it says so by itself.
+        # A record that could be of either kind counts as the other one only if it decodes without a supplied project.
         if _decodes(record, value) or (not is_asked and _decodes(record, _with_project(value, names))):
             return other
     return asked if is_asked else None
 
 
 def _wrapped_kind(value: dict[Any, Any], asked: Kind) -> str | None:
-    """Say whose list an object wraps, if it has none of the kind that is asked for."""
+    """Return the kind whose list an object wraps, unless it also wraps one of the kind that is wanted."""
     lists = {snake(str(name)) for name, inner in value.items() if isinstance(inner, list)}
     found = [kind for kind, tables in TABLES.items() if lists & set(tables)]
     return found[0] if len(found) == 1 and found[0] != asked else None
 
 
 def _with_project(value: dict[Any, Any], names: set[str]) -> dict[Any, Any]:
-    """Name a project, if a record names none: a log of webhooks does not."""
+    """Add a project to a record that names none, such as one from a log of webhooks."""
     return value if "project_id" in names else type(value)({**value, "project_id": "any"})
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a record next to what the catalog holds already: inserted, updated, left as it is, or refused."""
+"""Decides whether a record is inserted, updated, unchanged or refused, given what the catalog holds already."""
 
 from typing import Any, Literal
 
@@ -13,13 +13,13 @@ from craftkit_archive.values import default_asset_key
 
 OnDuplicate = Literal["update", "skip", "fail"]
 ColumnValues = tuple[Any, ...]  # in the order of COLUMNS
-Declared = tuple[int | None, str | None]  # what a render says about its asset: size in bytes, digest
+Declared = tuple[int | None, str | None]  # what a render declares about its asset: size in bytes, digest
 
 KEY_HASH = COLUMNS["keys"].index("key_hash")
 REVOKED_AT = COLUMNS["keys"].index("revoked_at")
 STATUS = COLUMNS["renders"].index("status")
 ASSET_KEY = COLUMNS["renders"].index("asset_key")
-# What a hold by rule asks of a render, but for its project, which never changes.
+# The columns that a hold by rule tests, except for the project, which never changes.
 HELD_BY = [COLUMNS["renders"].index(name) for name in ("template_id", "created_at")]
 UPDATED_AT = COLUMNS["projects"].index("updated_at")
 
@@ -28,7 +28,14 @@ _FINAL = 2
 
 
 class Merge:
-    """Decides what becomes of each row of a batch, next to what the catalog holds and the rows before it."""
+    """Decides what becomes of each row of a batch, given the catalog and the rows before it.
+
+    Attributes:
+        changed: Rows to write, by id.
+        expected: What assets should be, by render id.
+        aims: Asset keys of renders whose disposal is unfinished, by render id.
+        moved: Ids of renders that a hold by rule may no longer cover.
+    """
 
     def __init__(
         self,
@@ -40,7 +47,7 @@ class Merge:
         self.changed: dict[str, ColumnValues] = {}
         self.expected: dict[str, Expectation] = {}
         self.aims: dict[str, str] = {}
-        self.moved: list[str] = []  # renders that a hold by rule may no longer cover
+        self.moved: list[str] = []
         self._kind = kind
         self._on_duplicate = on_duplicate
         ids = [row[0] for _, row, _ in entries]
@@ -50,14 +57,17 @@ class Merge:
         self._entries = entries
         self._folders = _folder_owners(catalog, entries) if kind == "renders" else {}
         declaring = [row for _, row, declared in entries if declared is not None]
-        # Asked once for all: where nothing was ever disposed, it costs nothing.
+        # One query for the whole batch, and none if nothing was ever disposed.
         self._disposed = catalog.disposed(ids) if kind == "renders" and catalog.has_disposed() else frozenset()
         self._declaring = bool(declaring)
         self._assets = {asset.render_id: asset for asset in catalog.expectations([row[0] for row in declaring])}
         self._claims = catalog.claimed_by([row[ASSET_KEY] for row in declaring]) if declaring else {}
 
     def all_new(self) -> bool:
-        """Take all rows at once if none is known, repeated, or declares anything: a first import."""
+        """Accept all rows at once, as in a first import, and return True; False if any needs a closer look.
+
+        That is so unless a row is known, repeated, disposed, or declares anything about its asset.
+        """
         if self._known or self._declaring or self._folders or self._disposed or self._kind == "keys":
             return False
         rows = {row[0]: row for _, row, _ in self._entries}
@@ -67,17 +77,17 @@ class Merge:
         return True
 
     def is_known(self, row: ColumnValues) -> bool:
-        """Say whether a row is there just like this: what most rows of a second import are."""
+        """Return whether the catalog has exactly this row, as it has most rows of a second import."""
         return self._known.get(row[0]) == row and self._on_duplicate != "fail"
 
     def add(self, row: ColumnValues, declared: Declared | None) -> tuple[str, Refusal | None]:
-        """Return inserted, updated, unchanged or disposed; and a reason if the row is refused."""
+        """Return what becomes of a row: inserted, updated, unchanged or disposed; or an empty text and the refusal."""
         old = self._known.get(row[0])
         reason = self._conflict(old, row)
         if reason is not None:
             return "", reason
         if row[0] in self._disposed:
-            # Of a render that was disposed nothing comes back but its row, without what was about a person.
+            # A disposed render gets back only its row, without anything that may identify a person.
             if old is None:
                 self._known[row[0]] = self.changed[row[0]] = _scrubbed(row)
             if row[ASSET_KEY] is not None:
@@ -120,7 +130,7 @@ class Merge:
         return None
 
     def _expect(self, row: ColumnValues, size_bytes: int | None, sha256: str | None) -> tuple[bool, Refusal | None]:
-        """Expect an asset to have this size and digest; say whether that is news, and what speaks against it."""
+        """Expect an asset to have this size and digest; return whether that is new, and the refusal if it conflicts."""
         render_id, key = row[0], row[ASSET_KEY]
         if key is None:
             return False, None
@@ -145,29 +155,29 @@ class Merge:
 
 
 def _folder_owners(catalog: Catalog, entries: list[tuple[int, ColumnValues, Declared | None]]) -> dict[str, str]:
-    """Map the folders of these rows' assets to the renders whose PDFs they are: no folder can hold both."""
+    """Map the folders of these rows' assets that are PDFs of other renders to those renders: no name can be both."""
     keys = {row[ASSET_KEY]: row[0] for _, row, _ in entries if row[ASSET_KEY] is not None}
     folders = {folder for key in keys for folder in _folders(key)}
     return {key: owner for key, owner in keys.items() if key in folders} | catalog.holders(sorted(folders))
 
 
 def _folders(key: str) -> list[str]:
-    """List the folders that a key is in, but for those that hold projects and renders."""
+    """List the folders that a key is in, except for those that hold projects and renders."""
     if key.startswith("renders/") and key.count("/") == 2:
-        return []  # as nearly all keys are; found five times as fast
+        return []  # true of nearly all keys, and five times as fast as splitting them
     parts = key.split("/")
     first = 3 if parts[0] == "renders" else 1
     return ["/".join(parts[:count]) for count in range(first, len(parts))]
 
 
 def _merged(kind: Kind, old: ColumnValues, new: ColumnValues) -> ColumnValues:
-    """Bring a row up to date; of two states, the further one says what its fields are."""
+    """Merge a row into an older one; where both have a value, the row with the later state wins."""
     if old == new:
         return old
     first, second = (new, old) if _is_older(kind, new, old) else (old, new)
     merged = [was if given is None else given for was, given in zip(first, second, strict=True)]
     if kind == "renders":
-        # A key that was only supposed, because its record named none, gives way to one that was named.
+        # The default key of a record that named none gives way to a key that a record names.
         supposed = default_asset_key(old[1], old[0])
         named = [row[ASSET_KEY] for row in (first, second) if row[ASSET_KEY] not in (None, supposed)]
         merged[ASSET_KEY] = named[-1] if named else merged[ASSET_KEY]

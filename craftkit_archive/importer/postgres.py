@@ -1,7 +1,7 @@
-"""Tables of a Craftkit database, read where they are; the only user of psycopg.
+"""Reads tables of a live Craftkit database; the only user of psycopg.
 
 The server writes each row as JSON (`row_to_json`), so that types, times, nulls and escapes mean the same as in a file
-of JSON lines, and rows take the same fast path.
+of JSON lines, and rows are decoded by the same fast code.
 """
 
 import re
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import psycopg
 
 FETCH_ROWS = 2000
-# For a server that does not answer; what the address says comes first. In seconds.
+# Time-outs for a server that does not answer, in seconds; parameters of the address override them.
 PATIENCE = {"connect_timeout": 8, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-# What other clients write into their addresses, and libpq refuses.
+# Parameters that other clients put into addresses, and that libpq refuses.
 FOREIGN_PARAMETERS = {"schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "sslaccept"}
 
 
@@ -37,22 +37,23 @@ def is_database(source: str) -> bool:
 def read_table(
     address: str, kind: Kind, *, table: str | None = None, where: str | None = None, stop: Stop
 ) -> Iterator[Block]:
-    """Yield the rows of a table as lines of JSON; lazily, in a read-only transaction, from one snapshot.
+    """Yield the rows of a table as lines of JSON, lazily, in a read-only transaction, from one snapshot.
 
-    Rows come one at a time through a cursor of the server: memory stays flat whatever the table and its rows hold.
+    Rows are streamed one by one from a server-side cursor, so that memory stays flat whatever the table and its rows
+    hold.
 
     Args:
         address: `postgresql://user@host:5432/database`; what it leaves out comes from the environment (`PGPASSWORD`,
-            `PGHOST`, …) and `~/.pgpass`, as for psql. `?schema=` names the schema to look in first.
-        kind: Which records the rows are; says the table unless `table` does.
+            `PGHOST`, …) and `~/.pgpass`, as for psql. `?schema=` names the schema to search first.
+        kind: The kind of records; determines the table unless `table` is given.
         table: Its name as in SQL: `craftkit.renders`, `"Render"`.
-        where: An SQL condition; the rows for which it is true are read.
-        stop: Asked while rows are waited for; a query that is under way is then cancelled.
+        where: An SQL condition; only rows for which it is true are read.
+        stop: Asked while waiting for rows; a running query is then cancelled.
 
     Raises:
         RequestError: psycopg is not installed, the address is malformed, or the server refuses the query.
-        StoreOfflineError: The database cannot be reached, or does not let this user in.
-        RemoteError: The connection broke, or the server gave up in the middle.
+        StoreOfflineError: The database cannot be reached, or refuses this user.
+        RemoteError: The connection broke, or the server aborted the query.
     """
     with closing(_connect(address)) as connection, _cancelled_by(stop, connection), suppress(_StoppedError):
         connection.read_only = True
@@ -61,7 +62,7 @@ def read_table(
             cursor.execute("SET LOCAL bytea_output = 'hex'")
             if schema := _schema(address):
                 cursor.execute("SELECT set_config('search_path', quote_ident(%s) || ', public', true)", [schema])
-            # Prepared, which the server does with one statement only: no condition can smuggle in a second one.
+            # A server prepares only a single statement, so that no condition can smuggle in a second one.
             cursor.execute(_query(_find_table(cursor, kind, table), where).encode(), prepare=True)
             yield from _blocks(cursor)
 
@@ -71,9 +72,9 @@ class _StoppedError(Exception):
 
 
 def _find_table(cursor: "psycopg.Cursor[Any]", kind: Kind, table: str | None) -> str:
-    """Return the name of the table to read, quoted as SQL wants it."""
+    """Return the name of the table to read, quoted for SQL."""
     for name in TABLES[kind] if table is None else [table]:
-        # As in SQL, `Render` is `render`; if there is none, the name is taken as it is spelled.
+        # As in SQL, `Render` means `render`; if there is no such table, the name is used exactly as spelled.
         spelled = name if _SQL_NAME.fullmatch(name) else None
         cursor.execute(
             "SELECT oid::regclass::text, ARRAY(SELECT attname::text FROM pg_attribute"
@@ -102,20 +103,20 @@ _SQL_NAME = re.compile(r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)(?:\.(?:"(?:[^"]|"")+"|
 
 
 def _query(table: str, where: str | None) -> str:
-    # A line of its own, so that a comment in the condition ends there.
+    # On a line of its own, so that a comment at the end of the condition does not swallow the parenthesis.
     condition = f" WHERE (\n{where}\n)" if where else ""
-    # A row that is too large to be a record is not sent whole.
+    # A row that is too large for a record is cut on the server instead of being sent.
     text = f"left(row_to_json(craftkit_row)::text, {MAX_RECORD_BYTES + 1})"
     rows = f"SELECT * FROM {table}{condition}"  # noqa: S608 - a name from the server, a condition from the operator
     return f"DECLARE craftkit_rows NO SCROLL CURSOR FOR SELECT {text} FROM ({rows}) AS craftkit_row"  # noqa: S608
 
 
 def _blocks(cursor: "psycopg.Cursor[Any]") -> Iterator[Block]:
-    """Fetch the rows, each a line, and gather them to blocks."""
+    """Fetch the rows, each as a line, and collect them into blocks."""
     from psycopg.adapt import Loader
 
     class Raw(Loader):
-        """Leaves a text as the bytes that came: one that is not UTF-8 is a reject, and does not end the import."""
+        """Keeps a text as bytes, so that one that is not UTF-8 is rejected and does not end the import."""
 
         def load(self, data: Any) -> bytes:
             return bytes(data)
@@ -124,9 +125,9 @@ def _blocks(cursor: "psycopg.Cursor[Any]") -> Iterator[Block]:
     first, line, size, lines = 1, 0, 0, list[bytes]()
     while True:
         fetched = line
-        # Row by row: 2,000 at once might be as many gigabytes.
+        # Streamed row by row: 2,000 rows at once might be gigabytes.
         for (text,) in cursor.stream(f"FETCH FORWARD {FETCH_ROWS} FROM craftkit_rows"):
-            # A column of type json keeps the line breaks between its values.
+            # A column of type json keeps its line breaks.
             lines.append(text.replace(b"\n", b" "))
             line, size = line + 1, size + len(text)
             if size >= BLOCK_BYTES:
@@ -149,11 +150,11 @@ def _connect(address: str) -> "psycopg.Connection[Any]":
             f"Reading a database needs psycopg, which is not installed. {install_hint('postgres')}"
         ) from error
     try:
-        # Not with libpq's words, which may quote a part of the password.
+        # libpq's own message is dropped, because it may quote a part of the password.
         parameters = psycopg.conninfo.conninfo_to_dict(_libpq_address(address))
     except psycopg.Error:
         parameters = None
-    # A host with an `@` is the end of a password that has one.
+    # A host that contains `@` is really the end of a password that contains one.
     if parameters is None or "@" in str(parameters.get("host")):
         raise RequestError(
             f"{without_password(address)} is not a valid database address. Write postgresql://user@host:5432/database,"
@@ -171,10 +172,10 @@ def _connect(address: str) -> "psycopg.Connection[Any]":
 
 
 def _libpq_address(address: str) -> str:
-    """Bring an address into the form that libpq reads: those of Prisma and SQLAlchemy differ a little."""
+    """Convert an address to the form that libpq accepts; those of Prisma and SQLAlchemy differ a little."""
     base, _, query = DATABASE_SCHEME.sub("postgresql://", address).partition("?")
     kept = [(name, value) for name, value in parse_qsl(query, keep_blank_values=True) if name not in FOREIGN_PARAMETERS]
-    # `quote`, because libpq takes a plus sign for itself and not for a space.
+    # `quote` encodes a space as %20: libpq does not read a plus sign as a space.
     return f"{base}?{urlencode(kept, quote_via=quote)}" if kept else base
 
 
@@ -185,9 +186,9 @@ def _schema(address: str) -> str | None:
 
 @contextmanager
 def _cancelled_by(stop: Stop, connection: "psycopg.Connection[Any]") -> Iterator[None]:
-    """Cancel what the server is doing when the work is to stop; hang up if it does not answer.
+    """Cancel the running query when the work is to stop; close the connection if the server does not answer.
 
-    A thread has to look: the one that waits for rows would notice a stop only when some come.
+    A separate thread watches, because the one that waits for rows would notice the stop only when some arrive.
     """
     import psycopg
 
@@ -215,7 +216,7 @@ def _cancelled_by(stop: Stop, connection: "psycopg.Connection[Any]") -> Iterator
 
 @contextmanager
 def _server_errors(address: str, stop: Stop) -> Iterator[None]:
-    """Turn what the server says into the tree's words; what it says to a query that was cancelled ends the work."""
+    """Map the server's errors to ours; the error of a query that was cancelled ends the work quietly."""
     import psycopg
 
     try:

@@ -1,10 +1,10 @@
-"""Import: records from files into the catalog, and back to their sender what is refused."""
+"""Import: brings records from files and databases into the catalog, and reports those that are refused."""
 
 import os
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from itertools import chain, islice
@@ -45,7 +45,7 @@ from craftkit_archive.retention.rules import keep_held
 from craftkit_archive.values import hide, mask, without_password
 
 TRANSACTION_RECORDS = 10_000
-# A file with fewer blocks than this is read without a second process, which costs as much to start.
+# A file with fewer blocks than this is read in this process: starting another one would take as long.
 INLINE_BLOCKS = 4
 
 R = TypeVar("R")
@@ -59,7 +59,13 @@ class _ReadTask(NamedTuple):
 
 
 class _Read(msgspec.Struct, array_like=True):
-    """What a piece of a file holds: (line, row, what it declares of its asset), and (line, why, record as JSON)."""
+    """The content of a piece of a file.
+
+    Attributes:
+        source: The file's name.
+        rows: Line number, row, and what the record declares about its asset.
+        rejects: Line number, reason, and the record as JSON.
+    """
 
     source: str
     rows: list[tuple[int, ColumnValues, Declared | None]]
@@ -87,31 +93,31 @@ def import_records(
 ) -> Iterator[Plan | Progress | Reject | Caution | Summary]:
     """Bring the records of files, or of the tables of a database, into the catalog.
 
-    It is idempotent, and whatever interrupts it, the next call does the rest: records land in transactions of about
-    10,000.
+    Importing the same records again changes nothing. Records are committed in transactions of about 10,000, so that
+    after an interruption the next call does the rest.
 
     Args:
         archive: Open for writing.
-        kind: What the files hold.
+        kind: The kind of the records.
         sources: Paths, `-` for standard input, or `postgresql://…`, whose password is neither recorded nor shown.
-        form: What the files are; found by looking at them if not given.
-        null: What stands for null in a table, in place of what its form says.
-        table: The table to read of a database or a dump; by default the one that Craftkit has for this kind.
-        where: An SQL condition; the rows of a database for which it is true are read.
+        form: The form of the files; recognized by their content if not given.
+        null: The text that stands for null in a table, instead of the usual one for its form.
+        table: The table of a database or a dump to read; by default the one that Craftkit has for this kind.
+        where: An SQL condition; only rows of a database for which it is true are read.
         project: Id or slug of the project of records that name none.
-        on_duplicate: What becomes of a record whose id is there already. `update`: its fields replace those that are
-            there, but for fields that it lacks or gives as null; a render's state never goes back, and a record of an
-            earlier state, or of an earlier `updated_at`, only adds what is missing; a revoked key stays revoked.
-            `skip`: what is there stays as it is. `fail`: it is refused.
-        all_or_nothing: Whether one refused record keeps all of them out.
-        dry_run: Whether to do everything but let it stay.
+        on_duplicate: What becomes of a record whose id exists already. `update`: its fields replace the existing ones,
+            except for fields that are missing or null; a render's state never goes back, and a record with an earlier
+            state, or with an earlier `updated_at`, only adds what is missing; a revoked key stays revoked. `skip`: the
+            existing record stays as it is. `fail`: the new one is refused.
+        all_or_nothing: Whether a single refused record keeps all of them out.
+        dry_run: Whether to roll everything back at the end.
         stop: Asked between batches.
 
     Yields:
-        A `Reject` for each record that is refused, a `Progress` for each batch, a `Caution` for each kind of thing
-        that was let in and will break something later, and at last the `Summary` with the counts read, inserted,
-        updated, unchanged and rejected (and disposed, for renders that stay as their disposal left them; and, if all
-        of them were kept out, discarded); read is the sum of the others.
+        A `Reject` for each record that is refused; a `Progress` for each batch; a `Caution` for each sort of record
+        that was accepted and will cause trouble later; at last the `Summary` with the counts read, inserted, updated,
+        unchanged and rejected (and disposed, for renders that stay as their disposal left them; and, if all of them
+        were kept out, discarded). `read` is the sum of the others.
 
     Raises:
         RequestError: A file or table cannot be read, or holds something else, or the project is unknown.
@@ -153,34 +159,27 @@ def import_records(
                 found = read_source(source, kind=kind, form=form, null=null, table=table, stop=stop)
             return refuse_other_kind(found, kind, without_password(source))
 
-        drawn, at = 0, ""
+        drawn = _Drawn()
 
         def drawn_tasks() -> Iterator[_ReadTask]:
-            nonlocal drawn, at
             for source in sources:
-                at = without_password(source)
+                drawn.source = without_password(source)
                 for piece in pieces(source):
-                    drawn += len(piece.text) if isinstance(piece, Block) else 0
-                    yield _ReadTask(kind, project_id, at, piece)
+                    drawn.size_bytes += len(piece.text) if isinstance(piece, Block) else 0
+                    yield _ReadTask(kind, project_id, drawn.source, piece)
 
         tasks = drawn_tasks()
         if (size := _known_size(sources)) is not None:
             yield Plan(count=0, size_bytes=size)
         whole: AbstractContextManager[None] = nullcontext()
         reads = _read_all(tasks, stop)
-        owing: list[str] = []  # the first renders that were brought in and should have a PDF
+        owing: list[str] = []  # the first imported renders that should have a PDF
         if all_or_nothing or dry_run:
             whole, reads = archive.catalog.transaction(), _spooled(reads)
         try:
             with whole:
-                with archive.catalog.filling(kind):
-                    for batch in in_batches(reads, TRANSACTION_RECORDS, weigh=_count, limit=TRANSACTION_RECORDS):
-                        rejects = _apply(archive, kind, batch, on_duplicate, run, owing)
-                        yield from rejects
-                        yield Progress(count=sum(map(_count, batch)), size_bytes=drawn, file=at)
-                        drawn = 0
-                        if stop():
-                            break
+                apply = partial(_apply, archive, kind, on_duplicate=on_duplicate, run=run, owing=owing)
+                yield from _write_batches(archive, kind, reads, apply, drawn, stop)
                 discard = all_or_nothing and (stop() or run.counts["rejected"])
                 if not discard:
                     yield from (cautions := find_cautions(archive, kind))
@@ -194,18 +193,43 @@ def import_records(
     yield run.summary(**details)
 
 
+class _Drawn:
+    """What was drawn from the sources since the last `Progress`."""
+
+    source = ""
+    size_bytes = 0
+
+
+def _write_batches(
+    archive: Archive,
+    kind: Kind,
+    reads: Iterator[_Read],
+    apply: Callable[[list[_Read]], list[Reject]],
+    drawn: _Drawn,
+    stop: Stop,
+) -> Iterator[Reject | Progress]:
+    """Write records to the catalog batch by batch, and report the refused ones."""
+    with archive.catalog.filling(kind):
+        for batch in in_batches(reads, TRANSACTION_RECORDS, weigh=_count, limit=TRANSACTION_RECORDS):
+            yield from apply(batch)
+            yield Progress(count=sum(map(_count, batch)), size_bytes=drawn.size_bytes, file=drawn.source)
+            drawn.size_bytes = 0
+            if stop():
+                return
+
+
 def _known_size(sources: Sequence[str]) -> int | None:
-    """Return how many bytes of lines there are to read; None where only reading tells, as of pipes and gzip."""
+    """Return the number of bytes to read; None if only reading tells, as for pipes and gzip."""
     size = 0
     for source in sources:
         try:
             status = Path(source).stat()
-            if source == "-" or not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its writer
+            if source == "-" or not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
                 return None
             with Path(source).open("rb") as file:
                 if file.read(2) == b"\x1f\x8b":
                     return None
-        except (OSError, ValueError):  # a database, or what the import itself will report
+        except (OSError, ValueError):  # a database, or a fault that the import itself will report
             return None
         size += status.st_size
     return size
@@ -214,13 +238,13 @@ def _known_size(sources: Sequence[str]) -> int | None:
 def _project_id(archive: Archive, project: str | None) -> str | None:
     if project is None:
         return None
-    # An id that nothing knows yet is fine here: its records may be the first to arrive.
+    # An unknown id is accepted here: its records may arrive before its project.
     found = archive.catalog.find_projects(project)
     return archive.find_project(project) if len(found) > 1 else found[0] if found else project
 
 
 def _read_all(tasks: Iterator[_ReadTask], stop: Stop) -> Iterator[_Read]:
-    """Read pieces of files in order; many of them in other processes, while this one writes."""
+    """Read pieces of files in order; if there are many, in other processes while this one writes."""
     first = list(islice(tasks, INLINE_BLOCKS))
     if len(first) < INLINE_BLOCKS or not isinstance(first[-1].piece, Block):
         yield from map(_read_batch, chain(first, tasks))
@@ -235,7 +259,7 @@ def _read_all(tasks: Iterator[_ReadTask], stop: Stop) -> Iterator[_Read]:
 
 
 def _spooled(reads: Iterator[_Read]) -> Iterator[_Read]:
-    """Read everything, and give it back from a temporary file: nobody waits for a transaction that waits for input."""
+    """Read everything into a temporary file first, so that no transaction stays open while waiting for input."""
     with ExitStack() as stack, disk_errors(tempfile.gettempdir()):
         spool = stack.enter_context(tempfile.TemporaryFile())
         for read in reads:
@@ -264,10 +288,10 @@ def _count(read: _Read) -> int:
 
 
 def keep_rejects(records: Iterator[R], path: Path) -> Iterator[R]:
-    """Pass records through, and write the rejects among them as NDJSON, which can be corrected and imported.
+    """Pass records through, and write the rejects among them to a file as NDJSON, to be corrected and imported again.
 
-    They are written beside the file, which is replaced at the end: an import that does not begin leaves it as it was.
-    It may hold what only its owner should see, and only the owner may read it.
+    They are written to a temporary file, which replaces the named one at the end, so that an import that fails to begin
+    leaves an earlier file alone. Only its owner can read the file, because it may hold personal data.
 
     Raises:
         NoSpaceError, NotWritableError: The disk refused.
@@ -299,8 +323,9 @@ def keep_rejects(records: Iterator[R], path: Path) -> Iterator[R]:
 
 
 def _apply(
-    archive: Archive, kind: Kind, batch: list[_Read], on_duplicate: OnDuplicate, run: Run, owing: list[str]
+    archive: Archive, kind: Kind, batch: list[_Read], *, on_duplicate: OnDuplicate, run: Run, owing: list[str]
 ) -> list[Reject]:
+    """Write a batch in one transaction, and return the refused records."""
     rejects = [
         _rejected(read.source, line, why, msgspec.json.decode(record))
         for read in batch
@@ -342,7 +367,7 @@ def _rejected(source: str, line: int, why: Refusal, record: Any) -> Reject:
 
 
 def _as_record(kind: Kind, row: ColumnValues) -> dict[str, Any]:
-    """Write a row as a record that can be corrected and imported again."""
+    """Return a row as a record that can be corrected and imported again."""
     fields = {name: value for name, value in zip(COLUMNS[kind], row, strict=True) if value is not None}
     extra: dict[str, Any] = msgspec.json.decode(fields.pop("extra", "{}"))
     return fields | extra
@@ -403,7 +428,7 @@ def _declared(record: Incoming) -> Declared | None:
 
 
 def _masked(value: Any) -> str:
-    """Write a refused record as JSON, its keys cut down."""
+    """Return a refused record as JSON, with API keys masked."""
     if isinstance(value, dict):
         value = {n: hide(v) if snake(n) == "key" and isinstance(v, str) else v for n, v in value.items()}
     try:

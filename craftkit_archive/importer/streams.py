@@ -29,9 +29,13 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # what PowerShell writes in
 
 
 class Block(NamedTuple):
-    """Whole lines of NDJSON, still to be decoded; `line` is the number of the first.
+    """Whole lines of NDJSON, not yet decoded.
 
-    `at` says where in its file, which has the number `inode`, the text begins, if it stands there as it is.
+    Attributes:
+        line: The number of the first line.
+        text: The lines.
+        at: The offset of the text in its file; None if the file does not hold it literally, such as in gzip.
+        inode: The inode of that file, by which a reader notices that the file was replaced.
     """
 
     line: int
@@ -41,7 +45,7 @@ class Block(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A block that another process reads from its file by itself, which is cheaper than to send it there."""
+    """A block for another process to read from the file itself: sending the text costs as much as decoding it."""
 
     line: int
     source: str
@@ -53,7 +57,7 @@ class Span(NamedTuple):
         """Read the block.
 
         Raises:
-            RequestError: The file cannot be read any more, or is not what it was.
+            RequestError: The file can no longer be read, or has changed.
         """
         with opening_of(self.source), Path(self.source).open("rb", buffering=0) as file:
             text = os.pread(file.fileno(), self.size_bytes, self.at)
@@ -64,7 +68,7 @@ class Span(NamedTuple):
 
 @contextmanager
 def opening_of(source: str) -> Iterator[None]:
-    """Turn what the system says about a source that cannot be opened into a `RequestError`."""
+    """Map the system's errors about a source that cannot be opened to a `RequestError`."""
     try:
         yield
     except OSError as error:
@@ -73,7 +77,7 @@ def opening_of(source: str) -> Iterator[None]:
 
 
 def text_at(raw: io.FileIO) -> int | None:
-    """Say where the text of a file begins; None if it does not stand there as it is."""
+    """Return the offset at which a file's text begins; None if the file does not hold it literally."""
     if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
         return None
     start = os.pread(raw.fileno(), 3, 0)
@@ -81,22 +85,22 @@ def text_at(raw: io.FileIO) -> int | None:
 
 
 class BegunStream(io.RawIOBase):
-    """A file whose first bytes are there to look at, however slowly they came."""
+    """A file whose first bytes can be inspected before it is read, however slowly they arrive."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
         self._raw = raw
-        self.size_bytes = 0  # at least this many bytes are to come, if known
+        self.size_bytes = 0  # at least this many bytes will come; 0 if unknown
         self.head = b""
         while len(self.head) < len(codecs.BOM_UTF8) and (more := raw.read(len(codecs.BOM_UTF8) - len(self.head))):
             self.head += more
         self._left = self.head
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read the bytes that were looked at, and then the file."""
+        """Read the bytes that were inspected, then the rest of the file."""
         if not self._left:
             return self._raw.readinto(buffer)
         size = min(len(buffer), len(self._left))
@@ -106,18 +110,18 @@ class BegunStream(io.RawIOBase):
 
 
 class PatientStream(io.RawIOBase):
-    """A file that is waited for in a way that notices the signal to stop, which a read that blocks would not."""
+    """A file that is waited for with `select`, so that a signal to stop is noticed, which a blocking read would miss."""
 
     def __init__(self, raw: io.FileIO, stop: Stop) -> None:
         self._raw = raw
         self._stop = stop
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read what there is; nothing once the work is to end."""
+        """Read what is available; return 0 once the work is to end."""
         while not select.select([self._raw], [], [], 0.2)[0]:
             if self._stop():
                 return 0
@@ -125,7 +129,7 @@ class PatientStream(io.RawIOBase):
 
 
 def read_blocks(raw: BegunStream, problems: list[DecodedItem]) -> Iterator[bytes]:
-    """Yield a file's bytes, unzipped, without byte-order mark; a zipped one that ends too early leaves a problem."""
+    """Yield a file's bytes as UTF-8, unzipped and without a byte-order mark; a damaged end is added to `problems`."""
     mark, line, size = codecs.BOM_UTF8, 1, 0
     with io.BufferedReader(raw, BLOCK_BYTES) as buffered:
         file = gzip.GzipFile(fileobj=buffered) if raw.head.startswith(GZIP) else buffered
@@ -134,7 +138,7 @@ def read_blocks(raw: BegunStream, problems: list[DecodedItem]) -> Iterator[bytes
             while block := file.read1(BLOCK_BYTES):
                 size += len(block)
                 if mark and block.startswith(UTF_16):
-                    # What is not a character stays invalid UTF-8, and is found further on.
+                    # An invalid character stays invalid in UTF-8, and is rejected later.
                     decode = codecs.getincrementaldecoder("utf-16")("surrogatepass").decode
                 text = decode(block).encode("utf-8", "surrogatepass") if decode else block.removeprefix(mark)
                 line += text.count(b"\n")
@@ -155,7 +159,7 @@ def read_blocks(raw: BegunStream, problems: list[DecodedItem]) -> Iterator[bytes
 def line_blocks(
     blocks: Iterator[bytes], at: int | None = None, inode: int = 0, problems: Sequence[DecodedItem] = ()
 ) -> Iterator[Block | list[DecodedItem]]:
-    """Cut bytes at the ends of lines; half a line at the end of a file that broke off is left out."""
+    """Cut bytes into blocks at the ends of lines; if the file broke off, half a line at its end is left out."""
     rest, line, skipping = b"", 1, False
     used = at or 0
     for block in chain(blocks, [b""]):
@@ -181,7 +185,7 @@ def line_blocks(
 
 
 def too_long(line: int) -> DecodedItem:
-    """Make the reject of a record that is larger than any may be."""
+    """Return the refused item for a record of more than `MAX_RECORD_BYTES`."""
     return DecodedItem(line, None, TOO_LONG)
 
 
@@ -200,7 +204,7 @@ def _text_lines(blocks: Iterator[bytes]) -> Iterator[str | DecodedItem]:
 
 @contextmanager
 def reread(file: io.FileIO | None, whole: Iterator[bytes], problems: list[DecodedItem]) -> Iterator[Lines]:
-    """Give the lines of a file as often as they are asked for; a pipe is kept in a temporary file for that."""
+    """Yield a function that reads the lines of a file from the start each time; a pipe is copied to a temporary file."""
     with ExitStack() as stack:
         if file is None:
             with disk_errors(tempfile.gettempdir()):

@@ -1,4 +1,4 @@
-"""Tables of text, as CSV, TSV, Postgres's text format or a dump of pg_dump: which it is, and what its rows hold."""
+"""Reads tables in CSV, TSV, Postgres's text format or a dump of pg_dump, and tells these forms apart."""
 
 import csv
 import json
@@ -16,24 +16,29 @@ from craftkit_archive.parallel.batches import Stop
 from craftkit_archive.records import KINDS, TABLES, Kind, Refusal
 
 TableForm = Literal["csv", "tsv", "text", "dump"]
-Lines = Callable[
-    [], Iterator[str | DecodedItem]
-]  # the lines of a file, each time from its beginning; or what is wrong there
+# Reads the lines of a file, from the beginning each time; a refused item stands for a line that cannot be read.
+Lines = Callable[[], Iterator[str | DecodedItem]]
 NumberedRow = tuple[int, Sequence[str | None] | DecodedItem]  # the number of its line, and its cells; None is null
 
 DELIMITERS = (",", "\t", ";")
-# What programs write where there is nothing, and Postgres would take for a text.
+# Words that other programs write for null, and that Postgres would read as text.
 NULL_WORDS = frozenset({"null", "(null)", "<null>", "[null]", "\\n", "none", "nil"})
 EXPORT = "psql -c \"\\copy (SELECT * FROM {table}) TO '{table}.csv' (FORMAT csv, HEADER)\""
-LOOK_AT_ROWS = 10_000  # between two looks whether to stop
+LOOK_AT_ROWS = 10_000  # how many rows pass between two questions whether to stop
 
 
 class _Survey(NamedTuple):
-    """What only the whole of a table can say about its cells."""
+    """How to read the cells of a table, which only all its rows together show.
+
+    Attributes:
+        booleans: Columns that hold only `t`, `f` and null.
+        json: Columns that hold only JSON objects, arrays and null.
+        empty_is_null: Whether an empty cell is null even if it is quoted.
+    """
 
     booleans: frozenset[str]
     json: frozenset[str]
-    empty_is_null: bool  # also where it is quoted
+    empty_is_null: bool
 
 
 def read_table_file(
@@ -48,21 +53,21 @@ def read_table_file(
     table: str | None = None,
     stop: Stop,
 ) -> Iterator[DecodedItem]:
-    r"""Yield the rows of a file, after a first look at all of them; lazily.
+    r"""Yield the rows of a file lazily, after a first pass over all of them.
 
     Args:
-        lines: Gives the file's lines, twice or more.
-        form: What the file is.
+        lines: Reads the file's lines; called two or three times.
+        form: The form of the file.
         guessed: Whether `form` is a guess: a TSV may turn out to be in Postgres's text format.
-        kind: What the rows are.
+        kind: The kind of the rows.
         source: The file's name, for messages.
-        delimiter: What is between the cells of a CSV or TSV.
-        null: What stands for null; by default the empty cell that is not quoted, or `\N` in Postgres's text format.
-        table: Which table of a dump; by default the one of this kind.
-        stop: Asked during the first look.
+        delimiter: The character between the cells of a CSV or TSV.
+        null: The text that stands for null; by default an empty cell without quotes, or `\N` in Postgres's text format.
+        table: The table of a dump to read; by default the one for this kind.
+        stop: Asked during the first pass.
 
     Raises:
-        RequestError: The file can be read in more than one way, or not at all; nothing of it was yielded.
+        RequestError: The file can be read in more than one way, or not at all; raised before any row is yielded.
     """
     if form == "tsv" and guessed and _is_escaped(lines(), source):
         form = "text"
@@ -147,14 +152,14 @@ def _is_json(cell: str) -> bool:
     if cell[:1] in ("{", "["):
         with suppress(RecursionError, ValueError):
             decode_json(cell)
-            # One with a name given twice stays a text, which loses nothing.
+            # An object with a repeated name stays text, so that neither value is lost.
             json.loads(cell, object_pairs_hook=unique)
             return True
     return False
 
 
 def _survey(rows: Iterator[NumberedRow], source: str, kind: Kind, *, asks: bool, stop: Stop) -> _Survey:
-    """Look at all rows: a cell of one may mean something else than it seems, which the others tell."""
+    """Look at all rows, because only its whole column shows what a cell means."""
     columns: list[_Column] = []
     nulls = quoted = False
     for number, (line, cells) in enumerate(rows):
@@ -179,7 +184,7 @@ def _survey(rows: Iterator[NumberedRow], source: str, kind: Kind, *, asks: bool,
     return _Survey(
         frozenset(column.name for column in columns if column.filled and column.boolean),
         frozenset(column.name for column in columns if column.filled and column.json),
-        # Where everything is quoted, nothing but an empty cell can stand for null.
+        # If every cell is quoted, only an empty one can stand for null.
         quoted and not nulls,
     )
 
@@ -188,14 +193,14 @@ def _survey(rows: Iterator[NumberedRow], source: str, kind: Kind, *, asks: bool,
 
 
 class _QuotedHeader(list[str | None]):
-    """A header whose names are quoted: so is everything else, and quotes say nothing of nulls."""
+    """A header whose names are all quoted: then all cells are, and quotes do not tell an empty text from null."""
 
 
 def _csv_rows(lines: Iterator[str | DecodedItem], delimiter: str, null: str | None) -> Iterator[NumberedRow]:
-    """Cut CSV into rows. As Postgres says, null is not quoted: `""` is the empty text, and an empty cell is null."""
+    """Cut CSV into rows. As in Postgres, null is never quoted: `""` is an empty text, and an empty cell is null."""
     csv.field_size_limit(sys.maxsize)  # a line has a limit already
     problems: list[DecodedItem] = []
-    raw: list[str] = []  # the lines of a row: the reader of rows does not tell which of its cells were quoted
+    raw: list[str] = []  # the lines of the present row, because `csv` does not say which cells were quoted
 
     def texts() -> Iterator[str]:
         for line in lines:
@@ -206,7 +211,7 @@ def _csv_rows(lines: Iterator[str | DecodedItem], delimiter: str, null: str | No
                 yield line
 
     rows = csv.reader(texts(), delimiter=delimiter, strict=True)
-    skipped, first, all_quoted = 0, True, False  # skipped: lines that the reader of rows has not seen
+    skipped, first, all_quoted = 0, True, False  # skipped: how many lines `csv` has not seen
     while True:
         line = rows.line_num + skipped + 1
         raw.clear()
@@ -248,7 +253,7 @@ def _cell_pattern(delimiter: str) -> re.Pattern[str]:
 
 
 def _quoted_cells(raw: str, delimiter: str, count: int) -> list[bool]:
-    """Say for each cell of a row whether it is quoted, provided that the reader of rows has accepted the row."""
+    """Return for each cell of a row whether it is quoted; the row must be one that `csv` has accepted."""
     text = raw.rstrip("\r\n")
     return [found[1] is not None for found in islice(_cell_pattern(delimiter).finditer(text), count)]
 
@@ -263,10 +268,10 @@ _CSV_CELL = re.compile(r'"(?:[^"]|"")*"|[^"]*')
 
 
 def _is_escaped(lines: Iterator[str | DecodedItem], source: str) -> bool:
-    """Say whether a table with tabs is in Postgres's text format, where quotes are letters and backslashes are not.
+    """Return whether a table with tabs is in Postgres's text format, where backslashes escape and quotes do not.
 
     Raises:
-        RequestError: It has backslashes, and both readings of them make sense.
+        RequestError: It has backslashes, and is valid in both readings.
     """
     width, backslash, null, quotes, letters = 0, 0, False, False, False
     for number, line in enumerate(lines, 1):
@@ -320,10 +325,10 @@ _ENCODING = re.compile(r"SET client_encoding = '(.*)';")
 
 
 def _dump_rows(lines: Iterator[str | DecodedItem], kind: Kind, table: str | None, source: str) -> Iterator[NumberedRow]:
-    """Find the rows of a table among all that `pg_dump` writes.
+    """Yield the rows of one table of a dump.
 
     Raises:
-        RequestError: They are not there, are not whole, or are written as INSERT.
+        RequestError: The table is missing, incomplete, or written as INSERT statements.
     """
     others: dict[str, None] = {}
     found, wanted, inside = "", False, False
@@ -374,10 +379,10 @@ def _unquoted(name: str) -> str:
 
 
 def refuse_form(head: bytes, source: str, kind: Kind) -> None:
-    """Refuse a file that is written for people or for another program, with the command that writes it well.
+    """Refuse a table that was written for people or for another program.
 
     Raises:
-        RequestError: It is one.
+        RequestError: It is such a table; the message names the command that exports it properly.
     """
     first, second, *_ = [*(line.strip() for line in head.split(b"\n", 2)), b"", b""]
     command, table = export_command(kind), TABLES[kind][0]
@@ -396,12 +401,12 @@ def refuse_form(head: bytes, source: str, kind: Kind) -> None:
 
 
 def export_command(kind: Kind) -> str:
-    """Return the command that writes a table so that nothing of it is lost."""
+    """Return the command that exports a table without loss."""
     return EXPORT.format(table=TABLES[kind][0])
 
 
 def find_delimiter(head: bytes) -> str | None:
-    """Find what separates the cells of a header; None if it is not a header."""
+    """Return the character between the cells of a header; None if the first line is not a header."""
     header = head.strip().split(b"\n", 1)[0].decode("utf-8", "replace")
     for delimiter in DELIMITERS:
         with suppress(csv.Error):
@@ -412,7 +417,7 @@ def find_delimiter(head: bytes) -> str | None:
 
 
 def is_dump(head: bytes) -> bool:
-    """Say whether a file begins as one of pg_dump does, or with a COPY of it."""
+    """Return whether a file begins like a dump of pg_dump, or with a COPY statement of one."""
     return (
         b"-- PostgreSQL database dump" in head[:200] or _COPY.match(head[:9999].decode("utf-8", "replace")) is not None
     )
