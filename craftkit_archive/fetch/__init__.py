@@ -1,1 +1,1 @@
-"""Assets on their way into the store."""
+"""Fetches: copies assets from a source into the store."""

@@ -1,4 +1,4 @@
-"""What a worker of a fetch does: open, stage, compare, commit."""
+"""The work of a fetch's workers: open, stage, compare, commit."""
 
 import hashlib
 import time
@@ -33,12 +33,19 @@ from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import OpenAsset, StagedAsset, Store, Stored, digest, mask_address
 from craftkit_archive.verify.fixity import Arrival, judge_arrival
 
-# So many assets refused alike, and none that came, are a service that refuses.
+# If the first assets, this many, are all refused for the same reason, the service refuses everything.
 SAME_REFUSALS = 12
 
 
 class FetchTask(NamedTuple):
-    """Copy some assets from a source into a store, both named by their addresses."""
+    """Copy some assets from a source into a store, both named by their addresses.
+
+    Attributes:
+        bytes_per_second: The share of the limit that one worker may use; None is unlimited.
+        ignore_etag: Whether an ETag that looks like an MD5 may be something else.
+        accept_odd: Whether to store bytes that do not look like a whole PDF even if nothing vouches for them.
+        run: A text that is different for each run: workers keep a rate limit and a count of refusals for each.
+    """
 
     source: str
     store: str
@@ -50,13 +57,14 @@ class FetchTask(NamedTuple):
 
 
 class Received(NamedTuple):
-    """What became of one asset: `stored` if it is in the store now, otherwise a verdict, or neither if it is absent.
+    """The result for one asset: `stored` if it is in the store, else a `verdict`, or neither if the source has none.
 
     Attributes:
-        vouched: What vouched for its digest.
-        odd: What is odd about it as a PDF, though it is stored.
-        staged: What the store is still to give its name.
-        stopped: Whether nothing became of it because the batch was to end.
+        adopted: Whether the bytes were in the store already, unrecorded.
+        vouched: What vouched for the digest: a value for `digest_source` in the catalog.
+        odd: What is odd about the PDF, although it is stored.
+        staged: The asset, while it still has no name in the store.
+        stopped: Whether it was left out because the batch had to end.
     """
 
     asset: Expectation
@@ -71,7 +79,7 @@ class Received(NamedTuple):
 
 
 class _RefusedError(Exception):
-    """The bytes that arrived are not to be stored."""
+    """The bytes that arrived must not be stored."""
 
     def __init__(self, verdict: Verdict, detail: str) -> None:
         super().__init__(verdict, detail)
@@ -80,7 +88,7 @@ class _RefusedError(Exception):
 
 
 class _SourceFailedError(Exception):
-    """The source, not the store, kept failing."""
+    """It is the source that kept failing, not the store."""
 
     def __init__(self, error: RemoteError) -> None:
         super().__init__(error)
@@ -88,7 +96,11 @@ class _SourceFailedError(Exception):
 
 
 def copy_assets(task: FetchTask) -> tuple[list[Received], ArchiveError | None]:
-    """Copy a batch of assets; with what stopped it half-way comes what was copied until then."""
+    """Copy a batch of assets.
+
+    Returns:
+        What became of each asset; and the error that stopped the batch, if one did, with the assets until then.
+    """
     source, store = open_source(task.source), open_store(task.store)
     stopping = _Stopping(task_stop())
     stage = partial(_stage, source, store, task, stopping)
@@ -96,7 +108,7 @@ def copy_assets(task: FetchTask) -> tuple[list[Received], ArchiveError | None]:
     arrivals: list[Received]
     if store.lanes == 1 or task.source == task.store:
         arrivals = list(map(stage, prefetch(read, task.assets, source.lanes)))
-    else:  # a store that makes one wait for what is written takes threads
+    else:  # writing to a bucket waits for the network, so several threads write
         arrivals = map_threads(stage, ((asset, partial(read, asset)) for asset in task.assets), store.lanes)
     error = stopping.error
     arrivals = [arrival for arrival in arrivals if not arrival.stopped]
@@ -112,7 +124,7 @@ def copy_assets(task: FetchTask) -> tuple[list[Received], ArchiveError | None]:
 
 
 class _Stopping:
-    """Whether a batch is to end: one of its assets met what stops them all, or the command is to end."""
+    """Tells whether a batch has to end: because of an error that concerns all assets, or because the command ends."""
 
     def __init__(self, asked: Stop) -> None:
         self.error: ArchiveError | None = None
@@ -122,7 +134,7 @@ class _Stopping:
         return self.error is not None or self._asked()
 
     def stop_all(self, asset: Expectation, error: ArchiveError) -> Received:
-        """End the batch because of what one of its assets met."""
+        """End the batch because of an error that concerns more than one asset."""
         self.error = self.error or error
         return Received(asset, stopped=True)
 
@@ -137,22 +149,23 @@ def _open_at_source(source: Source, stopping: _Stopping, asset: Expectation) -> 
 
 
 class _Refusals:
-    """Tells a service that refuses everything from one that refuses some assets, for one run in one process."""
+    """Distinguishes a service that refuses everything from one that refuses some assets; one for each run."""
 
     def __init__(self) -> None:
         self._worked = False
         self._reasons: Counter[str] = Counter()
 
     def succeed(self) -> None:
-        """Count an asset that came."""
+        """Note that an asset has arrived."""
         self._worked = True
 
     def add(self, reason: str) -> bool:
-        """Count a refusal; say whether nothing else has come so far."""
+        """Count a refusal; return whether the service seems to refuse everything."""
         self._reasons[reason] += 1
         return not self._worked and bool(reason) and self._reasons[reason] >= SAME_REFUSALS
 
 
+# Cached by the run, so that all batches of a run in one process share a count, and the next run starts afresh.
 @lru_cache(maxsize=1)
 def _refusals(_run: str) -> _Refusals:
     return _Refusals()
@@ -165,10 +178,10 @@ def _stage(
     stopping: _Stopping,
     opening: tuple[Expectation, Callable[[], OpenAsset]],
 ) -> Received:
-    """Bring one asset into the store; what is not a matter of this asset alone stops the batch."""
+    """Bring one asset into the store; an error that does not concern this asset alone stops the batch."""
     asset, opened = opening
     if stopping():
-        with suppress(ArchiveError, StoppedError, _SourceFailedError), opened():  # what was asked for already
+        with suppress(ArchiveError, StoppedError, _SourceFailedError), opened():  # close what was prefetched
             pass
         return Received(asset, stopped=True)
     try:
@@ -188,7 +201,7 @@ def _stage(
 
 
 def _not_fetched(asset: Expectation, error: AssetError) -> Received:
-    """Report what the source holds instead of one asset, or that its name is impossible."""
+    """Return the result for an asset that cannot be read at the source, or whose name is impossible."""
     verdict: Verdict = "unreadable"
     if isinstance(error, AssetKeyError):
         verdict = "missing"
@@ -198,12 +211,12 @@ def _not_fetched(asset: Expectation, error: AssetError) -> Received:
 
 
 def _unavailable(source: Source, task: FetchTask, stopping: _Stopping, arrival: Received, reason: str) -> Received:
-    """Say whether the source does not give this asset alone, or is down, or refuses everything."""
+    """Find out whether the source refuses only this asset, or is down, or refuses everything; the latter two end it."""
     try:
         source.check()
         if not _refusals(task.run).add(reason):
             return arrival._replace(verdict="unavailable")
-        # Its own words, which name what to do, and not one finding for each of a million assets.
+        # One error with the service's own words instead of a finding for each of a million assets.
         error: ArchiveError = RemoteError(
             f"{mask_address(task.source)} refused the first {SAME_REFUSALS} PDFs in the same way. {arrival.detail}"
         )
@@ -239,7 +252,7 @@ def _stage_one(
 
 
 def _vouched(asset: Expectation, found: OpenAsset) -> str:
-    """Say what vouches for the digest of bytes that are accepted."""
+    """Return what vouches for the digest of accepted bytes, as `digest_source` in the catalog has it."""
     if asset.sha256 is not None:
         return "declared"
     if found.checksums.sha256 is not None:
@@ -248,9 +261,9 @@ def _vouched(asset: Expectation, found: OpenAsset) -> str:
 
 
 def _checked(found: OpenAsset, asset: Expectation, task: FetchTask, ends: Ends, stop: Stop) -> Iterator[bytes]:
-    """Pass the bytes of a source on, and refuse them at their end if `judge_arrival` does.
+    """Pass the bytes of a source on, and raise `_RefusedError` at their end if `judge_arrival` refuses them.
 
-    What vouches for them stands in `found.checksums` when they are through.
+    At the end, `found.checksums` holds the digests that vouch for them.
     """
     md5 = hashlib.md5(usedforsecurity=False) if found.checksums.md5 is not None else None
     sha256 = hashlib.sha256() if found.checksums.sha256 is not None or asset.sha256 is not None else None
@@ -266,8 +279,8 @@ def _checked(found: OpenAsset, asset: Expectation, task: FetchTask, ends: Ends, 
         raise _SourceFailedError(error) from error
     wrong = []
     if md5 is not None and md5.hexdigest() != found.checksums.md5 and found.ask_closer is not None:
-        # The ETag of an object that is encrypted with its own key looks like an MD5 and is not one. obstore does not
-        # show which it is, and to ask about each object would double the requests.
+        # The ETag of an object that is encrypted with a key of its own looks like an MD5 and is not one. obstore does
+        # not show the difference, and asking about every object would double the requests.
         found.checksums = found.ask_closer()
         if found.checksums.sha256 is not None and sha256 is None:
             found.file.seek(0)
@@ -287,7 +300,7 @@ def _checked(found: OpenAsset, asset: Expectation, task: FetchTask, ends: Ends, 
 
 
 def _adopt(store: Store, asset: Expectation, checked: Iterator[bytes]) -> Received:
-    """Record what an interrupted fetch, or a person, has put into the store, if it is what the source has."""
+    """Accept bytes that an interrupted fetch, or a person, has put into the store, if the source has the same."""
     with store.open(asset.key) as kept:
         here, there = digest(kept.chunks()), digest(checked)
     if here == there:
@@ -296,7 +309,7 @@ def _adopt(store: Store, asset: Expectation, checked: Iterator[bytes]) -> Receiv
 
 
 def _late(store: Store, arrival: Received, refused: AssetError) -> Received:
-    """Say what becomes of an asset that got no name: it was taken while the asset was on its way, or it cannot be."""
+    """Return the result for an asset whose name was refused: taken meanwhile, perhaps by the same bytes, or invalid."""
     if not isinstance(refused, AssetExistsError):
         return _not_fetched(arrival.asset, refused)
     with suppress(AssetError):
@@ -311,14 +324,14 @@ def _already_stored(arrival: Received) -> Received:
 
 
 class _Throttle:
-    """Limits the bytes a second of all threads of a process together."""
+    """Limits the rate, in bytes a second, of all threads of a process together."""
 
     def __init__(self) -> None:
         self._free_at = time.monotonic()
         self._lock = Lock()
 
     def take(self, size_bytes: int, bytes_per_second: float, stop: Stop) -> None:
-        """Wait until these bytes may have passed at the allowed rate.
+        """Wait until the allowed rate permits these bytes.
 
         Raises:
             StoppedError: The work is to end.
@@ -333,6 +346,7 @@ class _Throttle:
             left -= ASK_SECONDS
 
 
+# Cached by the run, as `_refusals`.
 @lru_cache(maxsize=1)
 def _throttle(_run: str) -> _Throttle:
     return _Throttle()

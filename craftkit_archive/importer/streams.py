@@ -110,7 +110,7 @@ class BegunStream(io.RawIOBase):
 
 
 class PatientStream(io.RawIOBase):
-    """A file that is waited for with `select`, so that a signal to stop is noticed, which a blocking read would miss."""
+    """A file that is waited for with `select`, because a blocking read would not notice the signal to stop."""
 
     def __init__(self, raw: io.FileIO, stop: Stop) -> None:
         self._raw = raw
@@ -204,7 +204,7 @@ def _text_lines(blocks: Iterator[bytes]) -> Iterator[str | DecodedItem]:
 
 @contextmanager
 def reread(file: io.FileIO | None, whole: Iterator[bytes], problems: list[DecodedItem]) -> Iterator[Lines]:
-    """Yield a function that reads the lines of a file from the start each time; a pipe is copied to a temporary file."""
+    """Yield a function that reads a file's lines from the start each time; a pipe is copied to a temporary file."""
     with ExitStack() as stack:
         if file is None:
             with disk_errors(tempfile.gettempdir()):

@@ -1,1 +1,1 @@
-"""What was damaged, replaced and kept."""
+"""Repairs: replaces damaged assets and lost catalogs, keeps what was damaged, accepts known losses."""

@@ -1,4 +1,4 @@
-"""Accept known losses: they are no longer news until the PDF is good again or the acceptance is revoked."""
+"""Accepts known losses, so that they are not reported again until the PDF is good or the acceptance is revoked."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,14 @@ _NO_LOSS = ("ok", "unchecked", "disposed")
 
 
 def accept_losses(archive: Archive, selection: Selection, reason: str) -> Iterator[Record]:
-    """Accept that PDFs are lost, so that commands end with 0 in spite of them.
+    """Accept that PDFs are lost, so that commands exit with 0 in spite of them.
 
-    What is accepted is the state that a PDF is in now: if one that was not stored is stored later and then damaged,
-    that is news. An acceptance ends by itself when the PDF is fetched, repaired or found good.
+    Only the present state of a PDF is accepted: if it was not stored, is stored later and then damaged, the damage is
+    reported. An acceptance ends by itself when the PDF is fetched, repaired or found good.
 
     Args:
         archive: Open for writing.
-        selection: Whose PDFs; those of its ids that are good are left out.
+        selection: The ids of the renders; those whose PDFs are good are skipped.
         reason: Why nothing can be done.
 
     Yields:
@@ -64,7 +64,7 @@ def _refusal(render_id: str, states: dict[str, str | None]) -> str:
 
 
 def revoke_acceptances(archive: Archive, selection: Selection) -> Iterator[Record]:
-    """Take acceptances back: what they were about counts again.
+    """Revoke acceptances, so that the losses are reported again.
 
     Yields:
         A `Skipped` for each id without one; at last the `Summary` with the counts revoked and unknown.

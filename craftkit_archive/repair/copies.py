@@ -1,4 +1,4 @@
-"""What a worker of a repair does: look whether an asset is good now, and bring a copy that is proved to be right."""
+"""The work of a repair's workers: check whether an asset is good now, and fetch a copy with the recorded digest."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,10 +24,12 @@ from craftkit_archive.stores.base import OpenAsset, StagedAsset, Store, digest
 
 
 class Attempt(NamedTuple):
-    """What became of one asset: its new verdict, and which count it goes into.
+    """The result for one asset.
 
     Attributes:
-        staged: The copy that is there to take its place, of a worker that leaves the rest to the command.
+        counted: The count of the summary that it belongs to.
+        verdict: Its verdict now.
+        staged: The copy that a worker of a cluster has staged, for the command to put in place.
     """
 
     asset: DamagedAsset
@@ -39,19 +41,19 @@ class Attempt(NamedTuple):
 
 
 class _OtherBytesError(Exception):
-    """What the source has is not what is recorded."""
+    """The copy at the source is not the recorded one either."""
 
 
 class _SourceFailedError(Exception):
-    """The source, not the store, kept failing."""
+    """It is the source that kept failing, not the store."""
 
 
 def is_good(store: Store, asset: DamagedAsset, stop: Stop) -> bool:
-    """Read an asset and say whether it is what is recorded.
+    """Read an asset, and return whether it has the recorded size and digest.
 
     Raises:
         StoppedError: The work is to end.
-        RemoteError, StoreOfflineError: The store went away.
+        RemoteError, StoreOfflineError: The store is gone.
     """
     try:
         with store.open(asset.key) as found:
@@ -61,12 +63,15 @@ def is_good(store: Store, asset: DamagedAsset, stop: Stop) -> bool:
 
 
 def attempt(source: Source, asset: DamagedAsset, take: Callable[[Iterator[bytes]], Attempt]) -> Attempt:
-    """Read the copy at a source, give its bytes to a function, and say what came of it.
+    """Read the copy at a source, pass its bytes to a function, and return the result.
 
-    The function raises what the bytes raise at their end if they are not the recorded ones.
+    Args:
+        source: Where the copy is.
+        asset: What it must be.
+        take: Called with the bytes, which raise at their end if they are not the recorded ones; it must let that pass.
 
     Raises:
-        ArchiveError: What stops everything.
+        ArchiveError: An error that concerns more than this asset.
     """
     try:
         with _opened(source, asset) as found:
@@ -78,7 +83,7 @@ def attempt(source: Source, asset: DamagedAsset, take: Callable[[Iterator[bytes]
             asset, "refused", asset.verdict, f"the copy at the source is not the recorded one either: {error}"
         )
     except _SourceFailedError as error:
-        source.check()  # if it is down as a whole, that stops everything
+        source.check()  # raises if the whole source is down
         return Attempt(asset, "refused", asset.verdict, str(error))
     except AssetError as error:
         return Attempt(asset, "refused", asset.verdict, str(error))
@@ -92,7 +97,7 @@ def _opened(source: Source, asset: DamagedAsset) -> OpenAsset:
 
 
 def _proved(found: OpenAsset, asset: DamagedAsset) -> Iterator[bytes]:
-    """Pass bytes on, and refuse them at their end if they are not what is recorded."""
+    """Pass bytes on, and raise `_OtherBytesError` at their end if they are not the recorded ones."""
     hashed, size = sha256(), 0
     try:
         for chunk in until(task_stop(), found.chunks()):
@@ -109,7 +114,7 @@ def _proved(found: OpenAsset, asset: DamagedAsset) -> Iterator[bytes]:
 
 
 class RepairTask(NamedTuple):
-    """Look at some assets of a store, or bring copies of them from a source, both named by their addresses."""
+    """Check some assets of a store, or fetch copies of them from a source, both named by their addresses."""
 
     store: str
     source: str
@@ -118,15 +123,15 @@ class RepairTask(NamedTuple):
 
 
 def look_at(task: RepairTask) -> list[bool]:
-    """Say for each asset whether it is good now; only for the first ones if the work is to end."""
+    """Return for each asset whether it is good now; only for the first ones if the work was stopped."""
     store = open_store(task.store)
     return map_threads(lambda asset: is_good(store, asset, task_stop()), task.assets, store.lanes, stop=task_stop())
 
 
 def bring_copies(task: RepairTask) -> list[Attempt]:
-    """Fetch the copy of each asset; only of the first ones if the work is to end.
+    """Fetch a copy of each asset; only of the first ones if the work was stopped.
 
-    In a bucket it has its name at once, and is read back; in a folder it waits for `Store.commit`.
+    In a bucket, a copy replaces the asset at once and is read back; in a folder, it waits for `Store.commit`.
     """
     store, source = open_store(task.store), open_source(task.source)
     bring = partial(_bring_one, store, source, task.dry_run)
@@ -148,5 +153,5 @@ def _take(store: Store, asset: DamagedAsset, dry_run: bool, proved: Iterator[byt
 
 
 def unlike(asset: DamagedAsset) -> Attempt:
-    """Report a copy that reads back as something other than what was written."""
+    """Return the result for a copy that reads back as something else than was written."""
     return Attempt(asset, "refused", "wrong-digest", "the copy was good, and reads back as something else")

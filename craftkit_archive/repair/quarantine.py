@@ -1,4 +1,4 @@
-"""The quarantine: damaged copies that a repair took out of the store, each beside what was found of it."""
+"""The quarantine: damaged copies that a repair took out of the store, each with its finding beside it."""
 
 import os
 import shutil
@@ -16,14 +16,14 @@ from craftkit_archive.stores.folder import FolderStore
 
 FOLDER = "quarantine"
 _NOTE = ".finding.json"
-# How much of a name that is too long is kept, for people.
+# How many bytes of a name that is too long are kept, so that people recognize it.
 SHORT_BYTES = 80
 
 
 class Quarantine:
     """The folder `quarantine/` of an archive: `<run>/<asset key>`, and beside it the finding as JSON.
 
-    It can be understood without the catalog. Nothing but `drop` deletes from it.
+    It can be understood without the catalog. Only `drop` and `remove` delete from it.
 
     Args:
         archive: The archive's directory.
@@ -34,13 +34,13 @@ class Quarantine:
         self._store = FolderStore(self._folder)
 
     def keep(self, store: Store, finding: Finding) -> Held:
-        """Copy what lies in a store under a finding's key; if it cannot be read, keep the finding alone.
+        """Copy the asset that a finding is about into the quarantine; if it cannot be read, keep only the finding.
 
-        What is not a file, such as a folder or a link, is moved here instead, so that a file can take its place.
+        Anything but a file, such as a folder or a link, is moved instead of copied, so that a file can take its place.
 
         Args:
-            store: Where the damaged copy is.
-            finding: What is wrong with it; its run names the folder.
+            store: The store that has the damaged copy.
+            finding: What is wrong with it; the number of its run names the folder.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
@@ -48,7 +48,7 @@ class Quarantine:
         name = f"{finding.run_id}/{finding.key}"
         try:
             return self._keep(store, finding, name)
-        except AssetKeyError:  # with what is added to it, the name is too long, or another copy is in its way
+        except AssetKeyError:  # with the run and the suffix the name is too long, or another copy is in its way
             return self._keep(store, finding, f"{finding.run_id}/{_short(finding.key)}")
 
     def _keep(self, store: Store, finding: Finding, name: str) -> Held:
@@ -68,7 +68,7 @@ class Quarantine:
             kept_at=finding.found_at,
         )
         note = self._store.stage(f"{name}{_NOTE}", [msgspec.json.encode(held)], replace=True)
-        # The note first: whatever interrupts this, no copy lies here that nobody knows of.
+        # The finding is committed first, so that an interruption cannot leave a copy without one.
         for error in self._store.commit([note, *([copy] if copy else [])]).values():
             raise error
         if odd is not None and isinstance(store, FolderStore):
@@ -76,7 +76,7 @@ class Quarantine:
         return held
 
     def _copy(self, store: Store, key: str, name: str) -> StagedAsset | None:
-        """Copy an asset here, and return it without its name yet; None if it cannot be read."""
+        """Stage a copy of an asset; None if the asset cannot be read."""
         try:
             found = store.open(key)
         except AssetError:
@@ -86,7 +86,7 @@ class Quarantine:
         return None
 
     def names_by_owner(self) -> dict[str, Sequence[str]]:
-        """Map the ids of renders, and asset keys, to the names of what is held of them."""
+        """Map render ids and asset keys to the names of the copies that are held for them."""
         found: dict[str, Sequence[str]] = {}
         for held in self.list():
             for owner in {held.render_id, held.key} - {""}:
@@ -97,7 +97,7 @@ class Quarantine:
         """Yield what is held, in the order of names.
 
         Raises:
-            RequestError: A note is damaged; the text names the file.
+            RequestError: The file of a finding is damaged; the message names it.
         """
         if not self._folder.is_dir():
             return
@@ -122,7 +122,7 @@ class Quarantine:
                 held = msgspec.json.decode(b"".join(note.chunks()), type=Held)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise RequestError(f"{self._folder / name}{_NOTE} cannot be read. Look at it, then delete it.") from error
-        # Where it lies is what counts: what a note says must not lead to other files.
+        # The name is taken from the path, so that a forged file cannot point to other files.
         return msgspec.structs.replace(held, name=name)
 
     def open(self, held: Held) -> OpenAsset:
@@ -134,7 +134,7 @@ class Quarantine:
         return self._store.open(held.name)
 
     def tidy(self) -> None:
-        """Remove what interrupted copying and `drop` left behind; for the one who writes, at the end."""
+        """Remove what interrupted copies left, and empty folders. Only the holder of the lock may call it."""
         self._store.remove_stale()
         for folder, _, _ in os.walk(self._folder, topdown=False):
             if folder != os.fspath(self._folder):
@@ -144,7 +144,7 @@ class Quarantine:
     def remove(self, name: str) -> str | None:
         """Delete a copy and its finding for good, and return what remains of it; see `Store.remove`.
 
-        The note goes last: whatever interrupts this, what is left can still be found.
+        The finding is deleted last, so that what an interruption leaves can still be found.
         """
         with disk_errors(self._folder):
             path = self._folder / name
@@ -155,7 +155,7 @@ class Quarantine:
         return remains
 
     def drop(self, held: Held) -> None:
-        """Delete a copy and its finding; the folders that they were in stay until `tidy`, others may be using them.
+        """Delete a copy and its finding; their folders stay until `tidy`, because another thread may be using them.
 
         Raises:
             NotWritableError: The disk refused.
@@ -169,6 +169,6 @@ class Quarantine:
 
 
 def _short(key: str) -> str:
-    """Return a name for a key whose own is too long here: the same each time, and no two keys share one."""
+    """Return a name for a key that is too long here: the same each time, and different for every key."""
     begin = key.rpartition("/")[2].encode()[:SHORT_BYTES].decode("utf-8", "ignore")
     return f"{begin}~{sha256(key.encode()).hexdigest()[:32]}"

@@ -1,4 +1,4 @@
-"""Rebuild: a catalog that was lost, made again from the store and the files of metadata."""
+"""Rebuild: recreates a lost catalog from the store and files of metadata."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from craftkit_archive.parallel.batches import Stop, never
 from craftkit_archive.records import KINDS, Kind, Record, Summary
 from craftkit_archive.values import Clock, utc_now
 
-# What only the lost catalog knew.
+# What only the lost catalog held.
 LOST = (
     "when assets were stored, from where, and when they were last verified",
     "the digests they had: what is recorded now was read today, and damage before today cannot be seen",
@@ -32,28 +32,29 @@ def rebuild_archive(
     by: str | None = None,
     stop: Stop = never,
 ) -> Iterator[Record]:
-    """Make the catalog of an archive again.
+    """Recreate the catalog of an archive.
 
-    The new catalog lies beside the lost one until it is whole: what interrupts this leaves nothing that looks like a
-    catalog, and the next call starts over. One that cannot be read is kept. Digests that the files declare are what
-    assets are held against; all others are read from the store, and recorded as `first-read`.
+    The new catalog is built beside the lost one and moved into place when it is complete, so that an interruption
+    leaves nothing that looks like a catalog, and the next call starts over. A damaged catalog is kept. Assets are
+    compared with the digests that the files declare; all other digests are computed from the store, and recorded as
+    `first-read`.
 
     Args:
         path: The archive's directory.
         files: Paths of the metadata of each kind, as `import_records` reads them.
-        store_address: Where the assets are; a relative path is relative to the archive.
+        store_address: The address of the store; a relative path is relative to the archive.
         jobs: How many processes read.
-        clock: Tells the time, in UTC.
-        by: Who acts, for the audit log.
+        clock: Returns the time, in UTC.
+        by: The user, for the audit log.
         stop: Asked between batches.
 
     Yields:
-        What `import_records` and `fetch_assets` yield, their summaries too; at last the `Summary`, whose counts are
-        those of assets and whose details tell what cannot be known any more.
+        What `import_records` and `fetch_assets` yield, including their summaries; at last the `Summary`, whose counts
+        are those of assets, and whose details say what was lost for good.
 
     Raises:
-        RequestError: No file is named, the catalog is there and good, or the store belongs to no archive.
-        StoreOfflineError, LockedError, NoSpaceError, NotWritableError: As `Archive.create`.
+        RequestError: No file is named, the catalog can still be read, or the store belongs to no archive.
+        StoreOfflineError, LockedError, NoSpaceError, NotWritableError: See `Archive.create`.
 
     Example:
         >>> import os
@@ -74,8 +75,8 @@ def rebuild_archive(
     total = Run(None, "rebuild")
     worst: list[str] = []
     with Archive.recreate(path, store_address=store_address, clock=clock, by=by) as archive:
-        _refuse_good(path)  # now that nobody else can be making one
-        # What vouched for an odd PDF may be lost with the catalog; that it is in the store says that something did.
+        _refuse_good(path)  # again, now that the lock keeps others from creating one
+        # The digest that vouched for an odd PDF may be lost with the catalog; but one did, or it would not be stored.
         steps = [import_records(archive, kind, files[kind], stop=stop) for kind in KINDS if files.get(kind)]
         for records in (*steps, fetch_assets(archive, jobs=jobs, accept_odd=True, stop=stop)):
             for record in records:

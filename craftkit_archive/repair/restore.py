@@ -28,7 +28,7 @@ NAMED = 5
 
 
 class _Newer(NamedTuple):
-    """Keys of the store that a backup does not know: those that a render expects, and those of no render."""
+    """Asset keys in the store that a backup does not record: those that a render expects, and those of no render."""
 
     unrecorded: list[str]
     unclaimed: list[str]
@@ -43,31 +43,30 @@ def restore_catalog(
     by: str | None = None,
     stop: Stop = never,
 ) -> Iterator[Record]:
-    """Replace an archive's catalog with a backup, and report what the backup does not know.
+    """Replace an archive's catalog with a backup, and report what has changed since the backup.
 
-    The copy lies beside the catalog until it is checked, migrated and brought up to date; then it takes its place in
-    one step, so that whatever interrupts this leaves the old catalog or the new one. What it replaces is kept under a
-    dated name.
+    The copy is checked, migrated and brought up to date beside the catalog, and then replaces it in one step, so that
+    an interruption leaves either the old catalog or the new one. The replaced catalog is kept under a dated name.
 
     Args:
-        path: The archive's directory; made if need be.
+        path: The archive's directory; created if it does not exist.
         file: The backup.
-        new_store: Whether a store without its marker is this archive's all the same, because it was lost too.
-        clock: Tells the time, in UTC.
-        by: Who acts, for the audit log.
-        stop: Asked while the store is listed; until the end of that, nothing is changed.
+        new_store: Whether to accept a store without a marker as this archive's, because the old one was lost too.
+        clock: Returns the time, in UTC.
+        by: The user, for the audit log.
+        stop: Asked while the store is listed; nothing is changed before the list is complete.
 
     Yields:
-        `Progress`; a `Caution` for each kind of thing that the backup does not know; at last the `Summary` with the
-        counts recorded (PDFs), unrecorded and extra (in the store, and newer than the backup), events (that only
-        the audit file had), disposed (renders, since the backup), alive_again and gone (keys); its
-        details name the keys and the file that is kept. It is `incomplete` if the backup does not know something.
+        `Progress`; a `Caution` for each sort of thing that is newer than the backup; at last the `Summary` with the
+        counts recorded (PDFs), unrecorded and extra (in the store, and newer than the backup), events (that only the
+        audit file had), disposed (renders, since the backup), alive_again and gone (keys); its details name the keys
+        and the catalog that is kept. It is `incomplete` if anything is newer than the backup.
 
     Raises:
         RequestError: The file is not a backup, or is the catalog itself.
-        CatalogNewerError, CatalogDamagedError: It cannot be used.
-        StoreOfflineError, StoreMismatchError: Its store is not there, or is another archive's.
-        LockedError: Another command is writing, or a program reads one of the catalogs for long.
+        CatalogNewerError, CatalogDamagedError: The backup cannot be used.
+        StoreOfflineError, StoreMismatchError: Its store is missing, or belongs to another archive.
+        LockedError: Another command is writing, or a program keeps reading one of the catalogs.
         NoSpaceError, NotWritableError: The disk refused; the old catalog stays.
 
     Example:
@@ -116,11 +115,13 @@ def restore_catalog(
                     run.settle(incomplete=bool(warnings))
                     with archive.catalog.transaction():
                         archive.record_event("restore", run.counts, run=run.id, backup=file.name, kept=details["kept"])
-            settle_log(new)  # while anybody reads the copy, SQLite leaves a log beside it, which the rename would lose
+            settle_log(
+                new
+            )  # a program that reads the copy makes SQLite keep a log beside it, which a rename would lose
             _put_in_place(path, kept)
         finally:
             _remove(path)
-        with Archive(path, clock=clock, by=by) as archive:  # which brings the audit file to the same end
+        with Archive(path, clock=clock, by=by) as archive:  # opening it reconciles the audit file
             notices = [Caution("audit-log", 1, [], notice) for notice in archive.notices]
     yield from (*warnings, *notices)
     for warning in warnings:
@@ -129,9 +130,9 @@ def restore_catalog(
 
 
 def _bring_up_to_date(archive: Archive, run: Run) -> None:
-    """Bring a restored catalog up to what has happened since its backup, before any command reads it.
+    """Apply to a restored catalog whatever must survive the restoration of an older one, before any command reads it.
 
-    The one place for it: whatever must hold in spite of an older catalog is applied to it here.
+    This is the only place for that.
     """
     run.counts["events"] = take_later_events(archive.catalog, who=archive.by, time=archive.now())
 
@@ -168,12 +169,12 @@ def _check_store(archive: Archive, file: Path, *, new_store: bool) -> None:
 
 
 def _list_newer(archive: Archive, newer: _Newer, stop: Stop) -> Iterator[Progress | Caution]:
-    """Collect what the store holds and the backup does not record; what was extra already is not newer."""
+    """Collect what the store holds and the backup does not record, except for files that were extra already."""
     listing = archive.store.keys()
     while not stop():
         try:
             listed = list(islice(listing, LISTED))
-        except RemoteError as error:  # the catalog is worth restoring all the same
+        except RemoteError as error:  # the catalog can be restored all the same
             yield Caution("not-listed", 1, [], f"The store could not be listed, so what is newer is not known: {error}")
             return
         if not listed:
@@ -206,7 +207,7 @@ def _newer_pdfs(newer: _Newer) -> Iterator[Caution]:
 
 
 def _changed_access(archive: Archive, path: Path, replaced: DownloadRights | None) -> Iterator[Caution]:
-    """Compare who can download with what the replaced catalog and the audit file say."""
+    """Report keys and projects whose access differs from what the replaced catalog and the audit file say."""
     deeds = _key_deeds(path / AUDIT_FILE, archive.catalog.audit_head().number)
     restored = {key.id: key.revoked_at for key in archive.list_keys()}
     revoked = deeds.revoked | {key for key, at in (replaced.keys.items() if replaced else ()) if at}
@@ -250,7 +251,7 @@ def _changed_access(archive: Archive, path: Path, replaced: DownloadRights | Non
 
 
 class _KeyDeeds(NamedTuple):
-    """Keys that were made and revoked by commands, and whether any may have come by an import since the backup."""
+    """Keys that commands created and revoked, and whether an import since the backup may have changed others."""
 
     made: set[str]
     revoked: set[str]
@@ -258,14 +259,14 @@ class _KeyDeeds(NamedTuple):
 
 
 def _key_deeds(file: Path, head: int) -> _KeyDeeds:
-    """Read from the audit file what was done to keys; `head` is the number of the backup's last event."""
+    """Read from the audit file which keys were created and revoked; `head` is the number of the backup's last event."""
     if not file.is_file():
         return _KeyDeeds(set(), set(), imported=True)
     ids: dict[str, set[str]] = {"keys create": set(), "keys revoke": set()}
     imported = False
     with disk_errors(file), file.open("rb") as lines:
         for line in read_lines(lines):
-            if b"keys" not in line:  # most of a million lines
+            if b"keys" not in line:  # true of most lines, and far cheaper than decoding them
                 continue
             with suppress(ValueError):
                 event = read_event(line)
@@ -290,24 +291,24 @@ def _names(warnings: Sequence[Caution], kind: str) -> list[str]:
 
 
 def _remove(path: Path) -> None:
-    """Remove what a restore that was interrupted has left."""
+    """Remove the files of an interrupted restore."""
     with disk_errors(path):
         for left in path.glob(f"{RESTORED}*"):
             left.unlink()
 
 
 def _kept_name(path: Path, now: str) -> Path:
-    """Return a name by the time that nothing has."""
+    """Return a free name that contains the time."""
     stem = f"{CATALOG}.replaced-{now[:19].replace('-', '').replace(':', '')}Z"
     names = (path / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
     return next(name for name in names if not os.path.lexists(name))
 
 
 def _put_in_place(path: Path, kept: Path) -> None:
-    """Let the copy take the catalog's place in one step, with the old one kept.
+    """Replace the catalog with the copy in one step, and keep the old one.
 
-    A log that is left beside the old one is one that could not be brought into it. It is kept with it, and removed
-    before the step, because SQLite would play it into the new catalog.
+    If the old catalog still has a log, the log could not be merged into it. It is kept too, and removed before the
+    step, because SQLite would apply it to the new catalog.
     """
     catalog, new = path / CATALOG, path / RESTORED
     with disk_errors(path):

@@ -1,4 +1,4 @@
-"""Repair: damaged and missing assets replaced by copies whose digest is the recorded one."""
+"""Repair: replaces damaged and missing assets with copies that have the recorded digest."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -25,7 +25,7 @@ from craftkit_archive.stores.base import StagedAsset, Store, mask_address
 from craftkit_archive.stores.base import digest as read_digest
 from craftkit_archive.stores.folder import FolderStore
 
-# How many assets an export is searched for at a time.
+# How many assets are looked up in an export at a time.
 PAGE = 10_000
 BATCH = 32
 
@@ -40,34 +40,33 @@ def repair_assets(
     dry_run: bool = False,
     stop: Stop = never,
 ) -> Iterator[Record]:
-    """Replace what the last check found damaged or missing by copies from a source.
+    """Replace the assets that the last check found damaged or missing with copies from a source.
 
-    An asset that reads well now is left alone. A copy is taken only if its digest is the recorded one; then the damaged
-    file is kept in the quarantine, the copy takes its place, and is read once more.
+    An asset that is good now is left alone. A copy is used only if it has the recorded digest; the damaged file is then
+    kept in the quarantine, the copy takes its place, and is read back.
 
     Args:
         archive: Open for writing.
         source_address: A folder that mirrors the bucket, a bucket, a live API, or an export (a folder, zip, tar, or
             bag), in which files are found by their digests.
-        selection: Which renders' assets; all if not given.
+        selection: The renders whose assets to repair; all if not given.
         jobs: With a cluster, how many batches are in flight.
         cluster: Address of a Dask scheduler whose workers read and copy (see `docs/scale.md`); the source cannot be an
             export then.
-        dry_run: Whether to say only what would be done, having read the copies and looked at the places that they
-            would take.
+        dry_run: Whether to report only what would be done; the copies are read, and their places examined.
         stop: Asked between batches.
 
     Yields:
-        `Plan`; for each asset that is still bad a `Finding` or, if the source lacks it, a `Skipped`; `Progress`; at
-        last the `Summary` with the counts damaged, repaired, healed (good without a repair), absent and refused; and
-        acknowledged, if the loss of any that is still bad was accepted. `did_you_mean` in its details: see
-        `fetch_assets`.
+        `Plan`; for each asset that is still bad a `Finding` or, if the source does not have it, a `Skipped`;
+        `Progress`; at last the `Summary` with the counts damaged, repaired, healed (good without a repair), absent and
+        refused; and acknowledged, if the loss of any that is still bad was accepted. `did_you_mean` in its details is
+        as for `fetch_assets`.
 
     Raises:
-        StoreOfflineError, StoreMismatchError: Source or store is not there, or the store is another archive's; or a
-            worker of the cluster does not see one of them.
-        RequestError: The source is the store itself, or an export and there is a cluster.
-        UnauthorizedError, ForbiddenError, RemoteError, NoSpaceError, NotWritableError: As `fetch_assets`.
+        StoreOfflineError, StoreMismatchError: The source or the store is missing, or the store belongs to another
+            archive; or a worker of the cluster does not see one of them.
+        RequestError: The source is the store itself, or it is an export and `cluster` is given.
+        UnauthorizedError, ForbiddenError, RemoteError, NoSpaceError, NotWritableError: See `fetch_assets`.
         LockedError: Another command is writing.
 
     Example:
@@ -127,7 +126,7 @@ def repair_assets(
 def _repair_afar(
     archive: Archive, team: Cluster, source: str, page: list[DamagedAsset], run: Run, stop: Stop, *, dry_run: bool
 ) -> Iterator[list[Attempt]]:
-    """Let the workers of a cluster look and copy, and do here what needs the archive's directory: the quarantine."""
+    """Let the workers of a cluster check and copy; the quarantine needs the archive's directory, and is filled here."""
     store = archive.store
 
     def tasks(assets: Iterable[DamagedAsset]) -> Iterator[RepairTask]:
@@ -141,7 +140,7 @@ def _repair_afar(
 
     def kept() -> Iterator[RepairTask]:
         for task in tasks(bad):
-            # In a bucket, a copy takes the place as soon as it is brought.
+            # In a bucket, a copy replaces the asset at once, so the damaged one is kept before.
             if not dry_run and not isinstance(store, FolderStore):
                 for asset in task.assets:
                     if _is_there(store, asset):
@@ -157,7 +156,7 @@ def _repair_afar(
 
 
 def _settled(archive: Archive, run: Run, brought: Attempt, *, dry_run: bool) -> Attempt:
-    """Put a copy that a worker has brought into its place, if it is not there yet."""
+    """Put a copy that a worker has staged in a folder into its place."""
     store, asset, staged = archive.store, brought.asset, brought.staged
     if brought.counted != "repaired" or not isinstance(store, FolderStore):
         return brought
@@ -182,8 +181,8 @@ def _take_place(archive: Archive, store: FolderStore, run: Run, asset: DamagedAs
 
 
 def _kept_as(archive: Archive, run: Run, asset: DamagedAsset) -> Finding:
-    """Say what is wrong with a copy that goes into the quarantine."""
-    # Even where the last check found nothing: somebody may have put something there since.
+    """Return the finding for a copy that goes into the quarantine."""
+    # If the last check found nothing there, somebody has put other bytes there since.
     verdict = "wrong-digest" if asset.verdict == "missing" else asset.verdict
     return _finding(asset, run, verdict, None, archive.now())
 
@@ -249,7 +248,7 @@ def _foresee_one(archive: Archive, asset: DamagedAsset, proved: Iterator[bytes])
 
 
 def _rehearse(archive: Archive, asset: DamagedAsset) -> None:
-    """See whether a copy could take the place of an asset; a bucket says so only of what is written to it."""
+    """Check whether a copy could replace an asset; a bucket shows that only when it is written to."""
     store = archive.store
     if isinstance(store, FolderStore):
         _keep_others(archive, store, asset)
@@ -266,7 +265,7 @@ def _replace_copy(archive: Archive, run: Run, asset: DamagedAsset, proved: Itera
     held: Held | None = None
     if isinstance(store, FolderStore) and store.describe(asset.key) is not None:
         _keep_others(archive, store, asset)
-        # It is moved, not copied: not before there is something to take its place.
+        # A folder or link is moved, not copied, so only once a copy is there to take its place.
         staged = store.stage(asset.key, proved, replace=True)
         quarantine.keep(store, finding)
     else:
@@ -280,7 +279,7 @@ def _replace_copy(archive: Archive, run: Run, asset: DamagedAsset, proved: Itera
             raise
     for error in store.commit([staged]).values():
         raise error
-    # Whatever was put in place is recorded: from here on, no stop is looked at.
+    # The copy is in place and must be recorded, so a stop is ignored from here on.
     if not is_good(store, asset, never):
         return unlike(asset)
     return Attempt(asset, "repaired", "ok", size_bytes=asset.size_bytes)
@@ -290,7 +289,7 @@ def _replace_copy(archive: Archive, run: Run, asset: DamagedAsset, proved: Itera
 
 
 def list_quarantine(archive: Archive) -> Iterator[Record]:
-    """Yield what the quarantine holds, and at last the `Summary`."""
+    """Yield a `Held` for each copy in the quarantine, and at last the `Summary`."""
     run = Run(None, "quarantine list")
     for held in Quarantine(archive.path).list():
         run.counts["held"] += 1
@@ -300,15 +299,15 @@ def list_quarantine(archive: Archive) -> Iterator[Record]:
 
 
 def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Record]:
-    """Put copies back into the store: right ones in place of bad ones, bad ones only where there is nothing.
+    """Put copies back into the store: good ones to replace bad ones, bad ones only if nothing is there.
 
-    What lies in their place is kept in the quarantine instead.
+    A replaced file goes into the quarantine.
 
     Yields:
-        A `Finding` for each that is back and is not what is recorded; at last the `Summary` with the count restored.
+        A `Finding` for each restored copy that is not the recorded one; at last the `Summary` with the count restored.
 
     Raises:
-        RequestError: There is none of that name, or putting it back would make things worse.
+        RequestError: There is no copy of that name, or the file in the store is at least as good.
         LockedError: Another command is writing.
     """
     quarantine = Quarantine(archive.path)
@@ -344,19 +343,19 @@ def restore_quarantined(archive: Archive, names: Iterable[str]) -> Iterator[Reco
 
 
 def drop_quarantined(archive: Archive, names: Iterable[str] | None, *, force: bool = False) -> Iterator[Record]:
-    """Delete copies whose assets are good again; with `force`, any.
+    """Delete copies whose assets are good again; with `force`, any copies.
 
     Args:
         archive: Open for writing.
-        names: Names of copies, or ids of renders for all copies of their PDFs; None is all that is held.
-        force: Whether copies go whose assets are not good.
+        names: Names of copies, or render ids for all copies of their PDFs; None for everything that is held.
+        force: Whether to delete copies even if their assets are still bad.
 
     Yields:
-        A `Skipped` for each of all copies that stays because its asset is not good; at last the `Summary` with the
-        count dropped and, of all, kept; it is `incomplete` if any stays.
+        A `Skipped` for each copy that stays; at last the `Summary` with the count dropped and, without `names`, kept.
+        It is `incomplete` if any stays.
 
     Raises:
-        RequestError: There is none of a name, or its asset is not good; then none is deleted.
+        RequestError: A named copy does not exist, or its asset is still bad; nothing is deleted then.
         LockedError: Another command is writing.
     """
     quarantine = Quarantine(archive.path)
@@ -366,7 +365,7 @@ def drop_quarantined(archive: Archive, names: Iterable[str] | None, *, force: bo
         if names is None:
             run.counts["kept"] = 0
         chosen = quarantine.list() if names is None else iter(_droppable(archive, quarantine, names, force=force))
-        # Batch by batch: all that is held may be more than memory takes.
+        # Batch by batch, because a list of everything that is held may not fit into memory.
         for batch in in_batches(chosen, BATCH):
             going = list(batch)
             if names is None and not force:
@@ -388,7 +387,7 @@ def drop_quarantined(archive: Archive, names: Iterable[str] | None, *, force: bo
             going = [held for held in going if held.render_id not in refused]
             if not going:
                 continue
-            # The event first: nothing is ever deleted without a trace of who did it.
+            # The event is recorded first, so that nothing is deleted without a trace of who did it.
             with archive.catalog.transaction():
                 renders = [held.render_id for held in going]
                 archive.record_event("quarantine drop", {"dropped": len(going)}, run=run.id, renders=renders)
@@ -416,10 +415,10 @@ def _is_good_again(archive: Archive, held: Held) -> bool:
 
 
 def _chosen(quarantine: Quarantine, names: Iterable[str]) -> list[Held]:
-    """Find copies by their names, or all those of a render by its id; each once, in the order that was asked for.
+    """Find copies by name, or all copies of a render by its id; each once, in the order of `names`.
 
     Raises:
-        RequestError: There is none.
+        RequestError: There is no copy of a name.
     """
     chosen: dict[str, Held] = {}
     for name in names:

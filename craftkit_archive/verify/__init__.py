@@ -1,1 +1,1 @@
-"""Stored assets against their record."""
+"""Verification: compares stored assets with what is recorded about them."""

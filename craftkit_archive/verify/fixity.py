@@ -1,4 +1,4 @@
-"""Check: what arrives against what vouches for it, and what the store has against what is recorded of it."""
+"""Checks single assets: arriving bytes against what vouches for them, stored bytes against what is recorded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import Store, Stored, digest
 
 if TYPE_CHECKING:
-    from craftkit_archive.records import Verdict  # what reads records takes long to import, and workers need none
+    from craftkit_archive.records import Verdict  # `records` takes long to import, and workers do not need it
 
 IN_MEMORY_BYTES = 64 << 20
 INSPECT_SECONDS = 60.0
@@ -39,7 +39,7 @@ ACCEPT_HINT = "nothing vouches for these bytes; if they are right, fetch them wi
 
 
 class Recorded(NamedTuple):
-    """What is recorded of an asset; None where nothing is."""
+    """What is recorded about an asset: size in bytes and digest, None where unknown."""
 
     key: str
     size_bytes: int | None
@@ -47,7 +47,7 @@ class Recorded(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Assets to check: the fields of `Recorded` of each. As plain tuples they are sent in a third of the time."""
+    """Assets to check, each as the fields of `Recorded`: plain tuples are sent to a worker in a third of the time."""
 
     store: str
     level: Level
@@ -55,9 +55,15 @@ class Task(NamedTuple):
 
 
 class Check(NamedTuple):
-    """What was seen of one asset; `expected` and `found` are sizes or digests, as the verdict has it.
+    """The result of checking one asset.
 
-    `note` is what is odd about a PDF that is good otherwise.
+    Attributes:
+        position: Its place in the task.
+        verdict: What the check found.
+        expected: The recorded size or digest, whichever the verdict is about.
+        found: The size or digest that was read.
+        detail: The reason, in words.
+        note: What is odd about a PDF that is otherwise good.
     """
 
     position: int
@@ -69,9 +75,12 @@ class Check(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What came of a task: the bytes read, and the checks that say more than `ok`; all others are `ok`.
+    """The result of a task.
 
-    `looked_at` is how many of its assets, from the first on, it is about: fewer if the work was stopped.
+    Attributes:
+        bytes_read: How many bytes were read.
+        checks: The checks with another verdict than `ok`, or with a note; all others are `ok`.
+        looked_at: How many of the assets, from the first on, were checked: fewer if the work was stopped.
     """
 
     bytes_read: int
@@ -91,14 +100,14 @@ class _Look(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """What is known of bytes when the last of them has arrived.
+    """What is known about the bytes of an asset once all of them have arrived.
 
     Attributes:
-        ends: What passed by.
+        ends: Their beginning, end and size.
         told_bytes: The length that the source gave.
         declared_bytes: The length in the metadata, if any.
-        mismatches: Which of the claims about their digests do not hold, each as a sentence.
-        vouched: Whether a digest that does hold says what upstream stored.
+        mismatches: The claims about their digests that are false, each as a sentence.
+        vouched: Whether a matching digest proves that upstream stored these bytes.
     """
 
     ends: Ends
@@ -109,11 +118,11 @@ class Arrival(NamedTuple):
 
 
 def judge_arrival(arrival: Arrival, *, accept_odd: bool = False) -> tuple[Verdict, str] | None:
-    """Say why bytes that arrived are not to be stored, or None if they are.
+    """Return the verdict and the reason for which bytes that arrived must not be stored; None if they may.
 
-    What upstream really stored is never refused: bytes whose length and digest are vouched for are stored whatever they
-    look like. Odd bytes are refused if nothing vouches for them, unless they are asked for. Bytes that contradict what
-    vouches for them are always refused, and named by what is wrong with them, where that shows.
+    Bytes whose length and digest are vouched for are stored whatever they look like, because upstream did store them.
+    Odd bytes that nothing vouches for are refused unless `accept_odd` is set. Bytes that contradict a length or digest
+    are always refused; the verdict names the visible cause, such as `truncated`, if there is one.
     """
     size = arrival.ends.size_bytes
     if size != arrival.told_bytes:
@@ -132,10 +141,10 @@ def judge_arrival(arrival: Arrival, *, accept_odd: bool = False) -> tuple[Verdic
 
 
 def check_assets(task: Task) -> Seen:
-    """Check the assets of a task; each that is not good at the first look is looked at once more.
+    """Check the assets of a task; one that fails is read a second time before it is reported.
 
     Raises:
-        RemoteError, StoreOfflineError: The store as a whole went away.
+        RemoteError, StoreOfflineError: The whole store is gone.
     """
     store = open_store(task.store)
     bytes_read, checks = 0, []
@@ -149,7 +158,7 @@ def check_assets(task: Task) -> Seen:
 
 
 def _check_asset(store: Store, level: Level, fields: tuple[str, int | None, str | None]) -> tuple[int, _Look | None]:
-    """Check one asset, and return the bytes read, and what was seen if it is not plainly good."""
+    """Check one asset; return the bytes read and, unless it is plainly good, the result."""
     key, size_bytes, expected = fields
     try:
         read = 0
@@ -167,7 +176,7 @@ def _check_asset(store: Store, level: Level, fields: tuple[str, int | None, str 
             look = _look_at(store, level, Recorded(*fields))
         seen = _confirm(store, level, Recorded(*fields), look)
     except RemoteError as error:
-        # Whether the whole store is down, or keeps failing for this asset alone.
+        # Raises if the whole store is down; otherwise it keeps failing for this asset alone.
         store.check()
         return 0, _Look("unavailable", detail=str(error))
     return read + seen.bytes_read, seen
@@ -184,7 +193,7 @@ def _confirm(store: Store, level: Level, asset: Recorded, first: _Look) -> _Look
 
 
 def _compare(asset: Recorded, stored: Stored) -> _Look:
-    """Compare what was read with what is recorded; what differs in size is not compared by digest."""
+    """Compare what was read with what is recorded, first by size, then by digest."""
     if asset.size_bytes not in (None, stored.size_bytes):
         return _Look("wrong-size", 0, str(asset.size_bytes), str(stored.size_bytes))
     if asset.sha256 is None:
@@ -195,7 +204,7 @@ def _compare(asset: Recorded, stored: Stored) -> _Look:
 
 
 def _look_at(store: Store, level: Level, asset: Recorded, *, again: bool = False) -> _Look:
-    """Look at an asset, and where it is not as recorded, for the cause; a second look is at the disk itself."""
+    """Check an asset and, if it is not as recorded, look for the cause; with `again`, read past the page cache."""
     try:
         if level == "size":
             size_bytes = store.find(asset.key).size_bytes
@@ -218,7 +227,7 @@ def _look_at(store: Store, level: Level, asset: Recorded, *, again: bool = False
 
 def _look_failed(error: AssetError, key: str) -> _Look:
     verdict: Verdict = "unreadable"
-    # A key that the store cannot hold, or that a link leads out of it, has no bytes there.
+    # If the store cannot hold the key, or a link leads out of the store, there are no bytes.
     if isinstance(error, (AssetMissingError, AssetKeyError)):
         verdict = "missing"
     elif isinstance(error, AssetDamagedError):
@@ -229,7 +238,7 @@ def _look_failed(error: AssetError, key: str) -> _Look:
 
 
 def _name_cause(store: Store, asset: Recorded, look: _Look, ends: Ends) -> _Look:
-    """Name the cause where the bytes show one; what has no header is looked into, for some readers need none."""
+    """Name the cause if the bytes show one. Without a header, the PDF readers are asked, since some do not need it."""
     symptom = ends.symptom()
     if symptom is not None and symptom[0] == "not-a-pdf":
         with store.open(asset.key) as found, _kept(found.chunks()) as (_, body):
@@ -242,7 +251,8 @@ def _caused(asset: Recorded, look: _Look, ends: Ends, structure: Structure | Non
     if symptom is None:
         return look
     cause, detail = symptom
-    # Only a shorter file was cut; and one flipped bit in the header does not make it something else.
+    # A file counts as truncated only if it is shorter than recorded. And a flipped bit in the header does not make it
+    # another type of file, so it is `not-a-pdf` only if no reader opens it.
     shorter = asset.size_bytes is not None and ends.size_bytes < asset.size_bytes
     closed = structure is not None and structure.opens is False
     if cause == "empty" or (cause == "truncated" and shorter) or (cause == "not-a-pdf" and closed):
@@ -251,10 +261,10 @@ def _caused(asset: Recorded, look: _Look, ends: Ends, structure: Structure | Non
 
 
 def _judge(asset: Recorded, look: _Look, ends: Ends, structure: Structure) -> _Look:
-    """Say what the structure of a PDF adds to the comparison of its bytes.
+    """Add the findings of the PDF readers to the result of the comparison.
 
-    What has its digest is what was stored: it is `malformed` if each reader looked into it and none opens it, and odd
-    at most otherwise. What has another digest was changed since, and cannot be malformed by birth.
+    A PDF with the recorded digest is what was stored: it is `malformed` if all readers examined it and none opens it,
+    and otherwise odd at most. A PDF with another digest was changed since, so it is damaged rather than malformed.
     """
     look = look._replace(bytes_read=ends.size_bytes)
     closed = structure.opens is False
@@ -273,7 +283,7 @@ def _judge(asset: Recorded, look: _Look, ends: Ends, structure: Structure) -> _L
 
 @contextmanager
 def _kept(chunks: Iterable[bytes]) -> Iterator[tuple[Stored, bytes | str]]:
-    """Read a stream once, and keep it: small ones in memory, large ones in a file, whose name is given."""
+    """Read a stream once, and keep its bytes in memory or, if they are many, in a temporary file; yield its name then."""
     hashed, size, held = sha256(), 0, bytearray()
     with ExitStack() as stack:
         file = None
@@ -300,9 +310,9 @@ def _write_all(file: IO[bytes], data: bytes | bytearray) -> None:
 
 
 def _inspected(body: bytes | str) -> Structure:
-    """Look into a PDF with each reader, in processes that may die of it.
+    """Examine a PDF with each reader, in separate processes that it may crash.
 
-    A reader that dies, hangs or wants too much memory is not the PDF's fault: the PDF was not examined, that is all.
+    If a reader crashes, hangs or uses too much memory, the PDF counts as not examined by it, not as damaged.
     """
     return combine({name: _seen_by(name, body) for name in READERS})
 
@@ -316,5 +326,5 @@ def _seen_by(name: str, body: bytes | str) -> Structure:
 
 @cache
 def _reader(name: str) -> IsolatedProcess[bytes | str, Structure]:
-    # A process for each: the death of one must not take the other's answer along.
+    # A process for each reader, so that the crash of one does not lose the other's answer.
     return IsolatedProcess(READERS[name], seconds=INSPECT_SECONDS, memory_bytes=INSPECT_MEMORY_BYTES)

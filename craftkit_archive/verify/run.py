@@ -1,4 +1,4 @@
-"""Verify: every stored asset against what is recorded of it, and a ledger of when that was."""
+"""Verify: compares every stored asset with what is recorded about it, and records when that was."""
 
 import re
 import time
@@ -31,18 +31,18 @@ LISTED = 2000
 COMMIT_SECONDS = 2.0
 DAY_SECONDS = 86_400
 
-# What file managers leave behind, and names that begin with a dot, are not assets.
+# Files that file managers leave behind, and names that begin with a dot, are not reported as extra.
 NOT_OURS = re.compile(r"(?:^|/)(?:\.[^/]*|thumbs\.db|desktop\.ini)(?:/|$)", re.IGNORECASE)
 
 
 class Scope(NamedTuple):
-    """Which of the selected assets to check, by what the ledger says; all of them unless narrowed.
+    """Which of the selected assets to check, by their last checks; all of them unless narrowed.
 
     Attributes:
         new: Those that were never checked.
         failed: Those whose last verdict is not `ok`.
-        due_seconds: Both kinds, and those that were last checked longer ago than this, or are dated in the future.
-        share: A part of them, drawn at random; above 0 and up to 1.
+        due_seconds: Both of the above, those last checked longer ago than this, and those dated in the future.
+        share: Only a random share of them, above 0 and at most 1.
     """
 
     new: bool = False
@@ -52,7 +52,7 @@ class Scope(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How much one run may take; the asset with which a limit is reached is still read."""
+    """The most time and bytes that one run may take; the asset with which a limit is reached is still read."""
 
     seconds: float | None = None
     size_bytes: int | None = None
@@ -70,34 +70,35 @@ def verify_assets(
     stop: Stop = never,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Record]:
-    """Check stored assets, and write into the ledger what was seen.
+    """Check stored assets, and record the verdicts in the catalog.
 
-    An asset is read once more before it is accused. What was read counts, whatever stops the rest: verdicts are
-    committed every few seconds. Only reading every byte proves an asset good: the size level writes down what it finds
-    wrong, and nothing else. When all assets are checked, files that no render claims, and those that one claims and no
-    fetch has recorded, are reported too.
+    A bad asset is read a second time before it is reported. Verdicts are committed every few seconds, so that an
+    interruption loses little. Only reading every byte proves that an asset is good, so the size level records nothing
+    but problems. If all assets are checked, files in the store that no render claims, and those that a render claims
+    and no fetch has recorded, are reported too.
 
     Args:
-        archive: Open for writing. The writer's lock is not taken, so that other commands can go on.
-        level: `size` compares lengths, `digest` reads every byte, `pdf` also looks into the file.
-        selection: Which renders' assets; all if not given.
-        scope: Which of these; with an age, never checked ones come first, then the last bad, then the oldest.
-        limits: When to stop; the outcome is then `limited` if all was good so far.
+        archive: Open for writing. The writer's lock is not taken, so that other commands can run meanwhile.
+        level: `size` compares lengths, `digest` reads every byte, `pdf` also opens the PDF.
+        selection: The renders whose assets to check; all if not given.
+        scope: Which of these to check; with an age, assets that were never checked come first, then those whose last
+            check failed, then the oldest.
+        limits: When to stop; the outcome is then `limited` if everything was good so far.
         jobs: How many processes read, one if not given; with a cluster, how many batches are in flight.
         cluster: Address of a Dask scheduler whose workers read instead (see `docs/scale.md`).
         stop: Asked between batches.
-        monotonic: Tells seconds, for the commits and the limits.
+        monotonic: A clock in seconds, for the commits and the limits.
 
     Yields:
-        `Plan`; a `Finding` for each asset that is not `ok`; a `Note` for what is odd; a `Skipped` for each selected id
+        `Plan`; a `Finding` for each asset that is not `ok`; a `Note` for each oddity; a `Skipped` for each selected id
         that no render has; `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict,
-        and acknowledged (bad, and accepted as lost), unknown, notes, orphan and unrecorded, where there are such.
+        and, if there are any, acknowledged (bad, and accepted as lost), unknown, notes, orphan and unrecorded.
 
     Raises:
-        StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's, or no longer. Then no
-            asset is called missing; what was seen before stays recorded. Or a worker of the cluster does not see it.
-        NoSpaceError: A worker was killed for want of memory, or the disk is full.
-        RemoteError: The cluster cannot be reached, or has gone.
+        StoreOfflineError, StoreMismatchError: The store is missing, or belongs to another archive, or a worker of the
+            cluster does not see it. No asset is then reported as missing; verdicts recorded before stay.
+        NoSpaceError: A worker was killed because memory ran out, or the disk is full.
+        RemoteError: The cluster cannot be reached, or is gone.
 
     Example:
         >>> from craftkit_archive import Archive, Finding, verify_assets
@@ -139,7 +140,7 @@ def verify_assets(
                 yield from ledger.note(*found)
                 last = found[0][-1].key if found[0] else None
                 yield Progress(count=len(found[0]), size_bytes=found[1].bytes_read, file=last)
-                # The workers are busy: time to look at what else the store holds.
+                # While the workers are busy, this process looks for files that no render claims.
                 yield from ledger.keep(next(strays, []))
                 ledger.commit_now_and_then()
             while not over() and (listed := next(strays, None)) is not None:
@@ -147,7 +148,7 @@ def verify_assets(
         finally:
             ledger.commit()
         states = by_state(run.counts)
-        # Only files that no render expects: whatever this is, it is not a good archive.
+        # Nothing is stored, and there are files that no render claims: that is not a good archive.
         nothing = not run.counts["checked"] and run.counts["orphan"] > 0
         gaps = any(states.get(state) for state in ("unreadable", "unverified", "not-stored"))
         cut_short = budget.spent and run.counts["checked"] < count
@@ -177,7 +178,7 @@ def _nothing_due(archive: Archive, scope: Scope) -> dict[str, Any]:
 
 
 def _told(selection: Selection, scope: Scope, limits: Limits) -> dict[str, Any]:
-    """Say what was asked for, for the run's row; of a list of ids only how many."""
+    """Return the arguments for the run's row; of a list of ids only the length."""
     asked: dict[str, Any] = {
         "projects": list(selection.project_ids) or None,
         "since": selection.since,
@@ -203,7 +204,7 @@ def _days(due_seconds: int | None) -> int:
 
 
 class _Budget:
-    """What a run may take, and whether it has."""
+    """The limits of a run, and whether one of them was reached."""
 
     def __init__(self, limits: Limits, level: Level, elapsed: Callable[[], float]) -> None:
         self._limits = limits
@@ -212,7 +213,7 @@ class _Budget:
         self.spent = False
 
     def cut(self, assets: Iterator[Asset]) -> Iterator[Asset]:
-        """Pass assets on until their bytes are as many as may be read."""
+        """Pass assets on until their bytes add up to the limit."""
         if self._limits.size_bytes is None or not self._weigh:
             yield from assets
             return
@@ -225,7 +226,7 @@ class _Budget:
             yield asset
 
     def or_(self, stop: Stop) -> Stop:
-        """Return what also says "stop" when the time is over."""
+        """Return a stop signal that is also true when the time is up."""
         seconds = self._limits.seconds
 
         def over() -> bool:
@@ -239,7 +240,7 @@ class _Budget:
 def _checks(
     archive: Archive, level: Level, assets: Iterator[Asset], team: Cluster | None, jobs: int, stop: Stop
 ) -> Iterator[tuple[list[Asset], Seen]]:
-    """Yield batches of assets and what was seen of them."""
+    """Yield batches of assets with the results of their checks."""
     sent: deque[list[Asset]] = deque()
 
     def tasks() -> Iterator[Task]:
@@ -252,13 +253,13 @@ def _checks(
             # Results come in the order of the tasks.
             batch = sent.popleft()[: seen.looked_at]
             if any(check.verdict == "missing" for check in seen.checks):
-                # A store that went away in the meantime is not a thousand deleted files.
+                # If the store was unmounted meanwhile, this raises, instead of a thousand files counting as missing.
                 archive.store.check(archive.id)
             yield batch, seen
 
 
 class _Ledger:
-    """Counts what was seen, and writes it down every few seconds."""
+    """Counts verdicts and findings, and commits them every few seconds."""
 
     def __init__(self, archive: Archive, run: Run, level: Level, monotonic: Callable[[], float]) -> None:
         self._archive = archive
@@ -271,7 +272,7 @@ class _Ledger:
         self._any_odd = self._proves and bool(archive.catalog.oddities())
 
     def note(self, batch: list[Asset], seen: Seen) -> list[Finding | Note]:
-        """Add a batch, and return what to report of it."""
+        """Add the results of a batch, and return what to report about it."""
         run = self._run
         batch, seen = self._without_disposed(batch, seen)
         reported = {check.position: check for check in seen.checks}
@@ -295,7 +296,7 @@ class _Ledger:
         return self.keep(records)
 
     def _without_disposed(self, batch: list[Asset], seen: Seen) -> tuple[list[Asset], Seen]:
-        """Leave out what was disposed while it was being read: its bytes are gone, and nobody misses them."""
+        """Leave out assets that were disposed of while the batch was read: their bytes are gone on purpose."""
         bad = [batch[check.position].render_id for check in seen.checks if check.verdict != "ok"]
         disposed = self._archive.catalog.disposed(bad) if bad else ()
         if not disposed:
@@ -306,7 +307,7 @@ class _Ledger:
         return [batch[position] for position in kept], seen._replace(checks=checks)
 
     def _recall(self, batch: list[Asset], reported: dict[int, Check]) -> list[Check]:
-        """Add to what was seen of a batch what was odd about its PDFs when they came, if they are still the same."""
+        """Add notes on what was odd about PDFs when they arrived, if they are unchanged since."""
         oddities = self._archive.catalog.oddities([asset.render_id for asset in batch])
         for position, asset in enumerate(batch):
             odd = oddities.get(asset.render_id)
@@ -331,13 +332,13 @@ class _Ledger:
         return findings
 
     def commit_now_and_then(self) -> None:
-        """Commit if the last time is some seconds ago."""
+        """Commit if the last commit was more than `COMMIT_SECONDS` ago."""
         if self._monotonic() - self._committed_at > COMMIT_SECONDS:
             self.commit()
             self._committed_at = self._monotonic()
 
     def commit(self) -> None:
-        """Write down what was seen, once, whether that succeeds or not."""
+        """Commit what has been collected; it is not tried again if that fails."""
         verdicts, findings = self._verdicts, self._findings
         self._verdicts, self._findings = {}, []
         if not verdicts and not findings:
@@ -353,18 +354,18 @@ class _Ledger:
 
 
 def _is_damage(found: Finding | Note) -> TypeGuard[Finding]:
-    """Say whether it is about a stored PDF, and news."""
+    """Return whether a finding is about a stored PDF whose loss was not accepted."""
     is_stray = isinstance(found, Finding) and found.verdict in ("orphan", "unrecorded")
     return isinstance(found, Finding) and not is_stray and found.acknowledged is None
 
 
 def _strays(archive: Archive, run: Run) -> Iterator[list[Finding | Note]]:
-    """Look, some thousand files at a time, for those that no render claims."""
+    """Look for files that no render claims, some thousand at a time."""
     listing = archive.store.keys()
     while True:
         try:
             listed = list(islice(listing, LISTED))
-        except RemoteError as error:  # it only counts what nobody asked for, and undoes nothing that was checked
+        except RemoteError as error:  # the list only adds findings, and its failure undoes no check
             run.counts["notes"] += 1
             yield [
                 Note(run.id or 0, None, "", f"files that no render claims were not looked for: {error}", archive.now())
@@ -374,13 +375,14 @@ def _strays(archive: Archive, run: Run) -> Iterator[list[Finding | Note]]:
             return
         found = [key for key in archive.catalog.unrecorded(listed) if not NOT_OURS.search(key)]
         if found:
-            # A command that is writing stores bytes first and records them second; once none is, every row is there.
+            # A command that is writing stores bytes before it records them, so these may be its own. When none is, all
+            # rows are there, and the catalog is asked again.
             found = [] if archive.is_being_written() else archive.catalog.unrecorded(found)
         yield _stray_findings(archive, run, found)
 
 
 def _stray_findings(archive: Archive, run: Run, keys: list[str]) -> list[Finding | Note]:
-    """Tell files that no render claims from those that one does, and that no fetch has recorded."""
+    """Report files that no render claims, and files that a render claims and no fetch has recorded."""
     orphans = set(archive.catalog.unclaimed(keys)) if keys else set()
     expecting = archive.catalog.expecting([key for key in keys if key not in orphans]) if keys else {}
     findings: list[Finding | Note] = []
