@@ -1,1 +1,1 @@
-"""What an archive can show of its past: the audit log, the access logs, and both sealed and signed."""
+"""What an archive can prove about its past: the audit log, the access logs, and the signed seal."""

@@ -1,4 +1,4 @@
-"""Access logs, bound to the audit log: who took what cannot be changed unseen either."""
+"""Records access logs in the audit log, so that changes to them are noticed too, and rotates the server's log."""
 
 import bz2
 import fcntl
@@ -27,12 +27,12 @@ from craftkit_archive.values import format_time, timestamp
 
 log = logging.getLogger("craftkit_archive.audit")
 
-# Where the system cannot say whether a log is still open, it counts as finished after this long without a write.
+# If the system cannot tell whether a log is still open, it counts as finished after this long without a write.
 SETTLE_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 _BLOCK_BYTES = 1 << 20
-# An event is one line, which is read whole: of more keys than this, those that were used last are named.
+# An event is one line, which is read whole. If the keys take more bytes than this, only those used last are named.
 MAX_KEYS_BYTES = 1 << 19
 _COMBINED = re.compile(rb"\[(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2} [+-]\d{4})\]")
 _COMBINED_KEY = re.compile(rb"\S+ \S+ (\S+) \[")
@@ -40,7 +40,7 @@ _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open
 
 
 class _KeyUse:
-    """How often a key was used, and the last line that says so."""
+    """How often a key was used, and the last line that names it."""
 
     __slots__ = ("answers", "last")
 
@@ -49,7 +49,7 @@ class _KeyUse:
 
 
 class _LogContent(NamedTuple):
-    """What a finished access log holds: its digest, and how many lines from when to when."""
+    """A summary of a finished access log: its digest, its number of lines, and its first and last time."""
 
     sha256: str
     lines: int
@@ -64,15 +64,15 @@ def record_access_log(
     settle_seconds: float = SETTLE_SECONDS,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> Iterator[Record]:
-    """Bind a finished access log to the audit log: its digest, its first and last time, and its number of lines.
+    """Record a finished access log in the audit log: its digest, first and last time, and number of lines.
 
-    For `keys list`, the event also has the ids of the keys that were used, how often each was, and when at last.
+    For `keys list`, the event also has the ids of the keys that were used, how often each was, and the last time.
 
     Args:
         archive: Open for writing.
-        path: The log, after it was moved away and the server has opened a new one; also compressed.
-        settle_seconds: How long it must have been without a write if others still have it open.
-        patience_seconds: How long that is waited for.
+        path: The log, plain or compressed, after it was moved away and the server has opened a new one.
+        settle_seconds: How long the log must have been without a write if another program still has it open.
+        patience_seconds: How long to wait for that.
 
     Yields:
         The `Summary` with the count of lines; `unchanged` is 1 if this log was recorded before.
@@ -119,10 +119,11 @@ def _wait_until_finished(path: Path, settle_seconds: float, patience_seconds: fl
 
 
 def _is_closed(path: Path) -> bool:
-    """Say whether nobody has a file open; False also where the system cannot tell."""
+    """Return whether no other program has a file open; False also if the system cannot tell."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # Linux grants this lease to no file that is open elsewhere. Asking /proc would miss other users' processes.
+        # Linux refuses a write lease on a file that is open elsewhere. Looking into /proc would miss the processes of
+        # other users.
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except (OSError, AttributeError):
@@ -133,7 +134,7 @@ def _is_closed(path: Path) -> bool:
 
 
 def _named_keys(uses: dict[str, _KeyUse]) -> dict[str, Any]:
-    """Say in an event which keys were used, the last ones first."""
+    """Return the details of an event that say which keys were used, the most recently used first."""
     found = [{"key": key, "answers": use.answers, "last": _when(use.last) or ""} for key, use in uses.items()]
     found.sort(key=lambda one: str(one["last"]), reverse=True)
     left, kept = MAX_KEYS_BYTES, 0
@@ -146,11 +147,11 @@ def _named_keys(uses: dict[str, _KeyUse]) -> dict[str, Any]:
 
 
 def _read_log(path: Path, uses: dict[str, _KeyUse] | None = None) -> _LogContent:
-    """Read a log, compressed or not: compression and renaming do not change what was written.
+    """Read a log. Its digest is that of the uncompressed lines, so compressing or renaming it later does no harm.
 
     Args:
-        path: The log.
-        uses: Gets the keys that were used, where they are asked for.
+        path: The log, plain or compressed.
+        uses: If given, the keys that were used are added to it.
     """
     digest, lines, first, last = sha256(), 0, b"", b""
     try:
@@ -179,17 +180,17 @@ _decode_key = msgspec.json.Decoder(_KeyLine).decode
 
 
 def _key_of(line: bytes) -> str | None:
-    """Return the id of the key that a line of either form names."""
+    """Return the id of the key in a line, in JSON or in the combined log format; None if it names none."""
     try:
         return _decode_key(line).key_id
     except (msgspec.MsgspecError, UnicodeDecodeError):
         found = _COMBINED_KEY.match(line)
-    # In this form, a blank in an id is an underscore; such a key is not recognised.
+    # The combined format writes a blank in an id as an underscore; such a key is not recognised.
     return found[1].decode(errors="replace") if found and found[1] != b"-" else None
 
 
 def _when(line: bytes) -> str | None:
-    """Return the time of a line of either form; None if it has none."""
+    """Return the time of a line, in JSON or in the combined log format; None if it has none."""
     try:
         return timestamp(msgspec.json.decode(line, type=_Line).time)
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
@@ -203,16 +204,16 @@ def _when(line: bytes) -> str | None:
 
 
 def check_access_logs(archive: Archive, run: Run, recorded: dict[str, Event], folder: Path) -> Iterator[Fault | Note]:
-    """Look for recorded access logs in a folder; a log is identified by its digest, under any name.
+    """Look for recorded access logs in a folder; a log is identified by its digest, whatever its name.
 
     Args:
-        archive: Tells the time.
-        run: Counts those that are there, and the notes.
-        recorded: Digests, and the events that have them.
-        folder: Where the logs are, compressed or not.
+        archive: The archive, for its clock.
+        run: Counts the logs that are there, and the notes.
+        recorded: The events of the recorded logs, by digest.
+        folder: The folder that holds the logs, plain or compressed.
 
     Yields:
-        A `Fault` for each that is missing or was changed, and a `Note` for each file without an event.
+        A `Fault` for each log that is missing or was changed, and a `Note` for each file without an event.
 
     Raises:
         RequestError: The folder cannot be read.
@@ -253,14 +254,14 @@ def _span(lines: int, first: object, last: object) -> str:
 class Rotation:
     """Rotates a server's access log and records each finished one, in its own thread; a context manager.
 
-    What a server that was killed has moved away and not recorded is recorded when the next one starts.
+    If a server is killed after it has moved a log away and before it has recorded it, the next server records it.
 
     Args:
         archive: The archive's directory.
         path: The access log.
-        size_bytes: Rotate when it has reached this size; None rotates when a day has ended, in UTC.
-        reopen: Has the server open its log again by its name.
-        by: Who runs the server, for the audit log.
+        size_bytes: The size at which to rotate; None rotates at the end of each day, in UTC.
+        reopen: Called to make the server open its log again by name.
+        by: The user who runs the server, for the audit log.
     """
 
     def __init__(
@@ -288,12 +289,12 @@ class Rotation:
                         self._record(self._rotate())
                 return
             except (ArchiveError, OSError) as error:
-                log.error("%s", error)  # and once more after a while: what is moved away is found again
+                log.error("%s", error)  # tried again after a while, when `_left_over` finds what was moved away
                 if self._end.wait(PATIENCE_SECONDS):
                     return
 
     def _left_over(self) -> list[Path]:
-        """Find what was moved away and not recorded."""
+        """Find logs that were moved away and not recorded."""
         with Archive(self._archive, read_only=True) as archive:
             recorded = archive.catalog.recorded_files(ACCESS_LOG)
         found = self._path.parent.glob(f"{self._path.name}-[0-9]*Z")
@@ -330,6 +331,6 @@ def _began(path: Path) -> str:
     """Return the day on which a log begins, in UTC."""
     with disk_errors(path), path.open("rb") as file:
         first = _when(file.readline(_BLOCK_BYTES))
-        # A line without a time says nothing; the file's own does.
+        # If the line has no time, the file's time of modification is taken.
         moment = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return (first or format_time(moment))[:10]

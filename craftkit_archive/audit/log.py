@@ -1,4 +1,4 @@
-"""The audit log: listing it, and verifying it."""
+"""Lists and verifies the audit log."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ from craftkit_archive.proof.chain import Fault, compare_logs
 from craftkit_archive.proof.events import ACCESS_LOG, Event, Head, read_event
 from craftkit_archive.records import AuditEvent, AuditFault, Note, Progress, Record, Summary
 
-# How long `audit verify` waits for a writer that is between its row and its line.
+# How long `audit verify` waits for a writer that has committed its row and not yet written its line.
 WRITER_SECONDS = 2.0
 PROGRESS_EVENTS = 10_000
 _HEAD = re.compile(r"(?:(\d{1,16})[\s:]+)?([0-9a-f]{64})")
@@ -28,12 +28,12 @@ _BLOCK_BYTES = 1 << 20
 
 
 def list_events(archive: Archive, *, since: str | None = None, merge: bool = False) -> Iterator[Record]:
-    """Show the audit log.
+    """List the audit log.
 
     Args:
         archive: May be open read-only.
-        since: Only events from this time on; a date is its beginning, in UTC.
-        merge: Whether the batches of one run, which follow each other, become one event with the sums of their counts.
+        since: Only events from this time on; a date means its beginning, in UTC.
+        merge: Whether to merge consecutive events of one run into one, with the sums of their counts.
 
     Yields:
         `AuditEvent`, in the order of their numbers; at last the `Summary` with the count of events.
@@ -80,7 +80,7 @@ def _merged_events(one: AuditEvent, other: AuditEvent) -> AuditEvent:
 
 
 def read_head(archive: Archive) -> Summary:
-    """Return, as the details of a `Summary`, number and hash of the last event: to be kept on paper or elsewhere.
+    """Return the number and hash of the last event, as details of a `Summary`, to be kept on paper or elsewhere.
 
     Raises:
         RequestError: The log is still empty.
@@ -94,23 +94,23 @@ def read_head(archive: Archive) -> Summary:
 
 
 def verify_log(archive: Archive, *, head: str | None = None, access_logs: str | Path | None = None) -> Iterator[Record]:
-    """Prove that the audit log is as it was written, in the file and in the table.
+    """Verify that the audit log is as it was written, in the file and in the table.
 
-    Each line must be what was hashed, continue the one before, and be the same in both places.
+    Each event must match its hash, continue the event before, and be the same in both places.
 
     Args:
         archive: May be open read-only.
-        head: A head that was written down, as `audit head` prints it, or its hash alone: it must still be in the log.
-            A fork before it was known to whoever wrote it down, and counts as a note.
-        access_logs: A folder in which every access log that was recorded must be found whole.
+        head: A head that was noted earlier, as `audit head` prints it, or its hash alone: it must still be in the log.
+            A fork before that event is only noted, because whoever noted the head could see it.
+        access_logs: A folder in which every recorded access log must be found unchanged.
 
     Yields:
-        `AuditFault` for each event, or range of events, that is not as it was; `Note`; `Progress`; at last the
-        `Summary`, which is `problems` if there are faults, and `incomplete` if the file merely ends early, as after a
-        kill. Its details have the head.
+        An `AuditFault` for each event, or range of events, that is not as it was written; `Note`; `Progress`; at last
+        the `Summary`, which is `problems` if there are faults, and `incomplete` if the file merely ends early, as after
+        a kill. Its details have the head.
 
     Raises:
-        RequestError: The head is not one, or a file cannot be read.
+        RequestError: The head is not valid, or a file cannot be read.
 
     Example:
         >>> from craftkit_archive import Archive, verify_log
@@ -177,7 +177,10 @@ def _judge_forks(archive: Archive, run: Run, forks: list[Fault], seen_at: int | 
 
 
 def _settled(archive: Archive, stack: ExitStack) -> tuple[Iterator[bytes], int]:
-    """Return the lines of the file, and the last number of the table, at a moment when no writer is between the two."""
+    """Return the lines of the file and the last number of the table, at a moment when the two agree.
+
+    A writer commits the row before it writes the line, and is waited for.
+    """
     path = archive.catalog.audit_file.path
     try:
         file = stack.enter_context(path.open("rb"))
@@ -186,7 +189,7 @@ def _settled(archive: Archive, stack: ExitStack) -> tuple[Iterator[bytes], int]:
     except OSError as error:
         raise RequestError(f"Cannot read {path} ({error.strerror}). Fix that, then run the command again.") from error
     deadline = time.monotonic() + WRITER_SECONDS
-    # What is committed now is soon in the file. What comes after it, while others go on writing, is left out.
+    # Whatever is committed now will soon be in the file. Events that others add after that are left out.
     head = archive.catalog.audit_head().number
     while True:
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -202,7 +205,7 @@ def _settled(archive: Archive, stack: ExitStack) -> tuple[Iterator[bytes], int]:
 
 
 def _last_number(file: BinaryIO, size: int) -> int | None:
-    """Return the number of the last whole line: 0 without one, None if it is not an event."""
+    """Return the number of the last complete line; 0 if there is none, None if it is not an event."""
     file.seek(max(0, size - _BLOCK_BYTES))
     line = file.read(_BLOCK_BYTES).rpartition(b"\n")[0].rpartition(b"\n")[2]
     try:

@@ -1,4 +1,4 @@
-"""Sealing: the seal of what is stored; it and the head of the audit log as texts that are signed and stamped."""
+"""Computes the seal of what is stored; writes it and the head of the audit log as texts to be signed and stamped."""
 
 from collections.abc import Iterator
 from hashlib import sha256
@@ -15,20 +15,20 @@ from craftkit_archive.values import format_time
 SEAL_FILE = Path("seal.txt")
 HEAD_FILE = Path("audit-head.txt")
 STAMPED = "seal timestamp"
-SEALED_AT_ONCE = 10_000  # between two looks at how far a seal is
+SEALED_AT_ONCE = 10_000  # how many assets pass between two reports of progress
 
 
 def seal_archive(archive: Archive, *, project: str | None = None, expected: str | None = None) -> Iterator[Record]:
-    """Make the seal of all that is stored, or of a project, and compare it with one that was written down.
+    """Compute the seal of everything stored, or of one project, and compare it with a seal that was noted earlier.
 
     Args:
-        archive: May be open read-only. A seal that is made, not compared, becomes an event of the audit log.
+        archive: May be open read-only. A seal that is computed and not compared is recorded as an event.
         project: Id or slug.
-        expected: The seal that it should be.
+        expected: The seal to compare with.
 
     Yields:
-        The `Summary`: the seal in its details; `problems` if it is another one; `incomplete` if there are assets whose
-        digest is not known, which no seal can hold.
+        The `Summary`, with the seal in its details; its outcome is `problems` if the seal differs, and `incomplete` if
+        there are assets without a known digest, which a seal cannot cover.
 
     Raises:
         RequestError: The project does not exist, or the expected text is not a seal.
@@ -63,9 +63,9 @@ def seal_archive(archive: Archive, *, project: str | None = None, expected: str 
 
 
 def seal_text(archive: Archive, sealed: Summary) -> bytes:
-    """Write what `seal_archive` found as the text that is signed: one label and value a line.
+    """Return the result of `seal_archive` as the text to sign, with a label and a value on each line.
 
-    It names the last event of the audit log too, so that one signature vouches for both.
+    It includes the last event of the audit log, so that one signature covers both.
     """
     head = archive.catalog.audit_head()
     said = {
@@ -80,7 +80,7 @@ def seal_text(archive: Archive, sealed: Summary) -> bytes:
 
 
 def head_text(archive: Archive, head: Summary) -> bytes:
-    """Write the head of the audit log as the text that is signed."""
+    """Return the head of the audit log as the text to sign."""
     event = f"{head.details['number']} {head.details['hash']}"
     return _lines({"Audit-Event": event, "Archive": archive.id, "Time": archive.now()})
 
@@ -90,9 +90,9 @@ def _lines(said: dict[str, object]) -> bytes:
 
 
 def write_signed(file: Path, text: bytes, *, sign_with: Path | None = None) -> list[Path]:
-    """Write a text, and its signature beside it as `<file>.sig`; return the files.
+    """Write a text, and its signature beside it as `<file>.sig`; return the paths of the files.
 
-    A signature or a timestamp of an earlier text is removed. What cannot be signed is not written.
+    The signature and the timestamp of an earlier text are removed. If signing fails, nothing is written.
 
     Raises:
         RequestError: The key cannot sign.
@@ -112,20 +112,20 @@ def write_signed(file: Path, text: bytes, *, sign_with: Path | None = None) -> l
 
 
 def stamp(archive: Archive, file: Path, *, url: str | None = None, reply_file: Path | None = None) -> Iterator[Record]:
-    """Keep the timestamp of a text beside it, as `<file>.tsr`.
+    """Write the timestamp of a text beside it, as `<file>.tsr`.
 
     Args:
-        archive: May be open read-only; the timestamp becomes an event.
+        archive: May be open read-only; the timestamp is recorded as an event.
         file: The text, as `write_signed` wrote it.
         url: The authority to ask.
-        reply_file: What an authority answered, where this machine cannot ask it.
+        reply_file: The answer of an authority, if this machine cannot reach one.
 
     Yields:
         The `Summary`, with the time in its details.
 
     Raises:
         RequestError: A file cannot be read.
-        RemoteError: The authority does not answer, refuses, or stamped something else.
+        RemoteError: The authority does not answer, refuses, or has stamped something else.
         NoSpaceError, NotWritableError: The disk refused.
     """
     text = _read_seal(file)
@@ -144,10 +144,10 @@ def stamp(archive: Archive, file: Path, *, url: str | None = None, reply_file: P
 
 
 def write_request(file: Path, request_file: Path) -> None:
-    """Write what asks an authority for a timestamp of a text, to be carried to where one can be asked.
+    """Write the request for a timestamp of a text to a file, to be sent from a machine that reaches an authority.
 
     Raises:
-        RequestError: The text cannot be read, or the library for it is not installed.
+        RequestError: The text cannot be read, or rfc3161-client is not installed.
         NoSpaceError, NotWritableError: The disk refused.
     """
     _replace_file(request_file, timestamps.make_request(_read_seal(file)))

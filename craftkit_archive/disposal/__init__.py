@@ -1,1 +1,1 @@
-"""What must go: deleted for good, with a tombstone and a certificate."""
+"""Disposal: deletes PDFs for good, and leaves tombstones and a certificate."""

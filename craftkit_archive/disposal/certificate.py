@@ -20,10 +20,10 @@ _SUFFIXES = (".json", ".html", ".htm")
 
 
 def certificate_stem(file: Path, *, sign_with: Path | None = None) -> Path:
-    """Return what the certificate's files are called, without their suffixes; asked before anything is deleted.
+    """Return the common path of the certificate's files, without a suffix; call it before anything is deleted.
 
     Raises:
-        RequestError: Its folder is not there, it names another form, or the key cannot sign.
+        RequestError: The folder does not exist, the suffix is of another form, or the key cannot sign.
     """
     if not file.parent.is_dir():
         raise RequestError(f"Cannot write the certificate: there is no folder {file.parent}. Create it first.")
@@ -35,18 +35,19 @@ def certificate_stem(file: Path, *, sign_with: Path | None = None) -> Path:
 
 
 def write_certificate(archive: Archive, run_id: int, stem: Path, *, sign_with: Path | None = None) -> list[Path]:
-    """Write the certificate of a disposal as JSON and as a page, with a signature beside each; return the files.
+    """Write the certificate of a disposal as JSON and as a page, and sign both; return the paths of the files.
 
-    The page names the digest of the JSON, which lists everything. The reason is in neither: the audit log has it.
+    The JSON lists every render, and the page quotes the digest of the JSON. The reason is in neither; it is in the
+    audit log.
 
     Args:
         archive: May be open read-only.
-        run_id: The run of `dispose_renders`.
-        stem: As `certificate_stem` gives it.
-        sign_with: A key of SSH.
+        run_id: The number of the run of `dispose_renders`.
+        stem: The path from `certificate_stem`.
+        sign_with: An SSH key; the files are not signed if it is not given.
 
     Raises:
-        RequestError: There is no such run, or the key cannot sign.
+        RequestError: The run does not exist or is not a disposal, or the key cannot sign.
         NoSpaceError, NotWritableError: The disk refused.
 
     Example:
@@ -86,7 +87,7 @@ def _write(file: Path, parts: Iterator[str]) -> None:
 
 
 class _Facts:
-    """What a certificate says; tombstones are read one by one, however many they are."""
+    """The content of a certificate; tombstones are read one by one, so that memory stays flat."""
 
     def __init__(self, archive: Archive, run_id: int) -> None:
         run = archive.catalog.find_run(run_id, "dispose")
@@ -98,7 +99,7 @@ class _Facts:
         self._exports = list(archive.catalog.exports_holding(run_id))
 
     def json_parts(self) -> Iterator[str]:
-        """Yield the JSON: all that is said once, then a tombstone a line."""
+        """Yield the JSON: the facts about the disposal, then a tombstone on each line."""
         said = {
             "type": "certificate-of-disposal",
             "version": 1,
@@ -117,7 +118,7 @@ class _Facts:
         yield "\n]}\n"
 
     def page_parts(self, json_name: str, digest: str) -> Iterator[str]:
-        """Yield the page, with the first of many tombstones."""
+        """Yield the page, with the first `MOST_ROWS` tombstones."""
         counts = self._run.counts
         facts = {
             "Archive": self._archive.id,
@@ -152,5 +153,5 @@ _COUNTED = {
 
 
 def _untyped(record: Tombstone | ExportMade) -> dict[str, Any]:
-    """Return the fields of a record, without the type that a line of output has."""
+    """Return the fields of a record without its `type`."""
     return {name: getattr(record, name) for name in record.__struct_fields__}

@@ -1,8 +1,9 @@
-"""Dispose: the bytes of renders deleted for good, then what is about a person, and a tombstone left of each.
+"""Dispose: deletes the bytes of renders for good and scrubs their rows, leaving a tombstone of each.
 
-A disposal has three steps, in this order: the tombstone, in the catalog and in `disposed.ndjson`; the bytes; the rest
-of the row. So what is killed in between says that its disposal has begun, and the next one ends it. Nothing ever claims
-bytes that are gone, and no older catalog can bring a render back whose bytes are on their way out.
+A disposal has three steps, in this order: it writes the tombstone, in the catalog and in `disposed.ndjson`; deletes the
+bytes; and scrubs the row. If it is killed in between, the tombstone shows that the disposal has begun, and the next one
+finishes it. So the catalog never claims bytes that are gone, and restoring an older catalog cannot bring back a render
+whose disposal has begun.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +26,12 @@ from craftkit_archive.retention.rules import Schedule, due_pages, one_line_of
 from craftkit_archive.stores.base import Store
 
 BATCH = 256
-# What a tombstone says about a render that was named, and not due by a rule.
+# The policy of a tombstone for a render that was named, instead of being due by a rule.
 BY_IDS = "ids"
 
 
 class _Candidate(NamedTuple):
-    """A render that is to be disposed: by which rule, and whether it is before the end of its period."""
+    """A render to dispose of: by which rule, and whether its retention period is not over yet."""
 
     render_id: str
     policy: str
@@ -39,7 +40,7 @@ class _Candidate(NamedTuple):
 
 
 class _Removal(NamedTuple):
-    """What became of the bytes of a render: what remains of them, or why they could not be deleted."""
+    """The result for the bytes of a render: what remains of them, or why they could not be deleted."""
 
     tombstone: Tombstone
     remains: str | None = None
@@ -49,28 +50,28 @@ class _Removal(NamedTuple):
 def dispose_renders(
     archive: Archive, reason: str, *, selection: Selection | None = None, dry_run: bool = False, stop: Stop = never
 ) -> Iterator[Record]:
-    """Delete for good the PDFs of renders that are due, or that are named, with what is about a person in their rows.
+    """Delete the PDFs of renders that are due or named for good, and the personal data in their rows.
 
-    What an earlier disposal began and did not end is ended first. Held renders are left as they are.
+    Unfinished disposals are finished first. Held renders are left alone.
 
     Args:
         archive: Open for writing.
-        reason: Why; it is kept in the audit log alone, which is never changed: no names of persons.
-        selection: The ids of the renders; those whose retention period is over if not given.
-        dry_run: Whether to say only what would be deleted.
+        reason: The reason. It is kept only in the audit log, which is never changed, so it must not name a person.
+        selection: The ids of the renders; all whose retention period is over if not given.
+        dry_run: Whether to report only what would be deleted.
         stop: Asked between batches.
 
     Yields:
         `Plan`; a `Tombstone` for each render whose bytes are gone; a `Skipped` for each that is held, unknown, or
-        could not be deleted; `Progress`; an `ExportMade` for each export that still holds any of them; at last the
-        `Summary` with the counts disposed, of which finished were begun earlier, and, where there are such, early
-        (before the end of its period), remains (bytes that the store keeps all the same), already (disposed before),
-        held, failed and unknown.
+        could not be deleted; `Progress`; an `ExportMade` for each export that still contains any of them; at last the
+        `Summary` with the counts disposed, of which finished were begun earlier, and, if there are any, early (before
+        the end of the period), remains (bytes that the store still keeps), already (disposed before), held, failed and
+        unknown.
 
     Raises:
-        RequestError: The reason is missing, or the selection says more or less than ids.
+        RequestError: The reason is missing, or the selection is not a list of ids.
         LockedError: Another command is writing.
-        StoreOfflineError, StoreMismatchError: The store is not there, or not this archive's.
+        StoreOfflineError, StoreMismatchError: The store is missing, or belongs to another archive.
         NoSpaceError, NotWritableError: The disk refused.
 
     Example:
@@ -100,7 +101,7 @@ def dispose_renders(
 
 
 class _Disposal:
-    """One run of it, under the archive's lock: from the question whether bytes may go until they have gone."""
+    """One disposal. The archive's lock is held from the check whether bytes may be deleted until they are."""
 
     def __init__(self, archive: Archive, reason: str, run: Run) -> None:
         self._archive, self._catalog, self._reason, self._run = archive, archive.catalog, reason, run
@@ -108,7 +109,7 @@ class _Disposal:
         self._kept: Mapping[str, Sequence[str]] = {}
         self._again: list[str] = []
 
-    # --- what is chosen
+    # --- the choice
 
     def _candidates(self, selection: Selection | None) -> Iterator[list[_Candidate] | Skipped]:
         today = self._archive.clock().date()
@@ -130,7 +131,7 @@ class _Disposal:
             yield batch
 
     def _allowed(self, batch: Sequence[_Candidate]) -> Iterator[_Candidate | Skipped]:
-        """Leave out what is disposed already, and what must not be deleted."""
+        """Leave out renders that are disposed already, and those that must not be deleted."""
         ids = [one.render_id for one in batch]
         refused, disposed = refusals(self._catalog, ids), self._catalog.disposed(ids)
         for one in batch:
@@ -144,7 +145,7 @@ class _Disposal:
                 yield one
 
     def foresee(self, selection: Selection | None) -> Iterator[Record]:
-        """Say what would be deleted."""
+        """Report what would be deleted."""
         self._run.counts["begun"] = self._catalog.count_disposed()[1]
         for batch in self._candidates(selection):
             for one in [batch] if isinstance(batch, Skipped) else self._allowed(batch):
@@ -155,10 +156,10 @@ class _Disposal:
                     self._run.counts["early"] += one.early
                     yield Planned(one.render_id, one.render_id, one.size_bytes)
 
-    # --- what is done
+    # --- the work
 
     def finish_begun(self, stop: Stop) -> Iterator[Record]:
-        """End what an earlier disposal began."""
+        """Finish the disposals that earlier runs began."""
         self._archive.store.remove_stale()
         self._quarantine.tidy()
         self._kept = self._quarantine.names_by_owner()
@@ -169,7 +170,7 @@ class _Disposal:
         self._run.counts["finished"] = self._run.counts["disposed"] - before
 
     def dispose(self, selection: Selection | None, stop: Stop) -> Iterator[Record]:
-        """Dispose what is chosen, batch by batch."""
+        """Dispose of the chosen renders, batch by batch."""
         for batch in self._candidates(selection):
             if stop():
                 return
@@ -184,7 +185,7 @@ class _Disposal:
                     going.append(one)
             if going:
                 yield from self._delete(self._strike(going))
-            if self._again:  # somebody may have put their bytes back
+            if self._again:  # disposed before, but somebody may have put their bytes back
                 yield from self._delete(self._catalog.reopen_disposal(self._again))
                 self._again = []
             yield Progress(count=len(batch), size_bytes=sum(one.size_bytes for one in going))
@@ -196,14 +197,15 @@ class _Disposal:
             self._archive.record_event(
                 "dispose", {"begun": len(going)}, run=self._run.id, reason=self._reason, renders=ids
             )
-        # On the disk before the first byte goes: from here on, not even an older catalog knows it as stored.
+        # The tombstones are on the disk before the first byte is deleted, so that not even an older catalog, if it is
+        # restored after this, counts these renders as stored.
         self._catalog.follow_disposed(_nothing_to_note)
         self._run.counts["early"] += sum(one.early for one in going)
         return self._catalog.begun(ids)
 
     def _delete(self, begun: Sequence[tuple[Tombstone, str | None]]) -> Iterator[Record]:
-        """Delete the bytes of disposals that have begun, and then what is about a person."""
-        # Held since: what is left of their bytes stays until the hold is released.
+        """Delete the bytes of disposals that have begun, and scrub the rows."""
+        # If a render was held since its disposal began, what is left of its bytes stays until the hold is released.
         refused = refusals(self._catalog, [tombstone.render_id for tombstone, _ in begun])
         others = self._catalog.claimed_by([key for _, key in begun if key is not None])
         going = [(one, None if key in others else key) for one, key in begun if one.render_id not in refused]
@@ -231,7 +233,7 @@ class _Disposal:
                 yield Skipped(tombstone.render_id, "", f"its disposal has begun and is not finished: {problem}")
 
     def close(self) -> Iterator[Record]:
-        """Clean up, and name the exports that still hold what was disposed."""
+        """Clean up, and yield the exports that still contain disposed renders."""
         self._quarantine.tidy()
         if self._run.counts["disposed"] and not self._catalog.empty_log():
             text = "another program keeps archive.db-wal open, which may hold parts of deleted rows until it ends"
@@ -244,19 +246,19 @@ class _Disposal:
 
 
 def _nothing_to_note(_count: int) -> None:
-    """Do nothing: the catalog was brought up to date when it was opened."""
+    """Do nothing: the table and the file were reconciled when the catalog was opened."""
 
 
 def _remove(
     store: Store, quarantine: Quarantine, kept: Mapping[str, Sequence[str]], one: tuple[Tombstone, str | None]
 ) -> _Removal:
-    """Delete the bytes of one render: copies in the quarantine first, so that they are not all that is left."""
+    """Delete the bytes of one render, first in the quarantine, so that an interruption never leaves only copies there."""
     tombstone, key = one
     try:
         names = dict.fromkeys([*kept.get(tombstone.render_id, ()), *(kept.get(key, ()) if key else ())])
         said = [quarantine.remove(name) for name in names]
         if key is not None:
-            with suppress(AssetKeyError):  # the store cannot hold this key, and so it holds nothing under it
+            with suppress(AssetKeyError):  # the store cannot hold this key, so there is nothing to delete
                 said.append(store.remove(key))
     except (NotWritableError, RemoteError) as error:
         return _Removal(tombstone, problem=str(error))

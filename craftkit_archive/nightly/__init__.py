@@ -1,1 +1,1 @@
-"""The night's work: which steps, in which order, what came of them, and the page that shows it."""
+"""The nightly job: its steps, their outcomes, and the page that shows them."""

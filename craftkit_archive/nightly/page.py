@@ -1,4 +1,4 @@
-"""The page of the night: what the last one did, and how the last thirty went."""
+"""The HTML page of the nightly job: the last night in full, and the last thirty in an overview."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,13 +16,13 @@ NIGHTS = 30
 
 
 def write_night_page(file: Path, archive: str, nights: Sequence[Night], findings: Sequence[Record]) -> None:
-    """Write the page into a file, which is replaced when it is whole.
+    """Write the page to a file, which is replaced in one step.
 
     Args:
-        file: Where; its folder must exist.
+        file: The file; its folder must exist.
         archive: The archive's directory.
-        nights: The last ones, newest first; the first is the one that is shown whole.
-        findings: The worst that was found in it.
+        nights: The last nights, newest first; the first is shown in full.
+        findings: The worst findings of that night.
 
     Raises:
         NoSpaceError, NotWritableError: The disk refused.
@@ -47,12 +47,12 @@ def write_night_page(file: Path, archive: str, nights: Sequence[Night], findings
 
 
 def state_of_code(code: int | None) -> str:
-    """Return the colour of an exit code: good, warn or bad; a night without one was killed."""
+    """Return the colour of an exit code: good, warn or bad. None, the exit code of a killed night, is bad."""
     return "good" if code in GOOD_CODES else "warn" if code == 3 else "bad"
 
 
 def state_of_step(outcome: str, code: int) -> str:
-    """Return the colour of a step's end."""
+    """Return the colour of a step: good, warn, bad or skip."""
     return "skip" if outcome == "skipped" else state_of_code(code)
 
 
@@ -78,7 +78,7 @@ def _took(started_at: str, finished_at: str | None) -> str:
 
 
 def _marks(night: Night, names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return a mark for each step, that a person who sees no colours can tell from the others: sign, colour, words."""
+    """Return sign, colour and words for each step; the sign is for people who cannot tell the colours apart."""
     steps = {step.name: step for step in night.steps}
     signs = {"good": "✓", "warn": "?", "bad": "✗", "skip": "–"}
     marks = []

@@ -1,4 +1,4 @@
-"""The steps of a night: command lines, in the order in which they are run, and how their ends add up."""
+"""The steps of a night as command lines, in the order in which they run, and the outcome of them all."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,14 +12,15 @@ from craftkit_archive.outcomes import WORST_STEP_FIRST, code_rank
 from craftkit_archive.records import OUTCOME_CODES, NightStep, Outcome
 from craftkit_archive.values import DATABASE_SCHEME, format_time
 
-# A row that was written before the last import began may have become visible only after it. An hour is longer than
-# any transaction of a web application, and than clocks of two machines differ.
+# How far back an import from a database looks before the last one: a row may have been written before that import began
+# and committed after it. An hour is longer than any transaction of a web application, and than the difference between
+# two machines' clocks.
 OVERLAP = timedelta(hours=1)
 BACKUP = "archive-%Y%m%dT%H%M%SZ.db"
 
 INTERRUPTED = (130, 143)
 
-# When a step that began and ended well last did so, by its name.
+# Given the name of a step, returns when its latest successful execution began; None if there was none.
 LastGood = Callable[[str], str | None]
 
 
@@ -27,9 +28,9 @@ class Step(NamedTuple):
     """One step of a night.
 
     Attributes:
-        name: What people call it, and the ledger too; the words up to what differs each night.
+        name: Its name for people and in the catalog, which is the same every night.
         words: The command line, without the program's name.
-        needs: The step without which it is in vain, by its name.
+        needs: The name of a step that must have run before; without it, this step makes no sense.
         skipped: Why it is not run; None if it is.
     """
 
@@ -43,9 +44,9 @@ def plan_night(configuration: Configuration, last_good: LastGood, now: datetime)
     """Yield the steps that a configuration asks for.
 
     Args:
-        configuration: Its `[nightly]` says which, its `[sources]` from where.
-        last_good: Tells since when a source was not read.
-        now: The time of the night, in UTC; names the backup.
+        configuration: Its `[nightly]` names the steps, its `[sources]` the sources.
+        last_good: Returns when a step last succeeded.
+        now: The time of the night, in UTC, for the name of the backup.
     """
     night = configuration.nightly or Nightly()
     for name in night.import_:
@@ -78,21 +79,21 @@ def _imports(configuration: Configuration, name: str, source: NamedSource, last_
 
 
 def _of_files(step: Step, files: Iterable[str], since: str | None) -> Step:
-    """Skip files that are as they were when the last import of them began."""
+    """Skip the import of files that have not changed since their last import began."""
     if since is None:
         return step
     try:
-        # A copy may keep its original's time of writing, but not the time at which it came to be here.
+        # A copy may keep the original's time of modification, but its inode has changed since.
         changed = max(max(status.st_mtime, status.st_ctime) for status in map(os.stat, files))
     except OSError:
-        return step  # which says better what is wrong
+        return step  # the import itself reports what is wrong
     if format_time(datetime.fromtimestamp(changed, UTC)) >= since:
         return step
     return step._replace(skipped=f"unchanged since {since[:10]}")
 
 
 def _of_database(step: Step, changed: str | None, where: str | None, since: str | None) -> Step:
-    """Read only rows that were changed since the last import began, where a column says so."""
+    """Read only rows that were changed since the last import began, if the configuration names a column for that."""
     if changed is None or since is None:
         return step
     column = changed.replace('"', '""')
@@ -109,7 +110,7 @@ def outcome_of(code: int) -> Outcome:
 
 
 def describe_night(steps: Iterable[NightStep]) -> str:
-    """Say how a night went in one sentence: what was bad, or that nothing was."""
+    """Describe a night in one sentence: the steps that failed, or how many were done."""
     steps = list(steps)
     bad = [step for step in steps if step.exit_code not in GOOD_CODES]
     bad.sort(key=lambda step: code_rank(step.exit_code, WORST_STEP_FIRST))
@@ -119,12 +120,12 @@ def describe_night(steps: Iterable[NightStep]) -> str:
 
 
 def prune_backups(directory: Path, keep: int) -> list[Path]:
-    """Delete the oldest copies of the catalog that nights wrote, all but the newest `keep`, and return these.
+    """Delete all but the newest `keep` backups that nights wrote, and return the deleted files.
 
-    Files with other names than those of a night stay.
+    Files with other names are left alone.
 
     Raises:
-        OSError: The directory cannot be read, or a file not be deleted.
+        OSError: The directory cannot be read, or a file cannot be deleted.
     """
     ours = sorted(file for file in directory.iterdir() if _is_backup(file.name))
     old = ours[: max(len(ours) - keep, 0)]

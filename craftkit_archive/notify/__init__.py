@@ -1,1 +1,1 @@
-"""Whom to tell how a night ended: a dead man's switch, a webhook, a program, people by e-mail, what Apprise knows."""
+"""Notifications of how a night ended: by a dead man's switch, a webhook, a program, e-mail, or Apprise."""

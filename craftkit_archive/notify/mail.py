@@ -1,6 +1,6 @@
-"""E-mail: the notice as a plain text, handed to a server.
+"""E-mail: sends the notice as plain text through an SMTP server.
 
-Source: RFC 5322, the message; RFC 2047, names beyond ASCII; RFC 3834, messages that no person wrote; RFC 8314, TLS.
+Source: RFC 5322 (messages), RFC 2047 (names beyond ASCII), RFC 3834 (automatic messages), RFC 8314 (TLS).
 """
 
 import smtplib
@@ -20,12 +20,12 @@ from craftkit_archive.notify.settings import SMTP_PASSWORD, Smtp, parse_mailbox
 from craftkit_archive.secrets import read_secret
 from craftkit_archive.values import Clock, utc_now
 
-# So that one slow step leaves time to say which one it was.
+# Each step may take this part of the time-out, so that a slow one leaves time to report it.
 STEPS = 2
 
 
 class Mail(Outlet):
-    """A server that takes the notice as a message."""
+    """An SMTP server that takes the notice as a message."""
 
     name = "mail"
 
@@ -36,7 +36,7 @@ class Mail(Outlet):
 
     @override
     def deliver(self, notice: Notice, budget_s: float) -> str:
-        """Send the message to everybody at once."""
+        """Send one message to all recipients."""
         settings = self._settings
         server = f"{settings.host}:{settings.effective_port}"
         password = read_secret(SMTP_PASSWORD) if settings.user else None
@@ -48,7 +48,7 @@ class Mail(Outlet):
                 if settings.user and password is not None:
                     connection.login(settings.user, password)
                 refused = connection.send_message(message)
-                # What a server says to a farewell changes nothing: it has the message.
+                # The server has the message, so its answer to QUIT does not matter.
                 with suppress(smtplib.SMTPException, OSError):
                     connection.quit()
         except smtplib.SMTPServerDisconnected as error:
@@ -59,7 +59,7 @@ class Mail(Outlet):
             raise UndeliveredError(f"{server} {_distrust(error)}") from error
         except TimeoutError as error:
             raise UndeliveredError(f"{server} did not answer in time. Check the server and its port.") from error
-        except UnicodeError as error:  # a user or password that its way of logging in has no form for
+        except UnicodeError as error:  # the login method cannot encode this user or password
             raise UndeliveredError(f"{server} cannot be given this user and password: they are not ASCII.") from error
         except (OSError, ValueError) as error:
             said = (getattr(error, "strerror", None) or "no connection").lower()
@@ -70,7 +70,7 @@ class Mail(Outlet):
 
     @override
     def abort(self) -> None:
-        """Break the connection: a server that answers without end would be read without end."""
+        """Break the connection, which also ends the reading of an endless answer."""
         connection = self._connection
         if connection is not None and connection.sock is not None:
             with suppress(OSError):
@@ -84,8 +84,8 @@ class Mail(Outlet):
             connection: smtplib.SMTP = smtplib.SMTP_SSL(local_hostname=name, timeout=timeout_s, context=context)
         else:
             connection = smtplib.SMTP(local_hostname=name, timeout=timeout_s)
-        # smtplib compares the certificate with this name, which it sets itself only if it connects at once. Connecting
-        # comes later here, so that `abort` has something to break off.
+        # smtplib compares the certificate with this name, but sets it only if it connects in its constructor. Here it
+        # connects later, so that `abort` has a connection to break.
         connection._host = settings.host  # type: ignore[attr-defined]
         self._connection = connection
         try:
@@ -100,7 +100,7 @@ class Mail(Outlet):
 
 
 def write_message(settings: Smtp, notice: Notice, clock: Clock) -> EmailMessage:
-    """Write the notice as a message of plain text that every server takes."""
+    """Return the notice as a plain-text message that every server accepts."""
     sender, to = parse_mailbox("sender", settings.sender), [parse_mailbox("to", one) for one in settings.to]
     beyond = not all(one.addr_spec.isascii() for one in (sender, *to))
     message = EmailMessage(policy=SMTPUTF8 if beyond else SMTP)
@@ -112,19 +112,19 @@ def write_message(settings: Smtp, notice: Notice, clock: Clock) -> EmailMessage:
         domain=sender.domain if sender.domain.isascii() and sender.domain else "localhost"
     )
     message["Auto-Submitted"] = "auto-generated"
-    # Quoted: lines stay below 998 bytes, and no server has to take bytes beyond ASCII.
+    # Quoted-printable keeps lines below 998 bytes and all bytes within ASCII.
     message.set_content(notice.as_text(), cte="quoted-printable")
     return message
 
 
 def _own_name() -> str:
-    """Name this machine as a server wants it named, without asking DNS, which smtplib would wait for."""
+    """Return this machine's name in the form that SMTP requires, without a DNS query, for which smtplib would wait."""
     name = socket.gethostname()
     return name if "." in name and name.isascii() else "[127.0.0.1]"
 
 
 def _refusal(error: smtplib.SMTPException) -> str:
-    """Say what a server refused; its own words may hold what it was sent, and stay out."""
+    """Return what a server refused in our words: its own might repeat what it was sent."""
     match error:
         case smtplib.SMTPAuthenticationError():
             return f"refuses the user or the password ({error.smtp_code}). Check them."

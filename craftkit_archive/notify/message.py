@@ -8,14 +8,14 @@ import msgspec
 from craftkit_archive.values import escape_control, mask, valid_text
 
 WORST = 5
-# A night that was stopped at its limit and found nothing bad is how most nights end.
+# A night that was stopped at its limit and found nothing bad (101) is good too: most nights end so.
 GOOD_CODES = (0, 101)
 MAX_LINE = 500
 MAX_SUBJECT = 150
 
 
 class StepResult(msgspec.Struct, kw_only=True, frozen=True):
-    """How one step of a night ended, such as `verify`; `sentence` says what came of it."""
+    """How one step of a night ended, such as `verify`; `sentence` describes the result."""
 
     name: str
     outcome: str
@@ -23,27 +23,27 @@ class StepResult(msgspec.Struct, kw_only=True, frozen=True):
     sentence: str = ""
 
     def __post_init__(self) -> None:
-        """Bring every text into one printable line."""
+        """Make every text one printable line."""
         _flatten(self)
 
 
 class Notice(msgspec.Struct, kw_only=True, frozen=True, tag_field="type", tag="notice"):
-    """How a night ended. Its texts are printable lines, whatever names they were made of.
+    """How a night ended. All texts are single printable lines, whatever foreign names they contain.
 
     Attributes:
         archive: The archive's directory.
         host: The machine.
-        outcome: In a word, such as `problems`.
-        exit_code: The one that the night ends with.
+        outcome: The outcome in one word, such as `problems`.
+        exit_code: The exit code of the night.
         started_at: When it began (UTC).
         finished_at: When it ended (UTC).
-        sentence: How it ended, in one sentence.
-        steps: What was done, in order.
-        findings: What was found, the worst first; no more than five are kept.
-        more: How many findings are not among these.
+        sentence: The outcome in one sentence.
+        steps: The steps, in order.
+        findings: The findings, the worst first; only the first `WORST` are kept.
+        more: How many further findings there are.
         next: The command to run next.
-        page: Where the page is that shows the night.
-        state: What `state_of` gave for this night, to compare the next one with.
+        page: The path of the page that shows the night.
+        state: The result of `state_of` for this night, to compare the next one with.
     """
 
     archive: str
@@ -61,7 +61,7 @@ class Notice(msgspec.Struct, kw_only=True, frozen=True, tag_field="type", tag="n
     state: str = ""
 
     def __post_init__(self) -> None:
-        """Bring every text into one printable line, and keep the worst findings only."""
+        """Make every text one printable line, and keep only the worst findings."""
         _flatten(self)
         msgspec.structs.force_setattr(self, "more", self.more + max(0, len(self.findings) - WORST))
         findings = [_one_line(finding) for finding in self.findings[:WORST]]
@@ -69,11 +69,11 @@ class Notice(msgspec.Struct, kw_only=True, frozen=True, tag_field="type", tag="n
 
     @property
     def good(self) -> bool:
-        """Say whether nobody has to do anything."""
+        """Whether nobody has to do anything."""
         return self.exit_code in GOOD_CODES
 
     def subject(self) -> str:
-        """Return a line for the head of a message: the outcome, the machine, and what happened."""
+        """Return the subject of a message: the outcome, the machine, and what happened."""
         return _cut(f"craftkit-archive: {self.outcome} on {self.host}: {self.sentence}", MAX_SUBJECT)
 
     def as_text(self) -> str:
@@ -101,12 +101,12 @@ class Notice(msgspec.Struct, kw_only=True, frozen=True, tag_field="type", tag="n
         return "\n\n".join("\n".join(_cut(line.rstrip(), MAX_LINE) for line in block) for block in blocks) + "\n"
 
     def as_json(self) -> bytes:
-        """Return all of it as one JSON object, with `"type": "notice"`; fields may be added, never changed."""
+        """Return the notice as one JSON object with `"type": "notice"`; fields may be added, never changed."""
         return msgspec.json.encode(self)
 
 
 def write_trial(archive: str, host: str, now: str) -> Notice:
-    """Return a notice that says that it is a trial, to see whether it arrives."""
+    """Return a notice that says it is a test, to see whether it arrives."""
     return Notice(
         archive=archive,
         host=host,
@@ -122,17 +122,17 @@ def write_trial(archive: str, host: str, now: str) -> Notice:
 
 
 def state_of(outcome: str, steps: Iterable[StepResult], findings: Iterable[str]) -> str:
-    """Return a digest of how a night ended and of all that it found; equal nights have equal ones.
+    """Return a digest of a night's outcome and of all its findings, which is the same for nights with the same result.
 
-    Counts and times are not part of it: they differ each night. The order of the findings does not matter, and they are
-    read one by one, so that there may be a million.
+    Counts and times, which differ each night, are not part of it. The findings may come in any order, and are read one
+    by one, so that there may be a million.
 
     Args:
-        outcome: The night's.
-        steps: What was done; their names and outcomes count.
-        findings: Each as a text that stays the same while the finding does, such as its verdict and asset key.
+        outcome: The outcome of the night.
+        steps: The steps; their names and outcomes count.
+        findings: A text for each finding that stays the same from night to night, such as its verdict and asset key.
     """
-    # A sum, because it comes out the same in any order; nobody gains by finding two sets with the same one.
+    # A sum of hashes does not depend on the order. It is no defence against forgery, which nobody would gain from.
     found = sum(int.from_bytes(_digest(finding)) for finding in findings) % (1 << 256)
     head = "\n".join([outcome, *(f"{step.name} {step.outcome}" for step in steps)])
     return sha256(_digest(head) + found.to_bytes(32)).hexdigest()

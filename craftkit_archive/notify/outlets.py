@@ -1,6 +1,6 @@
-"""Outlets by HTTP, by a program, and by what Apprise knows; each delivers one notice, or says why not.
+"""Outlets over HTTP, through a program, and through Apprise; each delivers one notice, or says why it could not.
 
-What they say never holds a word of the other side's: a server can send back what it was sent, a token for example.
+Their messages never quote the other side, because a server may send back what it was sent, such as a token.
 """
 
 import logging
@@ -41,14 +41,14 @@ from craftkit_archive.secrets import read_secret
 from craftkit_archive.values import origin_of
 
 TRIES = 3
-# Refusals that heal: busy, too many requests, and a gateway whose service is restarting.
+# Temporary refusals: busy, too many requests, or a gateway whose service is restarting.
 HEALING = (408, 425, 429, 500, 502, 503, 504)
-# As much as healthchecks.io keeps.
+# healthchecks.io keeps no more.
 MAX_PING_BYTES = 100_000
 
 
-# In the names of threads that deliver. What libraries log there holds whole URLs, and without any handler, warnings end
-# up on standard error.
+# Marks the threads that deliver. What libraries log in them contains whole URLs, and must not reach standard error, to
+# which Python writes warnings if no handler is set.
 THREAD_PREFIX = "notify "
 
 
@@ -61,40 +61,40 @@ for _name in ("urllib3.connectionpool", "urllib3.util.retry", "apprise"):
 
 
 class UndeliveredError(Exception):
-    """A notice that did not reach an outlet; the text says why, and what to do."""
+    """A notice did not reach an outlet; the text says why, and what to do."""
 
 
 class Outlet(ABC):
-    """A place that notices go to.
+    """A channel by which notices are delivered.
 
     Attributes:
-        name: What it is called in the configuration.
+        name: Its name in the configuration.
     """
 
     name: str
 
     @abstractmethod
     def deliver(self, notice: Notice, budget_s: float) -> str:
-        """Deliver a notice within `budget_s` seconds, and return what was reached, as a few words.
+        """Deliver a notice within `budget_s` seconds, and return in a few words what was reached.
 
         Raises:
-            UndeliveredError: It did not take it.
-            RequestError: It is not set up as it should be.
+            UndeliveredError: The other side cannot be reached, or refuses the notice.
+            RequestError: The outlet is not set up properly.
         """
 
     def abort(self) -> None:  # noqa: B027 - most outlets hold nothing that outlives their thread
-        """Let go of what a delivery holds that was not finished in time; called from another thread."""
+        """Abort a delivery that did not finish in time; called from another thread."""
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
 
 class Ping(Outlet):
-    """A dead man's switch: it raises the alarm when nothing comes.
+    """A dead man's switch, which raises an alarm if no ping arrives.
 
     Args:
-        url: From the configuration; the secret of the environment comes first.
-        started: Whether to say that a night began.
+        url: The URL in the configuration; a secret from the environment overrides it.
+        started: Whether to report the beginning of a night instead of its end.
     """
 
     name = "ping"
@@ -109,7 +109,7 @@ class Ping(Outlet):
         url = _secret_url(PING_URL, self._url)
         suffix = "/start" if self._started else "" if notice.good else "/fail"
         parts = urlsplit(url)
-        # A query, such as ?create=1 of healthchecks.io, stays behind the path.
+        # A query, such as ?create=1 of healthchecks.io, must stay after the path.
         url = urlunsplit(parts._replace(path=parts.path.rstrip("/") + suffix)) if suffix else url
         body = b"" if self._started else notice.as_text().encode()[:MAX_PING_BYTES]
         return _post(url, body, {"Content-Type": "text/plain; charset=utf-8"}, budget_s)
@@ -144,11 +144,11 @@ def _secret_url(name: str, configured: str | None) -> str:
 
 
 def _post(url: str, body: bytes, headers: dict[str, str], budget_s: float) -> str:
-    """Send a body, three times if need be, and return the origin that took it."""
+    """Send a body in up to `TRIES` attempts, and return the origin that accepted it."""
     origin = origin_of(url)
     retries = UnreadRetry(
         total=TRIES - 1,
-        redirect=False,  # a token is for the one who was asked
+        redirect=False,  # the token must not be sent to another host
         backoff_factor=budget_s / 20,
         backoff_max=budget_s / 10,
         status_forcelist=HEALING,
@@ -163,7 +163,7 @@ def _post(url: str, body: bytes, headers: dict[str, str], budget_s: float) -> st
             answer = pool.request("POST", url, body=body, headers=headers, preload_content=False, redirect=False)
         except HTTPError as error:
             raise UndeliveredError(f"{origin} {_reason(error)}.") from error
-        answer.close()  # unread: the body may have no end
+        answer.close()  # not read, because the body may be endless
     if 200 <= answer.status < 300:
         return origin
     if 300 <= answer.status < 400:
@@ -181,7 +181,7 @@ def _advice(status: int) -> str:
 
 
 def _reason(error: HTTPError) -> str:
-    """Say in our own words what kept a request from being answered."""
+    """Return in our own words why a request was not answered."""
     reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
     match reason:
         case SSLError():
@@ -203,7 +203,7 @@ def _reason(error: HTTPError) -> str:
 
 
 class Command(Outlet):
-    """A program that gets the notice as JSON on its standard input, and its outcome in variables."""
+    """A program that receives the notice as JSON on its standard input, and its main fields as variables."""
 
     name = "command"
 
@@ -213,12 +213,12 @@ class Command(Outlet):
 
     @override
     def deliver(self, notice: Notice, budget_s: float) -> str:
-        """Run the program in a process group of its own, which ends with it when its time is over."""
+        """Run the program in a process group of its own, which is killed if it takes too long."""
         facts = {"OUTCOME": notice.outcome, "EXIT_CODE": str(notice.exit_code), "SUBJECT": notice.subject()}
         facts |= {"HOST": notice.host, "ARCHIVE": notice.archive, "SENTENCE": notice.sentence}
         environment = {**os.environ, **{f"NOTICE_{name}": value for name, value in facts.items()}}
         program = os.path.basename(self._words[0])  # noqa: PTH119 - a text that may be no path
-        # A file, not a pipe: a program may well not read what it is given.
+        # A file instead of a pipe, because the program may not read its input.
         with TemporaryFile() as given:
             given.write(notice.as_json())
             given.seek(0)
@@ -226,7 +226,7 @@ class Command(Outlet):
                 self._process = subprocess.Popen(  # noqa: S603 - the operator's own command
                     self._words,
                     stdin=given,
-                    # Its words may hold secrets, and standard output is the night's: a program keeps its own log.
+                    # Its output may contain secrets, and standard output belongs to the night; it keeps its own log.
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env=environment,
@@ -247,7 +247,7 @@ class Command(Outlet):
 
     @override
     def abort(self) -> None:
-        """Kill the program and all that it started."""
+        """Kill the program and all processes that it started."""
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -259,14 +259,14 @@ class Command(Outlet):
 
 class _Service(NamedTuple):
     url: str
-    name: str  # what may be shown: an Apprise URL has its token where others have a host
+    name: str  # a name that may be shown: an Apprise URL has its token where others have a host
 
 
 class AppriseService(Outlet):
-    """One of the services that Apprise knows; each has an outlet of its own, so that one cannot hold up another.
+    """One service that Apprise supports; each has an outlet of its own, so that none can hold up another.
 
     Args:
-        number: Which of the URLs in the secret, from 0.
+        number: The position of its URL in the secret, from 0.
     """
 
     name = "apprise"
@@ -276,7 +276,7 @@ class AppriseService(Outlet):
 
     @override
     def deliver(self, notice: Notice, budget_s: float) -> str:
-        """Hand the notice to the service."""
+        """Send the notice through Apprise."""
         services = list(apprise_services())
         if self._number >= len(services):
             raise UndeliveredError(f"no service is named. Set {APPRISE_URLS} to Apprise URLs, or set apprise = false.")
@@ -285,7 +285,7 @@ class AppriseService(Outlet):
             import apprise
         except ImportError as error:
             raise UndeliveredError(f"Apprise is not installed. {install_hint('notify')}") from error
-        # With a time-out of its own it sends in a pool of threads, for which Python waits at its end, however long.
+        # With a time-out of its own, Apprise sends in a pool of threads, for which Python waits when it exits.
         asset = apprise.AppriseAsset(app_id="craftkit-archive", async_mode=False, service_timeout=0)
         sender = apprise.Apprise(asset=asset)
         if not sender.add(service.url):
@@ -297,7 +297,7 @@ class AppriseService(Outlet):
 
 
 def apprise_services() -> Iterator[_Service]:
-    """Read which services Apprise is to tell.
+    """Yield the services that Apprise is to notify.
 
     Raises:
         RequestError: The secret cannot be read.

@@ -1,4 +1,4 @@
-"""Telling: everybody at once, within one time-out. What could not be reached is a sentence, and never stops a night."""
+"""Sends a notice through all outlets at once, within one time-out; a failure is returned as a sentence, not raised."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ from craftkit_archive.notify.settings import PING_URL, WEBHOOK_URL, Notify
 from craftkit_archive.records import Diagnosis, Record, Summary
 from craftkit_archive.secrets import is_given
 
-# The part of the time-out that an outlet has for itself; the rest is for saying what it waited for.
+# The part of the time-out that an outlet may use; the rest is left for its error message.
 _BUDGET = 0.8
 
 
-# A night that begins has nothing to say yet.
+# The notice of a night that begins, which has nothing to report yet.
 _BEGINNING = Notice(
     archive="", host="", outcome="started", exit_code=0, started_at="", finished_at="", sentence="the night begins"
 )
@@ -35,23 +35,23 @@ def announce_start(notify: Notify) -> list[str]:
     """Tell the dead man's switch that a night begins.
 
     Returns:
-        A sentence on each that could not be reached; nothing is raised.
+        A sentence for each outlet that could not be reached; nothing is raised.
     """
     pings: list[Outlet] = [Ping(notify.ping, started=True)] if notify.ping or is_given(PING_URL) else []
     return _faults(notify, pings, _BEGINNING)
 
 
 def announce_end(notify: Notify, notice: Notice, previous: str | None) -> list[str]:
-    """Report how a night ended: to the dead man's switch always, to the others as `when` says.
+    """Report how a night ended: always to the dead man's switch, to other outlets as `when` in the settings says.
 
     Args:
-        notify: Whom to notify.
+        notify: The settings.
         notice: How it ended.
-        previous: The `state` of the last notice that reached everybody; None if there was none. So a change that could
-            not reach somebody is sent again the next night.
+        previous: The `state` of the last notice that reached all outlets; None if there was none. So a change that did
+            not reach one of them is sent again the next night.
 
     Returns:
-        A sentence on each that could not be reached; nothing is raised.
+        A sentence for each outlet that could not be reached; nothing is raised.
     """
     everybody = outlets_of(notify)
     wanted = is_news(notify, notice, previous)
@@ -59,17 +59,17 @@ def announce_end(notify: Notify, notice: Notice, previous: str | None) -> list[s
 
 
 def is_news(notify: Notify, notice: Notice, previous: str | None) -> bool:
-    """Say whether a notice is one that people want, as `when` says."""
+    """Return whether the setting `when` asks for this notice."""
     if notify.when == "change":
         return previous != notice.state
     return notify.when == "always" or not notice.good
 
 
 def try_outlets(notify: Notify, notice: Notice) -> Iterator[Record]:
-    """Send a notice to everybody, whatever `when` says, to see whether it arrives.
+    """Send a notice through all outlets, whatever `when` says, to see whether it arrives.
 
     Yields:
-        A `Diagnosis` for each outlet; at last the `Summary`, which has exit code 16 if one was not reached.
+        A `Diagnosis` for each outlet; at last the `Summary`, which has exit code 16 if one could not be reached.
     """
     outlets = outlets_of(notify)
     failed = 0
@@ -87,7 +87,7 @@ def try_outlets(notify: Notify, notice: Notice) -> Iterator[Record]:
 
 
 def outlets_of(notify: Notify) -> list[Outlet]:
-    """Return whom a configuration and the environment name."""
+    """Return the outlets that the settings and the environment name."""
     outlets: list[Outlet] = []
     if notify.ping or is_given(PING_URL):
         outlets.append(Ping(notify.ping))
@@ -103,7 +103,7 @@ def outlets_of(notify: Notify) -> list[Outlet]:
 
 
 def _count_services() -> int:
-    """Count the services for Apprise; where there are none, or none can be read, one outlet is to say so."""
+    """Count the services for Apprise; at least 1, so that an outlet reports if there are none or the secret is bad."""
     try:
         return len(list(apprise_services())) or 1
     except ArchiveError:
@@ -116,7 +116,7 @@ def _faults(notify: Notify, outlets: Sequence[Outlet], notice: Notice) -> list[s
 
 
 class _Delivery(Thread):
-    """One delivery, in a thread that can be left behind: a resolver of names, for one, cannot be stopped."""
+    """One delivery, in a daemon thread that can be abandoned: a DNS query, for example, cannot be stopped."""
 
     def __init__(self, outlet: Outlet, notice: Notice, budget_s: float) -> None:
         super().__init__(name=THREAD_PREFIX + outlet.name, daemon=True)
@@ -127,18 +127,18 @@ class _Delivery(Thread):
         self._budget_s = budget_s
 
     def run(self) -> None:
-        """Deliver, and keep what came of it."""
+        """Deliver, and keep the result."""
         try:
             self.reached = self.outlet.deliver(self._notice, self._budget_s)
         except (UndeliveredError, ArchiveError) as error:
             self.fault = str(error)
         except Exception as error:  # noqa: BLE001 - a fault of a library, or ours, must not cost a night
-            # Not its text, which may hold what was sent.
+            # Without its text, which may contain what was sent.
             self.fault = f"it failed with {type(error).__name__}. Please report this."
 
 
 def _deliver(outlets: Sequence[Outlet], notice: Notice, timeout_s: float) -> Iterator[tuple[str, str]]:
-    """Deliver to all at once; yield for each what was reached, and why not."""
+    """Deliver through all outlets at once; yield for each what was reached and the fault, one of them empty."""
     deadline = time.monotonic() + timeout_s
     deliveries = [_Delivery(outlet, notice, timeout_s * _BUDGET) for outlet in outlets]
     for delivery in deliveries:

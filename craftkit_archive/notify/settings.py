@@ -1,4 +1,4 @@
-"""Whom to tell: the table `[notify]` of a configuration. No secret is part of it; `read_secret` finds those."""
+"""The table `[notify]` of a configuration: whom to notify. It holds no secrets; `read_secret` finds those."""
 
 import re
 from email.headerregistry import Address
@@ -23,13 +23,13 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
 class Smtp(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """E-mail: through which server, from whom, to whom. Its password is a secret.
+    """E-mail: the server, the sender and the recipients. The password is a secret.
 
     Attributes:
         security: `starttls` and `tls` check the server's certificate, and send nothing if it is not trusted; `none` is
-            for a server on this machine or on a network that is trusted, and then without a user.
-        port: 587 for `starttls`, 465 for `tls`, 25 for `none`, if it is not given.
-        user: Who logs in; without one nobody does.
+            for a server on this machine or on a trusted network, and allows no user.
+        port: If not given, 587 for `starttls`, 465 for `tls`, 25 for `none`.
+        user: The user to log in as; without one, there is no login.
     """
 
     host: str
@@ -40,10 +40,10 @@ class Smtp(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     to: list[str]
 
     def __post_init__(self) -> None:
-        """Check what the types cannot say.
+        """Check what the types cannot express.
 
         Raises:
-            ValueError: An address is not one, or a password would be sent in the clear.
+            ValueError: An address is not valid, or a password would be sent unencrypted.
         """
         if not _HOST.fullmatch(self.host):
             raise ValueError(f"host: {self.host!r} is not the name of a server")
@@ -59,21 +59,21 @@ class Smtp(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
 
     @property
     def effective_port(self) -> int:
-        """Return the port, or the usual one."""
+        """The port, or the usual one if it is not given."""
         return self.port or PORTS[self.security]
 
 
 class Notify(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """Whom to tell how a night ended, and when.
+    """Whom to notify of how a night ended, and when.
 
     Attributes:
-        when: `problems` reports nights that were not good; `change` nights that ended otherwise or found something
-            else than the one before; `always` every night. Pings are always sent: their absence is an alarm.
-        ping: The URL of a dead man's switch, such as healthchecks.io: it gets `URL/start` when a night begins, `URL`
-            when it was good, `URL/fail` when it was not.
-        webhook: A URL that gets the notice as JSON.
-        command: A program and its arguments, which gets the notice as JSON on its standard input.
-        apprise: Whether to tell the services whose Apprise URLs are in the secret `CRAFTKIT_ARCHIVE_APPRISE_URLS`.
+        when: `problems` reports nights that were not good; `change` reports nights whose outcome or findings differ
+            from the night before; `always` reports every night. Pings are always sent: their absence is an alarm.
+        ping: The URL of a dead man's switch, such as healthchecks.io: `URL/start` is requested when a night begins,
+            `URL` if it was good, `URL/fail` if it was not.
+        webhook: A URL to which the notice is posted as JSON.
+        command: A program and its arguments; it receives the notice as JSON on its standard input.
+        apprise: Whether to notify the services whose Apprise URLs are in the secret `CRAFTKIT_ARCHIVE_APPRISE_URLS`.
         timeout: How long to wait for all of them together, such as `20s`; a minute at most.
     """
 
@@ -86,7 +86,7 @@ class Notify(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     timeout: str = "20s"
 
     def __post_init__(self) -> None:
-        """Check what the types cannot say.
+        """Check what the types cannot express.
 
         Raises:
             ValueError: A URL or the time-out is not valid.
@@ -110,7 +110,7 @@ class Notify(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
     @property
     def timeout_s(self) -> int:
-        """Return the time-out in seconds."""
+        """The time-out in seconds."""
         return parse_duration(self.timeout)
 
 
@@ -118,10 +118,10 @@ _HOST = re.compile(r"[\w.-]+|[0-9A-Fa-f:.]+")
 
 
 def check_url(url: str) -> str:
-    """Return a URL of http or https that can be asked.
+    """Return the URL if it is a valid one of http or https, without a password or a fragment.
 
     Raises:
-        ValueError: It cannot; the text does not hold it, because it may be a secret.
+        ValueError: It is not; the message does not quote it, because it may be a secret.
     """
     try:
         parts = urlsplit(url)
@@ -138,10 +138,10 @@ def check_url(url: str) -> str:
 
 
 def parse_mailbox(name: str, text: str) -> Address:
-    """Read an e-mail address, such as `archive@example.org` or `The archive <archive@example.org>`.
+    """Parse an e-mail address, such as `archive@example.org` or `The archive <archive@example.org>`.
 
     Raises:
-        ValueError: It is not one address, or could add lines to a message.
+        ValueError: It is not exactly one address, or could inject lines into a message.
 
     Source: RFC 5322, section 3.4.
     """
@@ -153,6 +153,7 @@ def parse_mailbox(name: str, text: str) -> Address:
     return Address(display.strip().removeprefix('"').removesuffix('"'), user, domain)
 
 
-# Not by the parser of `email`, which guesses, and on some texts fails. A local mail server also takes `root`.
+# The parser of `email` is not used, because it guesses, and crashes on some texts. The domain is optional, because a
+# local mail server also accepts `root`.
 _BARE = r"[^\s@<>,;:()\[\]\"\\]+(?:@\w[\w.-]*)?"
 _ADDRESS = re.compile(rf'(?P<display>[^<>\\"]+|"[^<>\\"]*"\s*)?<(?P<bracketed>{_BARE})>|(?P<bare>{_BARE})')

@@ -1,1 +1,1 @@
-"""Is this a whole PDF, and does it open?"""
+"""Checks whether bytes are a whole PDF, and whether PDF readers open it."""

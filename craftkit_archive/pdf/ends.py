@@ -1,4 +1,4 @@
-"""Is this a whole PDF? What its two ends show as it passes by, and what two independent readers make of it."""
+"""Checks whether bytes are a whole PDF by the beginning and the end of the stream, while it passes through."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 HEADER_BYTES = 1024
 
-# The first object may say that the file is linearized; it follows the header, wherever that is.
+# The first object, which follows the header, may say that the file is linearized.
 HEAD_BYTES = 2 * HEADER_BYTES
 TRAILER_BYTES = 64 << 10
 MOST_ODDITIES = 5
@@ -35,18 +35,18 @@ _LINEARIZED = re.compile(
 _POINTER = re.compile(rb"\s*(\d{1,18})\s*(?:%[^\r\n]*[\r\n]\s*)*")
 _TABLE = re.compile(rb"\s*(?:xref\b|\d+\s+\d+\s+obj\b)")
 
-# How the rest of a PDF begins: with an object, a comment or a table after an older end, with a keyword after the end of
-# a PDF that is attached to it; the word itself may be cut.
+# What may follow a %%EOF that is not the last one of a PDF: an object, a comment or a table after an older end, or a
+# keyword after the end of an attached PDF. The file may have been cut within that word.
 _GOES_ON = re.compile(rb"\s*(?:\d|%|(?:xref|xre|xr|x|startxref|endstream|endobj|e|en|end|ends|endst\w*|endo\w*)\b)")
 
 
 class Ends:
-    """Keeps the two ends of a stream that passes through, and its length.
+    """Keeps the beginning and the end of a stream that passes through, and its length.
 
     Attributes:
-        head: Its first bytes.
-        tail: The last bytes before its padding; white space and NULs at the end may be many, and say nothing.
-        padding_bytes: How many of those there are.
+        head: Its first bytes, up to `HEAD_BYTES`.
+        tail: The last bytes before the padding, up to `TRAILER_BYTES`.
+        padding_bytes: How many bytes of white space and NULs are at the end.
         size_bytes: Its length.
     """
 
@@ -57,7 +57,7 @@ class Ends:
         self.size_bytes = 0
 
     def watch(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Pass the chunks on, looking at each."""
+        """Pass the chunks on, and keep what is needed of each."""
         for chunk in chunks:
             if len(self.head) < HEAD_BYTES:
                 self.head += chunk[: HEAD_BYTES - len(self.head)]
@@ -66,24 +66,24 @@ class Ends:
             yield chunk
 
     def _keep_end(self, chunk: bytes) -> None:
-        # The last bytes first: to strip the whole chunk would copy all of it, and it hardly ever ends in 64 KiB of
-        # padding.
+        # Only the last bytes are stripped at first: stripping the whole chunk copies all of it, and a chunk hardly ever
+        # ends with 64 KiB of padding.
         end = chunk[-TRAILER_BYTES:].rstrip(_PADDING) or chunk.rstrip(_PADDING)[-TRAILER_BYTES:]
         if not end:
             self.padding_bytes += len(chunk)
             return
         padding = len(chunk) - (chunk.rfind(end[-1:]) + 1)
         if len(end) + padding < len(chunk):
-            self.tail = end  # more of this very chunk lies before it
+            self.tail = end  # what precedes it is in this chunk too, so the old tail is not needed
         else:
-            # Padding that turned out to lie inside keeps its length, on which every offset depends.
+            # Padding between two chunks turned out to lie inside; its length is kept, because offsets depend on it.
             self.tail = (self.tail + b"\n" * min(self.padding_bytes, TRAILER_BYTES) + end)[-TRAILER_BYTES:]
         self.padding_bytes = padding
 
     def symptom(self) -> tuple[Verdict, str] | None:
-        """Say what is plainly wrong with the bytes as a PDF, if anything: a verdict and what was seen.
+        """Return what is wrong with the bytes as a PDF, as a verdict and a description; None if nothing is.
 
-        `not-a-pdf` and `odd` are what this finds strange; some reader may open it all the same.
+        Some reader may open what this calls `not-a-pdf` or `odd`.
 
         Source: ISO 32000-1, 7.5.2 (header), 7.5.5 (trailer), and annexes F (linearized) and H.3 (the header within the
         first 1,024 bytes).
@@ -94,7 +94,7 @@ class Ends:
         if start < 0:
             return "not-a-pdf", f"it begins with {self.head[:40].decode('latin-1')!r}"
         if _AWS_CHUNKED.match(self.head[:start]):
-            # Such frames go through the whole file, and its end is one too.
+            # Such frames run through the whole file, so its end is one too and tells nothing more.
             return "odd", (
                 f"{_bytes(start)} before %PDF-: the frame of an aws-chunked upload, which a gateway stored with it"
             )
@@ -105,21 +105,21 @@ class Ends:
         return ("odd", before) if end is None else (end[0], f"{before}; {end[1]}")
 
     def oddity(self) -> str | None:
-        """Say what is odd about the bytes as a PDF, if anything."""
+        """Return what is wrong or odd about the bytes as a PDF; None if nothing is."""
         symptom = self.symptom()
         return symptom and symptom[1]
 
     def _end_symptom(self, start: int) -> tuple[Verdict, str] | None:
-        """Look at the end of a PDF whose header begins at byte `start`.
+        """Check the end of a PDF whose header begins at byte `start`.
 
-        Its end is its *last* `startxref N %%EOF`: a linearized PDF has one in its first part too, and an updated one
-        has one for each state it was in.
+        The end is the *last* `startxref N %%EOF`: a linearized PDF has one in its first part too, and an updated PDF
+        has one for each revision.
         """
         linearized = _LINEARIZED.match(self.head, start)
         if linearized and self.size_bytes - start < int(linearized[1]):
             said = f"it says that it has {int(linearized[1]):,} (it is linearized)"
             return "truncated", f"it has {_bytes(self.size_bytes - start)}, and {said}"
-        # From the end, where they are; to look from the front would take longer than to hash it.
+        # Searched from the end, where they are: a search from the front would take longer than hashing the PDF.
         keyword, marker = self.tail.rfind(b"startxref"), self.tail.rfind(b"%%EOF")
         if keyword < 0 or marker < 0:
             missing = [word for word, at in (("startxref", keyword), ("%%EOF", marker)) if at < 0]
@@ -138,9 +138,9 @@ class Ends:
             return "odd", "its last startxref has no number"
         target, stands_at = int(pointer[1]), self.size_bytes - self.padding_bytes - len(self.tail) + keyword
         if target >= stands_at:
-            # The table comes before its pointer, always.
+            # The table always precedes its pointer.
             return "truncated", f"its startxref is at byte {stands_at:,} and points beyond that, to byte {target:,}"
-        # A PDF that is attached without compression has an end of its own, whose offsets count from its own header.
+        # A PDF that is attached without compression has an end of its own, with offsets relative to its own header.
         inner = self.tail.rfind(b"%PDF-", 0, keyword)
         inner_at = stands_at - keyword + inner
         if inner >= 0 and inner_at > start and _TABLE.match(self.tail, inner + target):
@@ -153,7 +153,7 @@ class Ends:
 
 
 def odd_on_arrival(oddity: str) -> str:
-    """Write the note on a PDF that was odd when it came, and is stored all the same."""
+    """Return the text of a note on a PDF that was odd on arrival and stored all the same."""
     return f"odd on arrival: {oddity}"
 
 
@@ -162,6 +162,6 @@ def _bytes(count: int) -> str:
 
 
 def _cause(before: bytes) -> str:
-    """Say how bytes came to stand before the header of a PDF, or what they are."""
+    """Explain the bytes before the header of a PDF."""
     unknown = f"they begin with {before[:40].decode('latin-1')!r}"
     return next((cause for pattern, cause in _CAUSES if pattern.match(before)), unknown)

@@ -1,4 +1,4 @@
-"""Two independent readers of PDFs: qpdf, by pikepdf, and PDFium."""
+"""Opens PDFs with two independent readers: qpdf (through pikepdf) and PDFium."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NO_JBIG2 = "pikepdf could not decode its JBIG2 images, because jbig2dec is not i
 
 
 class Structure(NamedTuple):
-    """What a reader sees in a PDF.
+    """What a reader finds in a PDF.
 
     Attributes:
-        opens: Whether the reader opens it; None if it could not look into it, which says nothing about the PDF.
-        pages: How many it has, as far as is known.
+        opens: Whether the reader opens it; None if the reader could not examine it, which says nothing about the PDF.
+        pages: The number of pages; None if unknown.
         oddities: What is odd, or why it does not open, in the reader's own words.
     """
 
@@ -31,8 +31,8 @@ class Structure(NamedTuple):
 def inspect_with_pikepdf(body: bytes | str) -> Structure:
     """Open a PDF with pikepdf (qpdf), count its pages, and read its cross-reference table and every stream.
 
-    Oddities are not damage: viewers open one in eight of such files. It can take a hostile file any time and memory:
-    an `IsolatedProcess` sets limits to both.
+    Oddities are not damage: viewers open one in eight of such files. A hostile PDF can take unlimited time and memory,
+    so call it in an `IsolatedProcess`.
 
     Args:
         body: The PDF itself, or the path of a file that holds it.
@@ -44,7 +44,7 @@ def inspect_with_pikepdf(body: bytes | str) -> Structure:
     reported: dict[str, None] = {}
     try:
         with pikepdf.open(file, suppress_warnings=True) as found, warnings.catch_warnings(record=True) as missing:
-            # Python's own filter would show it once in a process, and this one looks into many files.
+            # By default, Python shows a warning once in a process, and this process opens many files.
             warnings.simplefilter("always")
             try:
                 pages = len(found.pages)
@@ -52,7 +52,7 @@ def inspect_with_pikepdf(body: bytes | str) -> Structure:
             except pikepdf.DependencyError:
                 reported[NO_JBIG2] = None
             except (pikepdf.PdfError, RuntimeError, ValueError, TypeError, OverflowError) as error:
-                # It opens; one part of it stopped the check, and pikepdf raises the error of the library beneath.
+                # The PDF opens, but the check failed at some part of it with an error of the library below pikepdf.
                 reported[f"pikepdf could not check all of it: {error}"] = None
             if any("decoder" in str(warning.message) for warning in missing):
                 reported[NO_JBIG2] = None
@@ -70,7 +70,7 @@ def inspect_with_pikepdf(body: bytes | str) -> Structure:
 
 
 def inspect_with_pdfium(body: bytes | str) -> Structure:
-    """Open a PDF with PDFium, the reader of Chrome, and count its pages; hostile files are for an `IsolatedProcess`.
+    """Open a PDF with PDFium, the reader of Chrome, and count its pages; call it in an `IsolatedProcess`.
 
     Args:
         body: The PDF itself, or the path of a file that holds it.
@@ -92,18 +92,18 @@ def inspect_with_pdfium(body: bytes | str) -> Structure:
         found.close()
 
 
-# Independent of each other: what one of them opens is not malformed.
+# The readers are independent of each other: a PDF that one of them opens is not malformed.
 READERS = {"pikepdf": inspect_with_pikepdf, "PDFium": inspect_with_pdfium}
 
 
 def combine(structures: Mapping[str, Structure]) -> Structure:
-    """Say what several readers together make of a PDF.
+    """Combine the findings of several readers.
 
-    If one opens it, it opens, and what the others say is odd. If none does, it is malformed only if each could look
-    into it: a password, an encryption that a reader does not know and a reader that died are not damage.
+    If one of them opens the PDF, it opens, and the others' complaints are oddities. If none does, it counts as not
+    opening only if each could examine it: a password, an unknown encryption and a reader that crashed are not damage.
 
     Args:
-        structures: What each reader sees, by its name.
+        structures: The findings, by the name of the reader.
     """
     oddities: list[str] = []
     closed: dict[str, list[str]] = {}
@@ -126,15 +126,15 @@ def _said(names: list[str], what: str) -> str:
 
 
 def has_jbig2_decoder() -> bool:
-    """Say whether pikepdf can decode JBIG2 images, for which it calls the program jbig2dec."""
+    """Return whether pikepdf can decode JBIG2 images, for which it calls the program jbig2dec."""
     from pikepdf.jbig2 import get_decoder
 
     return get_decoder().available()
 
 
 def _encryption(body: bytes | str) -> str | None:
-    """Say whether a PDF is encrypted for the holders of certificates; the names of other kinds say nothing."""
-    # The dictionary that says so is never compressed nor encrypted itself.
+    """Return a sentence if a PDF is encrypted for the holders of certificates; None for other kinds of encryption."""
+    # The encryption dictionary is itself never compressed or encrypted, so its name can be searched for.
     if isinstance(body, bytes):
         found = b"/Adobe.PubSec" in body or b"/adbe.pkcs7.s" in body
     else:
@@ -144,5 +144,5 @@ def _encryption(body: bytes | str) -> str | None:
 
 
 def _without_file_name(problem: str, file: object) -> str:
-    """Leave out the name of the file, which is a temporary one or none at all."""
+    """Remove the name of the file, which is temporary or no name at all."""
     return problem.removeprefix("WARNING: ").replace(f"stream {file!r}", "").replace(str(file), "").lstrip(": ")

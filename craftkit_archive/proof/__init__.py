@@ -1,1 +1,1 @@
-"""What proves something, and knows no archive: the seal, the chain of the audit log, signatures, timestamps."""
+"""Proofs that are independent of archives: seals, the hash chain of the audit log, signatures, timestamps."""

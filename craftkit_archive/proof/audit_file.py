@@ -1,4 +1,4 @@
-"""The file `audit.ndjson`: the audit log beside the catalog, for those who have no SQLite."""
+"""The file `audit.ndjson`: the audit log beside the catalog, readable without SQLite."""
 
 import fcntl
 import os
@@ -13,17 +13,17 @@ from craftkit_archive.errors import disk_errors
 from craftkit_archive.proof.events import MAX_LINE_BYTES, read_event
 
 AUDIT_FILE = "audit.ndjson"
-# How often lines are brought to the disk while a command writes many; the last ones are when it ends.
+# How often the file is flushed to the disk while a command writes many lines; it is flushed once more at the end.
 FLUSH_SECONDS = 1.0
 _BLOCK_BYTES = 1 << 16
 
 
 def read_lines(file: BinaryIO, size_bytes: int | None = None) -> Iterator[bytes]:
-    """Yield the lines of a log with their newlines; what is too long for one, and what has no newline, as it is.
+    """Yield the lines of a log with their newlines; a line that is too long is cut into pieces.
 
     Args:
         file: The log.
-        size_bytes: How much of it to read; what is appended meanwhile is left out.
+        size_bytes: How much of it to read, so that lines appended meanwhile are left out; all if not given.
     """
     left = -1 if size_bytes is None else size_bytes
     while left and (line := file.readline(MAX_LINE_BYTES)):
@@ -32,7 +32,7 @@ def read_lines(file: BinaryIO, size_bytes: int | None = None) -> Iterator[bytes]
 
 
 def read_last_lines(path: Path, count: int) -> list[bytes]:
-    """Return the last whole lines of a log, at most `count`; an empty list if the file does not exist.
+    """Return the last complete lines of a log, at most `count`; an empty list if the file does not exist.
 
     Raises:
         NotWritableError: The disk refused.
@@ -55,17 +55,16 @@ def read_last_lines(path: Path, count: int) -> list[bytes]:
 class AuditFile:
     """The audit log's file, to which several processes append whole lines.
 
-    The catalog's table comes first: a line is written when its row is committed. So every writer appends all that the
-    table has and the file has not, and a command that was killed in between leaves nothing that the next one does not
-    add.
+    A line is written after its row in the catalog's table was committed. Every writer appends all lines that the file
+    is missing, not only its own, and so completes what a killed command left out.
 
     Args:
-        path: The file; made, readable by its owner alone, when the first line is written.
+        path: The file; created with the first line, readable only by its owner.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.flushed = 0  # up to which number the lines are on the disk
+        self.flushed = 0  # the number of the last line that is on the disk
         self._descriptor: int | None = None
         self._last, self._size = 0, -1
         self._flushed_at, self._dirty = 0.0, False
@@ -73,7 +72,9 @@ class AuditFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the one who writes to the file; never inside a transaction, which others may hold while they wait for it.
+        """Hold the file's lock for writing.
+
+        Never take it inside a transaction: another process may hold the lock and wait for that transaction.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
@@ -106,10 +107,10 @@ class AuditFile:
             self._descriptor = None
 
     def append_missing(self, rows_after: Callable[[int], Iterator[tuple[int, bytes]]]) -> None:
-        """Append the rows whose lines the file does not have; the file goes on from its last line.
+        """Append the lines that the file is missing, from its last line on.
 
         Args:
-            rows_after: Yields the numbers of the table's rows after one, and their lines.
+            rows_after: Given a number, yields the number and the line of each later row of the table.
         """
         with self.locked(), disk_errors(self.path):
             last, torn = self._last, b""
@@ -121,7 +122,7 @@ class AuditFile:
             self.write(last, rows_after(last), torn=torn)
 
     def tail(self) -> tuple[bytes, bytes]:
-        """Return the last whole line, and what follows it. Only for the one who holds the lock."""
+        """Return the last complete line, and what follows it. Only the holder of the lock may call it."""
         descriptor = self._held()
         end = os.fstat(descriptor).st_size
         tail = b""
@@ -134,13 +135,13 @@ class AuditFile:
         return (whole.rpartition(b"\n")[2] + newline, torn) if newline else (b"", torn)
 
     def write(self, after: int, rows: Iterator[tuple[int, bytes]], *, torn: bytes = b"") -> None:
-        """Append lines. Only for the one who holds the lock.
+        """Append lines. Only the holder of the lock may call it.
 
         Args:
-            after: The number of the last whole line.
+            after: The number of the last complete line.
             rows: The numbers and lines that follow it.
-            torn: What a write that broke off has left after it. It is cut off if it begins the next line, and is
-                otherwise left as a separate line for the verification to find.
+            torn: What an interrupted write has left after that line. It is cut off if the next line begins with it, and
+                otherwise ended with a newline, for the verification to find.
         """
         descriptor = self._held()
         self._last = after
@@ -160,14 +161,14 @@ class AuditFile:
 
     def _write_whole(self, descriptor: int, line: bytes) -> None:
         written = os.write(descriptor, line)
-        if written < len(line):  # a full disk took a part of it
+        if written < len(line):  # the disk is full
             size = os.fstat(descriptor).st_size
             os.ftruncate(descriptor, size - written)
             self._size = -1
-            os.write(descriptor, line)  # says what is wrong
+            os.write(descriptor, line)  # raises the error that the short write did not
 
     def flush(self) -> None:
-        """Bring what is written to the disk, and note how far that is. Only for the one who holds the lock."""
+        """Flush the file to the disk, and note up to which event. Only the holder of the lock may call it."""
         os.fsync(self._held())
         self._flushed_at = time.monotonic()
         self.flushed, self._dirty = self._last, False
@@ -178,7 +179,7 @@ class AuditFile:
         return self._descriptor
 
     def close(self) -> None:
-        """Bring everything to the disk, and close the file; it can be used again.
+        """Flush the file to the disk and close it; the next write opens it again.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.

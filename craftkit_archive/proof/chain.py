@@ -1,4 +1,4 @@
-"""Whether a log is as it was written: each line by itself, each after the one before, and two copies side by side."""
+"""Verifies a log: each event against its hash, each against the one before, and the two copies against each other."""
 
 from collections.abc import Generator, Iterator
 from typing import Literal, NamedTuple
@@ -11,15 +11,15 @@ Where = Literal["file", "table", "both"]
 Problem = Literal[
     "malformed",  # not an event at all
     "changed",  # not what was hashed
-    "missing",  # gone, with others after it
+    "missing",  # gone from the middle
     "cut",  # gone from the end
     "misplaced",  # not where its number belongs
     "unchained",  # it does not continue the one before
     "differs",  # the two copies disagree
     "added",  # only one copy has it
-    "forked",  # the log itself says that its copies had parted
+    "forked",  # an event records that the two copies had forked
     "behind",  # a killed command had no time to write it
-    "head",  # the head that somebody wrote down is not in the log
+    "head",  # a head that was noted earlier is not in the log
     "access-log",  # a recorded access log is gone or changed
 ]
 _Row = tuple[int, bytes | None]  # number and line of a row; no line after the last one
@@ -27,7 +27,7 @@ NAMES: dict[Where, str] = {"file": "audit.ndjson", "table": "the table", "both":
 
 
 class Fault(NamedTuple):
-    """What is wrong with a log, and at which event; `last` is the end of a range, or the same number."""
+    """A fault of a log, at one event or at a range of events from `number` to `last`."""
 
     where: Where
     problem: Problem
@@ -37,29 +37,29 @@ class Fault(NamedTuple):
 
 
 class Chain:
-    """Follows one copy of a log line by line. It holds a number and a hash, however long the log is.
+    """Follows one copy of a log line by line, and keeps only a number and a hash, however long the log is.
 
     Args:
         where: Which copy it is.
-        head: What the first line continues.
+        head: The event that the first line continues.
     """
 
     def __init__(self, where: Where, head: Head | None = None) -> None:
         self.where: Where = where
         self.number, self.hash = head or Head()
-        self._known = True  # whether `hash` is what the next line has to continue
+        self._known = True  # whether the next line has to continue `hash`
 
     @property
     def state(self) -> tuple[int, str, bool]:
-        """What the next line is held against."""
+        """What the next line is compared with."""
         return self.number, self.hash, self._known
 
     def follow(self, other: "Chain") -> None:
-        """Go on from where another chain is."""
+        """Continue from where another chain is."""
         self.number, self.hash, self._known = other.state
 
     def place(self, line: bytes) -> int:
-        """Say which number a line counts as: its own, unless it was changed and cannot be trusted."""
+        """Return the number that a line counts as: its own if its hash matches, and the expected one if not."""
         try:
             event = read_event(line)
         except ValueError:
@@ -67,7 +67,7 @@ class Chain:
         return event.number if is_intact(event, line) else self.number + 1
 
     def take(self, line: bytes) -> tuple[Event | None, list[Fault]]:
-        """Take the next line; return its event, unless it was changed, and what is wrong with it."""
+        """Check the next line; return its event, or None if it was changed, and its faults."""
         expected = self.number + 1
         try:
             event = read_event(line)
@@ -91,7 +91,7 @@ class Chain:
             faults.append(self._fault("missing", expected, detail, number - 1))
         elif number < expected:
             faults.append(self._fault("misplaced", number, f"event {number} stands after event {self.number}"))
-        # Where a line is missing, moved or changed, its neighbours no longer fit: that is the same news.
+        # If a line is missing, moved or changed, its neighbours do not fit either: that is reported once.
         elif self._known and event.prev != self.hash:
             detail = f"event {number} does not continue event {self.number} as it is here: one of them was replaced"
             faults.append(self._fault("unchained", number, detail))
@@ -123,11 +123,11 @@ def compare_logs(
         file: The lines of `audit.ndjson`, each with its newline.
         table: Numbers and lines of the table, in the order of numbers.
         last: The last number of the table.
-        flushed: Up to which number the file was once on the disk. What is missing after that, a killed command had no
-            time to write.
+        flushed: The number of the last event that is known to have been on the disk in the file. Later lines may be
+            missing because a command was killed before it wrote them.
 
     Yields:
-        Each `Fault`, and each `Event` of the file that is what its hash says.
+        Each `Fault`, and each `Event` of the file whose hash matches.
     """
     return _Comparison(file, table, last, flushed).results()
 
@@ -150,7 +150,7 @@ class _Comparison:
                 line, (number, row) = yield from self._take_same(line)
                 continue
             if line is not None and row is not None and not line.endswith(b"\n") and row.startswith(line):
-                line = self._next_line()  # a write that broke off: what it began is missing, and no more than that
+                line = self._next_line()  # an interrupted write: the event counts as missing, and nothing more
                 continue
             at = self._file.place(line) if line is not None else None
             if line is not None and at is not None and (row is None or at < number or at > self._last):
@@ -177,7 +177,7 @@ class _Comparison:
         return next(self._rows, (0, None))
 
     def _take_same(self, line: bytes | None) -> Generator[Fault | Event, None, tuple[bytes | None, _Row]]:
-        """Take this line, and what follows it, for as long as both copies have the same; return what they have next."""
+        """Check lines for as long as both copies have the same ones; return the next line and the next row."""
         number, row = 0, line
         while line is not None and line == row:
             event, faults = self._file.take(line)
@@ -196,7 +196,7 @@ class _Comparison:
             yield event
 
     def _note_gap(self, only_in: Where, number: int) -> Iterator[Fault]:
-        """Note what one copy alone has; numbers that follow each other become one fault."""
+        """Note an event that only one copy has; consecutive ones become one fault."""
         if self._gap and self._gap[0] == only_in and self._gap[2] + 1 == number:
             self._gap = (only_in, self._gap[1], number)
             return

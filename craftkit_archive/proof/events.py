@@ -1,4 +1,4 @@
-"""Events of the audit log: their one form as a line, and the hash that binds each to the one before.
+"""Events of the audit log: their canonical form as a line, and the hash that links each to the one before.
 
 Source: RFC 8785 (canonical JSON), FIPS 180-4 (SHA-256).
 """
@@ -17,9 +17,9 @@ from craftkit_archive.values import mask, valid_text
 
 # What the first event continues.
 NOTHING_BEFORE = "0" * 64
-# JavaScript, jq and RFC 8785 hold whole numbers exactly up to here.
+# JavaScript, jq and RFC 8785 represent integers exactly up to here.
 MAX_NUMBER = 2**53 - 1
-# No event is near this; a longer line in the file is not read into memory.
+# No event comes near this length; a longer line of the file is not read into memory at once.
 MAX_LINE_BYTES = 1 << 20
 MAX_WHO_CHARS = 200
 
@@ -37,13 +37,13 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Head(NamedTuple):
-    """The last event of a log: its number and its hash. Whoever keeps a copy of it elsewhere can prove the rest."""
+    """The number and the hash of the last event of a log. A copy kept elsewhere proves all events up to it."""
 
     number: int = 0
     hash: str = NOTHING_BEFORE
 
 
-# The fields of both stand in the order of their names, as RFC 8785 sorts them.
+# The fields of both structs are in alphabetical order, as RFC 8785 sorts them.
 class _Content(msgspec.Struct, frozen=True):
     counts: dict[str, int]
     details: dict[str, Any]
@@ -55,17 +55,17 @@ class _Content(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One event, as a line of the audit log has it.
+    """One event of the audit log.
 
     Attributes:
-        counts: How many of what, such as stored or deleted PDFs.
-        details: What else there is to say; never a secret, and never a free text that names a person's data.
+        counts: Named counts, such as stored or deleted PDFs.
+        details: Everything else; never a secret, and never free text that contains personal data.
         hash: SHA-256 of the canonical form of all other fields; 64 lower-case hex digits.
-        number: 1 for the first event, then one more each time.
+        number: 1 for the first event, 2 for the second, and so on.
         prev: The hash of the event before; 64 zeros for the first.
         time: When it was recorded, in UTC.
-        what: The command, or what the log says about itself.
-        who: Who gave the command.
+        what: The command, or a name from this module for an event about the log itself.
+        who: The user who gave the command.
     """
 
     counts: dict[str, int]
@@ -84,7 +84,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def head(self) -> Head:
-        """What the next event continues."""
+        """The number and the hash, which the next event continues."""
         return Head(self.number, self.hash)
 
 
@@ -93,10 +93,10 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 def canonical(value: Any) -> bytes:
-    """Write a value as RFC 8785 does.
+    """Return a value in the canonical form of RFC 8785.
 
-    It holds for what `make_event` lets into an event: names of ASCII, no fractions, no control characters. For those,
-    the canonical form is compact JSON with sorted names, which also `jq -cS` and Python's `json` write.
+    That is so only for values that `make_event` admits: ASCII names, no fractions, no control characters. For these,
+    the canonical form is compact JSON with sorted names, which `jq -cS` and Python's `json` write too.
     """
     return _encode(value)
 
@@ -114,15 +114,14 @@ def make_event(
     counts: Mapping[str, int] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Event:
-    """Make the event that follows a log's last one.
+    """Return the event that follows a log's last one.
 
-    Texts are written so that every reader agrees on their bytes: control characters and what is not Unicode are
-    spelled out, and API keys are cut down to their public beginning. Counts of zero and details that are None are left
-    out.
+    Texts are normalized so that all readers agree on their bytes: control characters and invalid Unicode are escaped,
+    and API keys are masked except for their public prefix. Counts of zero and details that are None are left out.
 
     Raises:
-        TypeError, ValueError: A value is not text, a whole number within 2^53, a truth value, null, a list or an
-            object of these; or a name has other characters than a-z, 0-9, `_` and `-`.
+        TypeError, ValueError: A value is not text, an integer within 2^53, a boolean, null, or a list or object of
+            these; or a name has other characters than a-z, 0-9, `_` and `-`.
     """
     content = _Content(
         counts={_field_name(name): int(_canonical_value(count)) for name, count in (counts or {}).items() if count},
@@ -161,14 +160,14 @@ def _canonical_value(value: Any) -> Any:
 
 
 def _event_text(text: str) -> str:
-    # jq escapes U+007F and RFC 8785 does not; without control characters there is nothing to disagree about.
+    # jq escapes U+007F and RFC 8785 does not, so control characters are escaped here.
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], mask(valid_text(text)))
 
 
 def is_intact(event: Event, line: bytes) -> bool:
-    """Say whether the hash of an event, which was read from this line, is that of the rest of the line."""
-    # In the canonical form, what was hashed is the line without this one field. No text can look like it, because
-    # quotes in texts are escaped; and what `details` may have of that name stands before it.
+    """Return whether an event, which was read from this line, still has the hash that it was given."""
+    # Cutting the hash field out of the line gives the bytes that were hashed, without encoding the event again. No text
+    # can look like that field, because quotes in texts are escaped; and a field of that name in `details` comes before.
     before, field, after = line.rpartition(b'"hash":"%b",' % event.hash.encode())
     return bool(field) and sha256(before + after.removesuffix(b"\n")).hexdigest() == event.hash
 
@@ -190,7 +189,7 @@ def read_event(line: bytes) -> Event:
 
 
 def user_and_host() -> str:
-    """Say who runs this process, as `user@host`."""
+    """Return the user who runs this process, as `user@host`."""
     try:
         user = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container's user without a name
@@ -199,7 +198,7 @@ def user_and_host() -> str:
 
 
 def check_who(name: str) -> str:
-    """Return the name of a person or job who acts, without blanks around it.
+    """Return the name of a person or job for the audit log, without surrounding blanks.
 
     Raises:
         ValueError: It is empty, too long, or more than one line.

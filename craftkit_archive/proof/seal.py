@@ -11,18 +11,18 @@ RUN_LINES = 100_000
 
 
 def seal_line(digest: str, key: str) -> bytes:
-    """Return what a seal holds of one asset."""
+    """Return the line of a seal's text for one asset."""
     return f"{digest}  {key}\n".encode()
 
 
 def compute_seal(held: Iterable[tuple[str, str]]) -> str:
-    r"""Return the seal of what is held, as 64 lower-case hex digits.
+    r"""Return the seal of some assets, as 64 lower-case hex digits.
 
-    It is the SHA-256 of the lines that `sha256sum` would print of the assets, under their asset keys, sorted by their
-    bytes (`LC_ALL=C sort`): `<sha256>  <asset key>\n`.
+    It is the SHA-256 of the lines that `sha256sum` would print for the assets under their asset keys, sorted by bytes
+    (`LC_ALL=C sort`): `<sha256>  <asset key>\n`.
 
     Args:
-        held: Digest (64 lower-case hex digits) and asset key of each asset, in the order of their bytes, digest first.
+        held: The digest (64 lower-case hex digits) and the asset key of each asset, sorted by their bytes.
     """
     hashed = sha256()
     for digest, key in held:
@@ -31,9 +31,10 @@ def compute_seal(held: Iterable[tuple[str, str]]) -> str:
 
 
 class SealBuilder:
-    """A seal that is made of what comes in any order; a context manager.
+    """Computes a seal of assets that are added in any order; a context manager.
 
-    Each 100,000 lines are sorted and put on the disk, so that memory does not grow.
+    An external merge sort: every `RUN_LINES` lines are sorted and written to a temporary file, so that memory does not
+    grow.
     """
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class SealBuilder:
         self._stack.close()
 
     def add(self, digest: str, key: str) -> None:
-        """Take in an asset."""
+        """Add an asset."""
         self._lines.append((digest, key))
         if len(self._lines) >= RUN_LINES:
             file = tempfile.TemporaryFile("w+", encoding="utf-8", newline="")  # noqa: SIM115 - closed by the stack
@@ -58,7 +59,7 @@ class SealBuilder:
             self._lines = []
 
     def result(self) -> str:
-        """Return the seal of what came in."""
+        """Return the seal of all assets that were added."""
         return compute_seal(heapq.merge(self._sorted(), *map(_read_run, self._runs), key=_order))
 
     def _sorted(self) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from craftkit_archive.errors import RequestError
 
-# What a signature is for: one that was made for another purpose, such as a commit, does not count.
+# The purpose that signatures are made for: one for another purpose, such as a commit, is not accepted.
 NAMESPACE = "craftkit-archive"
 SUFFIX = ".sig"
 
@@ -22,11 +22,11 @@ class SignatureRefusedError(Exception):
 
 
 def sign_text(text: bytes, key: Path) -> bytes:
-    """Sign a text, and return the signature as `ssh-keygen -Y verify` reads it.
+    """Sign a text, and return the signature in the form that `ssh-keygen -Y verify` reads.
 
     Args:
-        text: What is signed.
-        key: A private key; or a public one whose private half is in the agent or in hardware.
+        text: The text to sign.
+        key: A private key, or a public one whose private half is in the agent or in hardware.
 
     Raises:
         RequestError: `ssh-keygen` is not installed, or cannot sign with this key.
@@ -43,17 +43,17 @@ def _signature(done: subprocess.CompletedProcess[bytes], key: Path) -> bytes:
 
 
 def sign_file(file: Path, key: Path) -> bytes:
-    """Sign what a file holds, however large it is; see `sign_text`.
+    """Sign the content of a file of any size; see `sign_text`.
 
     Raises:
-        RequestError: There is no `ssh-keygen`, or it does not sign with this key.
+        RequestError: `ssh-keygen` is not installed, or cannot sign with this key.
     """
     with file.open("rb") as opened:
         return _signature(_run("sign", "-f", os.fspath(key), "-n", NAMESPACE, text=opened), key)
 
 
 def find_signer(text: bytes, signature: bytes, allowed_signers: Path) -> str:
-    """Return who signed a text, as the file of allowed signers calls them.
+    """Return the signer of a text by the name in the file of allowed signers.
 
     Raises:
         SignatureRefusedError: The signature does not match the text, or its signer is not listed.

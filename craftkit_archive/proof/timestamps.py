@@ -1,4 +1,4 @@
-"""Timestamps: an authority signs that a text existed at a time.
+"""Timestamps, by which an authority certifies that a text existed at a certain time.
 
 Source: RFC 3161; its section 3.4 for HTTP.
 """
@@ -21,10 +21,10 @@ _GRANTED = (0, 1)
 
 
 def make_request(text: bytes) -> bytes:
-    """Return what asks an authority for a timestamp of a text (DER); nothing but its digest leaves the house.
+    """Return a request for a timestamp of a text (DER); it contains only the text's digest.
 
     Raises:
-        RequestError: The library for it is not installed.
+        RequestError: rfc3161-client is not installed.
     """
     return _request(text).as_bytes()
 
@@ -33,7 +33,7 @@ def fetch_timestamp(text: bytes, url: str) -> tuple[bytes, datetime]:
     """Ask an authority for a timestamp of a text, and return its reply (DER) and the time in it.
 
     Raises:
-        RequestError: The URL is not one, or the library is not installed.
+        RequestError: The URL is not valid, or rfc3161-client is not installed.
         RemoteError: The authority cannot be reached, refuses, or answers something else.
     """
     request = _request(text)
@@ -46,18 +46,18 @@ def fetch_timestamp(text: bytes, url: str) -> tuple[bytes, datetime]:
 
 
 def read_reply(reply: bytes, text: bytes, source: str) -> datetime:
-    """Return the time at which an authority saw a text, as its reply says.
+    """Return the time in an authority's reply about a text.
 
-    Whether the authority is one to be trusted is for `openssl ts -verify` and its certificates to say.
+    Whether the authority can be trusted is not checked; `openssl ts -verify` does that by its certificates.
 
     Args:
-        reply: What the authority answered (DER).
-        text: What was stamped.
+        reply: The authority's reply (DER).
+        text: The text that was stamped.
         source: Where the reply comes from, for messages.
 
     Raises:
-        RemoteError: The authority refused, or stamped something else, or this is not a reply.
-        RequestError: The library is not installed.
+        RemoteError: The authority refused or stamped something else, or this is not a reply.
+        RequestError: rfc3161-client is not installed.
     """
     return _check_reply(_decode(reply, source), text, source)
 
@@ -80,7 +80,7 @@ def _decode(reply: bytes, source: str) -> "TimeStampResponse":
 
 
 class _Library:
-    """Says how to install the library where it is missing."""
+    """Raises a `RequestError` that says how to install the library if it is missing."""
 
     def __enter__(self) -> None:
         pass

@@ -1,1 +1,1 @@
-"""What was found, said in several forms."""
+"""Reports: gathers what is stored and what was found, and writes it in several forms."""

@@ -1,4 +1,4 @@
-"""What a report says, and the forms for machines and terminals: text, NDJSON, CSV, JUnit XML, Prometheus."""
+"""The content of a report, and its forms for terminals and machines: text, NDJSON, CSV, JUnit XML, Prometheus."""
 
 import csv
 import re
@@ -32,7 +32,7 @@ SUFFIXES: dict[str, ReportForm] = {
 }
 # Counts of a run that are not verdicts.
 NO_VERDICTS = ("checked", "same_size", "unknown", "notes", "acknowledged")
-# Verdicts that say that something could not be compared, and one that is a warning.
+# Verdicts for assets that could not be compared, or that are not stored.
 UNCERTAIN = tuple(verdict for verdict, state in STATES.items() if state in ("unreadable", "unverified", "not-stored"))
 PAGE = 500
 _COLUMNS = ("run_id", "verdict", "render_id", "key", "expected", "found", "detail", "found_at", "acknowledged")
@@ -40,7 +40,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class ReadingDay(NamedTuple):
-    """How much was last read, and found good, on a day (2026-06-05); None is what never was, or is not good now."""
+    """The assets that were last read on a day (2026-06-05); with None, those never read, or not good now."""
 
     day: str | None
     assets: int
@@ -48,21 +48,21 @@ class ReadingDay(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All that a report says: one verification, and what the ledger says at the time when it is made.
+    """Everything that a report contains: one verification, and the state of the archive when the report is made.
 
     Attributes:
         archive: The archive's directory.
         archive_id: Its id.
         store: The store's address, without a password.
-        made_at: When the report was made.
+        made_at: When the report was made, in UTC.
         run: The verification.
-        coverage: As it is now.
-        history: The verifications that wrote their coverage down, oldest first.
-        days: When what is stored was last read.
-        projects: What is held of each.
+        coverage: The coverage now.
+        history: The verifications that recorded their coverage, oldest first.
+        days: When the stored assets were last read.
+        projects: Counts and sizes by project.
         seal: The seal of the archive.
-        findings: Gives what the run found, from the beginning at each call.
-        standing: How the whole archive stands when the report is made.
+        findings: Returns the findings of the run, from the first one at each call.
+        standing: The number of PDFs in each state now.
         accepted: The losses that were accepted.
         keeping: What is due soon, held, and disposed.
     """
@@ -84,7 +84,7 @@ class Report(NamedTuple):
 
     @property
     def bad(self) -> int:
-        """How many assets this run found damaged, those that were accepted as lost left out."""
+        """How many assets this run found damaged, without those accepted as lost."""
         return by_state(self.run.counts).get("damaged", 0)
 
     @property
@@ -94,12 +94,12 @@ class Report(NamedTuple):
 
     @property
     def is_part(self) -> bool:
-        """Whether the run looked at less than everything; its level is the only argument of one that did not."""
+        """Whether the run checked less than everything: a run over everything has only its level as an argument."""
         return bool(set(self.run.arguments) - {"level"}) or self.run.outcome in ("limited", "interrupted", "failed")
 
     @property
     def seconds(self) -> float | None:
-        """How long the run took; None if it did not come to its end."""
+        """How long the run took, in seconds; None if it did not end."""
         if self.run.finished_at is None:
             return None
         times = [datetime.fromisoformat(time) for time in (self.run.started_at, self.run.finished_at)]
@@ -107,7 +107,7 @@ class Report(NamedTuple):
 
     @property
     def headline(self) -> str:
-        """The whole report in one sentence, with the state of the whole archive where the run says less, or else."""
+        """The report in one sentence; the state of the whole archive is added if the run does not show it."""
         found, bad = by_state(self.run.counts), self.standing.bad
         if not self.is_part and {state: found.get(state, 0) for state in bad} == bad and bool(bad) == self._is_bad:
             return self._verified
@@ -139,13 +139,13 @@ class Report(NamedTuple):
 
 
 def write_text(report: Report, out: TextIO, *, window: int | None = None, short: bool = False) -> None:
-    """Write it for a terminal or a mail.
+    """Write a report as text for a terminal or a mail.
 
     Args:
-        report: What it says.
-        out: Where to.
-        window: How many characters a line may have; None for any number.
-        short: Whether digests of findings are cut down to what tells them apart.
+        report: The report.
+        out: The file to write to.
+        window: The most characters in a line; None for no limit.
+        short: Whether to shorten the digests of findings to what distinguishes them.
     """
     run = report.run
     took = "" if report.seconds is None else f", {format_duration(report.seconds)}"
@@ -213,7 +213,7 @@ def _accepted_note(found: Finding | Note) -> str:
 
 
 def write_ndjson(report: Report, out: TextIO) -> None:
-    """Write the lines that `--json verify` wrote: findings and notes, at last the run with its coverage."""
+    """Write a report as NDJSON: the findings and notes as in `--json verify`, then the run and its coverage."""
     for found in report.findings():
         out.write(msgspec.json.encode(found).decode() + "\n")
     for one in report.accepted:
@@ -230,7 +230,7 @@ def write_ndjson(report: Report, out: TextIO) -> None:
 
 
 def write_csv(report: Report, out: TextIO) -> None:
-    """Write a table of findings and notes; no cell is a formula."""
+    """Write the findings and notes of a report as CSV; cells that a spreadsheet would take for formulas are escaped."""
     table = csv.writer(out)
     table.writerow(_COLUMNS)
     for found in report.findings():
@@ -239,7 +239,7 @@ def write_csv(report: Report, out: TextIO) -> None:
 
 
 def write_junit(report: Report, out: TextIO) -> None:
-    """Write JUnit XML: a test case for all that is good, and one for each finding; orphans and notes are skipped ones.
+    """Write a report as JUnit XML: one test case for all good PDFs, one for each finding; orphans and notes as skipped.
 
     Source: the schema of Jenkins' xUnit plugin.
     """
@@ -284,7 +284,7 @@ def _attribute(text: str) -> str:
 
 
 def write_prometheus(report: Report, out: TextIO) -> None:
-    """Write metrics for the textfile collector of Prometheus' node exporter.
+    """Write a report as metrics for the textfile collector of Prometheus' node exporter.
 
     Source: Prometheus' text exposition format, version 0.0.4.
     """

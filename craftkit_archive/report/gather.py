@@ -1,4 +1,4 @@
-"""Report: what an archive holds, what was last done to it, and what a verification found."""
+"""Gathers what `status` and `report` show: what is stored, the last runs, and the findings of a verification."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ LAST_RUNS = 5
 _COUNTED = ("renders", "succeeded", "stored", "not_stored", "verified_ok", "unchecked", "damaged", "unreadable",
             "unverified", "acknowledged", "disposed")  # fmt: skip
 HISTORY = 120
-# When `nagios_status` warns: a nightly job that missed two nights, and a ledger that is not whole.
+# When `nagios_status` warns: if no verification ended within this many hours (two nights), or coverage is lower.
 SILENT_HOURS = 48
 ENOUGH_COVERAGE = 0.95
 
@@ -49,12 +49,12 @@ WRITERS: dict[ReportForm, Callable[[Report, TextIO], None]] = {
 
 
 def describe_archive(archive: Archive) -> Iterator[Record]:
-    """Say what is held, from the catalog alone.
+    """Describe what is stored, from the catalog alone.
 
     Yields:
-        A `ProjectInfo` for each project, a `RunInfo` for each of the last runs, newest first, and the `Summary`, whose
-        counts are the sums over the projects. Its outcome is `problems` while anything is damaged, `incomplete` while
-        anything is unreadable or unverified.
+        A `ProjectInfo` for each project; a `RunInfo` for each of the last runs, newest first; at last the `Summary`,
+        whose counts are the sums over the projects. Its outcome is `problems` if anything is damaged, and `incomplete`
+        if anything is unreadable or unverified.
 
     Example:
         >>> from craftkit_archive import Archive, describe_archive
@@ -90,13 +90,13 @@ def describe_archive(archive: Archive) -> Iterator[Record]:
 
 
 def coverage_days(archive: Archive) -> int:
-    """Return the days within which the last verification wanted everything read."""
+    """Return the number of days within which the last verification was to have read everything."""
     last = archive.catalog.covering_runs(1)
     return (last[0].coverage_days if last else None) or COVERAGE_DAYS
 
 
 def nagios_status(archive: Archive) -> tuple[int, str]:
-    """Say how it stands in one line for a monitor, from the ledger alone: exit code 0, 1 or 2, and the line.
+    """Return the state of an archive for a monitor, from the catalog alone: exit code 0, 1 or 2, and one line of text.
 
     Source: the Nagios plugin guidelines (0 OK, 1 warning, 2 critical, 3 unknown; performance data after a bar).
     """
@@ -113,7 +113,7 @@ def nagios_status(archive: Archive) -> tuple[int, str]:
         warnings.append(f"last verified {ended[:16]}Z")
     worried = warnings or standing.outcome != "ok"
     code, word = (2, "CRITICAL") if standing.damaged else (1, "WARNING") if worried else (0, "OK")
-    # An archive into which nothing was ever fetched is not one that is well.
+    # An archive into which nothing was ever fetched is not OK.
     if not coverage.assets and not standing.damaged:
         code, word = 1, "WARNING"
     said = [standing.text, *warnings, coverage.details()["text"]]
@@ -126,11 +126,11 @@ def nagios_status(archive: Archive) -> tuple[int, str]:
 
 
 def gather_report(archive: Archive, run_id: int | None = None) -> Report:
-    """Gather what a report says about a verification, reading the ledger alone.
+    """Gather the content of a report on a verification, from the catalog alone.
 
     Args:
         archive: May be open read-only.
-        run_id: The run's number; the last verification if not given.
+        run_id: The number of the run; the last verification if not given.
 
     Raises:
         RequestError: The verification does not exist.
@@ -178,10 +178,10 @@ def _no_such_verification(archive: Archive, run_id: int | None) -> str:
 
 
 def form_of(file: Path) -> ReportForm:
-    """Return the form that a file's name asks for; asked before the work, whose report would have no place.
+    """Return the form of a report by the suffix of its file; call it before the work that the report is about.
 
     Raises:
-        RequestError: The name does not say a form, or the folder does not exist.
+        RequestError: The suffix is unknown, or the folder does not exist.
     """
     if not file.parent.is_dir():
         raise RequestError(f"Cannot write the report: there is no folder {file.parent}. Create it first.")
@@ -192,7 +192,7 @@ def form_of(file: Path) -> ReportForm:
 
 
 def write_report(report: Report, form: ReportForm, file: str | Path) -> None:
-    """Write a report into a file, which is replaced when the new one is whole, so that readers never see half of one.
+    """Write a report to a file, which is replaced in one step, so that no reader sees half of it.
 
     Raises:
         NoSpaceError, NotWritableError: The disk refused.

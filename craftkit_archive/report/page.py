@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: charts in SVG, findings that sort and filter, fit to print."""
+"""The report as one self-contained HTML page: charts in SVG, findings that can be sorted and filtered, printable."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ENDINGS = {
 
 
 def write_html(report: Report, out: TextIO) -> None:
-    """Write the page; of very many findings it holds the first 5,000, and says so."""
+    """Write a report as an HTML page; it shows the first `MOST_FINDINGS` findings, and says so if there are more."""
     found = list(islice(report.findings(), MOST_FINDINGS + 1))
     held = sorted((one for one in report.projects if one.renders), key=lambda one: -one.stored_bytes)
     write_page(
@@ -77,11 +77,11 @@ def _facts(run: RunInfo, seconds: float | None) -> list[str]:
     ]
 
 
-# --- charts: what is computed here, the template draws ---------------------------------------------------------------
+# --- charts, computed here and drawn by the template -----------------------------------------------------------------
 
 
 class _Part(NamedTuple):
-    """A part of a ring: what it is called, how much it is, and its colour's class."""
+    """A part of a ring: its name, its amount as a number and in words, and the CSS class of its colour."""
 
     name: str
     amount: int
@@ -99,7 +99,7 @@ class _Arc(NamedTuple):
 
 
 class _Ring(NamedTuple):
-    """A ring of parts with words in its middle, and a legend beside it."""
+    """A ring of parts, with text in its middle and a legend beside it."""
 
     parts: list[_Part]
     arcs: list[_Arc]
@@ -114,7 +114,7 @@ def _ring(parts: list[_Part], middle: str, below: str, also: str = "") -> _Ring:
     arcs, at = [], 0.0
     for part in parts:
         if part.amount and total:
-            # However small a part is, it must be visible.
+            # Even the smallest part must be visible.
             length = max(100 * part.amount / total, 1.2)
             arcs.append(_Arc(part.colour, f"{length:.2f}", f"{100 - length:.2f}", f"{-at:.2f}"))
             at = min(at + length, 98.8)
@@ -148,7 +148,7 @@ def _covered(report: Report) -> _Ring:
 
 
 class _Point(NamedTuple):
-    """A verification in the chart of the coverage, and in the table below it."""
+    """A verification in the chart of coverage, and in the table below it."""
 
     run: int
     ended: str
@@ -168,7 +168,7 @@ class _GridLine(NamedTuple):
 
 
 class _History(NamedTuple):
-    """The covered part after each verification as a line, and how much each of them read as bars below."""
+    """The chart of coverage: a line for the share after each verification, and bars for the bytes that each read."""
 
     points: list[_Point]
     grid: list[_GridLine]
@@ -191,7 +191,7 @@ class _History(NamedTuple):
 
 
 def _history(runs: list[RunInfo]) -> _History | None:
-    """Lay out the chart; None if no verification wrote down its coverage yet."""
+    """Lay out the chart; None if no verification has recorded its coverage yet."""
     runs = [run for run in runs if run.finished_at]
     if not runs:
         return None
@@ -228,7 +228,7 @@ def _share(run: RunInfo) -> float:
 
 
 class _Age(NamedTuple):
-    """A bar: how many bytes were last read within a range of days."""
+    """A bar: the bytes that were last read within a range of days."""
 
     name: str
     size: str
@@ -248,7 +248,7 @@ def _ages(report: Report) -> list[_Age]:
         name = "never, or bad"
         if day is not None:
             ago = (today - datetime.fromisoformat(day).date()).days
-            # A date in the future does not say when the asset was read.
+            # A date in the future does not tell when the asset was read, so it counts as never.
             name = next((name for days, name in limits if 0 <= ago <= days), "longer ago") if ago >= 0 else name
         sizes[name] += size
         counts[name] += assets
@@ -263,7 +263,7 @@ def _ages(report: Report) -> list[_Age]:
 
 
 class _BarPart(NamedTuple):
-    """A part of a project's bar, in percent of it."""
+    """A part of a project's bar, in percent of the bar."""
 
     colour: str
     x: str
@@ -288,7 +288,7 @@ def _project_row(project: ProjectInfo) -> _Project:
     rest = max(project.stored_bytes - project.covered_bytes - project.due_bytes, 0)
     at, bars = 0.0, []
     for amount, colour in ((project.covered_bytes, "good"), (rest, "bad"), (project.due_bytes, "track")):
-        length = max(100 * amount / total, 0)  # totals may lag behind what another program inserted
+        length = max(100 * amount / total, 0)  # the totals may lack rows that another program inserted
         bars.append(_BarPart(colour, f"{at:.2f}", f"{length:.2f}"))
         at += length
     return _Project(
@@ -328,7 +328,7 @@ def _finding_row(one: Finding | Note) -> _Row:
 
 
 class _Loss(NamedTuple):
-    """A line of the table of losses that were accepted, whenever that was."""
+    """A line of the table of accepted losses."""
 
     key: str
     state: str

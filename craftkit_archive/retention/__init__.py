@@ -1,1 +1,1 @@
-"""How long renders are kept, and which of them must not be deleted."""
+"""Retention: how long renders are kept, and which must not be deleted."""

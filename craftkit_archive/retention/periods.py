@@ -1,4 +1,4 @@
-"""Retention periods: years, months and days of the calendar, and the day on which they are over.
+"""Retention periods in calendar years, months and days, and the day on which they end.
 
 Source: the Gregorian calendar of ISO 8601.
 """
@@ -23,7 +23,7 @@ class Period(NamedTuple):
         """Read a period as people write it.
 
         Raises:
-            ValueError: It is not a period, or has no length.
+            ValueError: It is not a period, or is zero.
         """
         match = _FORM.fullmatch(text.strip().lower())
         period = cls(*(int(number or 0) for number in match.groups())) if match else cls()
@@ -32,15 +32,15 @@ class Period(NamedTuple):
         return period
 
     def __str__(self) -> str:
-        """Write it in the form that `parse` reads."""
+        """Return it in the form that `parse` reads."""
         return "".join(f"{number}{unit}" for number, unit in zip(self, "ymd", strict=True) if number)
 
     def due_on(self, start: date) -> date | None:
         """Return the first day after the period; None if the calendar ends before it does.
 
-        Years and months are added first, then days. Where the month has no such day, its last day counts: a month
-        after 31 January is 28 or 29 February. A PDF is kept through that day, and due on the next one, so that no
-        rounding ever shortens the period.
+        Years and months are added first, then days. If the resulting month has no such day, its last day counts: a
+        month after 31 January is 28 or 29 February. A PDF is kept through that day and due on the next, so that
+        rounding never shortens the period.
         """
         months = start.year * 12 + start.month - 1 + self.years * 12 + self.months
         year, month = divmod(months, 12)

@@ -1,4 +1,4 @@
-"""The one place that decides whether bytes of a render may be deleted."""
+"""The only place that decides whether the bytes of a render may be deleted."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,10 @@ from craftkit_archive.catalog import Catalog
 
 
 def refusals(catalog: Catalog, render_ids: Sequence[str]) -> dict[str, str]:
-    """Map those of these renders whose bytes must not be deleted to why not.
+    """Map those of these renders whose bytes must not be deleted to the reason.
 
-    Whoever deletes asks under the archive's lock and keeps it until the bytes are gone; `hold place` takes it too.
+    Call it while holding the archive's lock, and keep the lock until the bytes are deleted: `hold place` takes it too,
+    so that no hold can come in between.
     """
     return {
         render_id: f"held by {', '.join(names)}; see `hold list`"

@@ -1,4 +1,4 @@
-"""Retention rules and legal holds: set, list, end; and which renders are due."""
+"""Sets, lists and removes retention rules and legal holds, and lists the renders that are due."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
@@ -15,11 +15,11 @@ from craftkit_archive.records import DueRender, Hold, Keeping, Record, Retention
 from craftkit_archive.retention.periods import Period
 
 CountedFrom = Literal["created", "completed"]
-# What a hold or a reason names must fit into a line.
+# The longest name of a hold, so that it fits into a line.
 MAX_NAME_CHARS = 100
 # How far a report looks ahead.
 SOON_DAYS = 90
-# At 256 bytes each, and four times as many where they are escaped, they fit into an event.
+# With ids of at most 256 bytes, or four times as many if escaped, this many fit into the line of an event.
 IDS_IN_EVENT = 500
 
 
@@ -31,14 +31,14 @@ def set_retention(
     template: str | None = None,
     counted_from: CountedFrom = "created",
 ) -> Iterator[Record]:
-    """Say how long renders are kept: those of a project, those of a template, or by default.
+    """Set how long renders are kept: those of a project, those of a template, or all others.
 
     Args:
         archive: Open for writing.
         keep: A period such as `10y`, `1y6m` or `90d`.
         project: Id or slug.
-        template: A template's id. Without project and template the rule is the default.
-        counted_from: Where the period begins; a render that was never completed counts from its creation.
+        template: The id of a template. Without project and template, the rule is the default.
+        counted_from: When the period begins; for a render that was never completed, always at its creation.
 
     Yields:
         The `RetentionRule`, and the `Summary`.
@@ -88,7 +88,7 @@ def list_retention(archive: Archive) -> Iterator[Record]:
 
 
 def remove_retention(archive: Archive, *, project: str | None = None, template: str | None = None) -> Iterator[Record]:
-    """Remove a rule: its renders follow the other rules, or are kept without end.
+    """Remove a rule; its renders then follow the other rules, or are kept forever.
 
     Raises:
         RequestError: There is no such rule.
@@ -114,8 +114,8 @@ def remove_retention(archive: Archive, *, project: str | None = None, template: 
 def list_due(archive: Archive, *, by: str | None = None) -> Iterator[Record]:
     """Yield a `DueRender` for each stored render whose period is over by a date, and the `Summary`. Changes nothing.
 
-    Where rules of its project and of its template both match a render, the later end counts; the default counts where
-    neither does.
+    If a rule for its project and one for its template both match a render, the later end counts; if neither does, the
+    default counts.
 
     Args:
         archive: May be open read-only.
@@ -163,19 +163,20 @@ def due_pages(archive: Archive, last: date) -> Iterator[list[DueRender]]:
 
 
 class Schedule:
-    """The retention rules, and what they say about a render; false if there are none."""
+    """The retention rules as a function of a render; false if there are none."""
 
     def __init__(self, rules: Iterable[RetentionRule]) -> None:
         self._rules = {(rule.scope, rule.name): rule for rule in rules}
 
     def __bool__(self) -> bool:
-        """Say whether there are rules."""
+        """Return whether there are any rules."""
         return bool(self._rules)
 
     def end_of(self, render: KeptRender) -> tuple[date, RetentionRule] | None:
-        """Return the first day on which a render is due, and the rule by which; None if it is kept without end.
+        """Return the first day on which a render is due, and the rule that says so; None if it is kept forever.
 
-        The later end counts where rules of its project and of its template match; the default where neither does.
+        If a rule for its project and one for its template both match, the later end counts; if neither does, the
+        default counts.
         """
         matching = [
             self._rules.get(("project", render.project_id)),
@@ -193,12 +194,12 @@ def _due_on(rule: RetentionRule, created_at: str | None, completed_at: str | Non
 
 @lru_cache(maxsize=4096)  # a million renders begin on a few thousand days
 def _first_day_after(keep: str, day: str) -> date:
-    # What the calendar cannot reach is on its last day, and so never due in practice.
+    # A day after the end of the calendar becomes its last day, and is never reached in practice.
     return Period.parse(keep).due_on(date.fromisoformat(day)) or date.max
 
 
 def keeping(archive: Archive, days: int = SOON_DAYS) -> Keeping:
-    """Add up what is due within a number of days, what is held, and what was disposed, from the catalog alone."""
+    """Count the renders that are due within a number of days, held, and disposed, from the catalog alone."""
     today = archive.clock().date()
     due = soon = size = 0
     for page in due_pages(archive, today + timedelta(days=days)):
@@ -227,22 +228,22 @@ def _read_date(text: str) -> date:
 
 
 def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -> Iterator[Record]:
-    """Place a legal hold: what it covers is not deleted until it is released.
+    """Place a legal hold; the renders that it covers are not deleted until it is released.
 
-    A hold by rule covers renders that are imported later, too. The reason is kept in the audit log alone.
+    A hold by rule also covers renders that are imported later. The reason is kept only in the audit log.
 
     Args:
         archive: Open for writing.
-        name: What the hold is called; names are never used again.
-        reason: Why; no names of persons, for the audit log is never changed.
-        selection: Its ids, or one project, template, and times of creation.
+        name: The name of the hold; it cannot be used again.
+        reason: The reason. The audit log is never changed, so it must not name a person.
+        selection: Render ids, or a rule: one project, a template, and times of creation.
 
     Yields:
         The `Hold`, and the `Summary`.
 
     Raises:
-        RequestError: Name or reason are missing, the name was used before, nothing says what is held, or the
-            selection has statuses or more than one project.
+        RequestError: The name or the reason is missing, the name was used before, the selection is empty, or it has
+            statuses or more than one project.
         LockedError: Another command is writing.
 
     Example:
@@ -261,14 +262,14 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
         raise RequestError(
             "Say what is held: pass --ids FILE, or at least one of --project, --template, --since, --until."
         )
-    # The lock: whoever deletes has it from its question to the last byte, and no hold comes between.
+    # A command that deletes holds the lock from its check to the last byte, so that no hold comes in between.
     with archive.lock("hold place"), archive.run("hold place", {"name": name}) as run:
         run.counts["placed"] = 1
         with archive.catalog.transaction():
             if any(hold.name == name for hold in archive.catalog.holds()):
                 raise RequestError(f"A hold {name!r} was placed before. Choose another name.")
             archive.catalog.put_hold(Hold(name, *rule, archive.now()), ids)
-            # With the ids, and so in several events if need be: from the log, a hold comes back with an older catalog.
+            # The ids are in one or several events, so that the hold can be restored from the log into an older catalog.
             for part in [None] if ids is None else in_batches(ids, IDS_IN_EVENT):
                 archive.record_event(
                     "hold place",
@@ -287,10 +288,10 @@ def place_hold(archive: Archive, name: str, reason: str, selection: Selection) -
 
 
 def keep_held(archive: Archive, render_ids: Sequence[str]) -> None:
-    """Let renders stay held whose rows are about to change, so that a hold by rule would no longer cover them.
+    """Keep renders held whose rows are about to change so that a hold by rule would no longer cover them.
 
-    What is held is so until the hold is released, whatever an import says later of its template or time. Inside the
-    transaction of the change.
+    A held render stays held until the hold is released, whatever a later import says about its template or time. Call
+    it in the transaction of the change.
     """
     for name, ids in archive.catalog.keep_held(render_ids).items() if render_ids else ():
         for part in in_batches(ids, IDS_IN_EVENT):
@@ -298,7 +299,7 @@ def keep_held(archive: Archive, render_ids: Sequence[str]) -> None:
 
 
 def list_holds(archive: Archive) -> Iterator[Record]:
-    """Yield every `Hold`, those released too, and the `Summary`.
+    """Yield every `Hold`, including released ones, and the `Summary`.
 
     Example:
         >>> from craftkit_archive import Archive, list_holds
@@ -316,7 +317,7 @@ def list_holds(archive: Archive) -> Iterator[Record]:
 
 
 def release_hold(archive: Archive, name: str, reason: str) -> Iterator[Record]:
-    """Release a hold; what another hold covers stays held.
+    """Release a hold; renders that another hold covers stay held.
 
     Raises:
         RequestError: The reason is missing, or no hold of this name is in force.
@@ -340,10 +341,10 @@ def release_hold(archive: Archive, name: str, reason: str) -> Iterator[Record]:
 
 
 def one_line_of(given: str, what: str, option: str) -> str:
-    """Return a name or a reason in one line.
+    """Return a name or a reason in one line, with white space collapsed.
 
     Raises:
-        RequestError: It is missing, or too long.
+        RequestError: It is empty or too long.
     """
     text = " ".join(given.split())
     if not text:

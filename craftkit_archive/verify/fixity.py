@@ -283,7 +283,7 @@ def _judge(asset: Recorded, look: _Look, ends: Ends, structure: Structure) -> _L
 
 @contextmanager
 def _kept(chunks: Iterable[bytes]) -> Iterator[tuple[Stored, bytes | str]]:
-    """Read a stream once, and keep its bytes in memory or, if they are many, in a temporary file; yield its name then."""
+    """Read a stream once and keep it in memory or, if it is large, in a temporary file; yield the bytes or the name."""
     hashed, size, held = sha256(), 0, bytearray()
     with ExitStack() as stack:
         file = None
