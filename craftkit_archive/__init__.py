@@ -1,6 +1,6 @@
 """Keep, check, export and serve the PDFs of a Craftkit project, outside Craftkit.
 
-Everything in `__all__` can be imported from here, and only that is promised to stay. Each name is loaded when it is
+Everything in `__all__` can be imported from here, and only that is a stable interface. Each name is loaded when it is
 first used, so that importing the package costs nothing.
 """
 
@@ -212,7 +212,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, full = _HOMES[name]
     value = getattr(import_module(f"{__name__}.{module}"), full.rpartition(":")[2])
-    globals()[name] = value  # the next use does not come here
+    globals()[name] = value  # so that the next use does not call this function
     return value
 
 

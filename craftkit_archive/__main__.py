@@ -6,8 +6,8 @@ import sys
 def main() -> None:
     """Run the command line, if the module `cli` is still the one that was installed with this package.
 
-    The wheel's other top-level names, `cli` and `server`, are names that other packages take too. pip replaces the one
-    with the other without a word, so the program looks before it starts. `doctor` compares every installed file.
+    Other packages may install top-level modules named `cli` and `server` too, and pip overwrites one with the other
+    without a warning, so the program checks before it starts. `doctor` compares every installed file.
     """
     import cli
 

@@ -1,4 +1,4 @@
-"""An archive: a catalog and a store, opened together, with the lock of its one writer and the ledger of its runs."""
+"""An archive: a catalog and a store, opened together, with the writer's lock and the ledger of runs."""
 
 import fcntl
 import os
@@ -42,12 +42,12 @@ from craftkit_archive.values import STDIN, Clock, format_time, hash_key, hide, t
 CATALOG = "archive.db"
 NEW = f"{CATALOG}.new"
 REBUILT = f"{CATALOG}.rebuilt"
-PREFIX_BYTES = 12  # of a key, that Craftkit shows
+PREFIX_BYTES = 12  # how many bytes of a key Craftkit shows
 DEFAULT_STORE = "assets"
 
 
 class Run:
-    """A run that is under way. What it counts ends up in its row and in its summary."""
+    """A run in progress. Its counts end up in its row of the catalog and in its summary."""
 
     def __init__(self, run_id: int | None, command: str) -> None:
         self.id = run_id
@@ -60,7 +60,10 @@ class Run:
     def settle(
         self, *, problems: bool = False, incomplete: bool = False, stopped: bool = False, limited: bool = False
     ) -> None:
-        """Decide how the run ended: the first of these that holds, otherwise `ok`."""
+        """Set the outcome of the run: that of the first argument that is true, in this order of severity, or `ok`.
+
+        The order is `stopped`, `problems`, `incomplete`, `limited`.
+        """
         named: list[tuple[bool, Outcome]] = [
             (stopped, "interrupted"),
             (problems, "problems"),
@@ -70,7 +73,7 @@ class Run:
         self.outcome = next((outcome for holds, outcome in named if holds), "ok")
 
     def summary(self, **details: Any) -> Summary:
-        """Sum it up."""
+        """Return the summary of the run, with these details."""
         return Summary(
             command=self.command,
             outcome=self.outcome,
@@ -82,7 +85,7 @@ class Run:
 
 
 def _several(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Return what was given as a tuple; a text is one item, not a sequence of letters."""
+    """Return an argument as a tuple; a string counts as one item, not as a sequence of letters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -104,16 +107,16 @@ class Archive:
 
     Args:
         path: The archive's directory.
-        read_only: Whether the catalog refuses writing.
-        sealed: Whether it never changes, as on read-only media: then nothing is written beside it.
-        clock: Tells the time, in UTC.
-        by: Who acts, for the audit log; the user and host of this process if not given.
+        read_only: Whether to open the catalog read-only.
+        sealed: Whether the archive can never change, as on read-only media, so that nothing is written beside it.
+        clock: Returns the time, in UTC.
+        by: The user, for the audit log; the user and host of this process if not given.
         catalog: The catalog's file name.
-        apart: Whether that one is to take its place later: then its events reach the audit file when it has.
+        apart: Whether that catalog will be moved into place later; its events reach the audit file only then.
         locked: Whether this process holds the writer's lock already, as a night does for all its steps.
 
     Attributes:
-        notices: What a person should hear of the audit log, such as that an older catalog was put back.
+        notices: Sentences for the user about the audit log, such as that an older catalog was restored.
 
     Raises:
         NoArchiveError: There is no archive in this directory.
@@ -150,7 +153,7 @@ class Archive:
         self.by = _actor(by)
         self._how: _How = {"read_only": read_only, "sealed": sealed, "by": self.by}
         self._locked = locked
-        # Before the catalog is opened: should it be replaced meanwhile, the next look will say so.
+        # Noted before the catalog is opened: if it is replaced in between, `is_current` will notice.
         self._catalog_path = str(path / catalog)
         self._catalog_file = _identity(self._catalog_path)
         self.catalog = Catalog(path / catalog, read_only=read_only, sealed=sealed)
@@ -178,21 +181,21 @@ class Archive:
         clock: Clock = utc_now,
         by: str | None = None,
     ) -> Self:
-        """Make an empty archive and open it.
+        """Create an empty archive and open it.
 
         Args:
-            path: Its directory; made if need be.
-            store_address: Where its assets are; a relative path is relative to the archive.
-            clock: Tells the time, in UTC.
-            by: Who acts, for the audit log.
+            path: Its directory; created if it does not exist.
+            store_address: The address of its store; a relative path is relative to the archive.
+            clock: Returns the time, in UTC.
+            by: The user, for the audit log.
 
         Raises:
-            RequestError: There is an archive already, or the store cannot be here.
+            RequestError: There is an archive already, or the store's address cannot be used.
             StoreMismatchError: The store belongs to another archive.
             NoSpaceError, NotWritableError: The disk refused.
         """
         path = Path(path)
-        # An `init` that was interrupted has left its own traces, and goes on with them.
+        # If an earlier `init` was interrupted, what it left belongs to this archive, and is completed below.
         lost = None if (path / NEW).exists() else describe_loss(path)
         if lost:
             raise RequestError(f"{lost} For a new archive, name another directory with --archive.")
@@ -204,8 +207,8 @@ class Archive:
             store = _open_own_store(path, store_address)
             if isinstance(store, FolderStore):
                 _refuse_other_level(store)
-            # First the catalog, under another name, then the store's marker: whatever interrupts this, the next
-            # call takes up the same id.
+            # First the catalog, under another name, then the store's marker: after an interruption, the next call
+            # finds the id in that catalog and continues with it.
             new = path / NEW
             archive_id = _left_over(new, store_address)
             if archive_id is None:
@@ -223,25 +226,25 @@ class Archive:
     def recreate(
         cls, path: Path, *, store_address: str = DEFAULT_STORE, clock: Clock = utc_now, by: str | None = None
     ) -> Iterator[Self]:
-        """Give an archive whose catalog is lost an empty one, to be filled in the block; the writer's lock is held.
+        """Give an archive that has lost its catalog an empty one, to be filled in the block under the writer's lock.
 
-        It lies beside the lost one until `put_in_place`. Whatever interrupts this, the next call starts over.
+        It is kept beside the lost one until `put_in_place`. After an interruption, the next call starts over.
 
         Args:
             path: The archive's directory.
-            store_address: Where its assets are; the new catalog takes the id of the archive that the store belongs to.
-            clock: Tells the time, in UTC.
-            by: Who acts, for the audit log.
+            store_address: The address of its store, whose marker gives the new catalog its archive id.
+            clock: Returns the time, in UTC.
+            by: The user, for the audit log.
 
         Raises:
-            RequestError: Nothing says whose the store was.
+            RequestError: The store has no marker, so it is unknown which archive it belongs to.
             LockedError: Another command is writing.
             NoSpaceError, NotWritableError: The disk refused.
         """
         new = path / REBUILT
         store = _open_own_store(path, store_address)
         owner = store.owner()
-        if owner is None:  # before anything is made
+        if owner is None:  # checked before anything is created
             raise RequestError(
                 f"{store.address} is not the store of an archive (no {MARKER} file). Name the archive's own with"
                 " --store, or make a new archive with `init --store`."
@@ -258,9 +261,9 @@ class Archive:
                 yield archive
 
     def put_in_place(self) -> None:
-        """Let a catalog that `recreate` made become the archive's, and close it; a damaged one is kept beside it.
+        """Move a catalog that `recreate` made into place, and close it; a damaged one is renamed and kept.
 
-        A log without its catalog is kept too: SQLite would play it into the new one.
+        The log of a lost catalog is renamed too: SQLite would apply it to the new one.
 
         Raises:
             NotWritableError: The disk refused.
@@ -268,12 +271,12 @@ class Archive:
         self.catalog.close()
         with disk_errors(self.path):
             number = 1 + sum(1 for _ in self.path.glob(f"{CATALOG}.damaged-*[0-9]"))
-            # The log first: whatever interrupts this, it never lies beside the new catalog.
+            # The log first, so that an interruption never leaves it beside the new catalog.
             for suffix in ("-wal", "-shm", ""):
                 old = self.path / f"{CATALOG}{suffix}"
                 if old.exists():
                     old.rename(self.path / f"{CATALOG}.damaged-{number}{suffix}")
-            # While anybody reads the new catalog, SQLite leaves its log beside it: that comes along, and comes first.
+            # If another program reads the new catalog, SQLite keeps its log: it is moved too, and first.
             for suffix in ("-wal", "-shm", ""):
                 new = self.path / f"{REBUILT}{suffix}"
                 if not suffix or new.exists():
@@ -288,24 +291,24 @@ class Archive:
         self.catalog.close()
 
     def is_current(self) -> bool:
-        """Say whether catalog and store are still those that were opened, and not others that took their places."""
-        # As text: the server asks at each request, and a Path costs more than the system's answer.
+        """Return whether catalog and store are still the files that were opened, and were not replaced."""
+        # Paths as text: the server asks at each request, and making a Path takes longer than the system's answer.
         return self._catalog_file == _identity(self._catalog_path) and self._store_folder == _identity(self._folder)
 
     def reopened(self) -> "Archive":
-        """Open what is in this archive's place now, in the same way.
+        """Open the archive that is at this path now, with the same arguments.
 
         Raises:
-            NoArchiveError, CatalogError: As at first.
+            NoArchiveError, CatalogError: See `Archive`.
         """
         return Archive(self.path, clock=self.clock, **self._how)
 
     def now(self) -> str:
-        """Tell the time as the catalog writes it."""
+        """Return the present time in the catalog's form."""
         return format_time(self.clock())
 
     def _refuse_older_catalog(self) -> None:
-        """See that no disposed render comes back to life with a catalog that was put back."""
+        """Refuse a restored older catalog that would bring disposed renders back."""
         if self.catalog.lags_behind_disposed():
             raise RequestError(
                 f"{self.catalog.path} is older than {DISPOSED_FILE} beside it, which names renders that were disposed"
@@ -320,13 +323,13 @@ class Archive:
         return notices
 
     def record_event(self, what: str, counts: Mapping[str, int] | None = None, **details: Any) -> None:
-        """Add an event to the audit log, inside the transaction (`catalog.transaction`) of the change it is about.
+        """Add an event to the audit log, inside the transaction (`catalog.transaction`) of the change that it records.
 
         Args:
-            what: The command that changes something.
-            counts: How many of what; those of zero are left out.
-            details: What else; text, whole numbers, lists and objects, and those that are None are left out. No secret
-                belongs there, nor a hash of one, nor what must be deleted one day: the log is never changed.
+            what: The command that made the change.
+            counts: Named counts; zeros are left out.
+            details: Anything else: text, integers, lists and objects; None is left out. The log is never changed, so
+                it must hold no secret, no hash of one, and nothing that must be deleted one day.
 
         Raises:
             RuntimeError: No transaction is open.
@@ -341,12 +344,12 @@ class Archive:
         also: Callable[[Catalog], object] = lambda _: None,
         **details: Any,
     ) -> Iterator[Note]:
-        """Add an event about what changes nothing in the catalog, such as an export, also if this one is read-only.
+        """Add an event for a command that changes nothing in the catalog, such as an export, even if opened read-only.
 
         Args:
             what: The command.
             counts: See `record_event`.
-            also: What else is written, in the same transaction.
+            also: Called with the catalog to write something else in the same transaction.
             details: See `record_event`.
 
         Yields:
@@ -375,15 +378,15 @@ class Archive:
         ids: str | os.PathLike[str] | None = None,
         statuses: str | Iterable[str] = (),
     ) -> Selection:
-        """Make a selection of what people say.
+        """Return a selection from what users type.
 
         Args:
-            projects: Ids or slugs; a text is one.
-            since: Earliest creation time; a date alone is its beginning, in UTC.
-            until: Creation time from which on they are left out; a date alone is its end.
-            template_id: The template they were made from.
-            ids: A file with a render id on each line; white space around an id that no render has so does not count.
-            statuses: Statuses, any of which will do; a text is one.
+            projects: Ids or slugs, or a single one.
+            since: Only renders created at this time or later; a date means its beginning, in UTC.
+            until: Only renders created before this time; a date means its end.
+            template_id: Only renders of this template.
+            ids: A file with a render id on each line; white space around an id is ignored, unless a render has that id.
+            statuses: Statuses, or a single one.
 
         Raises:
             RequestError: A project or status is unknown, a slug is not unique, a time is not valid, or the file
@@ -400,7 +403,7 @@ class Archive:
 
     def _read_ids(self, file: Path) -> tuple[str, ...]:
         try:
-            # An id may hold what other programs take for the end of a line, but not these two.
+            # Not `splitlines`, because an id may contain its other line separators.
             lines = [line.removesuffix("\r") for line in file.read_bytes().decode("utf-8-sig").split("\n")]
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8"
@@ -410,16 +413,16 @@ class Archive:
         spaced = [line for line in lines if line != line.strip()]
         as_they_are = self.catalog.known("renders", spaced) if spaced else {}
         ids = tuple(line if line in as_they_are else line.strip() for line in lines if line.strip())
-        # A pipe may well have nothing to say; a file that names nothing is a mistake.
+        # A pipe may be empty on purpose; an empty file is a mistake.
         if not ids and file != STDIN:
             raise RequestError(f"{file} names no render. Write one render id on each line.")
         return ids
 
     def find_project(self, name: str) -> str:
-        """Return the id of the project that has this id or slug.
+        """Return the id of the project with this id or slug.
 
         Raises:
-            RequestError: None has it, or several share the slug.
+            RequestError: There is no such project, or several share the slug.
         """
         name = _argument_text(name)
         found = self.catalog.find_projects(name)
@@ -437,10 +440,10 @@ class Archive:
 
     @contextmanager
     def lock(self, command: str) -> Iterator[None]:
-        """Be the one command that writes to this archive.
+        """Hold the writer's lock of this archive.
 
         Raises:
-            LockedError: Another command is; the text names it.
+            LockedError: Another command is writing; the message names it.
         """
         if self._locked:  # by `recreate`
             yield
@@ -450,14 +453,14 @@ class Archive:
             yield
 
     def coverage(self, days: int) -> Coverage:
-        """Say how much of what is stored was read and found good within a number of days."""
+        """Return how much of what is stored was read and found good within a number of days."""
         now = self.clock()
         return self.catalog.coverage(format_time(now - timedelta(days=days)), format_time(now), days)
 
     def is_being_written(self) -> bool:
-        """Say whether a command holds the writer's lock; where that cannot be seen, one may."""
+        """Return whether a command holds the writer's lock; True also if that cannot be determined."""
         try:
-            # For reading: an archive may be on read-only media.
+            # Opened for reading, because the archive may be on read-only media.
             descriptor = os.open(self.path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
@@ -472,7 +475,7 @@ class Archive:
 
     @contextmanager
     def run(self, command: str, arguments: dict[str, Any], *, dry: bool = False) -> Iterator[Run]:
-        """Leave a row for what is done inside, however it ends; a dry run leaves none."""
+        """Record what is done inside as a run, however it ends; a dry run is not recorded."""
         if dry:
             yield Run(None, command)
             return
@@ -480,7 +483,7 @@ class Archive:
         try:
             yield run
         except BaseException as error:
-            # The row is worth trying; what went wrong is what must be heard of.
+            # If the row cannot be written either, the first error is the one to report.
             with suppress(ArchiveError):
                 self._finish(run, "failed" if isinstance(error, Exception) else "interrupted")
             raise
@@ -498,12 +501,12 @@ class Archive:
             )
 
     def create_key(self, project: str, *, name: str | None = None, test: bool = False) -> KeyInfo:
-        """Make a local API key; the answer is the only place that ever holds it in plain.
+        """Create a local API key; the returned record is the only place that ever holds the plain key.
 
         Args:
             project: Id or slug.
-            name: What people call it.
-            test: Whether it is a test key (`ck_test_…`).
+            name: A name for people.
+            test: Whether to create a test key (`ck_test_…`).
 
         Raises:
             RequestError: There is no such project, or it is deleted.
@@ -529,9 +532,9 @@ class Archive:
         )
 
     def list_keys(self, project: str | None = None) -> list[KeyInfo]:
-        """Return the keys of a project (id or slug) or of all, never the keys themselves.
+        """Return information on the keys of a project (id or slug) or of all projects, never the keys themselves.
 
-        When each was last used is what recorded access logs say about it (`record_access_log`).
+        The time of last use comes from recorded access logs (`record_access_log`).
 
         Raises:
             RequestError: There is no such project.
@@ -541,12 +544,11 @@ class Archive:
         return [msgspec.structs.replace(key, last_used_at=uses.get(key.id)) for key in found]
 
     def unused_keys(self, seconds: int, project: str | None = None) -> list[KeyInfo]:
-        """Return the keys that are valid, were made so long ago, and were not used since.
+        """Return the valid keys that are older than this and were not used for as long.
 
         Args:
-            seconds: For how long they were not used. As far as no recorded access log reaches back so far, nothing is
-                known of what was used then.
-            project: Only this project's (id or slug).
+            seconds: The age. Uses are known only as far back as the recorded access logs reach.
+            project: Only keys of this project (id or slug).
 
         Raises:
             RequestError: There is no such project.
@@ -562,13 +564,13 @@ class Archive:
         """Revoke a key; it stops working with the next request.
 
         Args:
-            name: Its id, the key itself, or its public beginning, which more of the key may follow.
+            name: Its id, the whole key, or a part of the key that begins with its public prefix.
 
         Returns:
-            The key, and in `matched` by what it was found: `id`, `hash` or `prefix`.
+            The key; its `matched` tells how it was found: `id`, `hash` or `prefix`.
 
         Raises:
-            RequestError: None is like that, or several begin so; the text says what was compared.
+            RequestError: No key matches, or several have this prefix.
         """
         found, matched = self._find_keys(name.strip())
         if len(found) != 1:
@@ -592,12 +594,12 @@ class Archive:
 
 
 def _begins(name: str, prefix: str) -> bool:
-    """Say whether a key begins like this; a prefix that has none of its secret part would fit them all."""
+    """Return whether a key begins with a prefix that is long enough to be its own: `ck_live_` alone would fit all."""
     return len(prefix) >= PREFIX_BYTES and name.startswith(prefix)
 
 
 def _no_such_key(name: str, alike: list[KeyInfo]) -> str:
-    """Say what was compared; of what was given only as much as is public anyway."""
+    """Return the message for a key that was not found; of what was given, it shows only the public part."""
     if alike:
         ids = ", ".join(key.id for key in alike[:10])
         return f"Several keys begin with {alike[0].prefix!r}. Give the id of the one you mean: {ids}."
@@ -605,7 +607,7 @@ def _no_such_key(name: str, alike: list[KeyInfo]) -> str:
 
 
 def describe_loss(path: Path) -> str | None:
-    """Say that an archive's catalog was lost, and what to do, if the rest of an archive is there; None otherwise."""
+    """Return a message if an archive's catalog is missing and other parts of the archive are there; None otherwise."""
     if os.path.lexists(path / CATALOG):
         return None
     traces = {
@@ -619,10 +621,10 @@ def describe_loss(path: Path) -> str | None:
 
 
 def _refuse_other_level(store: FolderStore) -> None:
-    """Refuse to adopt the folder above that of a bucket's mirror, or the one below, in which no key would match.
+    """Refuse a store one level above or below the folder that mirrors the bucket, where no asset key would match.
 
     Raises:
-        RequestError: It is one; the text names the folder that was meant.
+        RequestError: It is such a folder; the message names the right one.
     """
     root = Path(store.address)
     if not root.is_dir() or store.owner() is not None or (root / "renders").is_dir():
@@ -666,7 +668,7 @@ def _contains(folder: str, path: Path) -> bool:
 
 
 def _left_over(new: Path, store_address: str) -> str | None:
-    """Return the id of an archive whose making was interrupted."""
+    """Return the id of an archive whose creation was interrupted; None if there is none."""
     try:
         catalog = Catalog(new)
     except ArchiveError:
@@ -680,15 +682,19 @@ def _left_over(new: Path, store_address: str) -> str | None:
 
 
 def _argument_text(given: str) -> str:
-    """Make text of what a command line may hold: bytes that are not UTF-8 name nothing."""
+    """Return an argument of the command line as valid text: bytes that are not UTF-8 are escaped, and match nothing."""
     return given.encode(errors="backslashreplace").decode()
 
 
 def read_time(text: str | None, *, days: int = 0) -> str | None:
-    """Read a time as a person writes it; to a date without a time of day, `days` are added.
+    """Parse a time as users write it, and return it in the catalog's form; None stays None.
+
+    Args:
+        text: A date or a time.
+        days: Days to add to a date without a time of day: 1 to mean its end.
 
     Raises:
-        RequestError: It is not a time.
+        RequestError: It is not a valid time.
     """
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""Lists as aligned columns that fit the window."""
+"""Prints lists in aligned columns that fit the window."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 GAP = 2
-# A window narrower than this is not worth fitting: nothing would be left of any column.
+# A narrower window counts as this wide, because nothing would be left of any column.
 NARROWEST = 20
 DIGEST_CHARS = 10
 
@@ -21,13 +21,13 @@ class Column(NamedTuple):
     """One column of a list.
 
     Attributes:
-        head: What stands above it.
-        cell: What it says about a record.
-        right: Whether it is a number, aligned to the right.
-        least: How few characters it may be cut to; 0 is never cut.
-        drop: Columns with the highest number are dropped first when space is short; 0 stays.
-        middle: Whether its end tells one from another, so that it is cut in the middle.
-        tint: The colour of a cell, by what it says.
+        head: The heading.
+        cell: Returns the text of its cell for a record.
+        right: Whether it is aligned to the right, as numbers are.
+        least: The fewest characters it may be cut to; 0 if it is never cut.
+        drop: When space is short, columns with the highest number are dropped first; 0 is never dropped.
+        middle: Whether to cut it in the middle, because its end distinguishes it.
+        tint: Returns the colour of a cell by its text; None for no colour.
     """
 
     head: str
@@ -40,9 +40,9 @@ class Column(NamedTuple):
 
 
 def window_width(*, verbose: bool) -> int | None:
-    """Return how many characters a line may have; None for no limit.
+    """Return the most characters in a line; None for no limit.
 
-    Programs that read a list through a pipe get everything, unless `COLUMNS` says that someone looks at it.
+    Output to a pipe is not cut, unless `COLUMNS` is set, which means that a person will look at it.
     """
     if verbose:
         return None
@@ -65,14 +65,14 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class Table:
-    """Lines of aligned columns, page by page: the first page decides on the columns, later ones may widen them.
+    """Lines of aligned columns, page by page: the first page decides which columns to show, later ones may widen them.
 
-    So a list of a million takes no more memory than one page, and begins at once.
+    So a list of a million records takes no more memory than one page, and is printed from the start.
 
     Args:
-        columns: From left to right.
-        window: How many characters a line may have; None for no limit.
-        paint: Writes a text in a colour; without it, nothing is painted.
+        columns: The columns, from left to right.
+        window: The most characters in a line; None for no limit.
+        paint: Returns a text in a colour; without it, there are no colours.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Table:
         self._natural: list[int] = []
 
     def lines(self, page: Sequence[object]) -> Iterator[str]:
-        """Yield the lines of some records, the first time with the heads above them."""
+        """Yield the lines of some records; the first time, the headings come before them."""
         first = not self._natural
         rows = [[one_line(column.cell(record)) for column in self._columns] for record in page]
         if first:
@@ -120,7 +120,7 @@ class Table:
         return min(least, self._natural[at]) if least else self._natural[at]
 
     def _fitted(self) -> list[int]:
-        """Take what is too much from the columns that may be cut, from the widest first; at last from any."""
+        """Return the widths of the columns after cutting: first the widest of those that may be cut, at last any."""
         widths = list(self._natural)
         if self._window is None:
             return widths
@@ -148,10 +148,10 @@ class Table:
 
 
 def one_line(text: str) -> str:
-    """Make foreign text one line that cannot steer the terminal: what cannot be printed is shown as an escape."""
+    """Make foreign text one line that cannot control the terminal: unprintable characters become escapes."""
     if text.isprintable():
         return text
-    # Bytes of a name that is not UTF-8 first: they do not stand for a character.
+    # `valid_text` first, because the bytes of a name that is not UTF-8 are no characters.
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in valid_text(text))
 
 

@@ -1,6 +1,6 @@
-"""The configuration file: defaults for every option, named sources, what a night does.
+"""The configuration file: defaults for every option, named sources, and the steps of a night.
 
-TOML 1.0, read with `tomllib`, whose values carry no lines; `line_of` finds them.
+It is TOML 1.0, read with `tomllib`, which does not report on which line a value is; `line_of` finds that.
 """
 
 import difflib
@@ -21,7 +21,7 @@ from craftkit_archive.records import Kind
 from craftkit_archive.values import DATABASE_SCHEME, mask
 
 FILE = "craftkit-archive.toml"
-# A file of this size was meant to be something else.
+# A larger file was probably meant to be something else.
 MAX_BYTES = 1_000_000
 
 # A table of the file: its keys, each with the type of its value or with a table of its own.
@@ -30,13 +30,13 @@ Keys = tuple[str, ...]
 
 
 class NamedSource(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """Where metadata or PDFs come from.
+    """A source of metadata or PDFs.
 
     Either an address (a folder, a bucket, a live API, a `postgresql://` database) or files of metadata.
 
     Attributes:
-        changed: For a kind, the column of its table that says when a row was written; nights read what is newer.
-        kinds: Which kinds of metadata nights import from it.
+        changed: For each kind, the column of its table that holds when a row was changed; nights read only newer rows.
+        kinds: The kinds of metadata that nights import from it.
     """
 
     address: str | None = None
@@ -51,14 +51,14 @@ class NamedSource(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     kinds: list[Kind] = msgspec.field(default_factory=lambda: ["projects", "keys", "renders"])
 
     def files(self, kind: Kind) -> list[str]:
-        """Return the files that have records of a kind."""
+        """Return the files with records of a kind."""
         return {"projects": self.projects, "keys": self.keys, "renders": self.renders}[kind]
 
     def metadata(self, name: str, kind: Kind, configuration: "Configuration") -> list[str]:
-        """Return the files, or the address of the database, that have records of a kind.
+        """Return the files with records of a kind, or the address of the database that has them.
 
         Raises:
-            RequestError: It has none.
+            RequestError: The source has no records of that kind.
         """
         if files := self.files(kind):
             return [configuration.place(file) for file in files]
@@ -68,14 +68,14 @@ class NamedSource(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
 
 class Backups(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """Where copies of the catalog go, and how many stay."""
+    """Where backups of the catalog are written, and how many are kept."""
 
     directory: str
     keep: Annotated[int, msgspec.Meta(ge=1)] = 14
 
 
 class Nightly(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """What a night does, in this order; what is left out here is left out of the night."""
+    """The steps of a night, in this order; a step that is not set here is not run."""
 
     import_: list[str] = msgspec.field(default=[], name="import")
     fetch: list[str] = []
@@ -89,12 +89,12 @@ class Nightly(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
 
 
 class Configuration(msgspec.Struct, kw_only=True, frozen=True):
-    """A configuration that was checked.
+    """A checked configuration.
 
     Attributes:
-        file: Where it stands; None where there is no file.
-        text: What it says.
-        options: The values for options: by command and option, as nested tables.
+        file: Its path; None if there is no file.
+        text: Its content.
+        options: Values for options, by command and option, as nested tables.
     """
 
     file: Path | None = None
@@ -105,22 +105,22 @@ class Configuration(msgspec.Struct, kw_only=True, frozen=True):
     notify: Notify = Notify()
 
     def place(self, path: str) -> str:
-        """Return a path of the file as one that is good from anywhere: a relative one begins at the file."""
+        """Return a path from the file as an absolute one: a relative path is relative to the file's folder."""
         return path if self.file is None else os.path.join(self.file.parent.absolute(), path)  # noqa: PTH118
 
     def option(self, keys: Keys) -> Any:
-        """Return the value that an option is given; None if none is."""
+        """Return the value of an option; None if it is not set."""
         value: Any = self.options
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return None if isinstance(value, dict) else value
 
     def others(self) -> Iterator[tuple[Keys, Any]]:
-        """Yield what is set beside options: sources, the night."""
+        """Yield the settings that are not options, such as sources and the night."""
         yield from _leaves({name: value for name, value in tomllib.loads(self.text).items() if name in OWN_TABLES}, ())
 
     def line(self, keys: Keys) -> int | None:
-        """Return the line at which a key is set."""
+        """Return the line on which a key is set, from 1."""
         return line_of(self.text, keys)
 
 
@@ -136,17 +136,17 @@ def _leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
 
 
 class SettingFault(NamedTuple):
-    """What is wrong in the file, and at which of its keys."""
+    """A mistake in the file, and the key it is at."""
 
     keys: Keys
     text: str
 
 
 def find_file(archive: Path) -> Path | None:
-    """Return the configuration of an archive, if it has one that may be trusted.
+    """Return the path of an archive's configuration, if there is one that can be trusted.
 
-    It can name commands to run and services to ask. So one that somebody else wrote, such as in an archive on a
-    borrowed disk, is used only where it is named with --config.
+    It can name commands to run and services to contact. So a file that belongs to another user, such as in an archive
+    on a borrowed disk, is used only if it is named with --config.
 
     Raises:
         RequestError: It belongs to another user, or everybody may write it.
@@ -154,7 +154,7 @@ def find_file(archive: Path) -> Path | None:
     file = archive / FILE
     try:
         status = file.stat()
-    except OSError:  # whether there is an archive is for the command to find out
+    except OSError:  # if there is no archive either, the command reports that
         return None
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
         whose = "everybody may write it" if status.st_mode & stat.S_IWOTH else "it belongs to another user"
@@ -169,11 +169,10 @@ def read_configuration(file: Path, options: SettingTypes) -> Configuration:
 
     Args:
         file: A TOML file.
-        options: The options of the program and, in tables, of its commands, each with the type of its value.
+        options: The options of the program and, in nested tables, of its commands, each with the type of its value.
 
     Raises:
-        RequestError: It cannot be read, or something in it is wrong; the text names each line, and the nearest right
-            name.
+        RequestError: It cannot be read, or has mistakes; the message names the line of each, and similar names.
     """
     try:
         if file.stat().st_size > MAX_BYTES:
@@ -212,7 +211,7 @@ T = TypeVar("T")
 
 
 def _read_table(table: dict[str, Any], name: str, kind: type[T]) -> T:
-    """Return a table. Its types are right by now; what else is wrong, it says itself, the setting's name first."""
+    """Return a table as its structure. Types were checked before; further errors begin with the name of the setting."""
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
@@ -222,7 +221,7 @@ def _read_table(table: dict[str, Any], name: str, kind: type[T]) -> T:
 
 
 def _options_in(document: dict[str, Any], options: SettingTypes) -> dict[str, Any]:
-    """Return the part of a document that is options; of [nightly] some keys are."""
+    """Return the part of a document that sets options, which some keys of [nightly] do."""
     found = {name: value for name, value in document.items() if name in options}
     if "nightly" in found:
         found["nightly"] = {name: value for name, value in found["nightly"].items() if name in options["nightly"]}
@@ -243,7 +242,7 @@ def _read_night(document: dict[str, Any], options: SettingTypes) -> Nightly | No
 
 
 def _own_tables(document: Mapping[str, Any], options: SettingTypes) -> SettingTypes:
-    """Return the tables that are not, or not only, options; there are as many sources as the file has."""
+    """Return the tables that hold more than options; every source of the file has a table."""
     sources = document.get("sources")
     names = sources if isinstance(sources, dict) else ()
     night = {**options.get("nightly", {}), **fields_of(Nightly)}
@@ -251,7 +250,7 @@ def _own_tables(document: Mapping[str, Any], options: SettingTypes) -> SettingTy
 
 
 def fields_of(struct: type[msgspec.Struct]) -> SettingTypes:
-    """Return a structure as a table."""
+    """Return the fields of a structure as a table of types."""
     return {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
 
 
@@ -278,7 +277,7 @@ def _faults(value: Any, table: SettingTypes, keys: Keys) -> Iterator[SettingFaul
 
 
 def _nested(expected: Any) -> type[msgspec.Struct] | None:
-    """Return the structure that a value may be, as in `Backups | None`."""
+    """Return the structure in a type such as `Backups | None`; None if it has none."""
     kinds = getattr(expected, "__args__", (expected,))
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)), None)
 
@@ -302,7 +301,7 @@ _SECRET_VALUE = re.compile(
 
 
 def _secret(name: str, value: Any) -> str | None:
-    """Say that a secret stands in the file, without a character of it."""
+    """Return a message if a setting looks like a secret, without quoting any of it."""
     if isinstance(value, dict):
         return None
     texts = value if isinstance(value, list) else [value]
@@ -315,7 +314,7 @@ def _secret(name: str, value: Any) -> str | None:
 
 
 def line_of(text: str, keys: Keys) -> int:
-    """Return the line, from 1, on which a setting begins; that of the nearest table around it if it is not there."""
+    """Return the line, from 1, on which a setting begins; if it is not set, that of the nearest table around it."""
     places = _places(text)
     while keys and keys not in places:
         keys = keys[:-1]
@@ -326,8 +325,9 @@ def line_of(text: str, keys: Keys) -> int:
 def _places(text: str) -> dict[Keys, int]:
     """Return the line on which each table and each setting begins.
 
-    TOML's reader forgets where things stood. But it reads the beginning of a file too: a setting stands on the line
-    after the last beginning that is valid and lacks it. Each table is read by itself, or 700 lines would take a second.
+    `tomllib` does not keep positions, but it can parse the first n lines of a file: a setting is on the line after the
+    longest valid beginning that does not have it. Each table is parsed by itself, because 700 lines would take a second
+    otherwise.
     """
     places: dict[Keys, int] = {}
     lines = text.split("\n")
@@ -405,11 +405,11 @@ def schema(options: SettingTypes) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a configuration, for editors."""
     night = {**options.get("nightly", {}), **fields_of(Nightly)}
     tables = {**options, "sources": dict[str, NamedSource], "nightly": night, "notify": Notify}
-    from inspect import cleandoc  # not above: only this command needs it
+    from inspect import cleandoc  # imported here, because only one command needs it
 
     made = msgspec.json.schema(_struct("Configuration", tables))
     for described in made["$defs"].values():
-        # From 3.13 on, Python itself takes the indentation off docstrings.
+        # From 3.13 on, Python itself strips the indentation of docstrings.
         if "description" in described:
             described["description"] = cleandoc(described["description"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FILE, **made}
@@ -428,7 +428,7 @@ def _struct(name: str, table: SettingTypes) -> type[msgspec.Struct]:
 
 
 def _described(kind: Any) -> str:
-    """Say what the value of a setting may be."""
+    """Describe the values that a setting may have."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return _either([f'"{choice}"' for choice in arguments])

@@ -1,4 +1,4 @@
-"""Connections over HTTP: by the proxy that the environment names, and retried without reading what refuses."""
+"""HTTP connections that use the environment's proxy, and retry without reading the body of a refusal."""
 
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -13,24 +13,24 @@ from craftkit_archive.values import origin_of
 
 
 class UnreadRetry(Retry):
-    """urllib3's policy, but for a refusal whose body has no end, which urllib3 would read first."""
+    """urllib3's retry policy, except that the body of a refusal, which may be endless, is not read."""
 
     def increment(self, *arguments: Any, **given: Any) -> Self:
-        """Return the policy for the next attempt; the answer that asks for it is closed unread."""
+        """Return the policy for the next attempt, and close the refused answer unread."""
         if given.get("response") is not None:
             given["response"].close()
         return super().increment(*arguments, **given)
 
 
 def open_pool(address: str, **given: Any) -> urllib3.PoolManager:
-    """Make the connections to an address: by the environment's proxy, with its password if its URL has one.
+    """Return a connection pool for an address, through the environment's proxy if it names one.
 
     Args:
-        address: Where requests will go.
-        given: What `urllib3.PoolManager` takes.
+        address: The URL that requests will go to.
+        given: Arguments for `urllib3.PoolManager`.
 
     Raises:
-        RequestError: The environment names a proxy that is not one.
+        RequestError: The URL of the proxy in the environment is not valid.
     """
     parts = urlsplit(address)
     proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)

@@ -1,4 +1,4 @@
-"""Coverage: how much of what is stored was read and found good, and how long ago."""
+"""Coverage: how much of what is stored was read and found good recently."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ NOTHING = "nothing is stored"
 class Coverage(msgspec.Struct, frozen=True):
     """How much of what is stored was read and found good within `days`, and how much is due; sizes in bytes.
 
-    What was read within them and found bad is neither.
+    Assets that were read within `days` and found bad count as neither.
     """
 
     days: int
@@ -26,13 +26,13 @@ class Coverage(msgspec.Struct, frozen=True):
 
     @property
     def share(self) -> float:
-        """The covered part of the bytes; 0 where nothing is stored. Where all files are empty, of the files."""
+        """The covered share of the bytes, or of the files if all are empty; from 0 to 1, and 0 if nothing is stored."""
         if self.stored_bytes:
             return self.covered_bytes / self.stored_bytes
         return self.covered_assets / self.assets if self.assets else 0.0
 
     def details(self, night_bytes: int = 0) -> dict[str, Any]:
-        """Describe it as a summary does.
+        """Return it as the details of a summary.
 
         Args:
             night_bytes: Bytes that a run read before its limit; used to estimate how many nights the rest takes.
@@ -50,10 +50,10 @@ class Coverage(msgspec.Struct, frozen=True):
 
 
 def describe(share: float, stored_bytes: int, days: int) -> str:
-    """Say how much of what is stored is covered."""
+    """Return a sentence on the share that is covered."""
     return f"{percent(share)} of {format_size(stored_bytes)} read and good within {days} days"
 
 
 def percent(share: float) -> str:
-    """Write a part as people read it, `91.2 %`; rounded down, so that 100 % is said of nothing less."""
+    """Return a share as a percentage, such as `91.2 %`; rounded down, so that only the whole is 100 %."""
     return f"{int(min(share * 1000 + 1e-9, 1000 if share >= 1 else 999)) / 10:g} %"

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and names that are on the disk."""
+"""Writes files atomically, and flushes files and folders to the disk."""
 
 import errno
 import os
@@ -12,9 +12,9 @@ from craftkit_archive.errors import disk_errors
 
 @contextmanager
 def replaced_when_whole(file: Path) -> Iterator[Path]:
-    """Give a path to write to; at the end of the block it takes the file's place, so nobody reads half of it.
+    """Yield a temporary path to write to, which replaces the file in one step at the end of the block.
 
-    If the block fails, the file stays as it was, and what was written goes.
+    If the block fails, the file stays as it was, and the temporary file is removed.
 
     Raises:
         NoSpaceError, NotWritableError: The disk refused.
@@ -30,7 +30,7 @@ def replaced_when_whole(file: Path) -> Iterator[Path]:
 
 
 def flush(path: str | os.PathLike[str]) -> None:
-    """Bring a file, or the names in a folder, to the disk.
+    """Flush a file, or the names in a folder, to the disk.
 
     Raises:
         OSError: The disk refused.
@@ -39,7 +39,7 @@ def flush(path: str | os.PathLike[str]) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems, such as CIFS, cannot flush a folder, and write it through instead.
+        # Some file systems, such as CIFS, cannot flush a folder, because they write it through anyway.
         if error.errno != errno.EINVAL or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise
     finally:

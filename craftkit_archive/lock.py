@@ -1,4 +1,4 @@
-"""The lock of the one command that writes."""
+"""The writer's lock, which one command at a time can hold."""
 
 import fcntl
 import os
@@ -16,12 +16,12 @@ from craftkit_archive.values import Clock, format_time
 
 LOCK = "archive.lock"
 
-# How long a command waits for those who only look whether another one is writing.
+# How long a command waits for others that hold the lock shared, only to see whether anybody is writing.
 LOOK_SECONDS = 5.0
 
 
 class Holder(msgspec.Struct):
-    """Who holds the writer's lock."""
+    """The command that holds the writer's lock, as the lock file records it."""
 
     command: str
     pid: int
@@ -31,7 +31,7 @@ class Holder(msgspec.Struct):
 
 @contextmanager
 def hold_lock(path: Path, command: str, clock: Clock) -> Iterator[None]:
-    """Hold an archive's lock, which dies with its holder and says who that is.
+    """Hold an archive's lock. It is released when the process ends, however that happens, and names its holder.
 
     Raises:
         LockedError: Another command holds it.
@@ -56,26 +56,26 @@ def hold_lock(path: Path, command: str, clock: Clock) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(OSError):  # that nobody takes us for the next one's rival
+            with suppress(OSError):  # so that the next message about a held lock does not name this command
                 os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
 
 def _take_lock(descriptor: int) -> bool:
-    """Take the writer's lock, and say whether it was free; one that only looks at it is waited for."""
+    """Take the writer's lock, and return whether it was free; processes that only look at it are waited for."""
     deadline = time.monotonic() + LOOK_SECONDS
     while not try_lock(descriptor, fcntl.LOCK_EX):
-        # A writer keeps us from sharing it. Those who look hold it shared themselves, for a moment.
+        # A writer holds it exclusively, so it cannot be shared. Those who only look hold it shared for a moment.
         if not try_lock(descriptor, fcntl.LOCK_SH) or time.monotonic() > deadline:
             return False
         fcntl.flock(descriptor, fcntl.LOCK_UN)
-        time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - so that two writers do not keep step
+        time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - random, so that two writers do not stay in step
     return True
 
 
 def try_lock(descriptor: int, kind: int) -> bool:
-    """Take a lock of a kind (`fcntl.LOCK_EX` or `LOCK_SH`) if nobody else holds it."""
+    """Take a lock (`fcntl.LOCK_EX` or `LOCK_SH`) without waiting, and return whether that succeeded."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

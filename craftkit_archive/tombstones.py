@@ -1,4 +1,4 @@
-"""The file `disposed.ndjson`: what was disposed, beside the catalog, so that no older catalog revives it."""
+"""The file `disposed.ndjson` lists disposed renders beside the catalog, so that no older catalog brings them back."""
 
 import fcntl
 import os
@@ -14,12 +14,12 @@ from craftkit_archive.errors import disk_errors
 from craftkit_archive.records import Tombstone
 
 DISPOSED_FILE = "disposed.ndjson"
-# No line is near this; a longer one is not read into memory.
+# No line comes near this length; a longer one is not read into memory at once.
 MAX_LINE_BYTES = 1 << 16
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """A line of the file: a tombstone, but for how its disposal ended, which is not known when it is written."""
+    """A line of the file: a tombstone without the end of its disposal, which is unknown when the line is written."""
 
     by: str
     created_at: str | None
@@ -35,16 +35,16 @@ _decode = msgspec.json.Decoder(_Line).decode
 
 
 def encode_line(tombstone: Tombstone) -> bytes:
-    """Write a tombstone as a line of the file."""
+    """Return a tombstone as a line of the file."""
     fields = {name: getattr(tombstone, name) for name in _Line.__struct_fields__}
     return msgspec.json.encode(_Line(**fields)) + b"\n"
 
 
 class DisposedFile:
-    """The list of what was disposed, to which whole lines are appended, and which is never rewritten.
+    """The file, to which whole lines are appended, and which is never rewritten.
 
     Args:
-        path: The file; made, readable by its owner alone, with the first line.
+        path: The file; created with the first line, readable only by its owner.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,25 +52,25 @@ class DisposedFile:
 
     @property
     def size_bytes(self) -> int:
-        """How long the file is; 0 if there is none."""
+        """The size of the file in bytes; 0 if there is none."""
         try:
             return self.path.stat().st_size
         except FileNotFoundError:
             return 0
 
     def tombstones(self, offset: int = 0) -> Iterator[Tombstone]:
-        """Yield what stands in the file from an offset on; what is not a whole line of it is left out."""
+        """Yield the tombstones in the file from an offset on; incomplete and invalid lines are left out."""
         with disk_errors(self.path), suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(offset)
             while line := file.readline(MAX_LINE_BYTES):
-                # A line that was torn by a crash is written again: its row is in the catalog.
+                # A line that a crash has cut short is written again, because its row is in the catalog.
                 with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
                     if line.endswith(b"\n"):
                         yield Tombstone(**msgspec.structs.asdict(_decode(line)))
 
     @contextmanager
     def locked(self) -> Iterator[BinaryIO]:
-        """Be the one who appends to the file.
+        """Hold the file's lock, and yield the file open for appending.
 
         Raises:
             NoSpaceError, NotWritableError: The disk refused.
@@ -85,15 +85,15 @@ class DisposedFile:
                 yield file
 
     def append(self, file: BinaryIO, tombstones: Iterable[Tombstone]) -> int:
-        """Append tombstones, bring them to the disk, and return how long the file is now.
+        """Append tombstones, flush them to the disk, and return the new size of the file in bytes.
 
         Args:
-            file: As `locked` gives it.
-            tombstones: What is appended.
+            file: The file from `locked`.
+            tombstones: The tombstones to append.
         """
         with disk_errors(self.path):
             size = os.fstat(file.fileno()).st_size
-            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a write that broke off
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # an interrupted write
                 os.write(file.fileno(), b"\n")
             for tombstone in tombstones:
                 line = memoryview(encode_line(tombstone))

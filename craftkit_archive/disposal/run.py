@@ -252,7 +252,7 @@ def _nothing_to_note(_count: int) -> None:
 def _remove(
     store: Store, quarantine: Quarantine, kept: Mapping[str, Sequence[str]], one: tuple[Tombstone, str | None]
 ) -> _Removal:
-    """Delete the bytes of one render, first in the quarantine, so that an interruption never leaves only copies there."""
+    """Delete the bytes of one render, first in the quarantine, so that an interruption never leaves them only there."""
     tombstone, key = one
     try:
         names = dict.fromkeys([*kept.get(tombstone.render_id, ()), *(kept.get(key, ()) if key else ())])

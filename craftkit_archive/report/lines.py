@@ -1,4 +1,4 @@
-"""Lines: a record as a line for a person, apart from the reports, which most commands that print one do not need."""
+"""Writes records as lines for people; apart from the reports, which most commands that print records do not need."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from craftkit_archive.states import word_of
 
 
 def as_text(record: Record, *, whole: bool = False) -> str:
-    """Write a record as a line for a person; the caller escapes foreign characters in it (`escape_control`).
+    """Return a record as a line for people; the caller escapes control characters in it (`escape_control`).
 
     Args:
-        record: What the line says.
-        whole: Whether digests are written out.
+        record: The record.
+        whole: Whether digests are written in full.
     """
     match record:
         case records.Finding():
