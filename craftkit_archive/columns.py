@@ -151,7 +151,7 @@ def one_line(text: str) -> str:
     """Make foreign text one line that cannot control the terminal: unprintable characters become escapes."""
     if text.isprintable():
         return text
-    # `valid_text` first, because the bytes of a name that is not UTF-8 are no characters.
+    # `valid_text` first, because the bytes of a name that is not UTF-8 do not form characters.
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in valid_text(text))
 
 

@@ -132,7 +132,7 @@ def state_of(outcome: str, steps: Iterable[StepResult], findings: Iterable[str])
         steps: The steps; their names and outcomes count.
         findings: A text for each finding that stays the same from night to night, such as its verdict and asset key.
     """
-    # A sum of hashes does not depend on the order. It is no defence against forgery, which nobody would gain from.
+    # A sum of hashes does not depend on the order. It does not prevent forgery, from which nobody would gain.
     found = sum(int.from_bytes(_digest(finding)) for finding in findings) % (1 << 256)
     head = "\n".join([outcome, *(f"{step.name} {step.outcome}" for step in steps)])
     return sha256(_digest(head) + found.to_bytes(32)).hexdigest()
