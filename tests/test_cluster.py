@@ -7,7 +7,9 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tarfile
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,10 +21,13 @@ import pytest
 
 import craftkit_archive
 from craftkit_archive.archive import Archive
+from craftkit_archive.export.destination import Options
+from craftkit_archive.export.run import export_assets
 from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.parallel.cluster import WATCH_SECONDS
+from craftkit_archive.records import Progress, Record, Summary
 from craftkit_archive.stores.bucket import bucket_address
-from tests.services import BUCKET, DaskCluster, RealService, dask_cluster, rclone_server
+from tests.services import BUCKET, DaskCluster, RealService, dask_cluster, rclone_server, s3_client
 from tests.worlds import (
     NORTHWIND,
     ROOT,
@@ -246,6 +251,212 @@ def test_doctor_says_what_each_worker_can_do(tmp_path: Path, rclone: RealService
     assert {path: path.read_bytes() for path in filled.objects.rglob("*") if path.is_file()} == before
 
 
+# --- packed volumes --------------------------------------------------------------------------------------------------
+
+
+SPLIT = ("--split-size", "1MiB")
+
+
+def spoil(filled: Filled, service: RealService | None = None) -> None:
+    """Import a render without a PDF, and one whose key a spreadsheet would take for a formula; damage some PDFs."""
+    odd = "=1+1, '\"ü.pdf"
+    put(filled.objects, odd, pdf("odd"))
+    if service is not None:
+        service.look_again()
+    with Archive(filled.archive) as archive:
+        more = [render(COUNT, asset_key=key_of(COUNT)), render(COUNT + 1, asset_key=odd)]
+        load(archive, filled.archive, "renders", more)
+        assert summary_of(fetch_assets(archive)).counts["adopted"] == 1
+    damage(filled)
+    if service is not None:
+        service.look_again()
+
+
+def alike(ours: Path, theirs: Path, *, suffix: str) -> list[Path]:
+    """See that two folders have the same volumes, byte by byte, and return those of the first."""
+    first, second = (sorted(path for path in folder.iterdir() if path.suffix == suffix) for folder in (ours, theirs))
+    assert [path.name for path in first] == [path.name for path in second]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+    return first
+
+
+def unfinished(service: RealService) -> list[str]:
+    """Return the keys of the uploads in parts that were neither completed nor aborted."""
+    client = s3_client(service.url)
+    try:
+        uploads = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ())
+    except client.exceptions.NoSuchUpload:  # how rclone says that there are none
+        return []
+    return [upload["Key"] for upload in uploads]
+
+
+def told(done: Done) -> list[Any]:
+    """Return what a run said of its renders, and counted."""
+    skipped = sorted((line["render_id"], line["reason"]) for line in done.lines if line["type"] == "skipped")
+    made = [{**one, "path": Path(one["path"]).name} for one in done.lines[-1]["details"]["exports"]]
+    return [done.code, done.lines[-1]["outcome"], done.lines[-1]["counts"], skipped, made]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "good"),
+    [
+        ("out.zip", [], True),
+        ("out.zip", [], False),
+        ("out.tar", [], False),
+        ("bag.zip", ["--format", "bagit"], False),
+    ],
+)
+def test_volumes_of_a_cluster_are_those_of_one_machine(
+    tmp_path: Path, cluster: DaskCluster, name: str, words: list[str], good: bool
+) -> None:
+    filled = fill_folder(tmp_path)
+    if not good:
+        spoil(filled)
+    ids = tmp_path / "ids"
+    ids.write_text("".join(f"{render_id(number)}\n" for number in range(COUNT + 3)))  # the last is not known
+    words = [*words, *SPLIT, *([] if good else ["--ids", str(ids)])]
+    alone = command("--json", "export", tmp_path / "alone" / name, *words, archive=filled.archive)
+    place = tmp_path / "among" / name
+    for target in (place, os.path.relpath(place)):  # the second takes the place of the first
+        among = asked("export", target, *words, archive=filled.archive, cluster=cluster)
+        assert told(among) == told(alone)
+    assert among.code == (0 if good else 1), among.out
+    assert among.lines[-1]["counts"]["written"] == (COUNT if good else COUNT - 2)
+    volumes = alike(tmp_path / "among", tmp_path / "alone", suffix=Path(name).suffix)
+    assert len(volumes) == 2
+    assert sorted((tmp_path / "among").iterdir()) == volumes  # nothing but the volumes
+    for volume in volumes:
+        assert command("export-check", volume).code == (0 if good else 3 if "missing" in listed(volume) else 0)
+    made = {Path(row[1]).name: row for row in rows(filled.archive, "exports") if "/among/" in row[1]}
+    assert len(made) == 2
+    # Fewer volumes than an earlier export has left are refused.
+    narrow = asked("export", place, *words, "--split-size", "1G", archive=filled.archive, cluster=cluster)
+    assert (narrow.code, "a volume too many" in narrow.lines[0]["message"]) == (2, True), narrow.out
+
+
+def listed(volume: Path) -> str:
+    """Return the names of the files in a zip or tar."""
+    if volume.suffix == ".zip":
+        with zipfile.ZipFile(volume) as packed:
+            return " ".join(packed.namelist())
+    with tarfile.open(volume) as packed:
+        return " ".join(packed.getnames())
+
+
+@pytest.mark.parametrize("good", [pytest.param(True, marks=pytest.mark.long), False])
+def test_volumes_in_a_bucket_are_those_on_a_disk(
+    tmp_path: Path, rclone: RealService, cluster: DaskCluster, good: bool
+) -> None:
+    filled = fill_bucket(tmp_path, rclone)
+    if not good:
+        spoil(filled, rclone)
+    alone = command("--json", "export", tmp_path / "alone/out.zip", *SPLIT, archive=filled.archive)
+    prefix = token_hex(8)
+    place = bucket_address(f"s3://{BUCKET}/{prefix}/out.zip", endpoint_url=rclone.url)
+    # A worker that was killed has left the beginning of a volume.
+    s3_client(rclone.url).create_multipart_upload(Bucket=BUCKET, Key=f"{prefix}/out-001.zip")
+    assert unfinished(rclone) == [f"{prefix}/out-001.zip"]
+    for _ in range(2 if good else 1):  # the second takes the place of the first
+        among = asked("export", place, *SPLIT, archive=filled.archive, cluster=cluster)
+        assert told(among)[:4] == told(alone)[:4]
+    assert among.code == (0 if good else 1), among.out
+    rclone.look_again()
+    volumes = alike(rclone.bucket / prefix, tmp_path / "alone", suffix=".zip")
+    assert len(volumes) == 2
+    assert {path.name for path in (rclone.bucket / prefix).iterdir()} == {
+        *(path.name for path in volumes),
+        ".out.zip.craftkit-export",
+    }
+    assert not unfinished(rclone)
+    if not good:
+        return
+    # One machine writes them too, and another archive does not.
+    assert told(command("--json", "export", place, *SPLIT, archive=filled.archive))[:4] == told(alone)[:4]
+    alike(rclone.bucket / prefix, tmp_path / "alone", suffix=".zip")
+    stranger = fill_folder(tmp_path / "stranger", count=1)
+    refused = command("export", place, *SPLIT, archive=stranger.archive)
+    assert (refused.code, "export of something else" in refused.err) == (2, True), refused.err
+    narrow = command("export", place, "--split-size", "1G", archive=filled.archive)
+    assert (narrow.code, "a volume too many" in narrow.err) == (2, True), narrow.err
+    (rclone.bucket / prefix / ".out.zip.craftkit-export").unlink()
+    rclone.look_again()
+    refused = command("export", place, *SPLIT, archive=stranger.archive)
+    assert (refused.code, "not an export's" in refused.err) == (2, True), refused.err
+
+
+def test_a_stop_leaves_whole_volumes_alone(tmp_path: Path, cluster: DaskCluster) -> None:
+    filled = fill_folder(tmp_path, count=1000)
+    stopped: list[Record] = []
+    with Archive(filled.archive, read_only=True) as archive:
+        for record in export_assets(
+            archive,
+            tmp_path / "out/out.zip",
+            options=Options(split_bytes=1 << 20),
+            jobs=1,
+            cluster=cluster.address,
+            stop=lambda: bool(stopped),
+        ):
+            if isinstance(record, Progress):
+                stopped.append(record)
+    assert isinstance(record, Summary)
+    volumes = sorted((tmp_path / "out").iterdir())
+    assert record.outcome == "interrupted"
+    assert [Path(made["path"]) for made in record.details["exports"]] == volumes
+    assert 0 < len(volumes) < 6
+    assert record.counts["written"] == sum(made["pdfs"] for made in record.details["exports"])
+    assert all(command("export-check", volume).code == 0 for volume in volumes)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("in_bucket", [True, False])
+def test_a_worker_killed_in_a_volume_costs_a_second_try_of_it(
+    tmp_path: Path, rclone: RealService, in_bucket: bool
+) -> None:
+    count = 1000
+    filled = fill_folder(tmp_path, count=count)
+    prefix = token_hex(8)
+    place = bucket_address(f"s3://{BUCKET}/{prefix}/out.tar", endpoint_url=rclone.url)
+    folder = rclone.bucket / prefix if in_bucket else tmp_path / "among"
+    with dask_cluster(tmp_path, python_path=slow_disk(tmp_path)) as running:
+        words = ["export", place if in_bucket else folder / "out.tar", *SPLIT]
+        under_way = Running(*words, archive=filled.archive, cluster=running)
+        under_way.wait_for_progress()
+        os.kill(running.worker_process("worker-1"), signal.SIGSTOP)
+        os.kill(running.worker_process("worker-0"), signal.SIGKILL)
+        left = [] if in_bucket else [path for path in folder.glob(".*.part") if path.name.count(".") > 3]
+        time.sleep(3 * WATCH_SECONDS)
+        os.kill(running.worker_process("worker-1"), signal.SIGCONT)
+        done = under_way.end()
+    assert done.code == 0, done.out + done.err
+    assert done.lines[-1]["details"]["cluster"]["lost"] >= 1
+    assert done.lines[-1]["counts"]["written"] == count
+    assert in_bucket or left  # pieces of volumes, which nobody finishes
+    assert command("export", tmp_path / "alone/out.tar", *SPLIT, archive=filled.archive).code == 0
+    rclone.look_again()
+    volumes = alike(folder, tmp_path / "alone", suffix=".tar")
+    assert len({path.name for path in folder.iterdir()} - {".out.tar.craftkit-export"}) == len(volumes) == 6
+    assert all(command("export-check", volume).code == 0 for volume in volumes)
+    assert not unfinished(rclone)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_large_volumes_go_to_a_bucket_in_parts(tmp_path: Path, rclone: RealService, cluster: DaskCluster) -> None:
+    """And what was uploaded of one with a damaged PDF at its end is taken back."""
+    world = fill(tmp_path, count=12, size_bytes=9 << 20)
+    flip(world.asset(11))
+    prefix = token_hex(8)
+    place = bucket_address(f"s3://{BUCKET}/{prefix}/out.tar", endpoint_url=rclone.url)
+    words = ["--split-size", "60M"]
+    assert asked("export", place, *words, archive=world.archive.path, cluster=cluster).code == 1
+    assert command("export", tmp_path / "alone/out.tar", *words, archive=world.archive.path).code == 1
+    rclone.look_again()
+    assert len(alike(rclone.bucket / prefix, tmp_path / "alone", suffix=".tar")) == 2
+    assert not unfinished(rclone)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -253,8 +464,13 @@ def test_doctor_says_what_each_worker_can_do(tmp_path: Path, rclone: RealService
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["export", "out.zip"], 2, "Export to a folder that every worker sees"),
+        (["export", "out.zip"], 2, "A cluster cannot write one zip. Add --split-size"),
         (["export", "-", "--format", "tar"], 2, "Export to a folder that every worker sees"),
+        (["export", "-", "--format", "tar", "--split-size", "1M"], 2, "not one stream"),
+        (["export", "s3://bucket/out.zip", "--format", "zip"], 2, "Add --split-size, or export to a file"),
+        (["export", "gs://bucket/out.zip", "--split-size", "1M"], 2, "Volumes are written to S3 buckets"),
+        (["export", "s3://out.zip", "--split-size", "1M"], 2, "such as s3://bucket/prefix/export.zip"),
+        (["export", "s3://bucket/out.tar", "--split-size", "1T"], 2, "more than an object in a bucket can have"),
         (["repair", "{export}"], 2, "runs on one machine"),
         (["export-check", "{packed}"], 2, "Leave --cluster out"),
         (["verify", "--cluster", "tcp://127.0.0.1:1"], 16, "Cannot reach the scheduler tcp://127.0.0.1:1"),
@@ -355,12 +571,18 @@ class Running:
 
 def far_away(folder: Path) -> str:
     """Return a PYTHONPATH with which each message to S3 takes 100 ms, so that commands are under way for long."""
-    (folder / "far").mkdir()
-    (folder / "far/sitecustomize.py").write_text(
-        "import sys, time\n"
-        "sys.addaudithook(lambda event, _: time.sleep(0.1) if event == 'http.client.send' else None)\n"
-    )
-    return f"{folder / 'far'}:{ROOT}"
+    return _slow(folder, "time.sleep(0.1) if event == 'http.client.send' else None")
+
+
+def slow_disk(folder: Path) -> str:
+    """Return a PYTHONPATH with which it takes 10 ms to open a PDF in a folder."""
+    return _slow(folder, "time.sleep(0.01) if event == 'open' and str(given[0]).endswith('.pdf') else None")
+
+
+def _slow(folder: Path, hook: str) -> str:
+    (folder / "slow").mkdir()
+    (folder / "slow/sitecustomize.py").write_text(f"import sys, time\nsys.addaudithook(lambda event, given: {hook})\n")
+    return f"{folder / 'slow'}:{ROOT}"
 
 
 @pytest.mark.long

@@ -277,12 +277,12 @@ class Connection:
         return str(found[0][0])
 
     def _pages(
-        self, sql: str, selection: Selection, row: Callable[..., Any], values: Sequence[Any] = ()
+        self, sql: str, selection: Selection, row: Callable[..., Any], values: Sequence[Any] = (), *, begin: str = ""
     ) -> Iterator[Any]:
         # Page by page instead of an open cursor: others may write in between, and memory stays flat.
         for part in selection.parts():
             where, parameters = part.where()
-            after, full = "", True
+            after, full = begin, True
             while full:
                 page = self._query(sql.format(where=where), (after, *values, *parameters, PAGE))
                 yield from (row(*found) for found in page)

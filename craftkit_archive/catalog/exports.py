@@ -82,8 +82,8 @@ class ExportQueries(Connection):
             )
         return {render_id: odd for render_id, odd in rows}
 
-    def export_rows(self, selection: Selection) -> Iterator[ExportRow]:
-        """Yield renders in the order of their ids, whether their assets are stored or not."""
+    def export_rows(self, selection: Selection, *, after: str = "") -> Iterator[ExportRow]:
+        """Yield renders in the order of their ids, whether their assets are stored or not; those after one of them."""
         yield from self._pages(
             "SELECT r.id, r.project_id, p.slug, p.name, r.template_id, r.status, r.created_at, r.completed_at,"
             " COALESCE(a.key, r.asset_key, ''), a.size_bytes, a.sha256, a.stored_at IS NOT NULL, a.odd, k.state,"
@@ -93,6 +93,7 @@ class ExportQueries(Connection):
             " WHERE r.id > ?{where} ORDER BY r.id LIMIT ?",
             selection,
             ExportRow,
+            begin=after,
         )
 
     def add_export(self, made: ExportMade, members: "array[int]", *, replaces: bool) -> None:

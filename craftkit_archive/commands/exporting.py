@@ -51,7 +51,12 @@ if TYPE_CHECKING:
 @click.option("--link", is_flag=True, help="Make hard links to the store's files; only sizes are compared.")
 @click.option("--verify-links", is_flag=True, help="With --link: read and compare every byte all the same.")
 @click.option("--prune", is_flag=True, help="Remove what earlier exports wrote and the selection no longer has.")
-@click.option("--split-size", type=SIZE, help="Make numbered volumes of at most this size, each complete in itself.")
+@click.option(
+    "--split-size",
+    type=SIZE,
+    help="Make numbered volumes of at most this size, each complete in itself. A zip or tar in a bucket or by a cluster"
+    " needs it.",
+)
 @click.option(
     "--bag-info", multiple=True, metavar="KEY=VALUE", help="A line for bag-info.txt, such as Contact-Name; repeatable."
 )
@@ -92,10 +97,10 @@ def export(
 ) -> int:
     """Copy PDFs to DEST, each compared with its digest on its way: a folder, a zip, a tar or a bag that proves itself.
 
-    DEST is a folder, a file that ends in .zip or .tar, - for standard output, or s3://bucket/prefix. It gets a
-    manifest for `sha256sum -c`, index.csv, index.html to browse it, and seal.txt; what is missing stands in
-    missing.csv. A repeated export into a folder leaves unchanged files untouched and does the rest; what earlier
-    exports wrote there stays in the lists, unless it is pruned.
+    DEST is a folder, a file that ends in .zip or .tar, - for standard output, or s3://bucket/prefix; with --split-size
+    also s3://bucket/prefix/export.zip or .tar. It gets a manifest for `sha256sum -c`, index.csv, index.html to browse
+    it, and seal.txt; what is missing stands in missing.csv. A repeated export into a folder leaves unchanged files
+    untouched and does the rest; what earlier exports wrote there stays in the lists, unless it is pruned.
     """
     from craftkit_archive.export.bagit import parse_info
     from craftkit_archive.export.destination import Options

@@ -1,8 +1,7 @@
 """Where an export goes, as a person says it, and how it is made there."""
 
-import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from craftkit_archive.archive import Archive
@@ -11,7 +10,8 @@ from craftkit_archive.export.manifests import Volume
 from craftkit_archive.export.names import DEFAULT_NAME, safe_part
 from craftkit_archive.export.targets import FolderTarget, PackedTarget, StoreTarget, Target
 from craftkit_archive.records import one_of
-from craftkit_archive.stores.address import open_store
+from craftkit_archive.stores.address import open_store, split_object
+from craftkit_archive.values import format_size
 
 ExportForm = Literal["dir", "zip", "tar", "bagit"]
 DestinationKind = Literal["dir", "zip", "tar", "store"]
@@ -49,21 +49,46 @@ class Options(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """Where an export goes, and what it becomes there: a folder, a zip, a tar, or a store's address; a bag or not."""
+    """Where an export goes, and what it becomes there: a folder, a zip, a tar, or a store's address; a bag or not.
+
+    A zip or tar may be in a bucket too: then the address is that of an object, with the service's options behind it.
+    """
 
     address: str
     kind: DestinationKind
     bag: bool
 
+    @property
+    def in_bucket(self) -> bool:
+        """Whether it is in a bucket."""
+        return "://" in self.address
+
+    @property
+    def store(self) -> str | None:
+        """The address of the bucket and prefix that it is in; None on a disk."""
+        if self.kind != "store":
+            return split_object(self.address)[0] if self.in_bucket else None
+        return self.address
+
     def named(self, volume: Volume | None) -> str:
         """Return the address of one volume."""
         if volume is None:
             return self.address
+        place, mark, service = self.address.partition("?") if self.in_bucket else (self.address, "", "")
         if self.kind in ("zip", "tar"):
-            path = Path(self.address)
-            return os.fspath(path.with_name(f"{path.stem}-{volume.number:03}{path.suffix}"))
-        place, mark, service = self.address.partition("?") if self.kind == "store" else (self.address, "", "")
-        return f"{place.rstrip('/')}-{volume.number:03}{mark}{service}"
+            folder, slash, name = place.rpartition("/")
+            file = PurePosixPath(name)
+            place = f"{folder}{slash}{file.stem}-{volume.number:03}{file.suffix}"
+        else:
+            place = f"{place.rstrip('/')}-{volume.number:03}"
+        return f"{place}{mark}{service}"
+
+    def prefix(self, address: str) -> str:
+        """Return the folder that is put around everything in a packed volume; RFC 8493, 4.2: a packed bag has one."""
+        if not self.bag:
+            return ""
+        name = split_object(address)[1] if self.in_bucket else Path(address).name
+        return f"{safe_part(PurePosixPath(name).stem, 100)}/"
 
     def open(self, archive: Archive, options: Options, volume: Volume | None) -> Target:
         """Take it up, without writing anything yet.
@@ -78,13 +103,11 @@ class Destination(NamedTuple):
         if self.kind == "store":
             return StoreTarget(archive, open_store(address), bag=self.bag)
         path = None if address == STDOUT else Path(address)
-        # RFC 8493, 4.2: a packed bag has its folder around it.
-        prefix = f"{safe_part(Path(address).stem, 100)}/" if self.bag else ""
-        return PackedTarget(archive, path, self.kind, prefix=prefix)
+        return PackedTarget(archive, path, self.kind, prefix=self.prefix(address))
 
     def room(self) -> int | None:
         """Return how many bytes are free there; None if unknown."""
-        if self.address == STDOUT or self.kind == "store":
+        if self.address == STDOUT or self.in_bucket:
             return None
         folder = Path(self.address).absolute()
         with disk_errors(folder):
@@ -105,9 +128,7 @@ def read_destination(address: str, options: Options) -> Destination:
         one_of("form", options.form, ExportForm)
     kind: DestinationKind = "dir"
     if "://" in address:
-        kind = "store"
-        if options.form in ("zip", "tar"):
-            raise RequestError(f"A {options.form} is not written to a bucket directly. Export to a file, then copy it.")
+        kind = _kind_in_bucket(address, options)
     elif options.form != "dir":
         kind = options.form if options.form in ("zip", "tar") else _PACKED.get(Path(address).suffix.lower(), "dir")
     if address == STDOUT and options.form not in ("zip", "tar"):
@@ -124,3 +145,32 @@ def read_destination(address: str, options: Options) -> Destination:
         if holds:
             raise RequestError(f"{problem}. Correct that, or leave it out.")
     return Destination(address, kind, options.form == "bagit")
+
+
+def _kind_in_bucket(address: str, options: Options) -> DestinationKind:
+    """Say what an export to a bucket becomes there: an object for each PDF, or, split into volumes, zips or tars.
+
+    Raises:
+        RequestError: It would have to be one zip or tar, the service does not take volumes, or they are too large.
+    """
+    suffix = PurePosixPath(split_object(address)[1]).suffix.lower()
+    kind = options.form if options.form in ("zip", "tar") else _PACKED.get(suffix)
+    if options.split_bytes is None or options.form == "dir" or kind is None:
+        if options.form in ("zip", "tar"):
+            raise RequestError(
+                f"A bucket takes a {options.form} only in volumes. Add --split-size, or export to a file and copy it."
+            )
+        return "store"
+    store, name = split_object(address)
+    if not address.startswith("s3://") or not name or store == "s3:/":
+        raise RequestError(
+            f"Volumes are written to S3 buckets, as objects. Name one, such as s3://bucket/prefix/export.{kind}."
+        )
+    from craftkit_archive.stores.bucket import MOST_OBJECT_BYTES
+
+    if options.split_bytes > MOST_OBJECT_BYTES:
+        raise RequestError(
+            f"--split-size is more than an object in a bucket can have, {format_size(MOST_OBJECT_BYTES)}."
+            " Give a smaller one."
+        )
+    return kind

@@ -27,7 +27,7 @@ from craftkit_archive.export.reader import (
     TAG_MANIFEST,
     TIMESTAMP,
 )
-from craftkit_archive.export.targets import Target
+from craftkit_archive.export.targets import OwnFiles
 from craftkit_archive.proof.seal import SealBuilder
 from craftkit_archive.stores.base import CHUNK_BYTES, Stored, digest
 from craftkit_archive.values import escape_formula, unescape_formula
@@ -188,12 +188,12 @@ class Manifests:
         with disk_errors(self._folder or tempfile.gettempdir()):
             self._odd.write(csv_line((cells.path, cells.render_id, cells.asset_key, odd)).encode())
 
-    def store(self, target: Target) -> str:
+    def store(self, target: OwnFiles) -> str:
         """Write them all into an export, the manifest last, and return the seal."""
         with disk_errors(self._folder or tempfile.gettempdir()):
             return self._store(target)
 
-    def _store(self, target: Target) -> str:
+    def _store(self, target: OwnFiles) -> str:
         seal = self._seal.result()
         own: list[tuple[str, BinaryIO]] = [(INDEX, self._index)]
         if self._missing_count or not target.removes:  # an earlier one must not stay
@@ -230,7 +230,7 @@ class Manifests:
         self._put(target, MANIFEST, self._manifest)
         return seal
 
-    def _put(self, target: Target, path: str, file: BinaryIO) -> Stored:
+    def _put(self, target: OwnFiles, path: str, file: BinaryIO) -> Stored:
         target.add(path, file, self._modified)
         return digest(_rewound(file))
 

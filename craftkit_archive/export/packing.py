@@ -9,11 +9,15 @@ Source: APPNOTE.TXT 6.3.10 (zip, zip64), POSIX.1-2001 pax (tar).
 import struct
 import tarfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
+from typing import BinaryIO
 
 from typing_extensions import override
 
 MODE = 0o644
+CHUNK_BYTES = 1 << 20
 _LIMIT = 0xFFFFFFFF
 _MANY = 0xFFFF
 _LOCAL_BYTES = 30
@@ -50,6 +54,12 @@ class Packing(ABC):
     @abstractmethod
     def end(self, count: int, offset: int, size: int) -> bytes:
         """Write what follows a directory of `count` records and `size` bytes that begins at `offset`."""
+
+    def wrap(self, path: str, size: int, modified: int, crc: int, body: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield a file as it is packed: its head, its body, its tail."""
+        yield self.head(path, size, modified, crc)
+        yield from body
+        yield self.tail(size)
 
 
 class Zip(Packing):
@@ -165,3 +175,29 @@ def _is_plain(path: str, size: int) -> bool:
 
 
 FORMS: dict[str, Packing] = {"zip": Zip(), "tar": Tar()}
+
+
+class Directory:
+    """The directory at the end of a packed file, which grows with every file that goes in before it.
+
+    Args:
+        form: How the files are packed.
+        file: A temporary file, so that memory stays flat.
+    """
+
+    def __init__(self, form: Packing, file: BinaryIO) -> None:
+        self._form = form
+        self._file = file
+        self._count = 0
+
+    def record(self, path: str, size: int, modified: int, crc: int, offset: int) -> None:
+        """Add a file whose head begins at `offset`."""
+        self._count += 1
+        self._file.write(self._form.record(path, size, modified, crc, offset))
+
+    def end(self, offset: int) -> Iterator[bytes]:
+        """Yield what stands from the last file on, which ends at `offset`."""
+        size = self._file.tell()
+        self._file.seek(0)
+        yield from iter(partial(self._file.read, CHUNK_BYTES), b"")
+        yield self._form.end(self._count, offset, size)

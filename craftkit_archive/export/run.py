@@ -3,14 +3,13 @@
 import os
 from array import array
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -24,6 +23,7 @@ from craftkit_archive.export.manifests import IndexRow, Manifests, Volume, csv_l
 from craftkit_archive.export.names import NamePlan, mark
 from craftkit_archive.export.reader import SIGNATURE, TIMESTAMP
 from craftkit_archive.export.targets import Target
+from craftkit_archive.export.volumes import CollectedFiles, VolumePlaces, VolumeTask, modified_at, run_volume
 from craftkit_archive.export.workers import Done, ExportItem, prove_target, run
 from craftkit_archive.parallel.batches import Stop, in_batches, never
 from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, workers
@@ -34,7 +34,7 @@ from craftkit_archive.proof.timestamps import fetch_timestamp
 from craftkit_archive.records import ExportMade, Plan, Planned, Progress, Record, Skipped, Summary
 from craftkit_archive.retention.policy import refusals
 from craftkit_archive.states import State
-from craftkit_archive.stores.address import worker_setup
+from craftkit_archive.stores.address import absolute_address, worker_setup
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.stores.reach import shown_folder
 from craftkit_archive.values import format_size, valid_text
@@ -48,7 +48,6 @@ BATCH_BYTES = 8 << 20
 ENTRY_BYTES = 4096
 PAPER_BYTES = 256 << 10
 NO_CELLS = IndexRow(*[""] * len(IndexRow._fields))
-UNKNOWN_TIME = 315_532_800  # 1980, the first that a zip can hold
 
 
 def export_assets(
@@ -77,7 +76,8 @@ def export_assets(
         options: How it is made.
         jobs: How many processes copy, one if not given; with a cluster, how many batches are in flight.
         cluster: Address of a Dask scheduler whose workers copy instead (see `docs/scale.md`), into a folder that each
-            of them sees, or a bucket.
+            of them sees, or a bucket. A zip or tar must be split into volumes, of which each worker writes one at a
+            time.
         dry_run: Whether to say only what would be written, and where.
         stop: Asked between batches.
 
@@ -106,10 +106,11 @@ def export_assets(
     if selection.render_ids is None and not selection.statuses:
         selection = msgspec.structs.replace(selection, statuses=("succeeded",))
     destination = read_destination(os.fspath(target), options)
-    if cluster is not None and destination.kind not in ("dir", "store"):
+    packed = destination.kind in ("zip", "tar")
+    if cluster is not None and packed and options.split_bytes is None:
         raise RequestError(
-            f"A cluster writes no {destination.kind} into one file. Export to a folder that every worker sees, or to a"
-            " bucket; or leave --cluster out."
+            f"A cluster cannot write one {destination.kind}. Add --split-size, so that each worker writes a volume."
+            " Export to a folder that every worker sees or to a bucket, or leave --cluster out."
         )
     archive.store.check(archive.id)
     for vouch in _vouchers(options).values() if not dry_run else ():
@@ -125,11 +126,14 @@ def export_assets(
                 yield export.plan()
                 team = stack.enter_context(clustered(cluster, jobs, partial(_proof, archive, destination)))
             jobs = 0 if team is not None else workers_for(*archive.catalog.count_stored(selection), jobs or 1)
-            stores = [archive.store.address, *([destination.address] if destination.kind == "store" else [])]
+            stores = [archive.store.address, *([destination.store] if destination.store is not None else [])]
             executor = stack.enter_context(workers(team, jobs, partial(worker_setup, *stores)))
             if cluster is None:  # while the processes start
                 yield export.plan()
-            yield from export.write(executor, jobs)
+            if packed and (cluster is not None or destination.in_bucket):
+                yield from export.write_volumes(executor, jobs)
+            else:
+                yield from export.write(executor, jobs)
     yield from export.record()
     yield export.summary(dry_run=dry_run, **details_of(team))
 
@@ -138,8 +142,8 @@ def export_assets(
 def _proof(archive: Archive, destination: Destination) -> Iterator[Callable[[], object]]:
     """Give what a worker proves that it sees store and destination by."""
     store = archive.store.address
-    if destination.kind == "store":
-        yield partial(prove_target, store, archive.id, destination.address, None)
+    if destination.store is not None:
+        yield partial(prove_target, store, archive.id, destination.store, None)
         return
     with shown_folder(Path(destination.address)) as seen:
         yield partial(prove_target, store, archive.id, None, seen)
@@ -173,6 +177,33 @@ class _PlannedFile(NamedTuple):
     line: str
     item: ExportItem | None
     lack: tuple[str, str] | None
+
+
+class _VolumePlan:
+    """A packed volume that a worker writes as a whole.
+
+    Attributes:
+        number: Its own, from 1 on.
+        after: The id of the last render before it.
+        entries: How many renders it has, with those that are left out.
+        left_out: The PDFs that a worker found not to be good, by their paths.
+        counts: What it has of what.
+        has_gaps: Whether a render is left out of it.
+    """
+
+    def __init__(self, number: int, after: str) -> None:
+        self.number = number
+        self.after = after
+        self.entries = 0
+        self.left_out: dict[str, Done] = {}
+        self.counts: Counter[str] = Counter()
+        self.has_gaps = False
+        self.made: dict[str, Any] = {}
+        self.members = array("Q")
+        self.size_bytes = 0
+
+
+_GOOD = Done("written")
 
 
 class _Splitter:
@@ -211,6 +242,7 @@ class _Export:
         self._names = NamePlan(options.name)
         self._run = Run(None, "export")
         self._run.counts.update(dict.fromkeys(("selected", "written", "unchanged", "excluded", "failed"), 0))
+        self._plans: list[_VolumePlan] = []
         self._exports: list[dict[str, Any]] = []
         self._members: list[array[int]] = []
         self._projects: dict[str, str] = {}
@@ -226,29 +258,34 @@ class _Export:
         """
         splitter = _Splitter(self._options.split_bytes)
         count = size = pdfs = 0
+        last, plans = "", [_VolumePlan(1, "")]
         for row in self._catalog.export_rows(self._selection):
             count += 1
             self._projects.setdefault(row.project_id, row.project_name or row.project_id)
             if _lack(row) is None:
                 self._names.add(row)
-                splitter.put(row)
+                if splitter.put(row) > plans[-1].number:
+                    plans.append(_VolumePlan(splitter.number, last))
                 pdfs, size = pdfs + 1, size + (row.size_bytes or 0)
+            plans[-1].entries += 1
+            last = row.render_id
         if not count:
             if not self._catalog.has_renders():
                 raise RequestError("The archive has no renders to export. Run `import renders FILE` first.")
             known = ", ".join(self._catalog.project_slugs(10)) or "none"
             raise RequestError(f"No render is selected. Widen the selection; the archive's projects are {known}.")
-        self._volumes = splitter.number
-        # Before anything is written, see that nothing stands in the way.
-        for number in range(1, self._volumes + 1):
-            self._destination.open(self._archive, self._options, self._volume(number))
-        self._refuse_more_volumes()
+        self._plans, self._volumes = plans, splitter.number
+        # Before anything is written, see that nothing stands in the way; in a bucket, that is done as it is taken up.
+        if not self._destination.in_bucket:
+            for number in range(1, self._volumes + 1):
+                self._destination.open(self._archive, self._options, self._volume(number))
+            self._refuse_more_volumes()
         self._need_room(0 if self._options.link else size + pdfs * ENTRY_BYTES + PAPER_BYTES)
         return Plan(count=count, size_bytes=size)
 
     def _refuse_more_volumes(self) -> None:
         """See that no volume of an earlier export would be taken for one of these."""
-        if self._options.split_bytes is None or self._destination.kind == "store":
+        if self._options.split_bytes is None:
             return
         following = self._destination.named(Volume(self._volumes + 1, self._volumes + 1))
         if os.path.lexists(following):
@@ -278,23 +315,34 @@ class _Export:
     def _volume(self, number: int) -> Volume | None:
         return Volume(number, self._volumes) if self._options.split_bytes is not None else None
 
-    def _entries(self, *, lined: bool = True) -> Iterator[tuple[int, _PlannedFile]]:
-        """Yield the renders with the number of the volume that each belongs to; if `lined`, with lines of the index."""
+    def _entries(self, *, lined: bool = True, after: str = "") -> Iterator[tuple[int, _PlannedFile]]:
+        """Yield the renders with the number of the volume that each belongs to, counted from the first one.
+
+        Args:
+            lined: Whether they have lines of the index.
+            after: Only those after this render.
+        """
         splitter, prefix = _Splitter(self._options.split_bytes), bag.PAYLOAD if self._destination.bag else ""
-        for row in self._catalog.export_rows(self._selection):
+        for row in self._catalog.export_rows(self._selection, after=after):
             lack = _lack(row)
             if lack is not None:
                 yield splitter.number, _PlannedFile(row, index_cells(row, ""), "", None, lack)
                 continue
             path = prefix + self._names.path(row)
-            item = ExportItem(row.key, row.sha256 or "", row.size_bytes or 0, path, _modified(row) if lined else 0)
+            item = ExportItem(
+                row.key,
+                row.sha256 or "",
+                row.size_bytes or 0,
+                path,
+                modified_at(row.completed_at, row.created_at) if lined else 0,
+            )
             cells = index_cells(row, path) if lined else NO_CELLS
             yield splitter.put(row), _PlannedFile(row, cells, csv_line(cells) if lined else "", item, None)
 
     def foresee(self) -> Iterator[Record]:
         """Say what would be written."""
         counts = self._run.counts
-        yield from self._unknown()
+        yield from self._unknown(counts)
         seen, size = 0, 0
         for number, entry in self._entries(lined=False):
             counts["selected"] += 1
@@ -316,11 +364,11 @@ class _Export:
         if seen:
             yield Progress(count=seen, size_bytes=size)
 
-    def _unknown(self, papers: Manifests | None = None) -> Iterator[Record]:
+    def _unknown(self, counts: Counter[str], papers: Manifests | None = None) -> Iterator[Record]:
         """Report the ids that were asked for and that no render has."""
         for render_id in self._catalog.unknown_ids(self._selection):
-            self._run.counts["selected"] += 1
-            self._run.counts["excluded"] += 1
+            counts["selected"] += 1
+            counts["excluded"] += 1
             if papers is not None:
                 papers.lack((render_id, "", "", "", "unknown", "no render has this id", ""))
             yield Skipped(render_id=render_id, key="", reason=f"no render has the id {render_id}")
@@ -339,28 +387,121 @@ class _Export:
     ) -> Iterator[Record]:
         volume = self._volume(number)
         target = self._destination.open(self._archive, self._options, volume)
-        address = self._destination.named(volume)
-        folder = {"dir": Path(address), "store": None}.get(self._destination.kind, Path(address).absolute().parent)
-        papers = Manifests(
-            self._archive.id,
-            title=self._title(),
-            bag_info=self._options.bag_info if self._destination.bag else None,
-            folder=None if address == STDOUT else folder,
-            volume=volume or Volume(),
-            today=self._archive.now()[:10],
-            vouchers=self._vouchers,
-        )
+        papers = self._manifests(volume)
         with target, papers:
             if number == 1:
-                yield from self._unknown(papers)
+                yield from self._unknown(self._run.counts, papers)
             yield from self._copy(target, papers, entries, executor, jobs)
             if self._stop():
                 return
             yield from self._settle_earlier(target, papers)
-            seal = papers.store(target)
+            made = self._made(volume, papers, papers.store(target))
             target.close()
-        self._exports.append({"path": address, "pdfs": papers.count, "size_bytes": papers.size_bytes, "seal": seal})
+        self._exports.append(made)
         self._members.append(papers.members)
+
+    def _manifests(self, volume: Volume | None) -> Manifests:
+        address = self._destination.named(volume)
+        folder = Path(address) if self._destination.kind == "dir" else Path(address).absolute().parent
+        return Manifests(
+            self._archive.id,
+            title=self._title(),
+            bag_info=self._options.bag_info if self._destination.bag else None,
+            folder=None if address == STDOUT or self._destination.in_bucket else folder,
+            volume=volume or Volume(),
+            today=self._archive.now()[:10],
+            vouchers=self._vouchers,
+        )
+
+    def _made(self, volume: Volume | None, papers: Manifests, seal: str) -> dict[str, Any]:
+        address = self._destination.named(volume)
+        return {"path": address, "pdfs": papers.count, "size_bytes": papers.size_bytes, "seal": seal}
+
+    # --- volumes that workers write as a whole
+
+    def write_volumes(self, executor: "Executor", jobs: int) -> Iterator[Record]:
+        """Write packed volumes, each as a task for one worker."""
+        addresses = [self._destination.named(self._volume(number)) for number in range(1, self._volumes + 1)]
+        following = self._destination.named(Volume(self._volumes + 1, self._volumes + 1))
+        under_way: deque[_VolumePlan] = deque()
+        again: deque[_VolumePlan] = deque()
+        written: list[_VolumePlan] = []
+        with VolumePlaces(self._archive, self._destination, [*addresses, following]) as places:
+            drawn = self._draw_volumes()
+
+            def tasks() -> Iterator[VolumeTask]:
+                while True:
+                    if again:
+                        task = self._volume_task(again[0], self._entries_of(again[0]))
+                        under_way.append(again.popleft())
+                    else:
+                        try:
+                            plan, task = next(drawn)
+                        except StopIteration:
+                            return
+                        under_way.append(plan)
+                    places.begin(task.address)
+                    yield task
+
+            more = True
+            while more:
+                for done in map_ordered(executor, run_volume, tasks(), jobs=jobs, stop=self._stop):
+                    plan = under_way.popleft()
+                    if done.is_written:
+                        places.settle(addresses[plan.number - 1])
+                        written.append(plan)
+                        yield from self._settle_volume(plan)
+                    elif done.left_out:
+                        plan.left_out |= {one.path: self._explained(one.done, one.render_id) for one in done.left_out}
+                        again.append(plan)
+                more = bool(again) and not self._stop()
+        written.sort(key=lambda plan: plan.number)
+        self._exports = [plan.made for plan in written]
+        self._members = [plan.members for plan in written]
+        if self._options.sync:
+            os.sync()
+
+    def _draw_volumes(self) -> Iterator[tuple[_VolumePlan, VolumeTask]]:
+        entries = (entry for _, entry in self._entries())
+        for plan in self._plans:
+            yield plan, self._volume_task(plan, islice(entries, plan.entries))
+
+    def _entries_of(self, plan: _VolumePlan) -> Iterator[_PlannedFile]:
+        return (entry for _, entry in islice(self._entries(after=plan.after), plan.entries))
+
+    def _volume_task(self, plan: _VolumePlan, entries: Iterable[_PlannedFile]) -> VolumeTask:
+        """Make a volume's own files as if every PDF were good that is not known to be otherwise."""
+        volume, own = self._volume(plan.number), CollectedFiles()
+        plan.counts, plan.has_gaps = Counter(), False
+        with self._manifests(volume) as papers:
+            for _ in self._report_volume(plan, entries, plan.counts, papers):
+                plan.has_gaps = True
+            plan.made = self._made(volume, papers, papers.store(own))
+            plan.members, plan.size_bytes = papers.members, papers.size_bytes
+        address = absolute_address(self._destination.named(volume))
+        prefix, kind = self._destination.prefix(address), self._destination.kind
+        return VolumeTask(self._archive.store.address, kind, address, prefix, own.files, self._options.sync)
+
+    def _report_volume(
+        self, plan: _VolumePlan, entries: Iterable[_PlannedFile], counts: Counter[str], papers: Manifests | None
+    ) -> Iterator[Record]:
+        if plan.number == 1:
+            yield from self._unknown(counts, papers)
+        for batch in in_batches(entries, BATCH):
+            done = (plan.left_out.get(entry.item.path, _GOOD) for entry in batch if entry.item is not None)
+            yield from self._count_batch(batch, done, counts, papers)
+
+    def _settle_volume(self, plan: _VolumePlan) -> Iterator[Record]:
+        """Report a volume that is there."""
+        self._run.counts.update(plan.counts)
+        self._run.bytes_read += plan.size_bytes
+        if plan.has_gaps:
+            yield from self._report_volume(plan, self._entries_of(plan), Counter(), None)
+        yield Progress(
+            count=plan.entries, size_bytes=plan.size_bytes, file=Path(plan.made["path"].partition("?")[0]).name
+        )
+
+    # --- PDF by PDF
 
     def _copy(
         self, target: Target, papers: Manifests, entries: Iterable[_PlannedFile], executor: "Executor", jobs: int
@@ -380,15 +521,16 @@ class _Export:
         for done in map_ordered(executor, run, tasks(), jobs=jobs, stop=self._stop):
             task, batch = under_way.popleft()
             target.settle(task, done)
-            size = yield from self._count_batch(batch, iter(done), papers)
+            explained = map(self._explained, done, (entry.row.render_id for entry in batch if entry.item is not None))
+            size = yield from self._count_batch(batch, explained, self._run.counts, papers)
             self._run.bytes_read += size
             last = batch[-1].item
             yield Progress(count=len(batch), size_bytes=size, file=last.path if last else None)
 
     def _count_batch(
-        self, batch: list[_PlannedFile], done: Iterator[Done], papers: Manifests
+        self, batch: list[_PlannedFile], done: Iterator[Done], counts: Counter[str], papers: Manifests | None
     ) -> Generator[Record, None, int]:
-        counts, size, held = self._run.counts, 0, []
+        size, held = 0, []
         counts["selected"] += len(batch)
         for entry in batch:
             one = next(done) if entry.item is not None else None
@@ -396,25 +538,35 @@ class _Export:
                 counts[one.outcome] += 1
                 size += entry.item.size_bytes
                 held.append((entry.cells, entry.line, entry.item.modified))
-                if entry.row.odd is not None:
+                if entry.row.odd is not None and papers is not None:
                     papers.note_odd(entry.cells, odd_on_arrival(entry.row.odd))
                 continue
             lack = (one.outcome, one.detail or "") if one is not None else entry.lack or ("", "")
-            if one is not None and one.outcome == "gone":  # alone, or with the whole store?
-                self._archive.store.check(self._archive.id)
-                if self._was_disposed(entry.row.render_id):
-                    lack = _DISPOSED
             accepted = _accepted_reason(entry.row, lack[0])
             # What the store does not give now is not damage: the export is incomplete.
             gap = _gap(entry.row, lack[0], "excluded" if one is None or one.outcome == "unavailable" else "failed")
             counts[gap] += 1
             self._to_fetch = self._to_fetch or (gap == "excluded" and entry.lack == NOT_STORED)
             cells = entry.cells
-            papers.lack((cells.render_id, cells.project_id, cells.project_slug, cells.asset_key, *lack, accepted or ""))
+            if papers is not None:
+                named = (cells.render_id, cells.project_id, cells.project_slug, cells.asset_key)
+                papers.lack((*named, *lack, accepted or ""))
             if gap in ("excluded", "failed"):
                 yield _skipped(entry, lack)
-        papers.add(held)
+        if papers is not None:
+            papers.add(held)
         return size
+
+    def _explained(self, one: Done, render_id: str) -> Done:
+        """Return what became of a PDF, once more if it is gone: it may have been disposed since the export began.
+
+        Raises:
+            StoreOfflineError, StoreMismatchError: The whole store is gone.
+        """
+        if one.outcome != "gone":
+            return one
+        self._archive.store.check(self._archive.id)
+        return Done(*_DISPOSED) if self._was_disposed(render_id) else one
 
     def _was_disposed(self, render_id: str) -> bool:
         """Say whether a render was disposed since this export began, which its snapshot of the catalog cannot."""
@@ -468,7 +620,8 @@ class _Export:
         for volume, members in zip(self._exports, self._members, strict=True):
             target = mask_address(volume["path"])
             what = {name: volume[name] for name in ("pdfs", "size_bytes", "seal")}
-            place = target if kind == "store" or volume["path"] == STDOUT else str(Path(volume["path"]).absolute())
+            elsewhere = self._destination.in_bucket or volume["path"] == STDOUT
+            place = target if elsewhere else str(Path(volume["path"]).absolute())
             made = ExportMade(valid_text(place), self._archive.now(), **what)
             # Nothing is removed from a bucket, and what was written to standard output went somewhere.
             replaces = kind != "store" and volume["path"] != STDOUT
@@ -493,7 +646,7 @@ def _keep_row(catalog: Catalog, *, made: ExportMade, members: "array[int]", repl
     catalog.add_export(made, members, replaces=replaces)
 
 
-_DISPOSED = ("disposed", "its PDF was disposed")
+_DISPOSED: tuple[Literal["disposed"], str] = ("disposed", "its PDF was disposed")
 
 
 def _lack(row: ExportRow) -> tuple[str, str] | None:
@@ -539,9 +692,3 @@ def _skipped(entry: _PlannedFile, lack: tuple[str, str] | None) -> Skipped:
 
 def _entry_bytes(entry: _PlannedFile) -> int:
     return entry.item.size_bytes if entry.item is not None else 0
-
-
-def _modified(row: ExportRow) -> int:
-    """Return the time that a PDF gets, in seconds since 1970: when its render was completed."""
-    text = row.completed_at or row.created_at
-    return int(datetime.fromisoformat(text).timestamp()) if text else UNKNOWN_TIME

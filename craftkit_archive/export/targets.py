@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import ArchiveError, AssetError, AssetMissingError, LockedError, RequestError, disk_errors
-from craftkit_archive.export.packing import FORMS
+from craftkit_archive.export.packing import FORMS, Directory
 from craftkit_archive.export.reader import INDEX, MANIFEST, MARKER, SIGNATURE, TIMESTAMP, Export
 from craftkit_archive.export.workers import Done, ExportItem, FilesTask, PackTask, StoreTask
 from craftkit_archive.lock import LOCK, hold_lock
@@ -30,16 +30,31 @@ from craftkit_archive.values import check_asset_key
 LEDGER = f"{INCOMING}/ledger.csv"
 
 
-class Target(ABC):
+class OwnFiles(ABC):
+    """Where the files go that an export writes beside the PDFs: its manifest, tables, seal and pages.
+
+    `removes` says whether none of an earlier export stays: `remove` can take it away, or there never is one.
+    """
+
+    removes: bool
+
+    @abstractmethod
+    def add(self, path: str, file: BinaryIO, modified: int) -> None:
+        """Write one of the export's own files; a path that ends with a slash is an empty folder."""
+
+    def remove(self, path: str) -> bool:
+        """Remove a file of an earlier export, and say whether there was one; a target may take up none."""
+        return False
+
+
+class Target(OwnFiles):
     """One export while it is made. Every implementation passes the suite in `tests/test_exporting.py`.
 
     A context manager: leaving it before `close` leaves nothing behind that looks like a whole export.
-    `has_earlier` says, inside, whether earlier exports may have written something here, and `removes` whether `remove`
-    can.
+    `has_earlier` says, inside, whether earlier exports may have written something here.
     """
 
     has_earlier: bool
-    removes: bool
 
     @abstractmethod
     def __enter__(self) -> Self:
@@ -61,16 +76,8 @@ class Target(ABC):
     def settle(self, task: Any, done: list[Done]) -> None:
         """Take in what a worker has done. Tasks are settled in the order in which they were made."""
 
-    @abstractmethod
-    def add(self, path: str, file: BinaryIO, modified: int) -> None:
-        """Write one of the export's own files; a path that ends with a slash is an empty folder."""
-
     def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
         """Say whether a file of an earlier export is there and as it was written; a target may take up none."""
-        return False
-
-    def remove(self, path: str) -> bool:
-        """Remove a file of an earlier export, and say whether there was one; a target may take up none."""
         return False
 
     @abstractmethod
@@ -131,7 +138,7 @@ class FolderTarget(Target):
             if {path.name for path in islice(self.path.iterdir(), 2)} <= {INCOMING}:
                 return
             marker = self.path / MARKER
-            _check_claim(marker.read_bytes() if marker.exists() else None, self._claim, self.path)
+            check_claim(marker.read_bytes() if marker.exists() else None, self._claim, self.path)
 
     @override
     def __enter__(self) -> Self:
@@ -237,7 +244,12 @@ def _check_outside(store: Store, path: Path) -> None:
         raise RequestError(f"{path} lies in the archive's store. Choose a place outside of it.")
 
 
-def _check_claim(found: bytes | None, claim: Claim, where: object) -> None:
+def check_claim(found: bytes | None, claim: Claim, where: object) -> None:
+    """Compare what a marker says with what it must say; None where there are files and no marker.
+
+    Raises:
+        RequestError: Something else is there.
+    """
     if found is None:
         raise RequestError(f"{where} holds files that are not an export's. Choose an empty folder.")
     with suppress(msgspec.MsgspecError):
@@ -261,10 +273,10 @@ class StoreTarget(Target):
     def __enter__(self) -> Self:
         try:
             with self._store.open(MARKER) as found:
-                _check_claim(b"".join(found.chunks()), self._claim, self._store.address)
+                check_claim(b"".join(found.chunks()), self._claim, self._store.address)
         except AssetMissingError:
             if next(self._store.list(), None) is not None:
-                _check_claim(None, self._claim, self._store.address)
+                check_claim(None, self._claim, self._store.address)
         self._store.write(MARKER, [msgspec.json.encode(self._claim)], replace=True)
         return self
 
@@ -333,23 +345,10 @@ class PackedTarget(Target):
         self.path = path
         self._archive = archive
         self._form, self._name, self._prefix = FORMS[form], form, prefix
-        self._at = self._planned = self._count = 0
+        self._at = self._planned = 0
         self._stack = ExitStack()
         if path is not None:
-            if os.path.isdir(path):  # noqa: PTH112 - Path raises for a name that no file can have
-                raise RequestError(
-                    f"{path} is a folder, and a {form} is one file. Name a file, such as {path.name}.{form}."
-                )
-            _check_outside(archive.store, path)
-        if path is not None and os.path.lexists(path):
-            try:
-                owner = Export(path).said().get("Archive")
-            except ArchiveError as error:
-                raise RequestError(
-                    f"{path} exists and is not a complete export. Remove it, or name another."
-                ) from error
-            if owner != archive.id:
-                raise RequestError(f"{path} is an export of another archive or form. Remove it, or name another.")
+            check_packed(archive, path, form)
 
     @override
     def __enter__(self) -> Self:
@@ -357,25 +356,16 @@ class PackedTarget(Target):
             if self.path is None:
                 self._pieces = stack.enter_context(tempfile.TemporaryDirectory())
                 self._file = 1
-                self._directory = stack.enter_context(tempfile.TemporaryFile())
+                self._directory = Directory(self._form, stack.enter_context(tempfile.TemporaryFile()))
             else:
                 with disk_errors(self.path):
                     self.path.parent.mkdir(parents=True, exist_ok=True)
-                    self._take(stack, self.path)
-                    self._directory = stack.enter_context(tempfile.TemporaryFile(dir=self.path.parent))
+                    self._part = part_path(self.path)
+                    self._file = lock_part(stack, self.path)
+                    listing = stack.enter_context(tempfile.TemporaryFile(dir=self.path.parent))
+                    self._directory = Directory(self._form, listing)
             self._stack = stack.pop_all()
         return self
-
-    def _take(self, stack: ExitStack, path: Path) -> None:
-        self._part = path.with_name(f".{path.name}.part")
-        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        stack.callback(os.close, self._file)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LockedError(f"Another export is writing {path}. Wait until it ends, or stop it.") from error
-        stack.callback(self._part.unlink, missing_ok=True)
-        os.ftruncate(self._file, 0)
 
     @override
     def __exit__(self, *_error: object) -> None:
@@ -414,9 +404,8 @@ class PackedTarget(Target):
             self._at = at
 
     def _record(self, path: str, size: int, modified: int, crc: int, offset: int) -> None:
-        self._count += 1
         with disk_errors(self.path or tempfile.gettempdir()):
-            self._directory.write(self._form.record(path, size, modified, crc, offset))
+            self._directory.record(path, size, modified, crc, offset)
 
     def _write(self, chunks: Iterable[bytes]) -> None:
         """Write at the end of what is settled."""
@@ -435,17 +424,11 @@ class PackedTarget(Target):
             crc = zlib.crc32(chunk, crc)
         path = self._prefix + path
         self._record(path, size, modified, crc, self._at)
-        self._write([self._form.head(path, size, modified, crc)])
-        self._write(_file_chunks(file))
-        self._write([self._form.tail(size)])
+        self._write(self._form.wrap(path, size, modified, crc, _file_chunks(file)))
 
     @override
     def close(self) -> None:
-        begin = self._at
-        with disk_errors(self.path or tempfile.gettempdir()):
-            size = self._directory.seek(0, os.SEEK_END)
-        self._write(_file_chunks(self._directory))
-        self._write([self._form.end(self._count, begin, size)])
+        self._write(self._directory.end(self._at))
         if self.path is not None:
             with disk_errors(self.path):
                 os.ftruncate(self._file, self._at)
@@ -460,3 +443,45 @@ def _read_range(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
             raise OSError("a piece of the export has vanished")
         offset += len(chunk)
         yield chunk
+
+
+def check_packed(archive: Archive, path: Path, form: str) -> None:
+    """See that a zip or tar can be written at a path: nothing is there, or an export of this archive.
+
+    Raises:
+        RequestError: Something else is there, or it would lie in the archive's store.
+    """
+    if os.path.isdir(path):  # noqa: PTH112 - Path raises for a name that no file can have
+        raise RequestError(f"{path} is a folder, and a {form} is one file. Name a file, such as {path.name}.{form}.")
+    _check_outside(archive.store, path)
+    if not os.path.lexists(path):
+        return
+    try:
+        owner = Export(path).said().get("Archive")
+    except ArchiveError as error:
+        raise RequestError(f"{path} exists and is not a complete export. Remove it, or name another.") from error
+    if owner != archive.id:
+        raise RequestError(f"{path} is an export of another archive or form. Remove it, or name another.")
+
+
+def part_path(path: Path) -> Path:
+    """Return where a zip or tar is written until it is whole; the file is also the lock of whoever writes it."""
+    return path.with_name(f".{path.name}.part")
+
+
+def lock_part(stack: ExitStack, path: Path) -> int:
+    """Lock the place of a zip or tar until the stack is closed, and return the empty file there.
+
+    Raises:
+        LockedError: Another export is writing it.
+    """
+    part = part_path(path)
+    file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    stack.callback(os.close, file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise LockedError(f"Another export is writing {path}. Wait until it ends, or stop it.") from error
+    stack.callback(part.unlink, missing_ok=True)
+    os.ftruncate(file, 0)
+    return file

@@ -28,7 +28,9 @@ from craftkit_archive.stores.base import CHUNK_BYTES, OpenAsset
 from craftkit_archive.stores.folder import INCOMING
 from craftkit_archive.stores.reach import prove_store
 
-ExportOutcome = Literal["written", "unchanged", "damaged", "gone", "unreadable", "unavailable", "unwritable"]
+ExportOutcome = Literal[
+    "written", "unchanged", "damaged", "gone", "unreadable", "unavailable", "unwritable", "disposed"
+]
 
 
 class ExportItem(NamedTuple):
@@ -63,7 +65,8 @@ def prove_target(store: str, archive_id: str, target: str | None, seen: Callable
         seen()
 
 
-def _not_copied(error: AssetError) -> Done:
+def not_copied(error: AssetError) -> Done:
+    """Return what became of a PDF that could not be copied."""
     if isinstance(error, AssetMissingError):
         return Done("gone", "recorded, but gone from the store")
     if isinstance(error, AssetUnavailableError):
@@ -71,7 +74,7 @@ def _not_copied(error: AssetError) -> Done:
     return Done("damaged" if isinstance(error, AssetDamagedError) else "unreadable", str(error))
 
 
-def _open_stored(address: str, item: ExportItem) -> OpenAsset:
+def open_stored(address: str, item: ExportItem) -> OpenAsset:
     """Open an asset of the archive's store; a service that keeps failing for it alone does not stop the export."""
     store = open_store(address)
     try:
@@ -146,7 +149,7 @@ class FilesTask(NamedTuple):
         if present and is_file_of(target, item.size_bytes, item.sha256):
             return Done("unchanged")
         try:
-            found = _open_stored(self.store, item)
+            found = open_stored(self.store, item)
         except AssetError as error:
             return self._without(error, target, present=present)
         with found:
@@ -167,7 +170,7 @@ class FilesTask(NamedTuple):
         if present and (os.path.islink(target) or not os.path.isdir(target)):
             with disk_errors(target):
                 os.unlink(target)
-        return _not_copied(error)
+        return not_copied(error)
 
     def _write(self, found: OpenAsset, item: ExportItem, target: str) -> None:
         temporary = f"{_own_folder(self.root, self.export)}/{next(_numbers):032x}"
@@ -267,10 +270,10 @@ class StoreTask(NamedTuple):
         except AssetError:
             pass  # it is missing, or not the right one
         try:
-            with _open_stored(self.store, item) as found:
+            with open_stored(self.store, item) as found:
                 target.write(item.path, checked(found, item), replace=True)
         except AssetError as error:
-            return _not_copied(error)
+            return not_copied(error)
         return Done("written")
 
 
@@ -305,7 +308,7 @@ class PackTask(NamedTuple):
     def _one(self, item: ExportItem, descriptor: int, at: int) -> Done:
         form = FORMS[self.form]
         try:
-            with _open_stored(self.store, item) as found:
+            with open_stored(self.store, item) as found:
                 if found.size_bytes != item.size_bytes:
                     raise AssetDamagedError(f"{item.key} is damaged: its size is not the recorded one. Run verify.")
                 length, tail = form.measure(item.path, item.size_bytes), form.tail(item.size_bytes)
@@ -319,7 +322,7 @@ class PackTask(NamedTuple):
                     _write_at(descriptor, form.head(item.path, item.size_bytes, item.modified, crc), at)
                     _write_at(descriptor, tail, end)
         except AssetError as error:
-            return _not_copied(error)
+            return not_copied(error)
         return Done("written", length=length, crc=crc)
 
 

@@ -117,6 +117,7 @@ def survey(address: str, proof: Proof) -> list[WorkerState]:
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
     try:
+        import dask
         from distributed import Client
         from distributed.comm.addressing import parse_address
         from distributed.comm.registry import get_backend
@@ -140,7 +141,9 @@ def _connected(address: str) -> Iterator[Any]:
                 f"Cannot reach the scheduler {address}. Start it with `dask scheduler`, or correct --cluster."
             ) from error
         try:
-            yield client
+            # A volume of an export travels with its manifests, and Dask warns of tasks that are larger than 10 MB.
+            with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
+                yield client
         finally:
             with suppress(OSError, RuntimeError, TimeoutError):
                 client.close(timeout=CLOSE_SECONDS)

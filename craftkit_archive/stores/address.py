@@ -34,6 +34,13 @@ def absolute_address(address: str, base: Path | None = None) -> str:
     return address if "://" in address else os.fspath((Path(base or "") / address).absolute())
 
 
+def split_object(address: str) -> tuple[str, str]:
+    """Split the address of an object into the address of the bucket and prefix that it is in, and its name there."""
+    place, mark, service = address.partition("?")
+    parent, _, name = place.rpartition("/")
+    return f"{parent}{mark}{service}", name
+
+
 # Cached, so that the tasks of a worker, each of which names its store by address, share its connections.
 @lru_cache(maxsize=64)
 def _open_store(address: str, durable: bool) -> Store:

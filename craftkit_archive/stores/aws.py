@@ -342,7 +342,7 @@ class S3Service:
         Raises:
             RemoteError: The service refused to delete the object itself.
         """
-        self._abort_uploads(key)
+        self.abort_uploads(key)
         self._ask("delete_object", Key=key)
         try:
             versions = list(self._versions(key))
@@ -373,7 +373,12 @@ class S3Service:
                 return
             given = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
 
-    def _abort_uploads(self, key: str) -> None:
+    def abort_uploads(self, key: str) -> None:
+        """Abort the uploads of an object that were never finished, where the service lists them.
+
+        Raises:
+            RemoteError: The service refused.
+        """
         try:
             uploads = self._ask("list_multipart_uploads", Prefix=key).get("Uploads", ())
         except RemoteError as error:

@@ -280,6 +280,13 @@ class Store(ABC):
             NotWritableError, RemoteError: The store refused; the asset may still be there.
         """
 
+    def abort_writes(self, key: str) -> None:  # noqa: B027 - most stores have nothing to do
+        """End the writes of one key that never became complete, such as those of a process that was killed.
+
+        Raises:
+            RemoteError: The service refused.
+        """
+
     @abstractmethod
     def remove_stale(self) -> int:
         """Remove what interrupted writes left, and return how many files. Only the holder of the lock may call it."""

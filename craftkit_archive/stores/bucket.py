@@ -82,6 +82,7 @@ STREAM_BYTES = 1 << 20
 
 # The size of an upload's parts. S3 accepts at most 10,000 parts, each but the last of at least 5 MiB.
 PART_BYTES = 16 << 20
+MOST_OBJECT_BYTES = 10_000 * PART_BYTES
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}")
 
 
@@ -523,6 +524,12 @@ class BucketStore(Store):
                 f"{self._name} still has {key} after it acknowledged its deletion. Run the command again."
             )
         return remains
+
+    @override
+    def abort_writes(self, key: str) -> None:
+        self._check_key(key)
+        if self._aws is not None:
+            self._aws.abort_uploads(self._prefix + key)
 
     @override
     def remove_stale(self) -> int:

@@ -1,0 +1,411 @@
+"""Packed volumes that a worker writes as a whole: a zip or tar as one stream, into a folder or a bucket.
+
+A worker cannot make the manifests: the catalog and the key that signs them are at the command. So a task carries the
+export's own files, made as if every PDF were good, and the index among them says which PDFs to read. If a PDF is not
+good, the worker writes nothing, checks the rest and returns what it found; the command makes the files again without
+those PDFs, and sends the task a second time.
+"""
+
+import io
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from datetime import datetime
+from functools import partial
+from itertools import compress
+from pathlib import Path
+from secrets import token_hex
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+from typing_extensions import override
+
+from craftkit_archive.archive import Archive
+from craftkit_archive.errors import (
+    ArchiveError,
+    AssetDamagedError,
+    AssetError,
+    AssetMissingError,
+    RemoteError,
+    RequestError,
+    disk_errors,
+)
+from craftkit_archive.export.destination import Destination
+from craftkit_archive.export.manifests import IndexRow, read_cells
+from craftkit_archive.export.packing import FORMS, Directory
+from craftkit_archive.export.reader import INDEX, MARKER
+from craftkit_archive.export.targets import Claim, OwnFiles, check_claim, lock_part
+from craftkit_archive.export.workers import Done, ExportItem, checked, not_copied, open_stored
+from craftkit_archive.parallel.batches import in_batches
+from craftkit_archive.parallel.pool import StoppedError, task_stop
+from craftkit_archive.parallel.threads import map_threads, prefetch
+from craftkit_archive.stores.address import open_store, split_object
+from craftkit_archive.stores.base import CHUNK_BYTES, Store
+
+# What is read at a time, in lanes, while what was read before is written.
+BATCH = 256
+BATCH_BYTES = 8 << 20
+UNKNOWN_TIME = 315_532_800  # 1980, the first that a zip can hold
+
+
+def modified_at(completed_at: str | None, created_at: str | None) -> int:
+    """Return the time that a PDF gets, in seconds since 1970: when its render was completed."""
+    text = completed_at or created_at
+    return int(datetime.fromisoformat(text).timestamp()) if text else UNKNOWN_TIME
+
+
+# --- the files that travel with a task -------------------------------------------------------------------------------
+
+
+class PackedFile(NamedTuple):
+    """One of an export's own files, compressed for the way; `size_bytes` and `crc` are those of its own bytes."""
+
+    path: str
+    modified: int
+    size_bytes: int
+    crc: int
+    deflated: bytes
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield its own bytes."""
+        inflate, rest = zlib.decompressobj(), self.deflated
+        while rest:
+            yield inflate.decompress(rest, CHUNK_BYTES)
+            rest = inflate.unconsumed_tail
+        yield inflate.flush()
+
+
+class CollectedFiles(OwnFiles):
+    """The own files of a volume, in the order in which they are to be written."""
+
+    removes = True  # there is never anything to remove
+
+    def __init__(self) -> None:
+        self.files: list[PackedFile] = []
+
+    @override
+    def add(self, path: str, file: BinaryIO, modified: int) -> None:
+        deflate, crc, pieces = zlib.compressobj(1), 0, []
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        for chunk in iter(partial(file.read, CHUNK_BYTES), b""):
+            crc = zlib.crc32(chunk, crc)
+            pieces.append(deflate.compress(chunk))
+        pieces.append(deflate.flush())
+        self.files.append(PackedFile(path, modified, size, crc, b"".join(pieces)))
+
+
+# --- at a worker -----------------------------------------------------------------------------------------------------
+
+
+class LeftOut(NamedTuple):
+    """A PDF that a volume cannot have, by its path in the index and its render, and why."""
+
+    path: str
+    render_id: str
+    done: Done
+
+
+class VolumeDone(NamedTuple):
+    """What became of a volume: it is there, or was not written because of these PDFs, or because the work is to end."""
+
+    left_out: list[LeftOut]
+    is_written: bool
+
+
+class _LeftOutError(Exception):
+    """A PDF is not good, so the volume cannot be written as it was planned."""
+
+
+class _TakenPDF(NamedTuple):
+    """A PDF that was read: what became of it, and its bytes if they are good."""
+
+    render_id: str
+    item: ExportItem
+    done: Done
+    body: BinaryIO
+
+
+class VolumeTask(NamedTuple):
+    """Write a packed volume.
+
+    Attributes:
+        store: Address of the store that the PDFs are in.
+        form: `zip` or `tar`.
+        address: Where the volume goes: a path, or the address of an object.
+        prefix: A folder, with its slash, that is put around everything.
+        files: The export's own files, the index among them.
+        sync: Whether a file is brought to the disk before it gets its name.
+    """
+
+    store: str
+    form: str
+    address: str
+    prefix: str
+    files: list[PackedFile]
+    sync: bool
+
+    def run(self) -> VolumeDone:
+        """Do it: write everything, or nothing."""
+        left_out: list[LeftOut] = []
+        pdfs = self._pdfs()
+        try:
+            try:
+                _write_volume(self.address, self._chunks(pdfs, left_out), sync=self.sync)
+            except _LeftOutError:
+                for pdf in pdfs:
+                    pdf.body.close()
+                    if pdf.done.outcome != "written":
+                        left_out.append(_left_out(pdf))
+                return VolumeDone(left_out, is_written=False)
+        except StoppedError:
+            return VolumeDone([], is_written=False)
+        return VolumeDone([], is_written=True)
+
+    def _chunks(self, pdfs: Iterator[_TakenPDF], left_out: list[LeftOut]) -> Iterator[bytes]:
+        """Yield the volume from its first byte to its last."""
+        form, at = FORMS[self.form], 0
+        with tempfile.TemporaryFile() as listing:
+            directory = Directory(form, listing)
+
+            def put(path: str, size: int, modified: int, crc: int, body: Iterable[bytes]) -> Iterator[bytes]:
+                nonlocal at
+                with disk_errors(tempfile.gettempdir()):
+                    directory.record(self.prefix + path, size, modified, crc, at)
+                for chunk in form.wrap(self.prefix + path, size, modified, crc, body):
+                    at += len(chunk)
+                    yield chunk
+
+            for pdf in pdfs:
+                with pdf.body as body:
+                    if pdf.done.outcome != "written":
+                        left_out.append(_left_out(pdf))
+                        raise _LeftOutError
+                    item, pieces = pdf.item, iter(partial(body.read, CHUNK_BYTES), b"")
+                    yield from put(item.path, item.size_bytes, item.modified, pdf.done.crc, pieces)
+            for file in self.files:
+                yield from put(file.path, file.size_bytes, file.modified, file.crc, file.chunks())
+            yield from directory.end(at)
+
+    def _pdfs(self) -> Iterator[_TakenPDF]:
+        """Yield the PDFs that the index lists, read and compared.
+
+        Raises:
+            StoppedError: The work is to end.
+        """
+        stop, lanes = task_stop(), open_store(self.store).lanes
+        index = next(file for file in self.files if file.path == INDEX)
+        batches = in_batches(_indexed(index), BATCH, weigh=lambda cells: int(cells.size_bytes), limit=BATCH_BYTES)
+        # One batch ahead, so that the store does not wait while the target takes what was read.
+        for _, read in prefetch(lambda batch: map_threads(self._take, batch, lanes), batches, 2):
+            if stop():
+                raise StoppedError
+            yield from read()
+
+    def _take(self, cells: IndexRow) -> _TakenPDF:
+        modified = modified_at(cells.completed_at, cells.created_at)
+        item = ExportItem(cells.asset_key, cells.sha256, int(cells.size_bytes), cells.path, modified)
+        # In memory, unless it is large.
+        body: BinaryIO = tempfile.SpooledTemporaryFile(BATCH_BYTES)  # type: ignore[assignment]  # noqa: SIM115
+        form = FORMS[self.form]
+        try:
+            with open_stored(self.store, item) as found:
+                if found.size_bytes != item.size_bytes:
+                    raise AssetDamagedError(f"{item.key} is damaged: its size is not the recorded one. Run verify.")
+                crc = 0
+                with disk_errors(tempfile.gettempdir()):
+                    for chunk in checked(found, item):
+                        crc = zlib.crc32(chunk, crc) if form.has_crc else 0
+                        body.write(chunk)
+                    body.seek(0)
+        except AssetError as error:
+            return _TakenPDF(cells.render_id, item, not_copied(error), body)
+        return _TakenPDF(cells.render_id, item, Done("written", crc=crc), body)
+
+
+def run_volume(task: VolumeTask) -> VolumeDone:
+    """Do a task."""
+    return task.run()
+
+
+def _left_out(pdf: _TakenPDF) -> LeftOut:
+    return LeftOut(pdf.item.path, pdf.render_id, pdf.done)
+
+
+def _indexed(index: PackedFile) -> Iterator[IndexRow]:
+    """Yield the lines of an index, without that of the columns' names."""
+    lines = io.TextIOWrapper(io.BufferedReader(_Chunked(index.chunks())), "utf-8", newline="")
+    return iter(read_cells(lines))
+
+
+class _Chunked(io.RawIOBase):
+    """Pieces of bytes as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        super().__init__()
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read into a buffer: some bytes, none only at the end."""
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+def _write_volume(address: str, chunks: Iterable[bytes], *, sync: bool) -> None:
+    """Write a file or an object that has its name only when it is whole."""
+    if "://" not in address:
+        _write_file(Path(address), chunks, sync=sync)
+        return
+    store, name = split_object(address)
+    try:
+        open_store(store).write(name, chunks, replace=True)
+    except AssetError as error:  # it is not a PDF that has failed
+        raise RemoteError(str(error)) from error
+
+
+def _write_file(path: Path, chunks: Iterable[bytes], *, sync: bool) -> None:
+    # A name of its own: a worker that was taken for dead may still be writing.
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb", buffering=CHUNK_BYTES) as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.rename(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+# --- at the command --------------------------------------------------------------------------------------------------
+
+
+class VolumePlaces:
+    """The places of an export's volumes while workers write them; a context manager.
+
+    Args:
+        archive: Whose PDFs they hold.
+        destination: Where they go.
+        addresses: Those of the volumes, and at the end that of the one after them, which must not be there.
+    """
+
+    def __init__(self, archive: Archive, destination: Destination, addresses: Sequence[str]) -> None:
+        self._archive = archive
+        self._destination = destination
+        self._addresses = addresses
+        self._under_way: set[str] = set()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "VolumePlaces":
+        """Take the places.
+
+        Raises:
+            LockedError: Another export is writing there.
+            RequestError: Something else is there.
+        """
+        with ExitStack() as stack:
+            if self._destination.store is None:
+                self._take_files(stack, [Path(address) for address in self._addresses[:-1]])
+            else:
+                self._take_objects(open_store(self._destination.store))
+                stack.callback(self._abort_all)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Let go of them, and take away what workers that were killed have left."""
+        with suppress(OSError):
+            self._stack.close()
+
+    def begin(self, address: str) -> None:
+        """Note that a worker writes a volume."""
+        self._under_way.add(address)
+
+    def settle(self, address: str) -> None:
+        """Note that a volume is there, and end the uploads of workers that died at it."""
+        self._under_way.discard(address)
+        if self._destination.in_bucket:
+            _abort(address)
+
+    def _take_files(self, stack: ExitStack, paths: Sequence[Path]) -> None:
+        first = paths[0]
+        with disk_errors(first):
+            first.parent.mkdir(parents=True, exist_ok=True)
+            lock_part(stack, first)
+            # Exports on one machine lock the volume that they are at, so each is tried; one lock alone is kept, because
+            # a process may have only so many open files.
+            for path in paths[1:]:
+                with ExitStack() as tried:
+                    lock_part(tried, path)
+            remove = partial(_remove_parts, first.parent, {path.name for path in paths})
+            remove()
+            stack.callback(remove)
+
+    def _take_objects(self, store: Store) -> None:
+        """See that what is there under these names is an export of this archive, as its marker says."""
+        names = [split_object(address)[1] for address in self._addresses]
+        there = map_threads(partial(_is_there, store), names, store.lanes)
+        found = list(compress(names, there))
+        marker = f".{split_object(self._destination.address)[1]}{MARKER}"
+        claim = Claim(self._archive.id, self._destination.bag)
+        try:
+            with store.open(marker) as opened:
+                check_claim(b"".join(opened.chunks()), claim, self._destination.address)
+        except AssetMissingError:
+            if found:
+                check_claim(None, claim, self._destination.address)
+        if names[-1] in found:
+            raise RequestError(
+                f"{names[-1]} is a volume too many, this export has only {len(names) - 1}. Remove it and those after"
+                " it, or name another place."
+            )
+        store.write(marker, [msgspec.json.encode(claim)], replace=True)
+
+    def _abort_all(self) -> None:
+        for address in self._under_way:
+            _abort(address)
+
+
+def _is_there(store: Store, name: str) -> bool:
+    try:
+        store.find(name)
+    except AssetMissingError:
+        return False
+    return True
+
+
+def _abort(address: str) -> None:
+    store, name = split_object(address)
+    with suppress(ArchiveError):  # the volume is complete all the same
+        open_store(store).abort_writes(name)
+
+
+_PART = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part")
+
+
+def _remove_parts(folder: Path, volumes: set[str]) -> None:
+    """Remove what `_write_file` has left of volumes where the process was killed."""
+    for path in list(folder.glob(".*.part")):
+        found = _PART.fullmatch(path.name)
+        if found and found[1] in volumes:
+            path.unlink(missing_ok=True)
