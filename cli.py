@@ -1,4 +1,4 @@
-"""The command line: the group of all commands, and the one edge where errors become exit codes."""
+"""The command line: the group of all commands, and the only place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 PROGRAM = "craftkit-archive"
 USAGE = 2
 OWN_BUG = 70
-# Where click keeps it from the reading of the command line to the commands.
+# The key of the configuration in click's context.
 CONFIGURATION = "craftkit_archive.configuration"
-# As the shell says about a program that SIGPIPE ended.
+# The exit code that a shell gives for a program that SIGPIPE ended.
 READER_GONE = 128 + signal.SIGPIPE
 
-# What stopped it otherwise: each leaf of the error tree.
+# The exit code of each leaf of the error tree.
 EXIT_CODES: dict[type[errors.ArchiveError], int] = {
     errors.RequestError: USAGE,
     errors.NoArchiveError: 10,
@@ -61,7 +61,7 @@ EXIT_CODES: dict[type[errors.ArchiveError], int] = {
 }
 
 
-# For people: the whole table, as the help and docs/cli.md show it.
+# All exit codes in words, for the help and docs/cli.md.
 EXIT_CODE_WORDS = {
     0: "all that was asked for was done, and is good",
     1: "finished, and found problems (damaged assets, rejected records, a seal that does not match)",
@@ -81,7 +81,7 @@ EXIT_CODE_WORDS = {
 }
 
 
-# Where each command is; in the order in which a configuration shows them.
+# The module and name of each command, in the order in which a configuration shows them.
 COMMANDS = {
     "init": "upkeep.init",
     "rebuild": "upkeep.rebuild",
@@ -117,7 +117,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """The group of all commands; the one place where errors become exit codes."""
+    """The group of all commands; the only place where errors become exit codes."""
 
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Run a command and exit with its code, which is one of the table."""
@@ -126,7 +126,7 @@ class Commands(click.Group):
         with Signals() as signals:
             try:
                 code = self._run(given, prog_name, signals, **extra)
-            except KeyboardInterrupt:  # one more signal, while the end was being written
+            except KeyboardInterrupt:  # another signal, while the last output was written
                 leave(signals.exit_code)
             signals.settle()
         work = sys.modules.get("craftkit_archive.parallel.pool")
@@ -139,7 +139,7 @@ class Commands(click.Group):
         signals.at_last = lambda: self._fail(given, stopped, signals.exit_code)
         try:
             if COMPLETE_VARIABLE in os.environ:
-                from craftkit_archive.commands import completion as completion  # its shells replace those of click
+                from craftkit_archive.commands import completion as completion  # importing it replaces click's shells
 
             if given.count("--archive") + sum(word.startswith("--archive=") for word in given) > 1:
                 from craftkit_archive.commands.fleet import archives_before, run_fleet
@@ -168,7 +168,7 @@ class Commands(click.Group):
             return self._fail_unforeseen(given, error)
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Read a command line, whose defaults the configuration says; keep its words, for the command to run next."""
+        """Parse a command line, with defaults from the configuration; keep its words, to suggest what to run next."""
         context.meta[GIVEN] = list(args)
         if not context.resilient_parsing and not {"--help", "--version"} & set(args):
             context.meta[CONFIGURATION] = configure(context, args)
@@ -228,7 +228,7 @@ class Commands(click.Group):
 
 
 def _end_for_readers() -> int:
-    """End without a word: whoever read has what they wanted."""
+    """End silently, because the reader has what it wanted."""
     for number in filter(_reader_is_gone, (1, 2)):
         _forget(number)
     return READER_GONE
@@ -243,24 +243,24 @@ def _reader_is_gone(number: int) -> bool:
 
 
 def _forget(number: int) -> None:
-    """Let a stream lead nowhere: Python writes to it once more at its end."""
+    """Redirect a stream to /dev/null, because Python flushes it once more when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, and those that it came from."""
+    """Yield an error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _open_streams() -> None:
-    """Give the program the three streams that it may have been started without, and make them take any text."""
+    """Open standard streams that the program was started without, and make them accept any text."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number: nothing that is opened later may be taken for a stream.
+            # It takes the lowest free number, so that no file that is opened later becomes a standard stream.
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("r" if number == 0 else "w"))  # noqa: SIM115

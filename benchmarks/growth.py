@@ -70,7 +70,7 @@ def rows_of(folder: Path, count: int) -> Iterator[str]:
     file, archive = folder / "renders.ndjson", folder / f"archive-{count}"
     write_renders(file, count)
     subprocess.run(ours(archive, "init"), check=True)
-    commands = [
+    commands: list[tuple[str | Path, ...]] = [
         ("import", "renders", file),
         ("verify", "--level", "size"),
         ("status",),

@@ -353,36 +353,36 @@ def _paths(value: Any, keys: Keys) -> Iterator[Keys]:
 
 
 TEMPLATE = """
-# Where metadata and PDFs come from. The name of a source takes its place on the command line too: fetch bucket.
-# A password has no place here: PostgreSQL takes it from ~/.pgpass, S3 from the AWS files.
+# Sources of metadata and PDFs. Commands accept the name of a source too: fetch bucket.
+# Do not put passwords here: PostgreSQL takes them from ~/.pgpass, S3 from the AWS files.
 #[sources.bucket]
 #address = "s3://craftkit-renders"
 #endpoint-url = "https://s3.example.org"
 #profile = "archive"
 #[sources.database]
 #address = "postgresql://reader@db.example.org/craftkit"
-# Which column says when a row was written: nights then read what is new.
+# The column that holds when a row was changed: nights then read only newer rows.
 #changed = { projects = "updated_at", renders = "updated_at" }
 #[sources.files]
 #projects = ["/srv/incoming/projects.ndjson"]
 #renders = ["/srv/incoming/renders.ndjson"]
 
-# What `craftkit-archive nightly` does, in this order; what is left out here is left out of the night.
+# The steps of `craftkit-archive nightly`, in this order; a step that is not set here is not run.
 #[nightly]
 #import = ["database", "files"]
 #fetch = ["bucket"]
 #verify = true
 #report = ["reports/latest.html"]
-# Say which renders are due by the retention rules. Nothing is disposed of.
+# List the renders that are due by the retention rules. Nothing is disposed of.
 #due = true
 #backup = { directory = "/backups", keep = 14 }
 #seal = true
 #head = true
 #page = "night.html"
-# The verification ends when the night has taken so long.
+# The verification ends when the night has taken this long.
 #time-limit = "6h"
 
-# Whom to tell how a night ended: docs/notify.md says what they get, and where passwords and tokens are kept.
+# Whom to notify of how a night ended: docs/notify.md says what they receive, and where passwords and tokens are kept.
 # `craftkit-archive notify test` sends everybody a test.
 #[notify]
 #when = "problems"

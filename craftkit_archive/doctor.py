@@ -1,4 +1,4 @@
-"""Doctor: what is wrong with this installation or archive, and what fixes it."""
+"""Doctor: finds what is wrong with this installation or archive, and says how to fix it."""
 
 import os
 import platform
@@ -28,20 +28,20 @@ from craftkit_archive.values import format_size, timestamp
 PROGRAM = "craftkit-archive"
 LEAST_FREE_BYTES = 1_000_000_000
 LEAST_FREE_SHARE = 0.02
-# How many events of the audit log are looked at; `audit verify` looks at all.
+# How many events of the audit log are checked; `audit verify` checks all of them.
 LAST_EVENTS = 200
 LIBRARIES = ("pikepdf", "pypdfium2", "msgspec", "sqlite-utils", "click", "bottle", "waitress")
 
 
 def examine_archive(archive: Archive, *, cluster: str | None = None) -> Iterator[Record]:
-    """Look at everything that is known to go wrong around an archive.
+    """Check everything that is known to go wrong with an archive.
 
     Args:
-        archive: May be open read-only. Nothing is changed, but for empty files in the store that come and go.
-        cluster: Address of a Dask scheduler whose workers are to be looked at too.
+        archive: May be open read-only. Nothing is changed, except for empty files in the store that are removed again.
+        cluster: Address of a Dask scheduler whose workers are to be checked too.
 
     Yields:
-        A `Diagnosis` for each thing; at last the `Summary`, which is `problems` if one needs a fix.
+        A `Diagnosis` for each check; at last the `Summary`, which is `problems` if one needs a fix.
 
     Example:
         >>> from craftkit_archive import Archive, examine_archive
@@ -86,7 +86,7 @@ def _versions(archive: Archive) -> Iterator[Diagnosis]:
 
 
 def _program(_archive: Archive) -> Iterator[Diagnosis]:
-    """Compare the program's own files with the digests that came with them; an editable installation has none."""
+    """Compare the program's files with the digests of the wheel; an editable installation has none."""
     changed = [
         str(file.locate())
         for file in distribution(PROGRAM).files or ()
@@ -102,14 +102,14 @@ def _program(_archive: Archive) -> Iterator[Diagnosis]:
 
 
 def _record_hash(file: Path) -> str:
-    """Return a file's SHA-256 as RECORD has it: base64 of the URL's alphabet, without padding."""
+    """Return a file's SHA-256 in the form of a wheel's RECORD: URL-safe base64 without padding."""
     if not file.is_file():
         return ""
     return urlsafe_b64encode(sha256(file.read_bytes()).digest()).rstrip(b"=").decode()
 
 
 def _decoders(_archive: Archive) -> Iterator[Diagnosis]:
-    """Name the decoder that pikepdf calls as a program; without it, a check says less, and nothing is wrong."""
+    """Report whether the decoder that pikepdf calls is installed; without it, checks find less, which is not a fault."""
     if has_jbig2_decoder():
         seen = "jbig2dec is installed, so verify --level pdf decodes JBIG2 images"
     else:
@@ -146,7 +146,7 @@ def _totals(archive: Archive) -> Iterator[Diagnosis]:
 
 
 def _audit_log(archive: Archive) -> Iterator[Diagnosis]:
-    """Look at the end of the audit log: do table and file agree, and does each event continue the one before?"""
+    """Check the end of the audit log: table and file must agree, and each event must continue the one before."""
     head = archive.catalog.audit_head()
     first = max(head.number - LAST_EVENTS, 0)
     rows = [line for _, line in archive.catalog.event_lines(first)]
@@ -166,7 +166,7 @@ def _audit_log(archive: Archive) -> Iterator[Diagnosis]:
 
 
 def _chain_problem(rows: list[bytes]) -> str | None:
-    """Say what is wrong with events that follow each other; None if nothing is."""
+    """Return what is wrong with consecutive events; None if nothing is."""
     before = None
     for line in rows:
         try:
@@ -200,7 +200,7 @@ def _store(archive: Archive) -> Iterator[Diagnosis]:
     try:
         archive.store.check(archive.id)
     except ArchiveError as error:
-        # An error says what happened, and in its last sentence what to do.
+        # The last sentence of an error says what to do, the others what happened.
         seen, _, fix = str(error).rpartition(". ")
         fix = fix if seen else "Try again later."
         yield Diagnosis("store", seen or str(error).removesuffix("."), fix, "store-unusable")
@@ -216,7 +216,7 @@ def _store(archive: Archive) -> Iterator[Diagnosis]:
 
 
 def _names(archive: Archive) -> Iterator[Diagnosis]:
-    """Look how the store's file system takes names."""
+    """Check whether the store's file system alters or confuses names."""
     store = archive.store
     if not isinstance(store, FolderStore) or not Path(store.address).is_dir():
         return
@@ -260,7 +260,7 @@ def _clock(archive: Archive) -> Iterator[Diagnosis]:
 
 
 def _killed_runs(archive: Archive) -> Iterator[Diagnosis]:
-    """Look for runs that were killed; one that is under way does not count."""
+    """Look for runs that were killed; a run in progress does not count."""
     if archive.is_being_written():
         return
     killed = [run for run in archive.catalog.last_runs(20) if run.finished_at is None and run.command != "verify"]
@@ -271,7 +271,7 @@ def _killed_runs(archive: Archive) -> Iterator[Diagnosis]:
 
 
 def _workers(cluster: str | None, archive: Archive) -> Iterator[Diagnosis]:
-    """Look what each worker of a cluster can do with its own credentials."""
+    """Check what each worker of a cluster can do with its own credentials."""
     if cluster is None:
         return
     try:
@@ -294,7 +294,7 @@ def _workers(cluster: str | None, archive: Archive) -> Iterator[Diagnosis]:
 
 
 def _pdfs(archive: Archive) -> Iterator[Diagnosis]:
-    """Say what the last checks found; the PDFs themselves are not read."""
+    """Report what the last checks found; the PDFs themselves are not read."""
     standing = archive.catalog.standing()
     if standing.damaged or standing.unreadable:
         fix = "Run `report` to see which, then `repair SOURCE`."
@@ -307,7 +307,7 @@ def _pdfs(archive: Archive) -> Iterator[Diagnosis]:
 
 
 def _disposals(archive: Archive) -> Iterator[Diagnosis]:
-    """Say which disposals were interrupted, if anything was ever disposed."""
+    """Report interrupted disposals, if anything was ever disposed."""
     disposed, begun = archive.catalog.count_disposed()
     if begun and not archive.is_being_written():
         seen = f"{begun:,} of {disposed:,} disposals have begun and are not finished"

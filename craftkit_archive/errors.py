@@ -1,14 +1,14 @@
-"""What can stop the work, as one tree.
+"""The errors that can stop an operation, in one tree.
 
     ArchiveError
-    ├── RequestError              what was asked for makes no sense
+    ├── RequestError              the request is invalid
     ├── NoArchiveError            no archive here
     ├── LockedError               another command is writing to the archive
     ├── CatalogError
     │   ├── CatalogNewerError     written by a newer version of this program
     │   └── CatalogDamagedError   SQLite cannot read it
     ├── StoreError
-    │   ├── StoreOfflineError     the store or source is not there
+    │   ├── StoreOfflineError     the store or source is missing
     │   └── StoreMismatchError    it belongs to another archive
     ├── AssetError
     │   ├── AssetKeyError         a name that the store cannot hold, or that its file system refuses
@@ -27,8 +27,8 @@
         ├── RenderNotFoundError   no such render in the key's project
         └── RenderConflictError   the render has no PDF to give
 
-The text of each is one sentence that says what to do next. Problems in the data (a damaged asset, a rejected record)
-are not errors: operations yield them as records. Exit codes stand in `cli.py`, HTTP statuses in `server/errors.py`.
+The message of each says what happened and then what to do. Problems in the data (a damaged asset, a rejected record)
+are not errors: operations yield them as records. Exit codes are in `cli.py`, HTTP statuses in `server/errors.py`.
 """
 
 import errno
@@ -37,7 +37,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What to do about a catalog that is gone or cannot be read; the same in every message about one.
+# What to do about a catalog that is missing or cannot be read; the same in every message.
 RECOVER = "Restore a backup with `craftkit-archive restore FILE`, or make it again with `craftkit-archive rebuild`."
 
 
@@ -105,7 +105,7 @@ class AssetUnavailableError(AssetError):
     """The bytes are at a remote end, which does not give them now: archived, forbidden, or broken off too often.
 
     Attributes:
-        reason: Why, in the remote end's words; empty where it is a matter of this asset alone.
+        reason: The reason in the remote end's words; empty if it concerns this asset alone.
     """
 
     def __init__(self, text: str, *, reason: str = "") -> None:
@@ -130,10 +130,10 @@ class NotWritableError(DiskError):
 
 
 class RemoteError(ArchiveError):
-    """The remote end kept failing, or answered something else than it should.
+    """The remote end kept failing, or gave an unexpected answer.
 
     Attributes:
-        reason: Why, in the remote end's words, so that equal refusals can be recognized.
+        reason: The reason in the remote end's words, by which equal refusals are recognized.
         status: The HTTP status of its refusal; 0 if there was none.
     """
 
@@ -164,17 +164,17 @@ class RenderConflictError(AccessError):
 
 
 def install_hint(extra: str) -> str:
-    """Say how to install an extra: by the Python that runs this; another one's pip would install it elsewhere."""
+    """Return how to install an extra, with the Python that runs this: another one's pip would install it elsewhere."""
     return f"Run {sys.executable} -m pip install 'craftkit-archive[{extra}]'."
 
 
 def leaves(root: type[ArchiveError] = ArchiveError) -> list[type[ArchiveError]]:
-    """List the classes of the tree that have no subclass, in the order in which they are drawn."""
+    """List the classes of the tree without subclasses, in the order of the drawing."""
     children = root.__subclasses__()
     return [leaf for child in children for leaf in leaves(child)] if children else [root]
 
 
-# What a file system says about a name, not of the disk: it concerns one asset, and the others go on.
+# Errors of a file system about a name rather than the disk: they concern one asset, and do not stop the others.
 NAME_TROUBLE = frozenset(
     {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL, errno.EILSEQ}
     | {errno.ELOOP}
@@ -190,14 +190,14 @@ _STARVED = {
 
 @contextmanager
 def disk_errors(path: str | Path, *, key: str | None = None) -> Iterator[None]:
-    """Turn what the operating system says while `path` is written into the tree's words.
+    """Map the operating system's errors while `path` is written to ours.
 
     Args:
-        path: What is written, for the text.
-        key: The asset whose place it is: trouble with its name is then this asset's, and does not stop the others.
+        path: The path that is written, for the message.
+        key: The asset key, if an asset is written: trouble with its name is then an error of this asset alone.
 
     Raises:
-        AssetKeyError: With a key: the file system refuses the name, or something else is in the way.
+        AssetKeyError: With a key: the file system refuses the name, or something else is in its place.
         NoSpaceError: The disk or the quota is full, or the process may have no more memory or open files.
         NotWritableError: Anything else that keeps the path from being written.
     """
@@ -219,7 +219,7 @@ def disk_errors(path: str | Path, *, key: str | None = None) -> Iterator[None]:
 
 
 def name_refused(key: str, error: OSError) -> AssetKeyError:
-    """Say that a file system cannot hold a name, or that something else is in its place."""
+    """Return the error for a name that a file system cannot hold, or in whose place something else is."""
     why = (error.strerror or str(error)).lower()
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP):
         hint = "Another file, folder or link is in its way: move that away, then run the command again."
@@ -229,12 +229,12 @@ def name_refused(key: str, error: OSError) -> AssetKeyError:
 
 
 def starvation(error: BaseException) -> NoSpaceError | None:
-    """Return what an error says if it is that memory, open files or processes have run out; None otherwise."""
+    """Return our error if another one means that memory, open files or processes have run out; None otherwise."""
     if isinstance(error, MemoryError):
         return NoSpaceError(_STARVED[errno.ENOMEM])
     if isinstance(error, OSError) and error.errno in _STARVED:
         return NoSpaceError(_STARVED[error.errno])
-    # An extension that could not be mapped, and a thread that could not be started, carry no number.
+    # Python's errors for an extension that cannot be mapped, and for a thread that cannot start, have no errno.
     if isinstance(error, ImportError) and "llocate memory" in str(error):
         return NoSpaceError(_STARVED[errno.ENOMEM])
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):

@@ -1,4 +1,4 @@
-"""Look up: renders, runs and findings by what people ask for, from the catalog alone and in flat memory."""
+"""Lists renders, runs and findings, filtered and searched, from the catalog alone and in flat memory."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -24,10 +24,10 @@ def list_renders(
 
     Args:
         archive: May be open read-only.
-        selection: Which renders; all if not given.
-        states: States that their PDFs are in, any of which will do; all if not given.
-        search: A part of the id, the template id, the asset key or the error message.
-        limit: The most to return.
+        selection: The renders to choose from; all if not given.
+        states: Only renders whose PDFs are in one of these states.
+        search: Text to find in the id, the template id, the asset key or the error message.
+        limit: The most renders to return.
 
     Yields:
         A `RenderInfo` for each; at last the `Summary`, whose details say whether there are `more`.
@@ -59,17 +59,17 @@ def list_findings(
     search: str | None = None,
     limit: int | None = None,
 ) -> Iterator[Record]:
-    """List what is wrong now, as it was last seen, or what one run found; in the order in which it was found.
+    """List the findings of a run, or the latest finding on everything that is wrong now, in the order of their times.
 
     Args:
         archive: May be open read-only.
-        run_id: The run's number; what is wrong now if not given.
+        run_id: The number of the run; if not given, what is wrong now.
         project: Id or slug.
-        states: States, any of which will do; all if not given.
-        since: Found at this time or later, as `Archive.select` takes it.
-        until: Found before this time; a date alone is its end.
-        search: A part of the render id, the asset key or the detail.
-        limit: The most to return.
+        states: Only findings in one of these states.
+        since: Only findings from this time on, in a form that `Archive.select` accepts.
+        until: Only findings before this time; a date means its end.
+        search: Text to find in the render id, the asset key or the detail.
+        limit: The most findings to return.
 
     Yields:
         A `FindingInfo` for each; at last the `Summary`, whose details say whether there are `more`.
@@ -105,8 +105,8 @@ def list_runs(archive: Archive, *, command: str | None = None, limit: int | None
 
     Args:
         archive: May be open read-only.
-        command: Of this command alone, such as `verify`.
-        limit: The most to return.
+        command: Only runs of this command, such as `verify`.
+        limit: The most runs to return.
 
     Yields:
         A `RunInfo` for each; at last the `Summary`, whose details say whether there are `more`.
@@ -129,10 +129,10 @@ def _runs(archive: Archive, command: str | None) -> Iterator[RunInfo]:
 
 
 def show_run(archive: Archive, run_id: int) -> Iterator[Record]:
-    """Give everything that is known of one run.
+    """Return everything that is known about one run.
 
     Yields:
-        The `RunInfo`; at last the `Summary` with the count findings: how many rows it left, notes not counted.
+        The `RunInfo`; at last the `Summary` with the count findings, without notes.
 
     Raises:
         RequestError: The run does not exist.
@@ -158,7 +158,7 @@ def _no_such_run(run_id: int) -> str:
 
 
 def _listed(command: str, what: str, found: Iterable[Record], limit: int | None, **details: object) -> Iterator[Record]:
-    """Pass records on up to a limit, count them, and say whether there are more."""
+    """Pass records on up to a limit; the summary counts them, and says whether there are more."""
     run = Run(None, command)
     run.counts[what] = 0
     records = iter(found)

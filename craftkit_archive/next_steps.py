@@ -1,4 +1,4 @@
-"""Next steps: what to type after a command, decided in one table over how it ended."""
+"""Next steps: which command to run after another, decided by one table from how it ended."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ _Words = Callable[[Summary, Sequence[str]], Sequence[str]]
 
 
 class _Step(NamedTuple):
-    """After one of these commands, if this holds, these words; the first that holds decides."""
+    """A row of the table: after one of these commands, if the condition holds, run these words; the first row wins."""
 
     commands: str
     holds: _Holds
@@ -29,7 +29,7 @@ def next_step(summary: Summary, given: Sequence[str] = ()) -> list[str] | None:
 
     Args:
         summary: How a command ended.
-        given: Its own words, for where it is to be run once more.
+        given: Its own words, in case it is to be run again.
 
     Example:
         >>> from craftkit_archive import Summary, next_step
@@ -43,12 +43,12 @@ def next_step(summary: Summary, given: Sequence[str] = ()) -> list[str] | None:
 
 
 def command_line(words: Sequence[str], archive: str | None = None) -> str:
-    """Write a command as a shell reads it; `archive` is named where it is not the default one."""
+    """Return a command line quoted for a shell; with `--archive` if `archive` is not the default one."""
     where = [] if archive is None else ["--archive", archive]
     return shlex.join([PROGRAM, *where, *words])
 
 
-# --- what holds ------------------------------------------------------------------------------------------------------
+# --- conditions ------------------------------------------------------------------------------------------------------
 
 
 def _counted(*names: str) -> _Holds:
@@ -92,9 +92,9 @@ def _always(_summary: Summary) -> bool:
     return True
 
 
-# --- what to type ----------------------------------------------------------------------------------------------------
+# --- words -----------------------------------------------------------------------------------------------------------
 
-# What says how a command speaks, or where, and not what it does.
+# Options that affect only a command's output, not its work.
 _VOICE = re.compile(r"--json|--quiet|--verbose|-[qv]+|--dry-run|--(?:archive|progress)=.*")
 
 
@@ -117,7 +117,7 @@ def _with_suggestion(summary: Summary, _given: Sequence[str]) -> list[str]:
 
 
 def _with_rejects(summary: Summary, given: Sequence[str]) -> list[str]:
-    """Import the file of rejects, once corrected; or make one first. What came from a pipe cannot be had again."""
+    """Suggest importing the corrected rejects, or writing them first; input from a pipe cannot be read again."""
     words = _again(summary, given)
     option = next((word for word in words if word == "--rejects" or word.startswith("--rejects=")), None)
     if option is None:

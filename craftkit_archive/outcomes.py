@@ -1,4 +1,4 @@
-"""Outcomes: how a command ended, in one sentence for people; of many records or exit codes, which is the worst."""
+"""Outcomes: describes how a command ended in one sentence, and picks the worst of many records or exit codes."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -7,9 +7,9 @@ from craftkit_archive.states import STATES, WORST_FIRST, Standing, State, by_sta
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.values import format_size
 
-# Exit codes, the worst first. The steps of a night work on one archive: damage in it matters more than a source that
-# could not be reached, since a later night makes up for that one. Of several archives, one that could not be examined
-# may hide any damage: it comes before the one whose damage is known.
+# Exit codes, the worst first. The steps of a night work on one archive: damage matters more than a source that could
+# not be reached, which the next night will try again. Of several archives, one that could not be examined may hide any
+# damage, so it comes before one whose damage is known.
 WORST_STEP_FIRST = (70, 13, 1, 15, 14, 16, 11, 10, 2, 3, 101, 0)
 WORST_ARCHIVE_FIRST = (70, 13, 15, 14, 16, 11, 10, 2, 1, 3, 101, 0)
 
@@ -18,7 +18,7 @@ _Sentence = Callable[[Summary], str]
 
 
 def describe_outcome(summary: Summary) -> str:
-    """Say how a command ended: first what is bad, then what was done; empty if there is nothing to say."""
+    """Describe how a command ended: first what is bad, then what was done; empty if there is nothing to report."""
     if summary.command in ("serve", "quickstart") and summary.outcome == "interrupted":
         return f"{summary.command}: stopped"
     sentence = _SENTENCES.get(summary.command, _counted)(summary)
@@ -29,7 +29,7 @@ def describe_outcome(summary: Summary) -> str:
 
 
 def severity(record: Record) -> int:
-    """Return a number that is lower the worse a record is, for those that tell only the worst."""
+    """Return the rank of a record; the lower, the worse."""
     if isinstance(record, Finding):
         state = "acknowledged" if record.acknowledged else STATES[record.verdict]
         return WORST_FIRST.index(state)
@@ -39,43 +39,43 @@ def severity(record: Record) -> int:
 
 
 def worst_code(codes: Iterable[int], worst_first: Sequence[int]) -> int:
-    """Return the exit code that stands for all of them; 0 without any."""
+    """Return the worst of some exit codes; 0 if there are none."""
     return min(codes, key=lambda code: (code_rank(code, worst_first), code), default=0)
 
 
 def code_rank(code: int, worst_first: Sequence[int]) -> int:
-    """Return a number that is lower the worse an exit code is; a signal's or an unknown one comes before all others."""
+    """Return the rank of an exit code; the lower, the worse. That of a signal, or an unknown one, is the worst."""
     return worst_first.index(code) if code in worst_first else -1
 
 
 # --- one for each command --------------------------------------------------------------------------------------------
 
 
-# What is counted under a name of its own, and until 1.0 under this one too.
+# Former names of counts, which are kept until 1.0 beside the present ones.
 _FORMER = ("excluded", "lacking", "to_mend")
 
 
 def describe_counts(counts: dict[str, int]) -> str:
-    """Write counts for people: the first, and those that are not zero."""
+    """Return counts in words: the first one, and those that are not zero."""
     shown = [name for at, name in enumerate(counts) if (counts[name] or not at) and name not in _FORMER]
     return ", ".join(f"{counts[name]:,} {_word(name, counts[name])}" for name in shown)
 
 
 _WORDS = {"absent": "missing at the source", "unclaimed": "extra at the source", "orphan": "extra"}
-# Counts that are named by nouns, of which one is called by its singular; all others say what was done or found.
+# Counts that are named by plural nouns; all others are named by what was done or found.
 _NOUNS = frozenset(
     {"renders", "keys", "events", "rules", "notes", "runs", "findings", "faults", "options", "access logs", "projects"}
 )
 
 
 def _word(name: str, count: int) -> str:
-    """Return what people call a count: one event, two events."""
+    """Return a count's name in words, in the singular for one: one event, two events."""
     word = _WORDS.get(name, name.replace("_", " "))
     return word.removesuffix("s") if count == 1 and word in _NOUNS else word
 
 
 def describe_run(run: RunInfo) -> str:
-    """Write the counts of a run in one line, what is bad first: a narrow window shows the beginning of it."""
+    """Return the counts of a run in one line, bad ones first, because a narrow window shows only the beginning."""
     found = by_state(run.counts)
     names = [name for name in run.counts if name not in STATES or name == "ok"]
     bad = [name for name in names if name in _BAD and run.counts[name]]
@@ -130,7 +130,7 @@ _NOTHING_TO_CHECK = {
 
 
 def _found(counts: dict[str, int], found: dict[State, int]) -> str:
-    """Name states with their counts, and in brackets the verdicts where these say more."""
+    """Name states with their counts, followed by the verdicts in brackets if these say more."""
     parts = []
     for state in WORST_FIRST:
         if not found.get(state):
@@ -164,13 +164,13 @@ def _fetch(summary: Summary) -> str:
 
 
 def _reasons(counts: dict[str, int], names: dict[str, str]) -> str:
-    """Say why something was not done: a single reason without its count, which is the whole."""
+    """Return why something was not done; a single reason without its count, which would be the total again."""
     given = [word for name, word in names.items() if counts.get(name)]
     return f": {given[0]}" if len(given) == 1 else f" ({_named(counts, names)})"
 
 
 def _missed(what: str, extra: str, summary: Summary) -> str:
-    """Say that nothing of what was looked for is at the source, and where it is."""
+    """Say that the source has none of the assets, and suggest where they are."""
     said = ", ".join(filter(None, [what, extra]))
     return f"nothing matched: {said}. Did you mean {mask_address(summary.details['did_you_mean'])}?"
 
@@ -362,7 +362,7 @@ _NOTHING_AT_ALL = _NOTHING | {
 
 
 def _named(counts: dict[str, int], names: dict[str, str]) -> str:
-    """Write those counts that are not zero, in this order and under these names."""
+    """Return the counts that are not zero, in this order and under these names."""
     return ", ".join(f"{counts[name]:,} {word}" for name, word in names.items() if counts.get(name))
 
 
@@ -402,5 +402,5 @@ _SENTENCES: dict[str, _Sentence] = {
 
 
 def worst(records: Iterable[Record], limit: int) -> list[Record]:
-    """Return the worst of many records, the worst first; equals keep their order."""
+    """Return up to `limit` records, the worst first; equally bad ones keep their order."""
     return sorted(records, key=severity)[:limit]

@@ -1,4 +1,4 @@
-"""The main job on a folder of samples: what `quickstart` does, step by step."""
+"""The steps of `quickstart`: the main commands on a folder of samples."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ KEY_NAME = "quickstart"
 
 
 class QuickstartStep(NamedTuple):
-    """One step: what it is, and what it yields when it is run."""
+    """One step: its title, and its records, which are produced when they are drawn."""
 
     title: str
     records: Iterator[Record]
@@ -29,17 +29,17 @@ class QuickstartStep(NamedTuple):
 def quickstart_steps(
     archive: Archive, directory: Path, export_to: Path, *, jobs: int = 1, stop: Stop = never
 ) -> Iterator[QuickstartStep]:
-    """Yield the steps that bring a folder of samples in and check it; each is run before the next is asked for.
+    """Yield the steps that archive and check a folder of samples; run each before drawing the next.
 
     Args:
         archive: Open for writing.
-        directory: Holds projects, keys and renders, as .json or .ndjson, and the PDFs in `bucket/`.
-        export_to: Where the export goes.
+        directory: The folder, with projects, keys and renders as .json or .ndjson, and the PDFs in `bucket/`.
+        export_to: The target of the export.
         jobs: How many processes work.
         stop: Asked by the steps.
 
     Raises:
-        RequestError: One of these is missing from the folder.
+        RequestError: A file is missing from the folder.
     """
     files = {kind: _input(directory, kind) for kind in KINDS}
     for kind, file in files.items():
@@ -59,10 +59,10 @@ def _input(directory: Path, kind: str) -> Path:
 
 
 def choose_download(archive: Archive) -> tuple[ExportRow, KeyInfo]:
-    """Choose a stored PDF to download, and make a test key for its project; an earlier one is revoked.
+    """Choose a stored PDF to download, and create a test key for its project; earlier test keys are revoked.
 
     Raises:
-        RequestError: Nothing that could be downloaded is stored.
+        RequestError: No PDF that could be downloaded is stored.
     """
     known = archive.catalog.project_summaries()
     projects = [project for project in known if project.stored and archive.catalog.accepts_keys(project.id)]
@@ -77,10 +77,10 @@ def choose_download(archive: Archive) -> tuple[ExportRow, KeyInfo]:
 
 
 def download(url: str, key: KeyInfo, asset: ExportRow) -> int:
-    """Download an asset as a client would, compare it with what is recorded, and return its size in bytes.
+    """Download an asset as a client would, compare it with its record, and return its size in bytes.
 
     Raises:
-        RemoteError: What came is something else.
+        RemoteError: The server does not answer, or answers with other bytes.
     """
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key.key}"})  # noqa: S310 - our own URL
     try:

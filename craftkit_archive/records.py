@@ -1,7 +1,7 @@
-"""What comes in (projects, keys, renders) and what goes out (findings, rejects, summaries).
+"""Records that come in (projects, keys, renders) and records that go out (findings, rejects, summaries).
 
-Each is a `msgspec.Struct`, which decodes and validates in one step. Outgoing ones carry a `type` and are the JSON lines
-of the command line.
+Each is a `msgspec.Struct`, which decodes and validates in one step. Outgoing records have a `type`, and are the JSON
+lines of the command line.
 """
 
 import re
@@ -47,7 +47,7 @@ Verdict = Literal[
     "unrecorded",
 ]
 Outcome = Literal["ok", "problems", "incomplete", "limited", "interrupted"]
-# The exit code of a command that came to its end. A program that knows which signal stopped it says so instead: 143.
+# The exit code for each outcome. The command line knows which signal interrupted it, and may exit with 143 instead.
 OUTCOME_CODES: dict[Outcome, int] = {"ok": 0, "problems": 1, "incomplete": 3, "limited": 101, "interrupted": 130}
 
 
@@ -57,7 +57,7 @@ OUTCOME_CODES: dict[Outcome, int] = {"ok": 0, "problems": 1, "incomplete": 3, "l
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TIME = "a time such as 2026-06-05T10:00:03.120Z"
-# Why a record is refused, for programs and for docs/messages/rejects.md; its text says the same of this record.
+# Why a record is refused, for programs and for docs/messages/rejects.md.
 RejectProblem = Literal[
     "missing-field", "wrong-value", "wrong-key", "wrong-asset-key", "given-twice", "not-an-object", "not-json",
     "not-utf-8", "too-large", "cut-short", "no-records", "list-before-id", "bad-table", "other-project", "known-id",
@@ -83,10 +83,10 @@ EXPECTED = {
 
 
 def one_of(what: str, value: _T, choices: Any) -> _T:
-    """Return a value that is one of a `Literal`'s, or of a union of them.
+    """Return a value if it is one of a `Literal`, or of a union of literals.
 
     Raises:
-        RequestError: It is not; the text names those that are.
+        RequestError: It is not; the message lists the valid values.
     """
     known = [value for choice in get_args(choices) for value in get_args(choice) or [choice]]
     if value not in known:
@@ -95,7 +95,7 @@ def one_of(what: str, value: _T, choices: Any) -> _T:
 
 
 class Refusal(NamedTuple):
-    """Why a record is refused: the kind of problem, and what it is in this record."""
+    """Why a record is refused: the kind of problem, and its description for this record."""
 
     problem: RejectProblem
     text: str
@@ -110,7 +110,7 @@ class RefusedError(ValueError):
 
 
 def refuse(field: str, expected: str, value: object, problem: RejectProblem = "wrong-value") -> RefusedError:
-    """Say that a field is not what it should be, without giving away a key."""
+    """Return the error for a field that is not valid, without quoting an API key."""
     if value is None and field == "project_id":
         return RefusedError("missing-field", "projectId is missing; add it, or pass --project ID")
     if value is None:
@@ -120,7 +120,7 @@ def refuse(field: str, expected: str, value: object, problem: RejectProblem = "w
 
 
 def _digest(field: str, text: str | None) -> str:
-    # A bytea column is written as \x and its digits.
+    # Postgres writes a bytea column as \x and hex digits.
     digits = text.removeprefix("\\x") if text else None
     if digits is None or not _SHA256.fullmatch(digits):
         raise refuse(field, EXPECTED[field], text)
@@ -138,7 +138,7 @@ class Incoming(msgspec.Struct, kw_only=True):
     extra: str | None = None
 
     def _normalise(self, times: tuple[str, ...], project_id: str = "") -> None:
-        """Bring the times into their one form, and refuse control characters in ids."""
+        """Convert the times to the catalog's form, and refuse control characters in ids."""
         if not (self.id + project_id).isprintable():
             for field, text in (("id", self.id), ("project_id", project_id)):
                 if _CONTROL.search(text):
@@ -146,7 +146,7 @@ class Incoming(msgspec.Struct, kw_only=True):
         for field in times:
             text = getattr(self, field)
             if text == "infinity" and field in ("deleted_at", "revoked_at"):
-                setattr(self, field, None)  # as Postgres writes what never happens
+                setattr(self, field, None)  # Postgres writes "infinity" for what never happens
             elif text is not None:
                 try:
                     setattr(self, field, timestamp(text))
@@ -191,17 +191,17 @@ class ApiKey(Incoming, kw_only=True):
             self.key_hash = hashed
         self.key_hash = _digest("key_hash", self.key_hash)
         if self.prefix is not None:
-            # A prefix is public; what is longer may be the key itself.
+            # A prefix is public; a longer text may be the key itself.
             self.prefix = self.prefix if len(self.prefix) <= PREFIX_CHARS else mask(self.prefix)[:PREFIX_CHARS]
             if self.prefix.startswith("ck_acct_"):
                 raise refuse("prefix", "that of a project key, ck_live_… or ck_test_…", self.prefix, "wrong-key")
 
 
 class Render(Incoming, kw_only=True):
-    """A render. One that succeeded has an asset key: the given one, or the one that Craftkit stores it under.
+    """A render. One that succeeded has an asset key: the given one, or the one under which Craftkit stores it.
 
-    `size_bytes` and `sha256`, where the record declares them, are what its asset is expected to have. An `asset_url`
-    says the asset key too, and is kept in `extra` as well.
+    `size_bytes` and `sha256`, if given, are those that its asset must have. An `asset_url` gives the asset key too, and
+    is also kept in `extra`.
     """
 
     project_id: Id
@@ -230,7 +230,7 @@ class Render(Incoming, kw_only=True):
 
     def _key_from_url(self, url: str) -> str | None:
         if url.partition("?")[0].endswith(f"/v1/renders/{self.id}/download"):
-            return None  # the API's own address of the PDF, which does not say where it is stored
+            return None  # the API's own URL of the PDF, which does not tell where it is stored
         key = asset_key_of(url, self.project_id)
         if key is None:
             place = f"an address with /renders/{self.project_id}/ in its path (or the asset_key beside it)"
@@ -253,9 +253,9 @@ class Render(Incoming, kw_only=True):
 
 Kind = Literal["projects", "keys", "renders"]
 KINDS: dict[Kind, type[Incoming]] = {"projects": Project, "keys": ApiKey, "renders": Render}
-# Fields that say something of a column's value, and have none of their own: `extra` keeps them.
+# Fields that determine a column's value and have no column of their own: `extra` keeps them.
 KEPT = frozenset({"asset_url"})
-# What Craftkit's tables are called; the first name is the usual one.
+# The names of Craftkit's tables; the first one is the usual one.
 TABLES: dict[Kind, tuple[str, ...]] = {"projects": ("projects",), "keys": ("api_keys", "keys"), "renders": ("renders",)}
 
 
@@ -267,9 +267,9 @@ class Record(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
 
 
 class Plan(Record, frozen=True):
-    """How much there is to do; the first thing that a bulk operation yields.
+    """How much there is to do; the first record that a bulk operation yields.
 
-    A count of 0 is not known before; `size_bytes` then says how much there is to read.
+    A count of 0 means that it is not known in advance; `size_bytes` is then how much there is to read.
     """
 
     count: int
@@ -277,7 +277,7 @@ class Plan(Record, frozen=True):
 
 
 class Progress(Record, frozen=True):
-    """How much more has been done since the last one, and the file that was done last."""
+    """How much has been done since the last one, and the latest file."""
 
     count: int
     size_bytes: int = 0
@@ -295,9 +295,9 @@ class Reject(Record, frozen=True):
 
 
 class Caution(Record, frozen=True, tag="warning"):
-    """What an import let in, or a restored catalog does not know, and what that will break later.
+    """A warning about something that an import accepted or a restored catalog lacks, and what that will break later.
 
-    `warning` is its kind, `count` how many there are, `names` the first of them.
+    `warning` is its kind, `count` the number of cases, `names` the first of them.
     """
 
     warning: str
@@ -307,7 +307,7 @@ class Caution(Record, frozen=True, tag="warning"):
 
 
 class Finding(Record, frozen=True):
-    """An asset whose verdict is not `ok`. `expected` and `found` are sizes or digests, as the verdict has it.
+    """An asset whose verdict is not `ok`. `expected` and `found` are sizes or digests, depending on the verdict.
 
     `acknowledged` is the reason for which its loss was accepted, if it was.
     """
@@ -324,7 +324,7 @@ class Finding(Record, frozen=True):
 
 
 class Note(Record, frozen=True):
-    """What is odd about a PDF that is what was stored, or about an export that is whole."""
+    """Something odd about a PDF that is what was stored, or about an export that is complete."""
 
     run_id: int
     render_id: str | None
@@ -342,7 +342,7 @@ class Skipped(Record, frozen=True):
 
 
 class Acknowledgement(Record, frozen=True):
-    """A loss that was accepted, and why; `in_force` says whether the PDF is still in the state that was accepted."""
+    """An accepted loss and the reason; `in_force` says whether the PDF is still in the accepted state."""
 
     render_id: str
     key: str
@@ -363,7 +363,7 @@ class RetentionRule(Record, frozen=True, tag="retention-rule"):
 
 
 class DueRender(Record, frozen=True, tag="due"):
-    """A stored render whose retention period is over on a day; `held_by` names the holds that keep it all the same."""
+    """A stored render with the day on which its retention period is over; `held_by` names the holds that keep it."""
 
     render_id: str
     project_id: str
@@ -375,16 +375,16 @@ class DueRender(Record, frozen=True, tag="due"):
 
 
 class Keeping(msgspec.Struct, frozen=True):
-    """How much of an archive must go soon, must stay, and has gone.
+    """How much of an archive is due for disposal, held, and disposed.
 
     Attributes:
-        days: How far it looks ahead.
-        due: Stored renders whose retention period is over, held ones too.
-        due_soon: Those whose period will be over within the days, with those that are due.
-        due_soon_bytes: The size of the latter.
+        days: How many days it looks ahead.
+        due: Stored renders whose retention period is over, including held ones.
+        due_soon: Stored renders whose period will be over within `days`, including those that are due.
+        due_soon_bytes: The size of the latter, in bytes.
         holds: Legal holds in force.
         held: Stored renders that they cover.
-        disposed: Renders that were deleted for good.
+        disposed: Renders that were disposed.
         begun: Those of them whose disposal is not finished.
     """
 
@@ -399,7 +399,7 @@ class Keeping(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """All of it in one line; empty if there are no rules, no holds, and nothing was disposed."""
+        """A sentence; empty if nothing is due, held or disposed."""
         said = []
         if self.due_soon:
             said.append(f"{self.due_soon:,} due within {self.days} days, {self.due:,} of them now")
@@ -413,7 +413,7 @@ class Keeping(msgspec.Struct, frozen=True):
 
 
 class Hold(Record, frozen=True):
-    """A legal hold, by its ids or by rule, and how many renders it covers; none once it is released."""
+    """A legal hold by ids or by rule, and how many renders it covers: 0 after its release."""
 
     name: str
     project_id: str | None
@@ -427,16 +427,16 @@ class Hold(Record, frozen=True):
 
 
 class Tombstone(Record, frozen=True):
-    """What is left of a render whose PDF was deleted for good: nothing that is about a person.
+    """What is left of a render whose PDF was deleted for good, without personal data.
 
     Attributes:
-        size_bytes: Of the PDF; None if none was stored.
-        sha256: Its digest.
-        created_at: When the render was made.
+        size_bytes: The size of the PDF; None if none was stored.
+        sha256: The digest of the PDF.
+        created_at: When the render was created.
         disposed_at: When its disposal began.
         policy: The retention rule by which it was due, or `ids` if it was named.
-        by: Who gave the command.
-        finished_at: When its bytes were gone; None while they may not be.
+        by: The user who gave the command.
+        finished_at: When the bytes were deleted; None until then.
         remains: What the store could not delete, such as older versions.
     """
 
@@ -453,7 +453,7 @@ class Tombstone(Record, frozen=True):
 
 
 class ExportMade(Record, frozen=True, tag="export-made"):
-    """An export that this archive made: where, when, and its seal; `disposed` of its PDFs were disposed since."""
+    """An export of this archive: its target, time and seal; `disposed` is how many of its PDFs were disposed since."""
 
     target: str
     made_at: str
@@ -464,7 +464,7 @@ class ExportMade(Record, frozen=True, tag="export-made"):
 
 
 class AuditEvent(Record, frozen=True, tag="event"):
-    """An event of the audit log, as its line has it; `last` is the number of the last one, if it stands for several."""
+    """An event of the audit log; if it stands for several, `last` is the number of the last one."""
 
     number: int
     time: str
@@ -478,9 +478,9 @@ class AuditEvent(Record, frozen=True, tag="event"):
 
 
 class AuditFault(Record, frozen=True, tag="audit-fault"):
-    """What is wrong with the audit log, at event `number`, or from there to event `last`.
+    """A fault of the audit log at event `number`, or from there to event `last`.
 
-    `where` is the copy that has it: `file`, `table` or `both`.
+    `where` is the copy with the fault: `file`, `table` or `both`.
     """
 
     where: str
@@ -491,7 +491,7 @@ class AuditFault(Record, frozen=True, tag="audit-fault"):
 
 
 class Planned(Record, frozen=True):
-    """What a dry run would have done: a file of `size_bytes` under `path`."""
+    """What a command would do without `--dry-run`: a file of `size_bytes` at `path`."""
 
     render_id: str
     path: str
@@ -499,7 +499,7 @@ class Planned(Record, frozen=True):
 
 
 class Held(Record, frozen=True):
-    """A damaged copy in the quarantine, and what was found of it; sizes in bytes, digests as 64 hex digits.
+    """A damaged copy in the quarantine, and its finding; sizes in bytes, digests as 64 hex digits.
 
     Size and digest are those of the copy; None if it could not be read, and only the finding was kept.
     """
@@ -516,10 +516,10 @@ class Held(Record, frozen=True):
 
 
 class KeyInfo(Record, frozen=True, tag="key"):
-    """An API key as people see it.
+    """Information on an API key.
 
-    `key` is set once, by the command that makes it; `matched` by the one that revokes it: by its `id`, by the `hash` of
-    the whole key, or by its `prefix`. `last_used_at` is as the recorded access logs have it.
+    `key` is set only when the key is created. `matched` is set when it is revoked, and says how it was found: by `id`,
+    by the `hash` of the whole key, or by `prefix`. `last_used_at` comes from the recorded access logs.
     """
 
     id: str
@@ -535,7 +535,7 @@ class KeyInfo(Record, frozen=True, tag="key"):
 
 
 class RunInfo(Record, frozen=True, tag="run"):
-    """A run as `status` tells it; the last three say how much of what was stored was covered when it ended."""
+    """A run; the last three values say how much of what was stored was covered when it ended."""
 
     id: int
     command: str
@@ -551,9 +551,9 @@ class RunInfo(Record, frozen=True, tag="run"):
 
 
 class RenderInfo(Record, frozen=True, tag="render"):
-    """A render and its PDF; `state` is one of `states.State`, and None if it did not succeed and owes no PDF.
+    """A render and its PDF; `state` is one of `states.State`, or None if the render did not succeed.
 
-    Sizes in bytes, digests as 64 hex digits; `key` is where the PDF is, or should be.
+    Sizes in bytes, digests as 64 hex digits; `key` is the asset key, whether the PDF is stored or not.
     """
 
     id: str
@@ -574,7 +574,7 @@ class RenderInfo(Record, frozen=True, tag="render"):
 
 
 class FindingInfo(Record, frozen=True, tag="finding"):
-    """A finding as a look-up gives it: also whose it is, and its `state`, which is one of `states.State`."""
+    """A finding in a list, with its project and its `state`, which is one of `states.State`."""
 
     run_id: int
     render_id: str | None
@@ -592,7 +592,7 @@ class FindingInfo(Record, frozen=True, tag="finding"):
 
 
 class ProjectInfo(Record, frozen=True, tag="project"):
-    """What an archive holds of one project, by the states of `states.State`; sizes in bytes."""
+    """What an archive holds of one project, with a count for each of `states.State`; sizes in bytes."""
 
     id: str
     slug: str | None
@@ -616,9 +616,9 @@ class ProjectInfo(Record, frozen=True, tag="project"):
 
 
 class Diagnosis(Record, frozen=True):
-    """What the doctor saw of one thing; `fix` says what to do, and is None if nothing is wrong.
+    """The result of one check of the doctor; `fix` says what to do, and is None if nothing is wrong.
 
-    `problem` is the kind of what is wrong, or of what is worth knowing though nothing is.
+    `problem` is the kind of fault, or of something worth knowing that is not a fault.
     """
 
     name: str
@@ -630,8 +630,8 @@ class Diagnosis(Record, frozen=True):
 class NightStep(Record, frozen=True, tag="step"):
     """How one step of a night ended.
 
-    `outcome` is that of its command, `failed` where an error ended it, `skipped`, or `planned`; `command` is what to
-    type to run it again.
+    `outcome` is that of its command, `failed` if an error ended it, `skipped`, or `planned`; `command` is the command
+    line that runs it again.
     """
 
     name: str
@@ -644,9 +644,9 @@ class NightStep(Record, frozen=True, tag="step"):
 
 
 class Setting(Record, frozen=True):
-    """An option of a command, or another key of the configuration, with its value and where that comes from.
+    """An option of a command, or another key of the configuration, with its value and origin.
 
-    `origin` is a variable of the environment or a file and line; None for a default.
+    `origin` is an environment variable, or a file and line; None for a default.
     """
 
     command: str
@@ -658,8 +658,8 @@ class Setting(Record, frozen=True):
 class Summary(Record, frozen=True):
     """How a command ended; always the last line.
 
-    `exit_code` is what the command line ends with: that of the outcome, unless another one is given. `next` is the
-    command to run next, as the command line decides it; None if there is nothing to do.
+    `exit_code` is that of the outcome, unless another one is given. `next` is the command to run next, which the
+    command line decides; None if there is nothing to do.
     """
 
     command: str

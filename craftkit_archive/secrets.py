@@ -1,4 +1,4 @@
-"""Secrets: from the environment, from a file, or from systemd; never from an argument or a configuration."""
+"""Reads secrets from the environment, from a file, or from systemd; never from an argument or the configuration."""
 
 import os
 from pathlib import Path
@@ -6,22 +6,21 @@ from pathlib import Path
 from craftkit_archive.errors import RequestError
 
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
-# Longer than any password, token or list of addresses; /dev/zero has no end.
+# Larger than any password, token or list of addresses. A limit, because files such as /dev/zero are endless.
 MAX_BYTES = 64 << 10
 
 
 def read_secret(name: str) -> str | None:
-    """Return a secret, or None if none was given.
+    """Return a secret; None if it is not given.
 
-    It is looked for in this order: the variable NAME; the file that the variable NAME_FILE names; the systemd
-    credential of that name in lower case with dashes. Line ends at its end are not part of it, and an empty one
-    counts as not given.
+    It is looked up in this order: the variable NAME; the file that the variable NAME_FILE names; the systemd credential
+    of that name in lower case with dashes. Trailing line breaks are stripped, and an empty secret counts as not given.
 
     Args:
         name: The variable's name, such as `CRAFTKIT_API_KEY`; its credential is then `craftkit-api-key`.
 
     Raises:
-        RequestError: It was given as a file, and that file cannot be read.
+        RequestError: The secret's file cannot be read, is too large, or is not UTF-8.
 
     Source: systemd.exec(5), "Credentials".
     """
@@ -36,7 +35,7 @@ def read_secret(name: str) -> str | None:
 
 
 def is_given(name: str) -> bool:
-    """Say whether a secret was given, without reading it; one whose file cannot be read counts as given."""
+    """Return whether a secret is given, without reading it; one whose file cannot be read counts as given."""
     if os.environ.get(name, "").rstrip("\r\n") or os.environ.get(f"{name}_FILE"):
         return True
     credential = _credential(name)
@@ -49,7 +48,7 @@ def _credential(name: str) -> Path | None:
 
 
 def _read_file(file: Path, what: str) -> str:
-    # The path is not shown: who mixes up NAME and NAME_FILE has put the secret itself there.
+    # The path is not shown: if NAME and NAME_FILE were mixed up, it is the secret itself.
     try:
         with file.open("rb") as opened:
             found = opened.read(MAX_BYTES + 1)
@@ -57,7 +56,7 @@ def _read_file(file: Path, what: str) -> str:
             raise RequestError(
                 f"Cannot use {what}: it has more than {MAX_BYTES:,} bytes. Name one with just the secret."
             )
-        # Editors on Windows begin a file with a mark, which no password has.
+        # "utf-8-sig", because editors on Windows begin a file with a byte-order mark, which no password has.
         return found.decode("utf-8-sig").rstrip("\r\n")
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()

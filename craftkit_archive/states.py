@@ -1,6 +1,6 @@
-"""States: the one definition of what is wrong with an archive, for every command, view, report and metric.
+"""States: the only definition of what is wrong with an archive, for every command, view, report and metric.
 
-A verdict says what one check saw. A state says what that means for the archive:
+A verdict is the result of one check. A state is what that means for the archive:
 
     damaged         bytes that are wrong, or gone
     unreadable      bytes that could not be read
@@ -8,7 +8,7 @@ A verdict says what one check saw. A state says what that means for the archive:
     not-stored      a succeeded render without bytes
     extra           a file in the store that no render claims
     acknowledged    any of these but the last, accepted as a known loss
-    disposed        deleted for good, as a rule or a person said
+    disposed        deleted for good, by a rule or by a person
     unchecked       hashed on arrival, and not read since
     ok              the last check found every byte as recorded
 """
@@ -41,9 +41,9 @@ STATES: dict[Verdict, State] = {
     "unrecorded": "not-stored",
     "orphan": "extra",
 }
-# What people call a verdict, where it is another word than in JSON, which keeps the old one until 1.0.
+# Words for verdicts in messages, if they differ from JSON, which keeps the old words until 1.0.
 _WORDS: dict[str, str] = {"orphan": "extra"}
-# The worst first, as messages name them.
+# The states in the order in which messages name them, the worst first.
 WORST_FIRST: tuple[State, ...] = (
     "damaged",
     "unreadable",
@@ -56,7 +56,7 @@ WORST_FIRST: tuple[State, ...] = (
 
 
 def word_of(verdict: str) -> str:
-    """Return what people call a verdict."""
+    """Return the word for a verdict in messages."""
     return _WORDS.get(verdict, verdict)
 
 
@@ -76,7 +76,7 @@ def describe_states(states: Mapping[State, int]) -> str:
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How many PDFs of an archive, or files in its store, are in each state, and how many are stored at all."""
+    """The number of PDFs of an archive, or files in its store, in each state, and of stored PDFs in total."""
 
     stored: int = 0
     ok: int = 0
@@ -91,7 +91,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def outcome(self) -> Outcome:
-        """The outcome of a command that only looks: damage is a problem, and what could not be compared is a gap."""
+        """The outcome of a command that reports it: damage is `problems`, what could not be compared `incomplete`."""
         if self.damaged:
             return "problems"
         return "incomplete" if self.unreadable or self.unverified else "ok"
@@ -108,7 +108,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """All that is not as it should be, the worst first, or that all is well."""
+        """A sentence on what is wrong, the worst first, or that everything is good."""
         said = describe_states(self._wrong)
         if self.bad:
             return said

@@ -1,4 +1,4 @@
-"""The small forms that everything else is made of: times, asset keys, API keys."""
+"""Parses, checks and formats small values: times, sizes, asset keys, API keys."""
 
 import os
 import re
@@ -13,26 +13,26 @@ from craftkit_archive.errors import AssetKeyError
 
 STDIN = Path("/dev/stdin")
 MAX_KEY_BYTES = 1024
-# A name between slashes: no file system takes a longer one.
+# The longest name between two slashes that common file systems accept.
 MAX_NAME_BYTES = 255
 
 Cell = TypeVar("Cell", bound=str | int | None)
 
 
 def timestamp(text: str) -> str:
-    """Bring a time into the one form that the catalog holds: UTC, milliseconds, `2026-06-05T10:00:03.120Z`.
+    """Return a time in the catalog's form: UTC with milliseconds, `2026-06-05T10:00:03.120Z`.
 
-    Accepts ISO 8601 and what Postgres prints (`2026-06-05 10:00:00.12+00`); a time without an offset is UTC. What
-    Postgres prints with another DateStyle than ISO, where 05/06 is one day or another, is refused.
+    Accepts ISO 8601 and the output of Postgres (`2026-06-05 10:00:00.12+00`); a time without an offset is UTC. The
+    output of Postgres with another DateStyle than ISO, in which 05/06 is ambiguous, is refused.
 
     Raises:
-        ValueError: The text is not a time, or not one that exists.
+        ValueError: The text is not a valid time.
     """
     if text.endswith("z"):
         text = f"{text[:-1]}Z"
     try:
         moment = datetime.fromisoformat(text)
-        # The two forms that Craftkit writes need no more than a look.
+        # A shortcut for the two forms that Craftkit writes.
         if len(text) > 23 and text[7] == "-" and text[19] == ".":
             if text[10] == "T" and text[23:] == "Z":
                 return text
@@ -45,12 +45,12 @@ def timestamp(text: str) -> str:
 
 
 def format_time(moment: datetime) -> str:
-    """Write an aware UTC time as the catalog holds it."""
+    """Return an aware UTC time in the catalog's form."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_size(text: str) -> int:
-    """Read a size as people write it, in bytes: `8M` and `8MB` are 8,000,000, `8MiB` is 8 × 1,024².
+    """Parse a size, and return it in bytes: `8M` and `8MB` are 8,000,000, `8MiB` is 8 × 1,024².
 
     Raises:
         ValueError: The text is not valid.
@@ -64,7 +64,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """Write a size as people read it: `412 B`, `1.80 GB`; powers of 1,000."""
+    """Return a size in words: `412 B`, `1.80 GB`; in powers of 1,000."""
     size = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 1000 or unit == "TB":
@@ -77,10 +77,10 @@ DAILY = 0
 
 
 def parse_rotation(text: str) -> int:
-    """Read when a log is rotated: `daily`, which is `DAILY`, or a size in bytes.
+    """Parse when to rotate a log: `DAILY` for `daily`, or a size in bytes.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text is neither.
     """
     if text.strip().lower() == "daily":
         return DAILY
@@ -91,7 +91,7 @@ def parse_rotation(text: str) -> int:
 
 
 def parse_duration(text: str) -> int:
-    """Read a duration or an age as people write it, in seconds: `90s`, `15m`, `2h`, `1h30m`, `30d`, `4w`.
+    """Parse a duration or an age, and return it in seconds: `90s`, `15m`, `2h`, `1h30m`, `30d`, `4w`.
 
     Raises:
         ValueError: The text is not valid.
@@ -102,7 +102,7 @@ def parse_duration(text: str) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """Write a duration as people read it: `12 s`, `4 min`, `2 h 05 min`."""
+    """Return a duration in words: `12 s`, `4 min`, `2 h 05 min`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -110,7 +110,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_share(text: str) -> float:
-    """Read a part of something as people write it: `5%` or `0.05`; above 0 and up to 1.
+    """Parse a share such as `5%` or `0.05`, and return it as a number above 0 and at most 1.
 
     Raises:
         ValueError: The text is not valid.
@@ -131,7 +131,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def check_asset_key(key: str) -> str:
-    """Return the key if it names a place inside a store, whatever the platform.
+    """Return an asset key if it is valid, so that it stays inside a store on every platform.
 
     Raises:
         AssetKeyError: It is absolute, empty, too long (over 1,024 bytes as UTF-8), has an empty, `.` or `..` part, a
@@ -151,15 +151,15 @@ def check_asset_key(key: str) -> str:
 
 
 def mark_of(text: str) -> int:
-    """Return 8 bytes, as a number, that stand for a text of any characters that a name can have, in this process alone.
+    """Return a 64-bit hash of a text as an unsigned number, which is the same only within this process.
 
-    A million texts share a mark once in forty million times.
+    The chance that any two of a million texts share a mark is about one in forty million.
     """
     if sys.hash_info.width == 64:
-        # Python's own hash, which is SipHash, takes a tenth of the time of BLAKE2. The salt makes it unforeseeable
-        # under PYTHONHASHSEED=0 too, so that nobody can make two names that share a mark.
+        # Python's own hash, which is SipHash, takes a tenth of the time of BLAKE2. The random salt makes it
+        # unpredictable even under PYTHONHASHSEED=0, so that nobody can construct two names that share a mark.
         return hash(_SALT + text) & 0xFFFF_FFFF_FFFF_FFFF
-    from hashlib import blake2b  # here, because OpenSSL takes 3 ms to load, and every command would pay for it
+    from hashlib import blake2b  # imported here, because loading OpenSSL takes 3 ms, which every command would spend
 
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
@@ -167,7 +167,7 @@ def mark_of(text: str) -> int:
 _SALT = os.urandom(16).hex()
 
 
-# What Craftkit's own keys look like: found good ten times as fast.
+# The form of Craftkit's own keys, by which nearly all keys are accepted ten times as fast.
 _USUAL_KEY = re.compile(r"(?:[a-zA-Z0-9_-]++/)*+[a-zA-Z0-9_-]++(?:\.pdf)?")
 _UNSAFE_KEY = re.compile(
     r"""[\x00-\x1f\x7f-\x9f\\]      # control characters, the separator of Windows
@@ -180,10 +180,10 @@ _UNSAFE_KEY = re.compile(
 
 
 def asset_key_of(url: str, project_id: str) -> str | None:
-    """Return the asset key of the object at an address: its path below the bucket; None if that is unknown.
+    """Return the asset key of the object at a URL, its path below the bucket; None if that cannot be determined.
 
-    Craftkit stores below `renders/<project id>/`: what precedes it is a bucket or a prefix. For other paths, the host
-    says whether the bucket is part of the path, if it is that of a service that is known.
+    Craftkit stores PDFs below `renders/<project id>/`: whatever precedes that is a bucket or a prefix. For other paths,
+    the host of a known service tells whether the bucket is part of the path.
     """
     found = _URL.fullmatch(url)
     scheme, host, path = found.groups() if found else ("", "", url.partition("?")[0].lstrip("/"))
@@ -204,24 +204,24 @@ _BUCKET_IN_PATH = re.compile(
 
 
 def default_asset_key(project_id: str, render_id: str) -> str:
-    """Name the object under which Craftkit stores a render."""
+    """Return the asset key under which Craftkit stores a render."""
     return f"renders/{project_id}/{render_id}.pdf"
 
 
 def hash_key(plain_key: str) -> str:
-    """Hash an API key as Craftkit stores it: 64 lower-case hex digits of its SHA-256."""
-    from hashlib import sha256  # as above
+    """Return the hash of an API key as Craftkit stores it: the 64 lower-case hex digits of its SHA-256."""
+    from hashlib import sha256  # imported here, as in `mark_of`
 
     return sha256(plain_key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def mask(text: str) -> str:
-    """Cut every API key in a text down to its public beginning."""
+    """Mask every API key in a text, except for its public prefix."""
     return _PLAIN_KEY.sub(r"\1…", text)
 
 
 def hide(plain_key: str) -> str:
-    """Cut something that was given as an API key down to what may be shown, even if it does not look like one."""
+    """Mask a text that was given as an API key, even if it does not look like one."""
     return (
         mask(plain_key)
         if _PLAIN_KEY.fullmatch(plain_key)
@@ -236,9 +236,9 @@ DATABASE_SCHEME = re.compile(r"postgres(?:ql)?(?:\+\w+)?://")
 
 
 def without_password(address: str) -> str:
-    """Return the address of a database as it may be shown and recorded: user, host, port and name.
+    """Return the address of a database without its secrets: user, host, port and name.
 
-    Where a malformed one does not say what is the password, nothing but its scheme is left.
+    If the address is malformed, so that the password cannot be recognized, only the scheme is left.
     """
     scheme = DATABASE_SCHEME.match(address)
     if scheme is None:
@@ -254,21 +254,21 @@ def without_password(address: str) -> str:
 
 
 def origin_of(address: str) -> str:
-    """Cut an address down to what may be shown of one that is a secret: scheme, host and port.
+    """Return the part of a secret URL that may be shown: scheme, host and port.
 
-    The path of a webhook lets everybody post who knows it. Where a malformed address does not say what is its host,
-    nothing but its scheme is left.
+    The path of a webhook is a secret, because whoever knows it can post. If the URL is malformed, so that the host
+    cannot be recognized, only the scheme is left.
     """
     found = _ORIGIN.match(address)
     if found is None:
         return "…"
     scheme, place, rest = found.groups()
-    # Whatever follows an `@` behind the first slash, a password with a slash in it may be what precedes it.
+    # With an `@` after the first slash, what precedes it may be a password that contains a slash.
     host = "" if "@" in rest else place.rpartition("@")[2]
     return f"{scheme}://{host if _HOST.fullmatch(host) else '…'}"
 
 
-# As RFC 6454 has it; a backslash, which some readers take for a slash, ends the host too.
+# As in RFC 6454, except that a backslash, which some parsers read as a slash, ends the host too.
 _ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\\]*)(.*)", re.DOTALL)
 _HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -276,13 +276,13 @@ _PLAIN_KEY = re.compile(r"(ck_(?:live|test|acct)_[A-Za-z0-9]{0,4}+)(?:[^\s\"'\\,
 
 
 def valid_text(text: str) -> str:
-    r"""Escape what is not Unicode, such as the bytes of a file name that is not UTF-8: it becomes `\xff`."""
+    r"""Escape what is not valid Unicode: a byte of a file name that is not UTF-8 becomes `\xff`."""
     return text if text.isascii() else _SURROGATE.sub(_escape_surrogate, text)
 
 
 def _escape_surrogate(found: re.Match[str]) -> str:
     number = ord(found[0])
-    # Python keeps a byte that is not UTF-8 as 0xDC00 and the byte (PEP 383).
+    # Python represents a byte that is not UTF-8 as 0xDC00 plus the byte (PEP 383).
     return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"
 
 
@@ -290,7 +290,7 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def escape_name(name: bytes) -> str:
-    r"""Write any file name as one line of text that two names never share: a newline is `\n`, a backslash `\\`.
+    r"""Return any file name as one line of text, different for every name: a newline is `\n`, a backslash `\\`.
 
     A name that is valid text without control characters stays as it is.
     """
@@ -302,7 +302,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def escape_control(text: str) -> str:
-    """Keep foreign text from steering the terminal or forging lines."""
+    """Escape control characters, so that foreign text cannot control the terminal."""
     if text.isprintable():
         return text
     return "".join(
@@ -311,12 +311,12 @@ def escape_control(text: str) -> str:
 
 
 def escape_formula(value: Cell) -> Cell:
-    """Keep a spreadsheet from taking a text for a formula: it then begins with an apostrophe."""
+    """Put an apostrophe before a text that a spreadsheet would take for a formula."""
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value  # type: ignore[return-value]
 
 
 def unescape_formula(text: str) -> str:
-    """Return what `escape_formula` was given."""
+    """Undo `escape_formula`."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
@@ -327,5 +327,5 @@ Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """Tell the time, in UTC."""
+    """Return the present time, in UTC."""
     return datetime.now(UTC)

@@ -17,14 +17,14 @@ from server.context import RequestContext
 log = logging.getLogger("craftkit_archive.server")
 
 LogFormat = Literal["json", "combined"]
-MAX_PATH, MAX_AGENT = 400, 200  # characters: a line then fits into a pipe's atomic write
+MAX_PATH, MAX_AGENT = 400, 200  # in characters, so that a line fits into one atomic write to a pipe
 
 
 class AccessLog:
-    """A file, pipe or standard output (`-`) that takes a line for each answer, also from several processes.
+    """A file, pipe or standard output (`-`) to which several processes can write a line for each answer.
 
-    A line lands whole or not at all, and has no key, hash or other header. Nothing that goes wrong keeps an answer from
-    being sent: it is reported once, until a line can be written again.
+    A line is written completely or not at all, and contains no key, hash or further header. A failure never prevents an
+    answer: it is reported once, and again only after a line could be written.
 
     Raises:
         NoSpaceError, NotWritableError: The file cannot be opened.
@@ -37,12 +37,12 @@ class AccessLog:
         self._descriptor = self._open()
 
     def reopen(self) -> None:
-        """Open the file by its name again, after it was moved away."""
+        """Open the file by its name again, because it was moved away."""
         before, self._descriptor = self._descriptor, self._open()
         os.close(before)
 
     def _open(self) -> int:
-        # Standard output is opened again too: others who share this terminal or pipe must not become non-blocking.
+        # Standard output is opened again instead of made non-blocking, which would affect others that share it.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
         with disk_errors(self._path):
             try:
@@ -56,7 +56,7 @@ class AccessLog:
                 return os.open(self._path, flags & ~os.O_WRONLY | os.O_RDWR)
 
     def observe(self, context: RequestContext, bytes_sent: int, *, complete: bool) -> None:
-        """Append the line of an answer; never waits, and never raises because the disk or the reader refuses."""
+        """Append the line of an answer, without waiting; errors of the disk or the reader are logged, not raised."""
         try:
             with disk_errors(self._path):
                 self._append(self._format(context, bytes_sent, complete))
@@ -67,7 +67,7 @@ class AccessLog:
             self._failed = True
 
     def _append(self, line: bytes) -> None:
-        # The lock is for the rare line that a full disk cuts off: it is taken back before another process appends.
+        # The lock matters only on a full disk: a line that was cut off is removed before another process appends.
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         try:
             written = os.write(self._descriptor, line)
@@ -101,7 +101,7 @@ def _json_line(context: RequestContext, bytes_sent: int, complete: bool) -> byte
 
 
 def _combined_line(context: RequestContext, bytes_sent: int, _complete: bool) -> bytes:
-    """Write a line as Apache's `combined`, with the request's id as the identity and the key's id as the user."""
+    """Return a line in Apache's `combined` format, with the request's id as the identity and the key's as the user."""
     when = datetime.now(UTC).strftime("%d/%b/%Y:%H:%M:%S +0000")
     environ = context.environ
     asked = f"{environ['REQUEST_METHOD'][:MAX_AGENT]} {context.path[:MAX_PATH]} {environ['SERVER_PROTOCOL']}"

@@ -1,26 +1,27 @@
-"""Where a request comes from and where it was sent: addresses, proxies that are trusted, and host names."""
+"""The addresses of clients, trusted proxies, and the host names of requests."""
 
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-UNIX = "unix"  # the address of whoever is connected through a Unix socket
+UNIX = "unix"  # the address of a client that is connected through a Unix socket
 _HOST = re.compile(r"([a-z0-9](?:[a-z0-9._-]*[a-z0-9.])?|\[[0-9a-f:.]+\])(?::(\d{0,5}))?", re.IGNORECASE | re.ASCII)
 _PARAMETER = re.compile(r'(?:^|;)[ \t]*(\w+)=(?:"([^"\\]*)"|([^\s;"]*))[ \t]*(?=;|$)', re.ASCII)
 _WITH_PORT = re.compile(r"\[([^\]]*)\](?::\S*)?|([\d.]+):\S*")
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
+# Cached, because a server sees the same addresses again and again, and each request parses its own.
 @lru_cache(maxsize=4096)
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """Read an address, with or without a port; None if it is not one.
+    """Parse an IP address, with or without a port; None if it is not valid.
 
-    An IPv4 address in IPv6 form (`::ffff:192.0.2.1`) is the IPv4 address: on a dual-stack socket both are one host.
+    An IPv4 address in IPv6 form (`::ffff:192.0.2.1`), as on a dual-stack socket, becomes the IPv4 address.
     """
     found = _WITH_PORT.fullmatch(text)
     try:
-        # What follows a % may be any text, which could forge a line of the log.
+        # The zone after a % is dropped, because it may be any text, and could forge a line of the log.
         address = ip_address((found[1] or found[2] or "" if found else text).partition("%")[0])
     except ValueError:
         return None
@@ -34,10 +35,10 @@ def _network(text: str) -> IPv4Network | IPv6Network:
 
 
 class TrustedProxies:
-    """The proxies whose word about a client is taken: addresses, networks, and `unix` for Unix sockets.
+    """The proxies whose forwarding headers are trusted: addresses, networks, and `unix` for Unix sockets.
 
     Raises:
-        ValueError: A name is not one of these.
+        ValueError: A name is neither an address nor a network nor `unix`.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -51,7 +52,7 @@ class TrustedProxies:
 
 
 def client_address(environ: Mapping[str, str], proxies: TrustedProxies) -> str:
-    """Return the client's address: the last one in the chain of proxies that is not itself a trusted proxy's."""
+    """Return the client's address: the last one in the chain of proxies that is not a trusted proxy."""
     address = environ.get("REMOTE_ADDR", "")
     if address not in proxies:
         return address
@@ -62,11 +63,11 @@ def client_address(environ: Mapping[str, str], proxies: TrustedProxies) -> str:
 
 
 def _forwarded(environ: Mapping[str, str], name: str) -> list[str]:
-    """Return what proxies say about `for`, `proto` or `host`, the nearest proxy last.
+    """Return what proxies forwarded as `for`, `proto` or `host`, the nearest proxy last.
 
-    A proxy appends to one of the two headers and passes on a forged other one. Most proxies append to `X-Forwarded-…`.
-    In `Forwarded`, a comma ends an element even inside quotes, where no address or host has one: so nothing that a
-    client sent swallows what a proxy appended.
+    A proxy appends to one of the two headers, and passes a forged other one through. Most proxies append to
+    `X-Forwarded-…`, which is preferred. In `Forwarded`, a comma ends an element even inside quotes, where no address or
+    host contains one, so that nothing that a client sent can swallow what a proxy appended.
 
     Source: RFC 7239, section 4.
     """
@@ -78,7 +79,7 @@ def _forwarded(environ: Mapping[str, str], name: str) -> list[str]:
 
 
 def is_host(text: str) -> bool:
-    """Say whether a `Host` header names a host, with or without a port, and nothing else.
+    """Return whether a `Host` header is a host, with or without a port, and nothing else.
 
     Source: RFC 9112, section 3.2; of the names of RFC 3986, those that a host can have.
     """
@@ -93,8 +94,8 @@ def base_url(
 ) -> str:
     """Return the URL under which a client reaches this API, without a trailing slash.
 
-    It is the operator's (`fixed`), or one of `allowed_hosts` (in lower case) that the request names; without either,
-    any valid host that it names. Of a `trusted` proxy, scheme and host are taken from what it forwards.
+    It is the operator's (`fixed`), unless the request names one of `allowed_hosts` (in lower case); without either, it
+    is any valid host that the request names. If a proxy is `trusted`, scheme and host come from what it forwards.
     """
     scheme, host = environ["wsgi.url_scheme"], environ.get("HTTP_HOST", "")
     if trusted:

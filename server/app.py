@@ -1,4 +1,4 @@
-"""The routes: a WSGI application that serves an archive."""
+"""The WSGI application that serves an archive: its routes, and how they answer."""
 
 import logging
 import re
@@ -31,7 +31,7 @@ from server.ranges import is_unchanged, select_range
 
 log = logging.getLogger("craftkit_archive.server")
 
-QUICK_BYTES = 1 << 20  # a larger PDF would keep the event loop, and everybody on it, waiting
+QUICK_BYTES = 1 << 20  # a larger PDF is opened in a thread, because it would block the event loop
 LOG_ROOM_BYTES = 16 << 20
 STATIC = Path(__file__).parent / "static"
 PUBLIC = {
@@ -55,26 +55,26 @@ CORS_PREFLIGHT = {
     "Access-Control-Max-Age": "3600",
 }
 PREFLIGHT = "HTTP_ACCESS_CONTROL_REQUEST_METHOD"
-SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # what a client may call its request, for the logs
+SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # the form of a request id from a client that the logs accept
 STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
 class Settings(NamedTuple):
-    """How the server presents itself and how careful it is."""
+    """The settings of the application."""
 
-    public_url: str | None = None  # under which clients reach it; by default as each request says
-    allowed_hosts: frozenset[str] = frozenset()  # that a request may name as the server's own, in lower case
-    s3_public_url: str | None = None  # under which clients reach the bucket, if they do
-    listen_url: str = "http://localhost"  # for requests that name no host
+    public_url: str | None = None  # the URL under which clients reach it; by default, that of each request
+    allowed_hosts: frozenset[str] = frozenset()  # hosts that a request may name as the server's own, in lower case
+    s3_public_url: str | None = None  # the URL under which clients reach the bucket, if they can
+    listen_url: str = "http://localhost"  # the URL for requests that name no host
     verify_reads: VerifyReads = "always"
     max_buffer_bytes: int = MAX_BUFFER_BYTES  # up to this size, a PDF is sent from memory
     trusted_proxies: frozenset[str] = frozenset()
-    cors_origins: frozenset[str] = frozenset()  # whose scripts may read; `*` for all
-    log_folder: Path | None = None  # of the access log: `/ready` asks for its room
+    cors_origins: frozenset[str] = frozenset()  # origins whose scripts may read answers; `*` for all
+    log_folder: Path | None = None  # the folder of the access log, whose free space `/ready` checks
 
 
 class Response(NamedTuple):
-    """What a route answers; a file is sent from where it stands."""
+    """The answer of a route; a file is sent from its present position."""
 
     status: int
     headers: dict[str, str]
@@ -82,16 +82,16 @@ class Response(NamedTuple):
 
 
 class Service:
-    """What the routes of a WSGI application (`app`) do for an archive, which may be open read-only.
+    """The routes of a WSGI application (`app`) for an archive, which may be open read-only.
 
-    The archive is opened again when its catalog or its store is replaced.
+    The archive is reopened when its catalog or its store is replaced.
     """
 
     def __init__(self, archive: Archive, settings: Settings | None = None) -> None:
         self._settings = settings = settings or Settings()
         self._proxies = TrustedProxies(settings.trusted_proxies)
         self._lock = threading.Lock()
-        self._opened: tuple[Archive, ArchiveError | None] = archive, None  # as last found; what is wrong with its store
+        self._opened: tuple[Archive, ArchiveError | None] = archive, None  # the archive, and an error of its store
         self.app = Bottle()
         routes: dict[str, Callable[..., Response]] = {
             "/v1/renders/<render_id>/download": self._send,
@@ -104,12 +104,13 @@ class Service:
         routes |= {path: _public((STATIC / name).read_bytes(), kind) for path, (name, kind) in PUBLIC.items()}
         for rule, callback in routes.items():
             self.app.get(rule, callback=callback)
-        # Bottle finds the route. Its request and response objects are passed over: they cost as much as the download.
+        # Bottle only finds the route. Its request and response objects, which took a quarter of the time of a download,
+        # are bypassed.
         self.app.wsgi = self._answer
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer a WSGI request: find its route, and turn errors into answers."""
-        context: RequestContext = environ.get(CONTEXT) or RequestContext()  # under another server than ours
+        context: RequestContext = environ.get(CONTEXT) or RequestContext()  # a new one under another server than ours
         context.environ, context.address = environ, client_address(environ, self._proxies)
         given = environ.get("HTTP_X_REQUEST_ID", "")
         context.request_id = given if SANE_ID.fullmatch(given) else token_hex(8)
@@ -141,7 +142,7 @@ class Service:
             status, message = fault
             raise Rejection("bad_request" if status < 500 else "internal", message, status=status)
         try:
-            # Decoded as UTF-8 here: Bottle drops invalid bytes, and so finds renders that nobody asked for.
+            # Decoded as UTF-8 here, because Bottle drops invalid bytes, and would find renders that nobody asked for.
             environ["PATH_INFO"] = environ["PATH_INFO"].encode("latin-1").decode()
             route, names = self.app.match(environ)
         except (HTTPError, UnicodeDecodeError) as error:
@@ -171,11 +172,11 @@ class Service:
         try:
             archive.store.check(archive.id)
         except ArchiveError as error:
-            problem = error  # downloads are refused; what the catalog knows is still answered
+            problem = error  # downloads are refused; answers from the catalog alone still work
         self._opened = archive, problem
 
     def _archive(self, context: RequestContext) -> Archive:
-        """Return the archive that is there now: a restored backup or a remounted disk counts from the next request."""
+        """Return the present archive: a restored backup or a remounted disk takes effect with the next request."""
         opened = self._opened
         if not opened[0].is_current():
             context.leave_event_loop()
@@ -193,7 +194,7 @@ class Service:
         return render
 
     def _describe(self, context: RequestContext) -> Callable[[ServedRender], dict[str, object]]:
-        """Return what describes a render, with the addresses under which this client reaches the API and the bucket."""
+        """Return a function that describes a render, with the URLs under which this client reaches API and bucket."""
         settings = self._settings
         api_url = base_url(
             context.environ,
@@ -205,7 +206,7 @@ class Service:
         return partial(describe_render, api_url=api_url, s3_public_url=settings.s3_public_url)
 
     def _ready(self, context: RequestContext) -> Response:
-        context.leave_event_loop()  # a network, or a disk that hangs
+        context.leave_event_loop()  # the store may be on a network, or on a disk that hangs
         try:
             archive = self._archive(context)
             archive.catalog.setting("archive_id")
@@ -286,7 +287,7 @@ def _json(status: int, value: object, headers: dict[str, str] | None = None) -> 
 
 
 def _refuse(error: ArchiveError | Rejection, context: RequestContext) -> Response:
-    """Answer an error, and log what an operator should know of."""
+    """Return the answer to an error, and log what the operator should know."""
     if isinstance(error, Rejection):
         return _json(error.status or STATUSES[error.code], error.envelope, error.headers)
     code, message, embedded = ANSWERS[type(error)], str(error), context.route.startswith("/v1/embed/")
@@ -303,7 +304,7 @@ def _refuse(error: ArchiveError | Rejection, context: RequestContext) -> Respons
 
 
 def _reason(error: ArchiveError) -> str:
-    """Say in public what the log says with paths and addresses."""
+    """Return a public message for an error, without the paths and addresses that the log has."""
     if isinstance(error, errors.AssetError):
         return "The PDF could not be read from storage as it was stored."
     if isinstance(error, errors.StoreError):

@@ -1,4 +1,4 @@
-"""Who is asking: the API key of a request."""
+"""Authenticates requests by their API keys."""
 
 from craftkit_archive.catalog import Catalog
 from craftkit_archive.catalog.rows import KeyRow
@@ -8,11 +8,11 @@ from server.context import RequestContext
 
 
 def find_caller(catalog: Catalog, context: RequestContext) -> KeyRow:
-    """Return the API key that a request carries, with its project, and note them in its context.
+    """Return the API key of a request, with its project, and note both in the context.
 
-    Keys are long and random, so a wrong one is answered at once: guessing is hopeless, and a delay only looks like a
-    fault of the server. The log names the address, for fail2ban.
-    The catalog is queried for each request, so that a revoked key stops working with the next one.
+    A wrong key is answered at once: keys are long and random, so guessing is hopeless, and a delay would only look like
+    a fault of the server. The log names the client's address, for fail2ban. The catalog is queried for each request, so
+    that a revoked key stops working with the next one.
 
     Raises:
         UnauthorizedError: The key is missing, invalid or revoked.

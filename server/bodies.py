@@ -1,4 +1,4 @@
-"""What is sent: renders as JSON, and PDFs whose bytes are compared with the record first."""
+"""The bodies of answers: renders as JSON, and PDFs, which are compared with their records first."""
 
 from base64 import b64encode
 from hashlib import sha256
@@ -17,7 +17,7 @@ MAX_BUFFER_BYTES = 256 << 10
 
 
 def describe_render(render: ServedRender, *, api_url: str, s3_public_url: str | None) -> dict[str, object]:
-    """Describe a render as `GET /v1/renders/:id` answers it."""
+    """Return a render as the answer of `GET /v1/renders/:id`."""
     own_url = f"{api_url}/v1/renders/{quote(render.id, safe='')}"
     download_url = None
     if render.status == "succeeded" and not render.disposed:
@@ -39,15 +39,15 @@ def describe_render(render: ServedRender, *, api_url: str, s3_public_url: str | 
 def open_pdf(store: Store, render: ServedRender, verify: VerifyReads, max_buffer_bytes: int) -> tuple[BinaryIO, int]:
     """Open a stored PDF for sending, after comparing it with its record: every byte, its size, or nothing.
 
-    A PDF of at most `max_buffer_bytes` is sent from memory. A larger one is read again while it is sent, from the file
-    that was open while it was compared; what comes over a network is kept in a temporary file.
+    A PDF of at most `max_buffer_bytes` is sent from memory. A larger one is read again while it is sent, from the same
+    open file that was compared; if it comes over a network, it is kept in a temporary file.
 
     Returns:
         A seekable file at its first byte, which the caller closes, and its size in bytes.
 
     Raises:
         AssetDamagedError: It differs from its record, or has no record to compare it with.
-        AssetError: It cannot be read.
+        AssetError: The PDF cannot be read.
     """
     assert render.stored_key is not None  # noqa: S101 - for the type checker
     found = store.open(render.stored_key)
@@ -68,7 +68,7 @@ def open_pdf(store: Store, render: ServedRender, verify: VerifyReads, max_buffer
             )
         file.seek(0)
         if memory:
-            memory.getvalue()  # returns a larger buffer, so that reading all of it makes no copy
+            memory.getvalue()  # shrinks the buffer to its content, so that reading all of it makes no copy
     except BaseException:
         file.close()
         raise
@@ -79,9 +79,9 @@ def open_pdf(store: Store, render: ServedRender, verify: VerifyReads, max_buffer
 
 
 def describe_pdf(render: ServedRender, length: int, kind: Literal["attachment", "inline"]) -> dict[str, str]:
-    """Return the headers of a PDF, or a part of it, that is `length` bytes long: what it is, and its name `<id>.pdf`.
+    """Return the headers of a PDF, or of a part of it, of `length` bytes, with the file name `<id>.pdf`.
 
-    With `Repr-Digest`, a client proves what it received.
+    `Repr-Digest` lets a client verify what it received.
 
     Source: RFC 6266, RFC 8187 for characters outside ASCII in the name, and RFC 9530 for the digest.
     """

@@ -1,10 +1,10 @@
-"""Errors as HTTP: the one table of statuses and the one envelope."""
+"""Errors in HTTP: the only table of statuses, and the JSON envelope."""
 
 from dataclasses import dataclass, field
 
 from craftkit_archive import errors
 
-# The codes that clients switch on.
+# The codes in the envelope, by which clients distinguish errors.
 STATUSES = {
     "bad_request": 400,
     "unauthorized": 401,
@@ -29,13 +29,13 @@ ANSWERS: dict[type[errors.ArchiveError], str] = dict.fromkeys(errors.leaves(), "
 
 @dataclass(eq=False)
 class Rejection(Exception):
-    """A request is rejected: what the answer says."""
+    """A request is rejected with this answer."""
 
-    code: str  # of `STATUSES`
+    code: str  # a key of `STATUSES`
     message: str
     headers: dict[str, str] = field(default_factory=dict)
-    fields: dict[str, str] | None = None  # its invalid parameters, each with what to use
-    status: int = 0  # 0: that of the code
+    fields: dict[str, str] | None = None  # the invalid parameters, each with advice
+    status: int = 0  # 0 for that of the code
 
     @property
     def envelope(self) -> dict[str, object]:

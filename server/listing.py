@@ -1,4 +1,4 @@
-"""The list of renders: its parameters and its pages."""
+"""The list of renders: parses its parameters and builds its pages."""
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -23,10 +23,10 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\
 
 
 def read_query(text: str) -> Listing:
-    """Read the query of `GET /v1/renders`; unknown parameters are ignored, and an empty one counts as not given.
+    """Parse the query of `GET /v1/renders`; unknown parameters are ignored, and an empty one counts as not given.
 
     Raises:
-        Rejection: Some are invalid; it names each.
+        Rejection: Parameters are invalid; it names each of them.
     """
     try:
         query = dict(parse_qsl(text, keep_blank_values=True, errors="strict"))
@@ -59,7 +59,7 @@ def read_query(text: str) -> Listing:
 
 
 def _time(text: str | None, days: int) -> str | None:
-    """Read a time; to a date without a time of day, `days` are added."""
+    """Parse a time; `days` are added to a date without a time of day."""
     if not text:
         return None
     whole = f"{text}T00:00:00Z" if len(text) == 10 else text.upper()
@@ -69,7 +69,7 @@ def _time(text: str | None, days: int) -> str | None:
     try:
         moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
         return format_time(moment + timedelta(days=days if len(text) == 10 else 0))
-    except OverflowError:  # beyond the calendar, which may be no limit at all
+    except OverflowError:  # beyond the calendar, so the limit excludes nothing or everything
         beyond = text.startswith("9")
         return None if beyond == (days > 0) else "9999" if beyond else "0000"
 
@@ -77,7 +77,7 @@ def _time(text: str | None, days: int) -> str | None:
 def answer_listing(
     catalog: Catalog, caller: KeyRow, listing: Listing, describe: Callable[[ServedRender], dict[str, object]]
 ) -> dict[str, object]:
-    """Return one page of the renders of a key's project, newest first, as `GET /v1/renders` answers it."""
+    """Return one page of the renders of a key's project, newest first, as the answer of `GET /v1/renders`."""
     found = catalog.list_renders(caller.project_id, listing)
     shown = found[: listing.limit]
     more = len(found) > len(shown)

@@ -1,7 +1,7 @@
-"""Prometheus metrics: what the processes of a server do, and what the archive holds.
+"""Prometheus metrics on the processes of a server and on the archive.
 
-The processes share their numbers through the folder `PROMETHEUS_MULTIPROC_DIR`, which prometheus-client looks for when
-it is imported: a process that counts is one that started with that variable.
+The processes share their numbers through the folder `PROMETHEUS_MULTIPROC_DIR`, which prometheus-client reads when it
+is imported, so a process can count only if it was started with that variable.
 """
 
 import os
@@ -29,7 +29,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 
 class RequestMetrics:
-    """What one process counts."""
+    """The metrics that one process counts."""
 
     def __init__(self) -> None:
         own: dict[str, Any] = {"namespace": PREFIX, "registry": None}
@@ -60,7 +60,7 @@ class _ArchiveCollector(Collector):
         self._sealed = sealed
 
     def collect(self) -> Iterable[Metric]:
-        """Yield what the archive holds, and the build."""
+        """Return the metrics of the archive, and the version of the program."""
         build = GaugeMetricFamily(f"{PREFIX}_build_info", "The program.", labels=["version", "python"])
         build.add_metric([__version__, platform.python_version()], 1)
         values: list[tuple[str, str, float]] = []
@@ -83,10 +83,10 @@ class _ArchiveCollector(Collector):
 
 
 def expose(host: str, port: int, archive: Path, *, sealed: bool) -> str:
-    """Answer Prometheus on an address of its own until this process ends, without a key, and return the URL.
+    """Serve metrics on a separate address, without a key, until this process ends; return the URL.
 
     Raises:
-        RequestError: The address cannot be listened on.
+        RequestError: It cannot listen on the address.
     """
     registry = CollectorRegistry()
     MultiProcessCollector(registry, os.environ["PROMETHEUS_MULTIPROC_DIR"])  # type: ignore[no-untyped-call]

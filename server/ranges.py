@@ -16,10 +16,10 @@ _RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.IGNOREC
 
 
 def is_unchanged(environ: Mapping[str, str], etag: str | None, modified: datetime | None) -> bool:
-    """Say whether the client of a GET or HEAD has the current version, so that 304 is the answer.
+    """Return whether the client of a GET or HEAD has the current version already, so that the answer is 304.
 
-    The preconditions are evaluated in the order that RFC 9110, section 13.2.2, gives. The headers come by their WSGI
-    names; `etag` is strong and quoted, `modified` in UTC.
+    The preconditions are evaluated in the order of RFC 9110, section 13.2.2. Headers are looked up by their WSGI names;
+    `etag` is strong and quoted, `modified` in UTC.
 
     Raises:
         Rejection: The client asks for another version.
@@ -76,7 +76,7 @@ def _is_same(environ: Mapping[str, str], etag: str | None, modified: datetime | 
 
 
 def _matches(given: str, etag: str | None, *, weak: bool) -> bool:
-    """Say whether a list of tags, or `*`, has the tag."""
+    """Return whether a list of tags contains the tag, or is `*`."""
     place = 0
     while tag := _TAG.match(given, place):
         if tag[2] == etag and (weak or not tag[1]):

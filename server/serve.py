@@ -1,4 +1,4 @@
-"""Processes that serve: their sockets, their supervisor, and what each of them does."""
+"""The processes of the server: their sockets, their supervisor, and their main loop."""
 
 import errno
 import logging
@@ -28,17 +28,17 @@ log = logging.getLogger("craftkit_archive.server")
 
 DEFAULT_THREADS = 8
 GRACE_SECONDS = 5.0
-PATIENCE_SECONDS = 2.0  # beyond the grace time, before a process is killed
-RESTART_SECONDS = 1.0  # between the starts of a process that keeps dying
+PATIENCE_SECONDS = 2.0  # after the grace time, before a process is killed
+RESTART_SECONDS = 1.0  # between two starts of a process that keeps dying
 MAX_OPEN_FILES = 8192
 BACKLOG = 1024
 
 
 def listen(address: str) -> socket.socket:
-    """Listen on `HOST:PORT` (port 0 takes a free one), on `unix:/path`, or on a socket that was handed over, `fd:3`.
+    """Listen on `HOST:PORT` (port 0 takes a free one), on `unix:/path`, or on an inherited socket such as `fd:3`.
 
     Raises:
-        RequestError: The address is malformed, is taken, or is not this machine's.
+        RequestError: The address is malformed, in use, or not an address of this machine.
     """
     kind, _, rest = address.partition(":")
     host, _, port = address.rpartition(":")
@@ -49,7 +49,7 @@ def listen(address: str) -> socket.socket:
             listener = socket.socket(fileno=int(rest))
             listener.listen(BACKLOG)
             return listener
-        if not host:  # to the system, no host is every address of the machine
+        if not host:  # the system would listen on every address of the machine
             raise ValueError("no host")
         six = ":" in host
         family = socket.AF_INET6 if six else socket.AF_INET
@@ -65,9 +65,9 @@ def _listen_unix(path: str) -> socket.socket:
     with ExitStack() as on_failure:
         listener = on_failure.enter_context(socket.socket(socket.AF_UNIX))
         if Path(path).is_socket() and listener.connect_ex(path) == errno.ECONNREFUSED:
-            Path(path).unlink()  # what a server left that was killed
+            Path(path).unlink()  # left by a server that was killed
         listener.bind(path)
-        Path(path).chmod(0o660)  # for the proxy, by its group
+        Path(path).chmod(0o660)  # so that the proxy can connect through its group
         listener.listen(BACKLOG)
         on_failure.pop_all()
         return listener
@@ -82,27 +82,27 @@ def url_of(listener: socket.socket) -> str:
 
 
 def _notify(state: str) -> None:
-    """Tell systemd, if it wants to know (sd_notify(3))."""
+    """Notify systemd, if it asked for it (sd_notify(3))."""
     if address := os.environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
             channel.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
 
 
 class ServePlan(NamedTuple):
-    """What each process does."""
+    """The settings of each process."""
 
     archive: Path
     settings: Settings
-    threads: int = DEFAULT_THREADS  # for requests that take long, in each process
+    threads: int = DEFAULT_THREADS  # for slow requests, in each process
     access_log: str | None = None
     log_format: LogFormat = "json"
     sealed: bool = False
     quiet: bool = False
-    metrics: tuple[str, int] | None = None  # where Prometheus asks, as host and port
+    metrics: tuple[str, int] | None = None  # host and port for Prometheus
 
 
 class Supervisor:
-    """Starts the processes that serve on the same sockets, restarts those that die, and ends them with its block."""
+    """Starts processes that serve on the same sockets, restarts those that die, and ends them; a context manager."""
 
     metrics_url: str | None = None
 
@@ -123,7 +123,7 @@ class Supervisor:
                 self.metrics_url = expose(*self._plan.metrics, self._plan.archive, sealed=self._plan.sealed)
             ending.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, self.send))
             self.tend()
-            _notify("READY=1")  # who connects now waits on the sockets, which were open before
+            _notify("READY=1")  # the sockets are open, so clients that connect now wait until a process is up
             self._ending = ending.pop_all()
         return self
 
@@ -132,7 +132,7 @@ class Supervisor:
         self._ending.close()
 
     def tend(self) -> None:
-        """Start the processes that are missing; to be called again and again."""
+        """Start processes that are missing; call it repeatedly."""
         for worker in [worker for worker in self._workers if not worker.is_alive()]:
             log.error("process %s ended with %s; starting another", worker.pid, worker.exitcode)
             self._workers.remove(worker)
@@ -140,7 +140,7 @@ class Supervisor:
                 mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
         if len(self._workers) < self._count and time.monotonic() - self._started >= RESTART_SECONDS:
             self._started = time.monotonic()
-            # SIGHUP waits until a process has its handler: by default, it would end one that is just starting.
+            # SIGHUP is blocked until a process has its handler: by default, it would end one that is just starting.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             while len(self._workers) < self._count:
                 self._workers.append(spawn(serve_alone, self._plan, self._listeners))
@@ -154,7 +154,7 @@ class Supervisor:
                     os.kill(worker.pid, number)
 
     def end(self) -> None:
-        """End the processes; requests under way are finished."""
+        """End the processes, which finish their open requests."""
         _notify("STOPPING=1")
         self.send(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS + PATIENCE_SECONDS
@@ -163,14 +163,14 @@ class Supervisor:
             worker.kill()
             worker.join()
         for listener in self._listeners:
-            # systemd owns the path of a socket that it handed over; only such a socket can be inherited (PEP 446).
+            # systemd owns the path of a socket that it passed; only such a socket is inheritable (PEP 446).
             if listener.family == socket.AF_UNIX and not listener.get_inheritable():
                 Path(listener.getsockname()).unlink(missing_ok=True)
             listener.close()
 
 
 def serve_alone(plan: ServePlan, listeners: Sequence[socket.socket]) -> None:
-    """Serve in this process until SIGTERM; requests under way are finished. SIGHUP opens catalog and log again."""
+    """Serve in this process until SIGTERM, then finish the open requests. SIGHUP reopens the catalog and the log."""
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: received.append(number))
@@ -208,10 +208,10 @@ def serve_alone(plan: ServePlan, listeners: Sequence[socket.socket]) -> None:
 
 
 def max_connections(threads: int) -> int:
-    """Return how many connections a process can have with the file descriptors that it may open."""
+    """Return how many connections a process can have within its limit of file descriptors, which is raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    # Each may need a second one, for its PDF; and a few are for the catalog, in each thread, and the process itself.
+    # A connection may need a second descriptor, for its PDF; and the process and the catalog in each thread need a few.
     return max(4, min(MAX_CONNECTIONS, (max(soft, wanted) - 24 - 3 * threads) // 2))

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @ids_option
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many assets.")
 @click.option("--bwlimit", type=SIZE, help="Read at most this many bytes a second, such as 5M.")
-@click.option("--ignore-etag", is_flag=True, help="For a bucket whose ETags look like MD5s and are something else.")
-@click.option("--accept-odd", is_flag=True, help="Store odd bytes too, though nothing vouches for them.")
+@click.option("--ignore-etag", is_flag=True, help="For a bucket whose ETags look like MD5s but are not.")
+@click.option("--accept-odd", is_flag=True, help="Store odd bytes too, even if nothing vouches for them.")
 @service_options
 @cluster_options
 @dry_run_option
@@ -64,12 +64,13 @@ def fetch(
     SOURCE is a folder that mirrors the bucket, the bucket itself (s3://, gs:// or az://bucket/prefix), or a live API
     (https://host), which is asked with the key in CRAFTKIT_API_KEY or in the file that CRAFTKIT_API_KEY_FILE names, and
     with --ids also for renders that the catalog does not have; or it is the name of a source in the configuration.
-    Without SOURCE, what lies in the archive's own store already is checked and recorded where it lies.
+    Without SOURCE, unrecorded files in the archive's own store are checked and recorded.
 
-    What does not look like a whole PDF is stored if something vouches for it: a digest in the metadata, an ETag or a
-    checksum of the service. A note then says what is odd. If nothing does, it is refused unless --accept-odd is given.
+    Bytes that do not look like a whole PDF are stored if something vouches for them: a digest in the metadata, an ETag
+    or a checksum of the service. A note then says what is odd. Otherwise they are refused, unless --accept-odd is
+    given.
 
-    Whatever interrupts it, the next fetch does the rest.
+    After an interruption, the next fetch does the rest.
     """
     from craftkit_archive.fetch.run import fetch_assets
 
@@ -100,16 +101,16 @@ def fetch(
     type=click.Choice(["size", "digest", "pdf"]),
     default="digest",
     show_default=True,
-    help="size: lengths alone; digest: every byte; pdf: every byte, and whether it opens, its pages and its streams.",
+    help="size: only lengths; digest: every byte; pdf: every byte, and whether PDF readers open it.",
 )
-@click.option("--due", metavar="AGE", type=DURATION, help="What was not checked for AGE (30d), or never, or was bad.")
-@click.option("--new", is_flag=True, help="What was never checked.")
-@click.option("--failed", is_flag=True, help="What was bad when it was last checked.")
+@click.option("--due", metavar="AGE", type=DURATION, help="Assets last checked before AGE (30d), or never, or bad.")
+@click.option("--new", is_flag=True, help="Assets that were never checked.")
+@click.option("--failed", is_flag=True, help="Assets that were bad when they were last checked.")
 @selection_options(until=False)
 @ids_option
-@click.option("--sample", metavar="SHARE", type=SHARE, help="Only a sample, such as 5%, drawn again for each run.")
-@click.option("--time-limit", metavar="DURATION", type=DURATION, help="Stop after 2h, say; the next --due goes on.")
-@click.option("--max-bytes", metavar="SIZE", type=SIZE, help="Stop after reading 50GiB, say.")
+@click.option("--sample", metavar="SHARE", type=SHARE, help="Only a random sample, such as 5%, a new one for each run.")
+@click.option("--time-limit", metavar="DURATION", type=DURATION, help="Stop after a time such as 2h; --due continues.")
+@click.option("--max-bytes", metavar="SIZE", type=SIZE, help="Stop after reading a number of bytes, such as 50GiB.")
 @cluster_options
 @click.option(
     "--report",
@@ -135,11 +136,11 @@ def verify(
     cluster: str | None,
     report: Path | None,
 ) -> int:
-    """Check stored assets against what is recorded of them, and write down what was seen.
+    """Check stored assets against what is recorded about them, and record the results.
 
-    With --due, --new and --failed together: what any of them names. Never checked ones come first, then what was bad,
-    then the oldest. If the run is stopped, what was read still counts. Files in the store that no render claims are
-    listed when everything is checked, and do not change the exit code.
+    --due, --new and --failed can be combined: an asset is checked if any of them selects it. Assets that were never
+    checked come first, then bad ones, then the oldest. If the run is stopped, what was read still counts. Files in the
+    store that no render claims are listed when everything is checked, and do not change the exit code.
     """
     from craftkit_archive.verify.run import Limits, Scope, verify_assets
 
@@ -185,10 +186,10 @@ def repair(
     dry_run: bool,
     **service: str | None,
 ) -> int:
-    """Replace what the last verify found damaged or missing by right copies from SOURCE.
+    """Replace what the last verify found damaged or missing with good copies from SOURCE.
 
-    SOURCE is what it is for fetch, or an export: a folder, zip, tar or bag. A copy is taken only if its digest is the
-    recorded one; what it replaces is kept in quarantine/.
+    SOURCE is the same as for fetch, or an export: a folder, zip, tar or bag. A copy is used only if it has the recorded
+    digest; the file that it replaces is kept in quarantine/.
     """
     from craftkit_archive.repair.run import repair_assets
 
@@ -202,16 +203,16 @@ def repair(
 
 @click.command()
 @ids_option
-@click.option("--reason", metavar="TEXT", help="Why nothing can be done; it stands in reports.")
+@click.option("--reason", metavar="TEXT", help="Why nothing can be done; reports show it.")
 @click.option("--list", "listed", is_flag=True, help="List what was accepted.")
-@click.option("--revoke", is_flag=True, help="Take acceptances back: what --ids names counts again.")
+@click.option("--revoke", is_flag=True, help="Revoke the acceptance of the renders in --ids.")
 @by_option
 @click.pass_obj
 def accept(console: Console, ids: Path | None, reason: str | None, listed: bool, revoke: bool) -> int:
-    """Accept that PDFs are lost, so that commands end with 0 in spite of them and the next loss is news.
+    """Accept that PDFs are lost, so that commands exit with 0 in spite of them and report only new losses.
 
-    --ids FILE names the renders. What is accepted is the state that each PDF is in now: not stored, damaged, unreadable
-    or unverified. Reports go on listing it. It ends by itself when the PDF is fetched, repaired or found good.
+    --ids FILE names the renders. Only the present state of each PDF is accepted: not stored, damaged, unreadable or
+    unverified. Reports still list it. An acceptance ends by itself when the PDF is fetched, repaired or found good.
     """
     from craftkit_archive.repair.accept import accept_losses, list_acceptances, revoke_acceptances
 
@@ -229,13 +230,13 @@ def accept(console: Console, ids: Path | None, reason: str | None, listed: bool,
 
 @click.group()
 def quarantine() -> None:
-    """Look at damaged copies that repairs took out of the store."""
+    """List, restore or delete damaged copies that repairs took out of the store."""
 
 
 @quarantine.command("list")
 @click.pass_obj
 def quarantine_list(console: Console) -> int:
-    """List what is held: of which render, what was found of it, how large it is, since when, and its name."""
+    """List the copies with their renders, verdicts, sizes, dates and names."""
     from craftkit_archive.repair.run import list_quarantine
 
     with open_archive(console, read_only=True) as archive:
@@ -247,9 +248,9 @@ def quarantine_list(console: Console) -> int:
 @by_option
 @click.pass_obj
 def quarantine_restore(console: Console, names: tuple[str, ...]) -> int:
-    """Put copies back: one that is right after all in place of what is wrong, any where there is nothing.
+    """Put copies back into the store: a good copy replaces a bad file, any copy goes where no file is.
 
-    NAME is what `quarantine list -v` shows, or the id of a render: then all copies of its PDF.
+    NAME is a name that `quarantine list -v` shows, or the id of a render for all copies of its PDF.
     """
     from craftkit_archive.repair.run import restore_quarantined
 
@@ -259,15 +260,15 @@ def quarantine_restore(console: Console, names: tuple[str, ...]) -> int:
 
 @quarantine.command("drop")
 @click.argument("names", metavar="NAME…", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="All that is held; copies whose assets are not good stay.")
-@click.option("--yes", is_flag=True, help="With --all: do not ask.")
-@click.option("--force", is_flag=True, help="Even if the asset in the store is not good.")
+@click.option("--all", "every", is_flag=True, help="All copies; those whose assets are still bad stay.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask for confirmation.")
+@click.option("--force", is_flag=True, help="Delete copies even if the asset in the store is still bad.")
 @by_option
 @click.pass_obj
 def quarantine_drop(console: Console, names: tuple[str, ...], every: bool, yes: bool, force: bool) -> int:
     """Delete copies whose assets are good again.
 
-    NAME is what `quarantine list -v` shows, or the id of a render: then all copies of its PDF.
+    NAME is a name that `quarantine list -v` shows, or the id of a render for all copies of its PDF.
     """
     from craftkit_archive.repair.run import drop_quarantined
 

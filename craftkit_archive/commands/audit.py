@@ -16,16 +16,16 @@ from craftkit_archive.commands.options import (
 
 @click.group()
 def audit() -> None:
-    """Show and prove the audit log: what was done to this archive, by whom and when."""
+    """Show and verify the audit log: what was done to this archive, by whom and when."""
 
 
 @audit.command("log")
 @click.option("--since", metavar="TIME", help="Only from 2026-01-31 or a full time on.")
 @click.pass_obj
 def audit_log(console: Console, since: str | None) -> int:
-    """List the events: number, time, who, what, and how many of what.
+    """List the events: number, time, user, command and counts.
 
-    Batches of one run are shown as one line; with --json, each event is, as it stands in audit.ndjson.
+    The batches of one run are shown as one line; with --json, every event is shown as it is in audit.ndjson.
     """
     from craftkit_archive.audit.log import list_events
 
@@ -47,9 +47,9 @@ def audit_log(console: Console, since: str | None) -> int:
 )
 @click.pass_obj
 def audit_head(console: Console, sign_with: Path | None, output: Path) -> int:
-    """Print the number and hash of the last event, to keep elsewhere.
+    """Print the number and hash of the last event, to be kept elsewhere.
 
-    Whoever has it can prove with `audit verify --head` that nothing before it was changed since.
+    With it, `audit verify --head` proves that no event up to it was changed since.
     """
     from craftkit_archive.audit.log import read_head
 
@@ -73,11 +73,11 @@ def audit_head(console: Console, sign_with: Path | None, output: Path) -> int:
     "--access-logs",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Also prove that every recorded access log is in this folder, whole; compressed ones too.",
+    help="Also verify that every recorded access log is in this folder, unchanged; compressed ones too.",
 )
 @click.pass_obj
 def audit_verify(console: Console, head: str | None, access_logs: Path | None) -> int:
-    """Prove that the audit log is as it was written, in audit.ndjson and in the catalog.
+    """Verify that the audit log is as it was written, in audit.ndjson and in the catalog.
 
     Events that were changed, removed, moved, added or cut off are named by their numbers (exit code 1). Lines that a
     killed command had no time to write make it 3; the next command that changes something adds them.

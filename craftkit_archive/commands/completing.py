@@ -1,4 +1,4 @@
-"""What a shell offers for values: names out of the archive that the command line names, and files."""
+"""Completion of values in a shell: names from the archive that the command line names, and files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
-# Where an --archive that stands after the command is noted while a shell asks.
+# The key in click's context for an --archive after the command, during completion.
 ARCHIVE_AFTER = "craftkit_archive.completing"
-# Where a shell says that it asks.
+# The variable by which a shell asks for completions.
 COMPLETE_VARIABLE = "_CRAFTKIT_ARCHIVE_COMPLETE"
 
 
@@ -36,12 +36,12 @@ def _names(*kinds: NameKind) -> Complete:
 
 
 def _archive(context: click.Context) -> Path:
-    """Return the archive that the line names so far; the shell hands it over before it has replaced ~ and variables."""
+    """Return the archive that the line names so far; ~ and variables in it are not expanded yet by the shell."""
     given = context.meta.get(ARCHIVE_AFTER) or context.find_root().params.get("archive") or "data"
     return Path(os.path.expandvars(given)).expanduser()
 
 
-# Ids only where no slug begins like this: people do not type the UUID of a project that has a name.
+# Ids only if no slug matches: nobody types the UUID of a project that has a slug.
 complete_projects = _names("projects", "project-ids")
 complete_project_ids = _names("project-ids")
 complete_runs = _names("runs")
@@ -51,7 +51,7 @@ complete_keys = _names("keys")
 
 
 def complete_files(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem[str]]:
-    """Let the shell offer files, for what may be an address too."""
+    """Let the shell complete files, for an argument that may also be an address."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(typed, type="file")]

@@ -1,4 +1,4 @@
-"""Completion in bash, zsh and fish: the scripts, where they go, and the commands completion install, show."""
+"""Completion in bash, zsh and fish: the scripts, where they are installed, and `completion install` and `show`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PROGRAM = "craftkit-archive"
-# In every script that click makes for this program, and in no other.
+# A name that is in every script that click generates for this program, and in no other file.
 _OURS = "_craftkit_archive_completion"
 ASKING_SECONDS = 10.0
 
-# click's own splits the line at `:` and `=` as bash does, lets the shell expand `*` in a name, and quotes none.
+# click's own script splits the line at `:` and `=` as bash does, lets the shell expand `*` in a name, and does not
+# quote names.
 _BASH = """\
 %(complete_func)s() {
     local type value quoted
@@ -51,10 +52,10 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 
 class _Quiet(ShellComplete):
-    """A shell that gets nothing where something goes wrong: it would print the error into the line being typed."""
+    """A shell that gets no completions if an error occurs, because it would print the error into the line."""
 
     def complete(self) -> str:
-        """Return what the shell is to offer, in the form that its script reads."""
+        """Return the completions in the form that the shell's script reads."""
         try:
             return super().complete()
         except Exception:  # noqa: BLE001 - the next command reports it
@@ -62,10 +63,10 @@ class _Quiet(ShellComplete):
 
 
 class _WholeWord(_Quiet):
-    """A shell that replaces the whole word, so that what is offered for `--option=value` begins with the option."""
+    """A shell that replaces the whole word, so that completions of `--option=value` must begin with the option."""
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
-        """Return what fits what was typed so far."""
+        """Return the completions of what was typed so far."""
         found = super().get_completions(args, incomplete)
         option, joined, _ = incomplete.rpartition("=") if incomplete.startswith("-") else ("", "", "")
         for item in found if joined else ():
@@ -76,7 +77,7 @@ class _WholeWord(_Quiet):
 
 @add_completion_class
 class _Bash(_Quiet, BashComplete):
-    """Bash, which replaces only what follows the last `=` or `:` of a word."""
+    """Bash, which replaces only the part of a word after its last `=` or `:`."""
 
     source_template = _BASH
 
@@ -87,9 +88,9 @@ class _Bash(_Quiet, BashComplete):
         return (words, "") if line[-1:].isspace() and not line.endswith("\\ ") else (words[:-1], "".join(words[-1:]))
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
-        """Return what fits what was typed so far."""
+        """Return the completions of what was typed so far."""
         found = super().get_completions(args, incomplete)
-        # `=` of an option is click's; in what follows, bash breaks words at both.
+        # click has removed the option and its `=`; bash breaks the rest at `=` and `:`.
         value = incomplete.partition("=")[2] if incomplete.startswith("-") else incomplete
         kept = max(value.rfind("="), value.rfind(":")) + 1
         for item in found:
@@ -107,19 +108,19 @@ class _Zsh(_WholeWord, ZshComplete):
 class _Fish(_WholeWord, FishComplete):
     """Fish."""
 
-    # Only the first comma ends the kind of an offer; others are its own.
+    # Only the first comma separates the type of a completion from its value; the value may have commas too.
     source_template = FishComplete.source_template.replace('split ","', 'split -m 1 ","')
 
 
 class Place(NamedTuple):
-    """Where a completion goes, and what a person has to do about it besides."""
+    """Where a completion is installed, and what the user still has to do."""
 
     file: Path
     hint: str
 
 
 def completion_script(root: click.Command, shell: str) -> str:
-    """Return the script that makes a shell complete this program."""
+    """Return the script by which a shell completes this program."""
     known = get_completion_class(shell)
     if known is None:
         raise RuntimeError(f"click does not know the shell {shell}.")
@@ -144,7 +145,7 @@ def _bash_place() -> Place:
 
 
 def _zsh_place() -> Place:
-    """Choose a folder that zsh searches and that can be written: one of the user's own, or the site's for root."""
+    """Choose a writable folder that zsh searches: one in the user's home, or the site's for root."""
     site = Path("/usr/local/share/zsh/site-functions")
     for folder in _zsh_folders():
         if (folder == site or folder.is_relative_to(Path.home())) and _can_write(folder):
@@ -162,7 +163,7 @@ def _zsh_place() -> Place:
 
 
 def _zsh_folders() -> list[Path]:
-    """Ask zsh which folders it searches, with what the user's own files add."""
+    """Ask zsh which folders it searches, including those that the user's own files add."""
     try:
         done = subprocess.run(
             ["zsh", "-ic", "print -rl -- $fpath"],  # noqa: S607 - the user's own
@@ -192,10 +193,10 @@ _FILES = {"bash": PROGRAM, "zsh": f"_{PROGRAM}", "fish": f"{PROGRAM}.fish"}
 
 
 def write_completion(script: str, file: Path) -> bool:
-    """Write a completion, and say whether it was another before.
+    """Write a completion, and return whether the file has changed.
 
     Raises:
-        RequestError: Something else is in its place.
+        RequestError: The file exists and was not written by this program.
         NotWritableError, NoSpaceError: The disk refused.
     """
     with errors.disk_errors(file):
@@ -205,7 +206,7 @@ def write_completion(script: str, file: Path) -> bool:
         if before and _OURS.encode() not in before:
             raise errors.RequestError(f"{file} was not written by this program. Move it away, or give --to DIR.")
         file.parent.mkdir(parents=True, exist_ok=True)
-        # A shell that starts meanwhile reads all of it or none.
+        # Replaced in one step, for a shell that starts meanwhile.
         with replaced_when_whole(file) as new:
             new.write_text(script)
     return True
@@ -228,7 +229,7 @@ def _script(context: click.Context, shell: str | None) -> tuple[str, str]:
 
 @click.group()
 def completion() -> None:
-    """Let bash, zsh or fish complete commands, options, files, project slugs, run numbers and key ids."""
+    """Complete commands, options, files, project slugs, run numbers and key ids in bash, zsh or fish."""
 
 
 @completion.command("install")
@@ -238,14 +239,14 @@ def completion() -> None:
     "folder",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write it into this folder.  [default: where the shell looks]",
+    help="Write it to this folder.  [default: where the shell looks]",
 )
 @click.pass_context
 def install(context: click.Context, shell: str | None, folder: Path | None) -> int:
-    """Write the completion to where the shell looks for it, and say where that is and what is left to do.
+    """Install the completion where the shell looks for it, and print where that is and what is left to do.
 
-    SHELL is bash, zsh or fish; by default the one that the environment's SHELL names. No other file is changed. Run
-    again, it changes nothing, or brings the completion up to date.
+    SHELL is bash, zsh or fish; by default the one that the environment's SHELL names. No other file is changed. Running
+    it again brings the completion up to date.
     """
     from craftkit_archive.records import Summary
 

@@ -29,17 +29,17 @@ KNOWN_VARIABLES = (
 
 HEADER = """\
 # The configuration of an archive, for craftkit-archive. Each setting is shown with its default, or with an example.
-# Take away the # before those that you want. What the command line says comes first, then the environment, then this.
+# Remove the # before those that you want. The command line overrides the environment, which overrides this file.
 # `craftkit-archive config show` lists what is set, and where. `craftkit-archive config schema` is for editors."""
 
 
 @click.group()
 def config() -> None:
-    """Show the configuration, and begin one.
+    """Show the configuration, or write a new one.
 
     A file craftkit-archive.toml in the archive's directory, or the one that --config names, holds defaults for the
-    options of every command, named sources, and what a night does. What the command line says comes first, then the
-    environment (CRAFTKIT_ARCHIVE_VERIFY_DUE is verify --due), then the file.
+    options of every command, named sources, and the steps of a night. The command line overrides the environment
+    (CRAFTKIT_ARCHIVE_VERIFY_DUE is verify --due), which overrides the file.
 
     Secrets do not belong in it, and it is refused with one: see docs/configuration.md.
     """
@@ -48,7 +48,7 @@ def config() -> None:
 @config.command("show")
 @click.pass_obj
 def show_config(console: Console) -> int:
-    """List each option that the environment or the file sets, and where; with -v, all of them."""
+    """List the options that the environment or the file sets, and where; with -v, all options."""
     import difflib
 
     from craftkit_archive.configuration import Configuration
@@ -78,7 +78,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _table_settings(configuration: Configuration) -> Iterator[Record]:
-    """Yield what the file says beside options: sources, the night, whom to tell."""
+    """Yield the settings of the file that are not options: sources, the night, notifications."""
     from craftkit_archive.records import Setting
 
     for at, value in configuration.others():
@@ -89,9 +89,9 @@ def _table_settings(configuration: Configuration) -> Iterator[Record]:
 @config.command("init")
 @click.pass_obj
 def init_config(console: Console) -> int:
-    """Write a configuration with every setting in it, each commented out, and say where.
+    """Write a configuration in which every setting is commented out, and print where it is.
 
-    It goes into the archive, or to the FILE of --config; a file that exists is left as it is.
+    It is written to the archive's directory, or to the FILE of --config; an existing file is not changed.
     """
     from craftkit_archive.configuration import FILE, TEMPLATE
     from craftkit_archive.errors import NoArchiveError, RequestError, disk_errors
@@ -111,7 +111,7 @@ def init_config(console: Console) -> int:
             raise RequestError(
                 f"{file} exists. Edit it, or run `craftkit-archive --config NEW.toml config init` to write another."
             ) from error
-    console.say(f"Wrote {file}: every setting is commented out. Take away the # before those that you want.")
+    console.say(f"Wrote {file}: every setting is commented out. Remove the # before those that you want.")
     console.close(Summary(command="config init", outcome="ok", details={"file": str(file)}))
     return OK
 
@@ -119,7 +119,7 @@ def init_config(console: Console) -> int:
 @config.command("schema")
 @click.pass_obj
 def show_schema(console: Console) -> int:
-    """Print the JSON Schema of the configuration, which editors check and complete it with."""
+    """Print the JSON Schema of the configuration, with which editors check and complete it."""
     import msgspec
 
     from craftkit_archive.configuration import schema

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from craftkit_archive.records import Kind, Setting
 
 PREFIX = "CRAFTKIT_ARCHIVE"
-# What is of one command line alone.
+# Options that belong on a command line only.
 NOT_CONFIGURED = ("config", "help", "version")
 
 
@@ -28,7 +28,7 @@ def name_variables(command: click.Command, *path: str) -> None:
         own = "_".join((PREFIX, *path, _key(option))).replace("-", "_").upper()
         if option.envvar is None:
             option.envvar = own
-        elif not str(option.envvar).startswith(PREFIX):  # one that other programs know too
+        elif not str(option.envvar).startswith(PREFIX):  # a variable that other programs use too
             option.envvar = [str(option.envvar), own]
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
@@ -36,7 +36,7 @@ def name_variables(command: click.Command, *path: str) -> None:
 
 
 def _names_of(option: click.Option) -> list[str]:
-    """Return the variables that an option takes its value from, the first that is set."""
+    """Return the variables of an option; the first one that is set gives its value."""
     return [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
 
 
@@ -80,9 +80,9 @@ def _type_of_one(option: click.Option) -> Any:
 
 
 def given_globals(words: list[str]) -> tuple[Path, Path | None]:
-    """Return the archive and the configuration that a command line names, wherever they stand in it.
+    """Return the archive and the configuration that a command line names, before or after the command.
 
-    They are needed before click reads the line, because they say what its defaults are. Of several, the last counts.
+    They are needed before click parses the line, because they determine its defaults. The last of several counts.
     """
     found = {"--archive": os.environ.get(PREFIX) or None, "--config": os.environ.get(f"{PREFIX}_CONFIG") or None}
     rest = iter(words)
@@ -103,7 +103,8 @@ def configure(context: click.Context, words: list[str]) -> Configuration | None:
         RequestError: It cannot be read, or something in it is wrong.
     """
     archive, named = given_globals(words)
-    # The usual case costs one look, and none of the imports below, which take longer than the rest of a small command.
+    # Usually there is no file: then this look is all, without the imports below, which take longer than the rest of a
+    # small command.
     if named is None and not os.path.exists(os.path.join(archive, "craftkit-archive.toml")):  # noqa: PTH110, PTH118
         return None
     from craftkit_archive.configuration import find_file, read_configuration
@@ -117,14 +118,14 @@ def configure(context: click.Context, words: list[str]) -> Configuration | None:
 
 
 def _writes_one(words: list[str]) -> bool:
-    """Say whether a command line is of `config init`, which writes the file that --config names."""
+    """Return whether a command line is `config init`, which writes the file that --config names."""
     return ("config", "init") in pairwise(word for word in words if not word.startswith("-"))
 
 
 def _defaults(
     command: click.Command, configuration: Configuration, given: Mapping[str, Any], keys: Keys
 ) -> dict[str, Any]:
-    """Return values as click takes them: by the names of parameters, with paths that are good from anywhere."""
+    """Return values in the form that click takes: by parameter name, and with absolute paths."""
     from craftkit_archive.errors import RequestError
 
     defaults: dict[str, Any] = {}
@@ -160,7 +161,7 @@ def _as_click(option: click.Option, value: Any, configuration: Configuration) ->
 
 
 def settings(command: click.Command, configuration: Configuration, keys: Keys = ()) -> Iterator[Setting]:
-    """Yield the value of each option, as a command line that gives none would have it."""
+    """Yield the value that each option has if the command line does not give it."""
     from craftkit_archive.records import Setting
 
     context = click.Context(command, info_name=keys[-1] if keys else None)
@@ -184,7 +185,7 @@ def _variable(option: click.Option) -> str | None:
 
 
 def plain(value: Any) -> str | None:
-    """Write a value as the command line or the file would have it; None without one."""
+    """Return a value in the form of the command line or the file; None if there is none."""
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or None
     if isinstance(value, (bool, int, float, str, Path)):
@@ -193,7 +194,7 @@ def plain(value: Any) -> str | None:
 
 
 def variables(command: click.Command) -> set[str]:
-    """Return the variables of the environment that options take values from."""
+    """Return the environment variables of all options."""
     found = {name for option in _options(command) for name in _names_of(option)}
     if isinstance(command, click.Group):
         for inner in command.commands.values():
@@ -202,10 +203,10 @@ def variables(command: click.Command) -> set[str]:
 
 
 def template(command: click.Command, keys: Keys = ()) -> Iterator[str]:
-    """Yield a configuration with each option, line by line: a setting stands after `#`, words after `# `."""
+    """Yield the lines of a configuration with every option: settings after `#`, descriptions after `# `."""
     import textwrap
 
-    options = _options(command) if keys != ("nightly",) else []  # which has a table of its own
+    options = _options(command) if keys != ("nightly",) else []  # it has a table of its own
     if options:
         yield ""
         if keys:
@@ -220,7 +221,7 @@ def template(command: click.Command, keys: Keys = ()) -> Iterator[str]:
 
 
 def _example(option: click.Option) -> str:
-    """Return a value that the file may have: the default, or one of the right form."""
+    """Return an example value for the file: the default, or one of the right form."""
     import msgspec
 
     value: Any = option.get_default(click.Context(click.Command(None)))
@@ -240,15 +241,15 @@ EXAMPLES = {"SIZE": "100M", "DURATION": "30d", "SHARE": "5%", "DAILY|SIZE": "dai
 
 
 def resolve_source(console: Console, name: str, **service: str | None) -> str:
-    """Return the address that is meant: that of a source of the configuration, or the name itself.
+    """Return the address of a source: that of the named source in the configuration, or the name itself.
 
     Args:
-        console: Knows the configuration.
-        name: What the command line says.
-        service: Options of the command line on the service that a bucket is at; they come first.
+        console: The console, which has the configuration.
+        name: The name or address on the command line.
+        service: Options of the command line about the service of a bucket; they override the configuration.
 
     Raises:
-        RequestError: The source has files of metadata and no address, or an option cannot be part of it.
+        RequestError: The source has files of metadata and no address, or an option does not apply to its address.
     """
     source = None if console.configuration is None else console.configuration.sources.get(name)
     if source is None or console.configuration is None:
@@ -269,7 +270,7 @@ def resolve_source(console: Console, name: str, **service: str | None) -> str:
 
 
 def resolve_metadata(console: Console, kind: Kind, names: Sequence[str]) -> list[str]:
-    """Return the files and databases of metadata that are meant, where some may be sources of the configuration.
+    """Return files and databases of metadata, with named sources of the configuration resolved.
 
     Raises:
         RequestError: A source has no metadata of this kind.

@@ -1,4 +1,4 @@
-"""Where the output of a command goes: results, words for people, JSON."""
+"""The output of commands: results, messages for people, JSON."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ OK = 0
 
 SHOWN = 20
 KEPT = 1000
-# Lines of a plan that are written at once: it is made as quickly as it is read, and a line a write took a third of it.
+# Lines of a plan are written this many at a time: one write for each line took a third of the time of a plan.
 PLANNED_AT_ONCE = 1000
 DEFAULT_ARCHIVE = Path("data")
-GIVEN = "craftkit_archive.given"  # the name of the command line's words in click's context
+GIVEN = "craftkit_archive.given"  # the key of the command line's words in click's context
 
 
 class OutputError(Exception):
-    """Standard output cannot be written: its reader has gone, or its disk is full."""
+    """Standard output cannot be written: its reader has exited, or its disk is full."""
 
 
 class ReaderGoneError(OutputError):
-    """The reader of standard output has gone, such as `head` that has its lines."""
+    """The reader of standard output has exited, such as `head` when it has its lines."""
 
 
 class Console:
-    """Where a command's output goes: results to stdout, words to stderr; with `--json` everything to stdout."""
+    """Writes a command's output: results to stdout, messages to stderr; with `--json` everything to stdout."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Console:
     ) -> None:
         self.archive = archive
         self.stop = stop
-        # The words of the command line, and the archive if these name it: for the command to run next.
+        # The words of the command line, and the archive if they name one, for the suggestion of what to run next.
         context = click.get_current_context(silent=True)
         self.given: list[str] = context.meta.get(GIVEN, []) if context else []
         named = context and context.get_parameter_source("archive") == click.core.ParameterSource.COMMANDLINE
@@ -73,11 +73,11 @@ class Console:
         self.configuration = configuration
 
     def overrule(self, name: str, value: Any) -> None:
-        """Take an option of the program that stands after the command."""
+        """Set a global option that was given after the command."""
         setattr(self, {"as_json": "json"}.get(name, name), value)
 
     def say(self, text: str) -> None:
-        """Tell a person something."""
+        """Write a message for the user to stderr."""
         if not self.quiet and not self.json:
             click.echo(escape_control(text), err=True)
 
@@ -95,9 +95,9 @@ class Console:
         write_line(as_json(record))
 
     def show(self, records: Iterator[Record]) -> tuple[Summary, int]:
-        """Write what an operation yields, and return its summary and the exit code.
+        """Write the records of an operation, and return its summary and the exit code.
 
-        With `--quiet` nothing of a success, and of anything else the worst that was found, on stderr: cron mails that.
+        With `--quiet`, nothing is written about a success; otherwise the worst findings go to stderr, which cron mails.
         """
         from contextlib import closing
 
@@ -112,7 +112,7 @@ class Console:
         planned: list[str] = []
         kept: list[Record] = []
         warned: list[Record] = []
-        # Both are closed here in any case: a bar left to the garbage collector stays on the screen.
+        # Both are closed here whatever happens: a bar that is left to the garbage collector stays on the screen.
         shown = show_progress(records, mode="none" if self.quiet else self.progress)
         with closing(records), closing(shown):  # type: ignore[type-var]
             for record in shown:
@@ -133,14 +133,14 @@ class Console:
                         problems += problem
                         if problem and self.quiet and not self.json:
                             kept.append(record)
-                            if len(kept) > KEPT:  # so that a million of them take no memory
+                            if len(kept) > KEPT:  # so that a million of them do not fill the memory
                                 kept = worst(kept, SHOWN)
         self.rows(planned)
         if summary is None:
             raise RuntimeError("An operation ended without a summary.")
-        # Only here is it known which signal it was.
+        # The operation does not know which signal interrupted it, but the console does.
         code = self.stop.exit_code if summary.outcome == "interrupted" else summary.exit_code
-        # Of an import, a warning is news when something came in; the same one each night would be deleted unread.
+        # Warnings of an import are shown only if it changed something: nobody would read the same ones every night.
         news = summary.command != "import" or any(summary.counts.get(name) for name in ("inserted", "updated"))
         for record in [*(warned if news else ()), *(worst(kept, SHOWN) if code != OK else ())]:
             self._tell(record)
@@ -149,7 +149,7 @@ class Console:
         return msgspec.structs.replace(summary, exit_code=code), code
 
     def _show_one(self, record: Record, shown: int) -> bool:
-        """Write one record; people see problems up to a number. Return whether it is one."""
+        """Write one record, and return whether it is a problem; only `SHOWN` problems are shown without `--verbose`."""
         from craftkit_archive.records import (
             AuditFault,
             Caution,
@@ -167,7 +167,7 @@ class Console:
         if self.json:
             self.line(record)
         elif self.quiet and isinstance(record, (Diagnosis, ProjectInfo, RunInfo)):
-            # How things stand, which --quiet leaves out while all is well.
+            # --quiet leaves these out; only a diagnosis with a fix counts as a problem.
             return isinstance(record, Diagnosis) and record.fix is not None
         elif not problem and not isinstance(record, Caution):
             text = escape_control(as_text(record, whole=self.verbose))
@@ -177,20 +177,20 @@ class Console:
         return problem
 
     def _tell(self, record: Record) -> None:
-        """Tell a person of a record."""
+        """Write a record to stderr, for people."""
         from craftkit_archive.report.lines import as_text
 
         text = escape_control(as_text(record, whole=self.verbose))
         click.echo(paint_record(text, record, sys.stderr), err=True)
 
     def finish(self, records: Iterator[Record]) -> int:
-        """Write what an operation yields and how it ended, and return the exit code."""
+        """Write the records of an operation and its summary, and return the exit code."""
         summary, code = self.show(records)
         self.close(summary)
         return code
 
     def with_next(self, summary: Summary) -> Summary:
-        """Return a summary with what to run next, where there is something to do."""
+        """Return a summary with the command to run next, if there is anything to do."""
         import msgspec
 
         from craftkit_archive.next_steps import command_line, next_step
@@ -199,7 +199,7 @@ class Console:
         return msgspec.structs.replace(summary, next=command_line(words, self.named_archive)) if words else summary
 
     def close(self, summary: Summary, *, part: bool = False) -> None:
-        """Write how a command ended, and as the last line what to run next; a part of a command leaves that out."""
+        """Write how a command ended and, unless it is only a part of one, what to run next."""
         from craftkit_archive.report.lines import as_text
 
         summary = summary if part else self.with_next(summary)
@@ -215,7 +215,7 @@ class Console:
 
 
 def as_json(record: object) -> str:
-    """Write a record as JSON; bytes that are not Unicode, as in file names, are escaped."""
+    """Return a record as JSON; bytes that are not Unicode, as in file names, are escaped."""
     import msgspec
 
     try:
@@ -236,18 +236,20 @@ def write_line(text: str) -> None:
     """Write a line to standard output.
 
     Raises:
-        OutputError: Its reader has gone, or its disk is full.
+        OutputError: Its reader has exited, or its disk is full.
     """
     with standard_output() as out:
-        out.write(f"{text}\n")  # click.echo looks for colours to take out, which takes longer than all the rest
+        out.write(
+            f"{text}\n"
+        )  # not click.echo, which searches for colours to strip, and takes longer than all the rest
 
 
 @contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """Lend standard output, and flush it.
+    """Yield standard output, and flush it at the end of the block.
 
     Raises:
-        OutputError: Its reader has gone, or its disk is full.
+        OutputError: Its reader has exited, or its disk is full.
     """
     try:
         yield sys.stdout
@@ -264,6 +266,6 @@ def open_archive(console: Console, *, read_only: bool = False, sealed: bool = Fa
 
     archive = Archive(console.archive, read_only=read_only, sealed=sealed, by=console.by, locked=console.locked)
     for notice in archive.notices:
-        # Even with --quiet: whoever reads the mail of a nightly job should hear of it.
+        # Even with --quiet, so that it is in the mail of a nightly job.
         click.echo(f"craftkit-archive: {escape_control(notice)}", err=True)
     return archive

@@ -1,6 +1,6 @@
-"""Examples of every command, as its help shows them at its end; a test reads each with the commands themselves."""
+"""Examples for every command, which end its help; a test parses each with the commands themselves."""
 
-# By the words of the command; the program itself has none. A line that begins with # says what the next ones do.
+# By the words of the command; empty for the program itself. A line that begins with # describes the next ones.
 EXAMPLES = {
     "": """
         craftkit-archive --archive /srv/archive status
@@ -8,7 +8,7 @@ EXAMPLES = {
     """,
     "init": """
         craftkit-archive --archive /srv/archive init
-        # Take over a mirror of the bucket where it lies
+        # Use a mirror of the bucket as the store
         craftkit-archive --archive /srv/archive init --store /mnt/mirror
         craftkit-archive init --store s3://craftkit-renders/prod --endpoint-url https://s3.example.org
     """,
@@ -65,7 +65,7 @@ EXAMPLES = {
         craftkit-archive fetch s3://craftkit-renders --endpoint-url https://s3.example.org --bwlimit 5M
         # From the live API, one project
         CRAFTKIT_API_KEY=ck_live_… craftkit-archive fetch https://api.craftkit.dev --project acme
-        # Record what lies in the archive's own store already
+        # Record files that are in the archive's own store already
         craftkit-archive fetch
     """,
     "verify": """
@@ -129,7 +129,7 @@ EXAMPLES = {
     """,
     "keys revoke": """
         craftkit-archive keys revoke 0198c83a-08ad-7768-bfed-730814523e8e
-        # By what of it was seen in a log
+        # By the prefix that a log shows
         craftkit-archive keys revoke ck_live_4f9a
     """,
     "status": """
@@ -270,5 +270,5 @@ def example_lines(path: str) -> list[str]:
 def examples(path: str) -> str:
     """Return a command's examples as the paragraph that ends its help; empty if it has none."""
     lines = example_lines(path)
-    # \b keeps click from filling the lines as words of one paragraph.
+    # \b keeps click from wrapping the lines into one paragraph.
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)]) if lines else ""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--format",
     "form",
     type=click.Choice(["dir", "zip", "tar", "bagit"]),
-    help="What to make; bagit is packed if DEST ends in .zip or .tar.  [default: as the end of DEST says, or dir]",
+    help="The form; a bag is packed if DEST ends in .zip or .tar.  [default: by the suffix of DEST, or dir]",
 )
 @selection_options()
 @click.option("--template", metavar="ID", help="Only renders of this template.")
@@ -50,20 +50,20 @@ if TYPE_CHECKING:
 )
 @click.option("--link", is_flag=True, help="Make hard links to the store's files; only sizes are compared.")
 @click.option("--verify-links", is_flag=True, help="With --link: read and compare every byte all the same.")
-@click.option("--prune", is_flag=True, help="Remove what earlier exports wrote and the selection no longer has.")
+@click.option("--prune", is_flag=True, help="Remove files of earlier exports that are no longer selected.")
 @click.option(
     "--split-size",
     type=SIZE,
-    help="Make numbered volumes of at most this size, each complete in itself. A zip or tar in a bucket or by a cluster"
-    " needs it.",
+    help="Make numbered volumes of at most this size, each complete in itself. Required for a zip or tar in a bucket or"
+    " written by a cluster.",
 )
 @click.option(
     "--bag-info", multiple=True, metavar="KEY=VALUE", help="A line for bag-info.txt, such as Contact-Name; repeatable."
 )
-@click.option("--sync", is_flag=True, help="Bring everything from memory to the disk before the end.")
-@sign_option("Sign seal.txt with this SSH key, or with the one in the agent whose public half this is.")
+@click.option("--sync", is_flag=True, help="Flush everything to the disk before the end.")
+@sign_option("Sign seal.txt with this SSH key; a public key stands for its private half in the agent.")
 @click.option(
-    "--timestamp", "authority", metavar="URL", help="Let this RFC 3161 authority stamp seal.txt: seal.txt.tsr."
+    "--timestamp", "authority", metavar="URL", help="Have this RFC 3161 authority timestamp seal.txt (seal.txt.tsr)."
 )
 @service_options
 @cluster_options
@@ -95,12 +95,12 @@ def export(
     dry_run: bool,
     **service: str | None,
 ) -> int:
-    """Copy PDFs to DEST, each compared with its digest on its way: a folder, a zip, a tar or a bag that proves itself.
+    """Copy PDFs to DEST, a folder, zip, tar or bag that proves itself; each is compared with its digest on the way.
 
     DEST is a folder, a file that ends in .zip or .tar, - for standard output, or s3://bucket/prefix; with --split-size
-    also s3://bucket/prefix/export.zip or .tar. It gets a manifest for `sha256sum -c`, index.csv, index.html to browse
-    it, and seal.txt; what is missing stands in missing.csv. A repeated export into a folder leaves unchanged files
-    untouched and does the rest; what earlier exports wrote there stays in the lists, unless it is pruned.
+    also s3://bucket/prefix/export.zip or .tar. The export contains a manifest for `sha256sum -c`, index.csv, index.html
+    for browsing, and seal.txt; missing PDFs are listed in missing.csv. Repeating an export to a folder leaves unchanged
+    files alone and does the rest; files of earlier exports stay, and stay listed, unless they are pruned.
     """
     from craftkit_archive.export.bagit import parse_info
     from craftkit_archive.export.destination import Options
@@ -146,17 +146,17 @@ def export(
     "--allowed-signers",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The seal must be signed by one of these; the file is what ssh-keygen(1) calls ALLOWED SIGNERS.",
+    help="The seal must be signed by one of these; see ALLOWED SIGNERS in ssh-keygen(1) for the file.",
 )
 @cluster_options
 @click.pass_obj
 def export_check(
     console: Console, path: Path, allowed_signers: Path | None, jobs: int | None, cluster: str | None
 ) -> int:
-    """Check an export without an archive: every file, every digest, nothing besides, and the seal.
+    """Check an export without an archive: every file and digest, that nothing else is there, and the seal.
 
-    PATH is a folder, a .zip or a .tar (also .tar.gz, .tar.bz2, .tar.xz), whoever made it: a BagIt bag, or files with a
-    manifest such as manifest-sha256.txt or SHA256SUMS. Files that a bag leaves to be fetched are reported, not fetched.
+    PATH is a folder, a .zip or a .tar (also .tar.gz, .tar.bz2, .tar.xz) made by any program: a BagIt bag, or files with
+    a manifest such as manifest-sha256.txt or SHA256SUMS. Files that a bag's fetch.txt names are reported, not fetched.
     """
     from craftkit_archive.export.check import check_export
 

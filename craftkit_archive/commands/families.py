@@ -1,4 +1,4 @@
-"""The commands of the program by name, each imported with its family when something asks for it."""
+"""The commands of the program by name; each is imported, with its module, when it is first needed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from craftkit_archive.commands.options import take_everywhere
 
 
 class Families(MutableMapping[str, click.Command]):
-    """What `click.Group.commands` is, but lazy: the families together take longer to import than click itself.
+    """A lazy `click.Group.commands`: all modules of commands together take longer to import than click itself.
 
     Args:
-        places: The module and the name of each command there, such as `upkeep.init`, in the order of the help.
+        places: The module and the name of each command, such as `upkeep.init`, in the order of the help.
     """
 
     def __init__(self, places: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
-"""One command over many archives: `--archive A --archive B verify`, with one summary and one exit code.
+"""Runs one command for several archives (`--archive A --archive B verify`), with one summary and one exit code.
 
-Each archive is done in a process of its own, one after the other: each has its own configuration, and what is wrong
-with one does not keep the others from theirs.
+Each archive is processed in a process of its own, one after the other, because each has its own configuration, and the
+failure of one must not affect the others.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 VERBS = ("status", "verify", "report")
 # Options of the program that have a value.
 _VALUED = ("--archive", "--config", "--progress")
-# Each archive's would replace that of the one before.
+# Options that write a file, which each archive would overwrite.
 _FILES = ("--report", "-o", "--output", "--watch")
 _WORDS = {0: "ok", 1: "problems", 3: "incomplete", 101: "limited"}
 ASK_SECONDS = 0.2
 
 
 def archives_before(given: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Cut a command line into the archives before the command, the other options there, and the command's words."""
+    """Split a command line into the archives before the command, the other options there, and the command itself."""
     archives: list[str] = []
     options: list[str] = []
     words = list(given)
@@ -48,10 +48,10 @@ def archives_before(given: Sequence[str]) -> tuple[list[str], list[str], list[st
 
 
 def run_fleet(archives: Sequence[str], options: list[str], words: list[str], signals: Signals) -> int:
-    """Run a command for each archive, and say how it went with all of them.
+    """Run a command for each archive, and return the worst exit code.
 
     Raises:
-        RequestError: It is not one that goes over many archives.
+        RequestError: The command does not take several archives.
     """
     from craftkit_archive.outcomes import WORST_ARCHIVE_FIRST, worst_code
 
@@ -79,7 +79,7 @@ def run_fleet(archives: Sequence[str], options: list[str], words: list[str], sig
 def _run_one(words: list[str], archive: str, signals: Signals, *, as_json: bool) -> tuple[int, dict[str, int]]:
     line = [sys.executable, "-m", "craftkit_archive", *words]
     counts: dict[str, int] = {}
-    # A signal of the terminal reaches both; the one that only this process got is passed on.
+    # A signal from the terminal reaches both processes; one that was sent to this process alone is passed on.
     with subprocess.Popen(line, stdout=subprocess.PIPE if as_json else None) as process:  # noqa: S603 - our own program
         if process.stdout is not None:
             for text in process.stdout:

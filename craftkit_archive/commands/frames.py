@@ -1,4 +1,4 @@
-"""Lines that are shown again and again: in one place on a terminal, below each other elsewhere."""
+"""Shows lines that are updated repeatedly: in place on a terminal, one below the other elsewhere."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from craftkit_archive.commands.console import standard_output
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# Nobody sees a shorter delay before a signal ends the wait.
+# How often a wait looks for a signal, in seconds; nobody notices a shorter delay.
 LOOK_SECONDS = 0.1
 
 
 class Frames:
-    """Shows lines in place of those that it showed before.
+    """Shows lines in place of the previous ones.
 
-    The screen is never cleared: a frame is written over the one before in one piece, so that nothing flickers, and what
-    stood above it stays. A window that changes its size gets a new frame below.
+    The screen is never cleared: each frame overwrites the one before in a single write, so that nothing flickers, and
+    the text above stays. When the window changes its size, a new frame begins below.
 
     Args:
-        stop: Says whether a signal asks for the end.
+        stop: Returns whether a signal asks to end.
     """
 
     def __init__(self, stop: Callable[[], bool]) -> None:
@@ -34,7 +34,7 @@ class Frames:
         self._size: os.terminal_size | None = None
 
     def show(self, lines: Iterable[str]) -> None:
-        """Write the lines; on a terminal as many as there is room for.
+        """Write the lines; on a terminal, as many as fit.
 
         Raises:
             OutputError: Standard output cannot be written.
@@ -45,7 +45,7 @@ class Frames:
             self._shown = 1
             return
         size = os.get_terminal_size(sys.stdout.fileno())
-        # A line that the terminal breaks, or one more than it has, would move the place.
+        # A line that wraps, or one line too many, would shift the frame.
         kept = [clipped(line, size.columns - 1) for line in lines][: max(size.lines - 1, 1)]
         back = f"\x1b[{self._shown}F" if self._shown and size == self._size else ""
         with standard_output() as out:
@@ -53,7 +53,7 @@ class Frames:
         self._shown, self._size = len(kept), size
 
     def wait(self, seconds: float) -> bool:
-        """Wait, and say whether to draw another frame."""
+        """Wait, and return whether to draw another frame."""
         deadline = time.monotonic() + seconds
         while not self._stop():
             left = deadline - time.monotonic()

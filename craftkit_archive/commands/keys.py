@@ -45,14 +45,14 @@ def _show_new_key(console: Console, key: KeyInfo) -> int:
 @keys.command("list")
 @click.option("--project", shell_complete=complete_projects, help="Only this project's (id or slug).")
 @click.option(
-    "--unused", metavar="AGE", type=DURATION, help="Only valid keys that were not used for AGE (90d), and are as old."
+    "--unused", metavar="AGE", type=DURATION, help="Only valid keys older than AGE (90d) that were not used since."
 )
 @click.pass_obj
 def list_keys(console: Console, project: str | None, unused: int | None) -> int:
-    """List keys: id, project, prefix, state, when each was last used, name. The keys themselves are not stored.
+    """List keys: id, project, prefix, state, last use, name. The keys themselves are not stored.
 
-    When a key was last used is what the access logs in the audit log say: see `serve --audit-access` and `audit
-    access-log`. The log that the server is writing counts when it is finished.
+    The time of last use comes from access logs that were recorded in the audit log: see `serve --audit-access` and
+    `audit access-log`. The log that the server is still writing does not count yet.
     """
     with open_archive(console, read_only=True) as archive:
         found = archive.list_keys(project) if unused is None else archive.unused_keys(unused, project)
@@ -71,7 +71,7 @@ def list_keys(console: Console, project: str | None, unused: int | None) -> int:
 
 
 def _what_is_known(archive: Archive, span: tuple[str | None, str | None], unused: int | None) -> str:
-    """Say from when to when access logs tell which keys were used."""
+    """Return a sentence on the period for which access logs tell which keys were used."""
     known_from, known_until = span
     if known_from is None or known_until is None:
         return "No access log says when keys were used. Run serve with --access-log FILE and --audit-access daily."
@@ -83,12 +83,12 @@ def _what_is_known(archive: Archive, span: tuple[str | None, str | None], unused
 
 @keys.command("create")
 @click.option("--project", required=True, shell_complete=complete_projects, help="Id or slug.")
-@click.option("--name", help="What people call it.")
-@click.option("--test", is_flag=True, help="Make a ck_test_ key.")
+@click.option("--name", help="A name for people.")
+@click.option("--test", is_flag=True, help="Create a test key (ck_test_…).")
 @by_option
 @click.pass_obj
 def create_key(console: Console, project: str, name: str | None, test: bool) -> int:
-    """Make a key and print it, this once."""
+    """Create a key and print it; it is never shown again."""
     with open_archive(console) as archive:
         key = archive.create_key(project, name=name, test=test)
         console.say(f"Key {key.id} is shown only this once. Save it now.")
@@ -106,7 +106,7 @@ def create_key(console: Console, project: str, name: str | None, test: bool) -> 
 def revoke_key(console: Console, keys: tuple[str, ...]) -> int:
     """Revoke keys; they stop working with the next request.
 
-    KEY is its id, the key itself, as it was leaked, or its beginning: 12 characters or more.
+    KEY is its id, the whole key, or its beginning of at least 12 characters.
     """
     with open_archive(console) as archive:
         revoked = []

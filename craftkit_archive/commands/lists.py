@@ -24,7 +24,7 @@ _TINTS = {
     "failed": "red",
     **dict.fromkeys(("unreadable", "unverified", "not stored", "incomplete", "interrupted", "not ended"), "yellow"),
 }
-# A UUID, as Craftkit's ids are; what is longer may be cut.
+# The length of a UUID, as Craftkit's ids are; longer ids may be cut.
 ID_CHARS = 36
 
 
@@ -36,12 +36,19 @@ def write_list(
     form: ListForm = "table",
     called: str | None = None,
 ) -> int:
-    """Write what a look-up yields to stdout and how it ended to stderr, and return the exit code.
+    """Write the records of a look-up to stdout and its summary to stderr, and return the exit code.
 
-    `json` gives a line a record; `--json` the summary too, under the name of the command or as it is `called`.
+    The form `json` writes each record as a line; `--json` adds the summary.
+
+    Args:
+        console: The console.
+        records: The records; the last one is the summary.
+        columns: The columns of the table.
+        form: How to write the list.
+        called: The command's name in the summary, if it is not that of the look-up.
 
     Raises:
-        RequestError: `--json` stands beside another form.
+        RequestError: `--json` is combined with another form.
         OutputError: Standard output cannot be written.
     """
     import msgspec
@@ -76,7 +83,7 @@ class _Rows:
 
 
 class _Cells:
-    """CSV with the fields of the records, none of them a formula to a spreadsheet."""
+    """CSV with the fields of the records; cells that a spreadsheet would take for formulas are escaped."""
 
     def __init__(self, _console: Console, _columns: Sequence[Column]) -> None:
         self._headed = False
@@ -109,7 +116,7 @@ class _Lines:
 
 
 class _Ids:
-    """The ids of renders as they are, each once: what `--ids -` of another command reads."""
+    """The ids of renders, each once, for `--ids -` of another command."""
 
     def __init__(self, _console: Console, _columns: Sequence[Column]) -> None:
         self._last: str | None = None
@@ -129,7 +136,7 @@ _WRITERS: dict[ListForm, Any] = {"table": _Rows, "csv": _Cells, "json": _Lines, 
 
 
 def render_columns(*, verbose: bool) -> list[Column]:
-    """Say what a list of renders shows."""
+    """Return the columns of a list of renders."""
     when = _whole if verbose else _day
     return [
         Column("ID", lambda one: one.id, least=ID_CHARS, middle=True),
@@ -137,7 +144,7 @@ def render_columns(*, verbose: bool) -> list[Column]:
         Column("PROJECT ID", lambda one: one.project_id, least=ID_CHARS, drop=9, middle=True),
         Column("TEMPLATE", lambda one: one.template_id or "-", least=12, drop=6, middle=True),
         Column("STATUS", lambda one: one.status, drop=5),
-        # A render that did not succeed owes no PDF; then its status says why.
+        # A render that did not succeed has no PDF; its status is shown instead.
         Column("PDF", lambda one: _state(one.state) or f"({one.status})", tint=_TINTS.get),
         Column("SIZE", lambda one: _size(one.size_bytes), right=True, drop=2),
         Column("CREATED", lambda one: when(one.created_at), drop=1),
@@ -148,7 +155,7 @@ def render_columns(*, verbose: bool) -> list[Column]:
 
 
 def finding_columns(*, verbose: bool) -> list[Column]:
-    """Say what a list of findings shows; a file that no render claims has its key in place of an id."""
+    """Return the columns of a list of findings; a file that no render claims is shown by its key instead of an id."""
     from craftkit_archive.states import word_of
 
     when = _whole if verbose else _day
@@ -166,7 +173,7 @@ def finding_columns(*, verbose: bool) -> list[Column]:
 
 
 def run_columns(*, verbose: bool) -> list[Column]:
-    """Say what a list of runs shows."""
+    """Return the columns of a list of runs."""
     from craftkit_archive.outcomes import describe_run
     from craftkit_archive.values import format_size
 
@@ -183,7 +190,7 @@ def run_columns(*, verbose: bool) -> list[Column]:
 
 
 def project_columns(standing: object) -> list[Column]:
-    """Say what `status` shows of each project: states that nothing is in have no column."""
+    """Return the columns of the projects in `status`; rare states have a column only if any PDF is in them."""
     from craftkit_archive.values import format_size
 
     def count(head: str, name: str, drop: int = 0, tint: str | None = None) -> Column:
@@ -209,7 +216,7 @@ def project_columns(standing: object) -> list[Column]:
 
 
 def key_columns(*, verbose: bool) -> list[Column]:
-    """Say what a list of API keys shows."""
+    """Return the columns of a list of API keys."""
     when = _whole if verbose else _day
     return [
         Column("ID", lambda one: one.id, least=ID_CHARS, middle=True),
@@ -225,7 +232,7 @@ def key_columns(*, verbose: bool) -> list[Column]:
 
 
 def setting_columns() -> list[Column]:
-    """Say what a list of settings shows."""
+    """Return the columns of a list of settings."""
     return [
         Column("COMMAND", lambda one: one.command or "(all)"),
         Column("SETTING", lambda one: one.option),
@@ -235,7 +242,7 @@ def setting_columns() -> list[Column]:
 
 
 def acceptance_columns(*, verbose: bool) -> list[Column]:
-    """Say what a list of accepted losses shows."""
+    """Return the columns of a list of accepted losses."""
     when = _whole if verbose else _day
     return [
         Column("RENDER", lambda one: one.render_id, least=ID_CHARS, middle=True),
@@ -248,7 +255,7 @@ def acceptance_columns(*, verbose: bool) -> list[Column]:
 
 
 def event_columns(*, verbose: bool) -> list[Column]:
-    """Say what a list of events of the audit log shows."""
+    """Return the columns of a list of events of the audit log."""
     from craftkit_archive.report.lines import describe_event
 
     when = _whole if verbose else _minute
@@ -262,7 +269,7 @@ def event_columns(*, verbose: bool) -> list[Column]:
 
 
 def held_columns(*, verbose: bool) -> list[Column]:
-    """Say what a list of quarantined copies shows."""
+    """Return the columns of a list of quarantined copies."""
     when = _whole if verbose else _day
     return [
         Column("RENDER", lambda one: one.render_id or "-", least=ID_CHARS, middle=True),
@@ -275,7 +282,7 @@ def held_columns(*, verbose: bool) -> list[Column]:
 
 
 def run_facts(run: RunInfo, findings: int) -> Iterator[tuple[str, str]]:
-    """Say everything of one run: names and values."""
+    """Yield names and values of everything that is known about a run."""
     import msgspec
 
     from craftkit_archive.outcomes import describe_counts

@@ -57,13 +57,13 @@ PDF_STATES = ("ok", "unchecked", "damaged", "unreadable", "unverified", "not-sto
     is_flag=False,
     flag_value="2",
     type=click.FloatRange(min=0.5),
-    help="Show it again at this interval in seconds (2 if not given), until Ctrl-C.",
+    help="Update it at this interval in seconds (2 if not given), until Ctrl-C.",
 )
 @click.pass_obj
 def status(console: Console, nagios: bool, watch: float | None) -> int:
-    """Say what the archive holds, how much of it was read of late, and what was last done to it.
+    """Show what the archive holds, how much of it was read recently, and the last runs.
 
-    Exits with 1 while any PDF is damaged, and with 3 while any is unreadable or unverified.
+    Exits with 1 if any PDF is damaged, and with 3 if any is unreadable or unverified.
 
     For a monitor, damaged PDFs are critical; a warning is an unreadable or unverified one, less than 95 % read within
     the days of the last verification's --due (30 if it had none), or no verification for 48 hours.
@@ -89,7 +89,7 @@ def status(console: Console, nagios: bool, watch: float | None) -> int:
 
 
 def _watch_status(console: Console, seconds: float) -> int:
-    """Show the status again and again, until a signal; off a terminal, one after the other."""
+    """Show the status repeatedly, until a signal; in place on a terminal."""
     from craftkit_archive.commands.frames import Frames
     from craftkit_archive.report.gather import describe_archive
     from craftkit_archive.report.lines import as_text
@@ -110,7 +110,7 @@ def _watch_status(console: Console, seconds: float) -> int:
 
 
 def _show_status(console: Console, records: Iterator[Record]) -> int:
-    """Write what is held as a table of projects and one of runs."""
+    """Write the status as a table of projects and one of runs."""
     lines, summary = _status_lines(console, records, painter(sys.stdout))
     with standard_output() as out:
         out.writelines(f"{line}\n" for line in lines)
@@ -121,7 +121,7 @@ def _show_status(console: Console, records: Iterator[Record]) -> int:
 def _status_lines(
     console: Console, records: Iterator[Record], paint: Callable[[str, str], str] | None
 ) -> tuple[list[str], Summary]:
-    """Return the lines of a table of projects and one of runs, and how it stands."""
+    """Return the lines of a table of projects and one of runs, and the summary."""
     from craftkit_archive.records import ProjectInfo, RunInfo, Summary
 
     projects: list[ProjectInfo] = []
@@ -148,22 +148,22 @@ def _status_lines(
 
 @click.command()
 @click.argument("run", type=click.IntRange(1), required=False, shell_complete=complete_verifications)
-@click.option("--list", "listed", is_flag=True, help="List the verifications that there are reports of.")
+@click.option("--list", "listed", is_flag=True, help="List the verifications that can be reported on.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["text", "ndjson", "csv", "junit", "prometheus", "html"]),
-    help="What to write.  [default: as FILE's suffix says, or text]",
+    help="The form.  [default: by FILE's suffix, or text]",
 )
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write here, not to stdout."
 )
 @click.pass_obj
 def report(console: Console, run: int | None, listed: bool, form: Any, output: Path | None) -> int:
-    """Write the report of a verification again, the last one or that of number RUN. Nothing is read but the catalog.
+    """Write a report on the last verification, or on the one with the number RUN, from the catalog alone.
 
-    A file is replaced when the new one is whole, as Prometheus' textfile collector needs it. Its suffix says the form:
-    .txt, .ndjson, .csv, .xml (JUnit), .prom (Prometheus), .html.
+    A file is replaced in one step, as Prometheus' textfile collector requires. Its suffix determines the form: .txt,
+    .ndjson, .csv, .xml (JUnit), .prom (Prometheus), .html.
     """
     from craftkit_archive.records import Summary
     from craftkit_archive.report.gather import form_of, gather_report, write_report
@@ -200,13 +200,13 @@ def _print_report(console: Console, gathered: Report, form: ReportForm) -> None:
 
 @click.command()
 @click.option("--project", shell_complete=complete_projects, help="Only this project's (id or slug).")
-@click.option("--check", metavar="HEX", help="Compare it with one that was written down; 1 if it is another.")
-@sign_option("Write FILE, signed with this SSH key: FILE.sig.")
+@click.option("--check", metavar="HEX", help="Compare it with a seal noted earlier; exits with 1 if it differs.")
+@sign_option("Write FILE, and sign it with this SSH key (FILE.sig).")
 @click.option(
-    "--timestamp", "authority", metavar="URL", help="Write FILE, stamped by this RFC 3161 authority: FILE.tsr."
+    "--timestamp", "authority", metavar="URL", help="Write FILE, timestamped by this RFC 3161 authority (FILE.tsr)."
 )
 @click.option(
-    "--timestamp-request", "request", metavar="ASK", type=_FILE, help="Write FILE, and into ASK what asks for it."
+    "--timestamp-request", "request", metavar="ASK", type=_FILE, help="Write FILE, and a timestamp request to ASK."
 )
 @click.option("--timestamp-reply", "reply", metavar="REPLY", type=_FILE, help="Keep an authority's REPLY as FILE.tsr.")
 @click.option(
@@ -216,7 +216,7 @@ def _print_report(console: Console, gathered: Report, form: ReportForm) -> None:
     type=_FILE,
     default="seal.txt",
     show_default=True,
-    help="Where the seal is written that is signed or stamped.",
+    help="Where to write the seal that is signed or timestamped.",
 )
 @by_option
 @click.pass_obj
@@ -232,13 +232,13 @@ def seal(
 ) -> int:
     """Print the seal: one SHA-256 over the digests and keys of all stored PDFs.
 
-    It is what `sha256sum` of the assets, sorted by LC_ALL=C sort, has as its own sha256sum. Nothing is read but the
-    catalog: after a verify it stands for the files too.
+    It is the sha256sum of what `sha256sum` prints for the assets, sorted by LC_ALL=C sort. Only the catalog is read;
+    after a verify, the seal stands for the files too.
 
-    With --sign or --timestamp, it is written to FILE, with the last event of the audit log, so that ssh-keygen -Y
-    verify and openssl ts -verify prove who vouches for both, and since when they exist. On a machine without a network,
-    carry what --timestamp-request writes to one that has it, and give the answer to --timestamp-reply; FILE must still
-    be there.
+    With --sign or --timestamp, it is written to FILE together with the last event of the audit log, so that ssh-keygen
+    -Y verify proves who vouches for both, and openssl ts -verify since when they exist. On a machine without a network,
+    carry what --timestamp-request writes to one that has a network, and pass the authority's answer to
+    --timestamp-reply; FILE must still be there.
     """
     if check is not None and (sign_with or authority or request or reply):
         raise errors.RequestError("--check cannot be combined with --sign or --timestamp. Leave one of them out.")
@@ -283,7 +283,7 @@ def _write(
 
 def _form_option(*forms: str) -> Callable[[Any], Any]:
     ids = "; ids: for --ids of other commands" if "ids" in forms else ""
-    words = f"How it is written; json: an object a line{ids}."
+    words = f"How to write the list; json: an object on each line{ids}."
     return click.option("--format", "form", type=click.Choice(forms), default="table", show_default=True, help=words)
 
 
@@ -297,18 +297,18 @@ def renders() -> None:
 
 @renders.command("list")
 @click.option("--not-stored", is_flag=True, help="Succeeded renders whose PDF is not in the store.")
-@click.option("--damaged", is_flag=True, help="Those whose PDF is damaged: its bytes are wrong, or gone.")
-@click.option("--disposed", is_flag=True, help="Those whose PDF was deleted for good by a disposal.")
+@click.option("--damaged", is_flag=True, help="Renders whose PDF is damaged: its bytes are wrong or gone.")
+@click.option("--disposed", is_flag=True, help="Renders whose PDF was deleted for good by a disposal.")
 @click.option(
     "--state",
     "states",
     multiple=True,
     type=click.Choice(PDF_STATES),
-    help="Those whose PDF is in this state; repeatable, and any will do, as with the three before.",
+    help="Renders whose PDF is in this state; repeatable, and can be combined with the options above.",
 )
 @selection_options()
 @status_option("Only renders of this status; repeatable.")
-@click.option("--search", metavar="TEXT", help="A part of the id, template id, asset key or error message.")
+@click.option("--search", metavar="TEXT", help="Text to find in the id, template id, asset key or error message.")
 @limit_option
 @_form_option("table", "csv", "json", "ids")
 @click.pass_obj
@@ -328,8 +328,7 @@ def show_renders(
 ) -> int:
     """List renders and the states of their PDFs, in the order of their ids.
 
-    `renders list --damaged --format ids` gives the ids that `--ids -` of fetch, verify, repair, export and accept
-    reads.
+    `renders list --damaged --format ids` prints ids for `--ids -` of fetch, verify, repair, export and accept.
     """
     from craftkit_archive import lookup
 
@@ -343,7 +342,7 @@ def show_renders(
 
 @click.group()
 def runs() -> None:
-    """Look up what was done: each import, fetch, verification, repair and so on is a run."""
+    """Look up runs: each import, fetch, verification, repair and so on is one."""
 
 
 @runs.command("list")
@@ -381,7 +380,7 @@ def _list_runs(
 @click.argument("run", type=click.IntRange(1), shell_complete=complete_runs)
 @click.pass_obj
 def show_run_details(console: Console, run: int) -> int:
-    """Show everything that is known of one run."""
+    """Show everything that is known about one run."""
     from craftkit_archive import lookup
     from craftkit_archive.records import RunInfo, Summary
 
@@ -413,7 +412,7 @@ def findings() -> None:
     metavar="N",
     type=click.IntRange(1),
     shell_complete=complete_runs,
-    help="What this run found, even if it was fixed since.",
+    help="Only findings of this run, including those that were fixed since.",
 )
 @click.option("--project", shell_complete=complete_projects, help="Only this project's (id or slug).")
 @click.option(
@@ -423,9 +422,9 @@ def findings() -> None:
     type=click.Choice(["damaged", "unreadable", "unverified", "not-stored", "extra", "acknowledged"]),
     help="Only findings that mean this state; repeatable.",
 )
-@click.option("--since", metavar="TIME", help="Only what was found at or after 2026-01-31 or a full time.")
-@click.option("--until", metavar="TIME", help="Only what was found before; a date: up to its end.")
-@click.option("--search", metavar="TEXT", help="A part of the render id, asset key or detail.")
+@click.option("--since", metavar="TIME", help="Only findings from TIME on: 2026-01-31 or a full time.")
+@click.option("--until", metavar="TIME", help="Only findings before TIME; a date means its end.")
+@click.option("--search", metavar="TEXT", help="Text to find in the render id, asset key or detail.")
 @limit_option
 @_form_option("table", "csv", "json", "ids")
 @click.pass_obj
@@ -440,10 +439,10 @@ def show_findings(
     limit: int | None,
     form: ListForm,
 ) -> int:
-    """List what is wrong now, as it was last seen; with --run, what one run found.
+    """List the latest finding on everything that is wrong now; with --run, the findings of one run.
 
-    What was repaired or found good since is not listed without --run. Renders that were never stored have no finding:
-    see `renders list --not-stored`.
+    Without --run, PDFs that were repaired or found good since are not listed. Renders that were never stored have no
+    findings: see `renders list --not-stored`.
     """
     from craftkit_archive import lookup
 

@@ -1,4 +1,4 @@
-"""The command that brings metadata in: import."""
+"""The command that imports metadata: import."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Metadata(click.Path):
     """A file of records, or the address of a database."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Leave an address as it is, and the name of a source, and look whether a file is there."""
-        # While a shell completes a line, the console does not exist yet.
+        """Leave an address and the name of a source as they are; for anything else, check that the file exists."""
+        # During completion, there is no console yet.
         configuration = None if ctx is None else getattr(ctx.find_root().obj, "configuration", None)
         if DATABASE_SCHEME.match(value) or (configuration is not None and value in configuration.sources):
             return value
@@ -52,29 +52,29 @@ class Metadata(click.Path):
     "--format",
     "form",
     type=click.Choice(["json", "ndjson", "csv", "tsv", "text", "dump"]),
-    help="What the files are; text: of Postgres's COPY; dump: of pg_dump.  [default: as their content says]",
+    help="The form of the files; text: by Postgres's COPY; dump: by pg_dump.  [default: recognized by content]",
 )
 @click.option(
     "--null",
     metavar="TEXT",
-    help="What stands for null in a table where it is not quoted.  [default: an empty cell]",
+    help="The text that, without quotes, stands for null in a table.  [default: an empty cell]",
 )
 @click.option(
     "--project",
     metavar="ID",
     shell_complete=complete_project_ids,
-    help="The project of records that name none, as in a log of webhooks.",
+    help="The project of records that name none, such as those from a log of webhooks.",
 )
 @click.option(
     "--on-duplicate",
     type=click.Choice(["update", "skip", "fail"]),
     default="update",
     show_default=True,
-    help="What becomes of a record whose id is there already. update: the fields that it gives replace the old ones,"
-    " but a render's status never goes back, an older record only adds what is missing, and a revoked key never comes"
-    " back to life, even if the file says so; skip: the old one stays as it is; fail: the new one is refused.",
+    help="What to do with a record whose id exists already. update: its fields replace the old ones, but a render's"
+    " status never goes back, an older record only adds what is missing, and a revoked key stays revoked whatever the"
+    " file says; skip: the old record stays as it is; fail: the new record is refused.",
 )
-@click.option("--all-or-nothing", is_flag=True, help="One refused record keeps all of them out.")
+@click.option("--all-or-nothing", is_flag=True, help="Import nothing if any record is refused.")
 @click.option(
     "--rejects", type=click.Path(path_type=Path, dir_okay=False), help="Write refused records here, as NDJSON."
 )
@@ -105,12 +105,12 @@ def import_(
     command's arguments. It is never printed or recorded. Needs pip install 'craftkit-archive[postgres]'.
 
     A file is JSON (an array, objects, objects that wrap a list), NDJSON, CSV or TSV with a header, Postgres's text
-    format with a header, or a dump of pg_dump (plain, without --inserts), each also gzipped; its content says which.
-    What could be read in two ways is refused as a whole, with the option that says which.
+    format with a header, or a dump of pg_dump (plain, without --inserts), each also gzipped. The form is recognized by
+    the content; a file that could be read in two ways is refused, and the message names the option that decides.
 
-    In CSV, "" is the empty text and an empty cell is null, as Postgres writes them. camelCase and snake_case names mean
-    the same. Importing twice changes nothing. Plain keys are hashed while they are read and never stored. The file of
-    rejects, once corrected, can be imported as it is.
+    In CSV, "" is an empty text and an empty cell is null, as Postgres writes them. camelCase and snake_case names mean
+    the same. Importing twice changes nothing. Plain keys are hashed while they are read and never stored. A file of
+    rejects can be corrected and imported as it is.
     """
     from craftkit_archive.importer.run import import_records, keep_rejects
 

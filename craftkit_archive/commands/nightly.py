@@ -1,4 +1,4 @@
-"""The command that does a night's work: nightly."""
+"""The command that runs the steps of a night: nightly."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from craftkit_archive.notify.message import StepResult
     from craftkit_archive.records import NightStep, Record, Summary
 
-# The step that is stopped where the night's time is over; the others end by themselves.
+# The step that the night's time limit stops; the others end by themselves.
 TIMED = "verify"
-# What a night's verification reads, unless the configuration says it.
+# The age for a night's verification, unless the configuration selects assets in another way.
 DUE = "30d"
 CATALOG_GONE = 13
 CHOICES = ["import", "fetch", "verify", "report", "due", "backup", "seal", "head"]
 
 
 class Recorder(Console):
-    """The console of a step: problems are shown as ever, results are not, and how it ended is kept."""
+    """The console of a step: it shows problems, hides results, and keeps the summary."""
 
     def __init__(self, console: Console) -> None:
         self.__dict__.update(vars(console))
@@ -45,18 +45,18 @@ class Recorder(Console):
         self.result = ""
 
     def say(self, text: str) -> None:
-        """Leave out what is said of a step that is one of many, but for what was found."""
+        """Show messages about findings only; the last of the others is kept as the result."""
         if self.showing:
             super().say(text)
         else:
             self.result = text
 
     def put(self, result: str) -> None:
-        """Leave out results; the last one says what came of a command that says nothing else."""
+        """Hide results; the last one is kept, for commands without a summary."""
         self.result = result
 
     def rows(self, lines: Iterable[str]) -> None:
-        """Leave out lists."""
+        """Hide lists."""
 
     def _show_one(self, record: Record, shown: int) -> bool:
         from craftkit_archive.notify.message import WORST
@@ -70,28 +70,28 @@ class Recorder(Console):
         return problem
 
     def close(self, summary: Summary, *, part: bool = False) -> None:
-        """Keep how it ended."""
+        """Keep the summary."""
         self.summary = self.with_next(summary)
 
 
 @click.command()
 @click.option("--skip", type=click.Choice(CHOICES), multiple=True, help="Leave out this kind of step; repeatable.")
 @click.option(
-    "--time-limit", metavar="DURATION", type=DURATION, help="The verification ends when the night has taken so long."
+    "--time-limit", metavar="DURATION", type=DURATION, help="End the verification when the night has taken this long."
 )
 @dry_run_option
 @by_option
 @click.pass_obj
 def nightly(console: Console, skip: tuple[str, ...], time_limit: int | None, dry_run: bool) -> int:
-    """Do the night's work as the configuration says, and tell whom it names.
+    """Run the steps of a night as the configuration says, and notify whom it names.
 
     In this order: import from the sources, fetch, verify (what was not read for 30 days, unless [verify] says
-    otherwise), write reports, say what is due by the retention rules (nothing is disposed of), back up the catalog,
-    make the seal and the head of the audit log, write the page of the night, notify.
+    otherwise), write reports, list what is due by the retention rules (nothing is disposed of), back up the catalog,
+    compute the seal and the head of the audit log, write the page of the night, notify.
 
-    A step that fails does not keep the others from their work, but for those that need what it could not reach. The
-    exit code is that of the worst step, in this order: 70, 13, 1, 15, 14, 16, 11, 10, 2, 3, 101, 0. The archive's lock
-    is held from the first step to the last.
+    A failed step does not stop the others, except for those that depend on it. The exit code is that of the worst step,
+    in this order: 70, 13, 1, 15, 14, 16, 11, 10, 2, 3, 101, 0. The archive's lock is held from the first step to the
+    last.
     """
     from craftkit_archive.configuration import Configuration
     from craftkit_archive.errors import RequestError
@@ -112,14 +112,14 @@ def nightly(console: Console, skip: tuple[str, ...], time_limit: int | None, dry
             with archive.lock("nightly"):
                 return night.run(steps)
     except Exception as error:
-        # A night that could not even begin must not go unnoticed.
+        # Report also a night that could not even begin.
         if not dry_run:
             _announce_failure(console, configuration, error)
         raise
 
 
 def _announce_failure(console: Console, configuration: Configuration, error: Exception) -> None:
-    """Report a night that an error ended, such as a lost catalog or another command that writes."""
+    """Report a night that ended with an error, such as a lost catalog or another command that writes."""
     from craftkit_archive.notify.message import Notice, state_of
     from craftkit_archive.notify.send import announce_end
     from craftkit_archive.values import format_time, utc_now
@@ -140,7 +140,7 @@ def _announce_failure(console: Console, configuration: Configuration, error: Exc
 
 
 class _Night:
-    """A night that is under way."""
+    """A night in progress."""
 
     def __init__(
         self, console: Console, archive: Archive, configuration: Configuration, time_limit: int | None
@@ -179,7 +179,7 @@ class _Night:
         return OK
 
     def run(self, steps: list[Step]) -> int:
-        """Run the steps, show what came of them, and tell; return the exit code."""
+        """Run the steps, show their results, and notify; return the exit code."""
         from craftkit_archive.nightly.steps import describe_night, outcome_of
         from craftkit_archive.notify.send import announce_start
         from craftkit_archive.outcomes import WORST_STEP_FIRST, worst_code
@@ -273,7 +273,7 @@ class _Night:
             return context.command.invoke(context) or OK
 
     def _limited(self, step: Step) -> list[str]:
-        """Return the words of a step, with what a night adds to a verification."""
+        """Return the words of a step; a verification gets an age and a time limit besides its configured ones."""
         if step.words[0] != TIMED:
             return step.words
         words = [*step.words]
@@ -289,7 +289,7 @@ class _Night:
         return bool(self.configuration.option((TIMED, option)) or os.environ.get(f"{PREFIX}_{TIMED}_{option}".upper()))
 
     def _prune(self, written: Path) -> str:
-        """Delete the oldest backups, and say what there is."""
+        """Delete the oldest backups, and return a sentence on what was written and deleted."""
         from craftkit_archive.errors import disk_errors
         from craftkit_archive.nightly.steps import prune_backups
 
@@ -300,7 +300,7 @@ class _Night:
         return f"{written.name}" + (f"; deleted {len(gone)} older than the last {keep}" if gone else "")
 
     def _keep(self, recorder: Recorder, code: int) -> None:
-        """Keep what a step found, and what to run next if it is the worst so far."""
+        """Keep the worst findings of a step, and what to run next if the step is the worst so far."""
         from craftkit_archive.notify.message import WORST
         from craftkit_archive.outcomes import WORST_STEP_FIRST, worst, worst_code
 
@@ -311,7 +311,7 @@ class _Night:
         if summary.command == "verify":
             self.verify_run = summary.run_id
         night = self.configuration.nightly
-        # What this night does itself needs no person, and which source is meant is known.
+        # A fetch is what the night does itself, so it is not suggested; and the source of a repair is known.
         leads = worst_code([code, self.next_code], WORST_STEP_FIRST) == code != OK
         if summary.next and summary.command != "fetch" and leads:
             source = night.fetch[0] if night and night.fetch else "SOURCE"
@@ -337,7 +337,7 @@ class _Night:
         ]
 
     def _write_page(self, troubles: list[str]) -> str | None:
-        """Write the page of the night, and return where it is; an error is reported, but does not fail the night."""
+        """Write the page of the night, and return its path; an error is reported, but does not fail the night."""
         from craftkit_archive.errors import ArchiveError
         from craftkit_archive.nightly.page import NIGHTS, write_night_page
 
@@ -353,7 +353,7 @@ class _Night:
         return str(file)
 
     def _announce(self, run: Run, code: int, sentence: str, state: str, page: str | None) -> list[str]:
-        """Tell whom the configuration names, and return a sentence on each that could not be reached."""
+        """Notify whom the configuration names, and return a sentence for each outlet that could not be reached."""
         from craftkit_archive.notify.message import Notice
         from craftkit_archive.notify.send import announce_end
         from craftkit_archive.report.lines import as_text

@@ -9,18 +9,18 @@ from craftkit_archive.commands.console import Console
 
 @click.group()
 def notify() -> None:
-    """Tell others how a night ended: whom, the table [notify] of the configuration says.
+    """Notify others of how a night ended, as the table [notify] of the configuration says.
 
-    A dead man's switch, a webhook, a program, e-mail, and the services that Apprise knows: see docs/notify.md.
+    By a dead man's switch, a webhook, a program, e-mail, and the services that Apprise supports: see docs/notify.md.
     """
 
 
 @notify.command("test")
 @click.pass_obj
 def try_notifications(console: Console) -> int:
-    """Send a test to everybody who is named in [notify], whatever its `when` says, and say who got it.
+    """Send a test to everybody named in [notify], whatever its `when` says, and report whether it arrived.
 
-    A dead man's switch takes it for a good night. Ends with 16 if somebody could not be reached.
+    A dead man's switch takes it for a good night. Exits with 16 if somebody could not be reached.
     """
     import socket
 

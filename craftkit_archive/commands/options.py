@@ -1,4 +1,4 @@
-"""Options that several commands share, and the readers of their values."""
+"""Options that several commands share, and the types of their values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Parsed(click.ParamType[Any]):
-    """An option's value that one of the library's own readers understands."""
+    """A type of option values that a function of the library parses."""
 
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:
         self.name = name
         self._read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it; a text that is not valid is a usage error."""
+        """Parse a value; raises a usage error if it is not valid."""
         if not isinstance(value, str):
             return value
         try:
@@ -39,7 +39,7 @@ ROTATION = Parsed("DAILY|SIZE", parse_rotation)
 
 
 def global_options(command: Any) -> Any:
-    """Add the options of the whole program to its group."""
+    """Add the global options to the group of all commands."""
     for option in reversed(GLOBAL_OPTIONS):
         command = option(command)
     return command
@@ -53,8 +53,8 @@ GLOBAL_OPTIONS: list[Callable[[Any], Any]] = [
         envvar="CRAFTKIT_ARCHIVE",
         show_default=True,
         show_envvar=True,
-        help="The archive's directory. Before status, verify and report it can be given several times: then each"
-        " archive is done, with one summary and the worst exit code.",
+        help="The archive's directory. Before status, verify and report it can be given several times, which runs the"
+        " command for each archive, with one summary and the worst exit code.",
     ),
     click.option(
         "--config",
@@ -62,42 +62,43 @@ GLOBAL_OPTIONS: list[Callable[[Any], Any]] = [
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="CRAFTKIT_ARCHIVE_CONFIG",
         show_envvar=True,
-        help="The configuration.  [default: craftkit-archive.toml in the archive, if it is there]",
+        help="The configuration.  [default: craftkit-archive.toml in the archive, if it exists]",
     ),
-    click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout; the last is the summary."),
+    click.option("--json", "as_json", is_flag=True, help="Write JSON lines to stdout; the last one is the summary."),
     click.option(
         "--progress",
         type=click.Choice(["auto", "bar", "plain", "none"]),
         default="auto",
         show_default=True,
-        help="How progress is shown on stderr; auto: a bar on a terminal, a line now and then elsewhere.",
+        help="How to show progress on stderr; auto: a bar on a terminal, a line now and then elsewhere.",
     ),
     click.option(
         "-q",
         "--quiet",
         is_flag=True,
-        help="Say nothing of a success; of anything else how it ended, and the worst findings.",
+        help="Print nothing on success; otherwise the outcome and the worst findings.",
     ),
     click.option(
         "-v",
         "--verbose",
         is_flag=True,
-        help="Show every finding, reject and skipped asset, and in tables every column, digest and time whole.",
+        help="Show every finding, reject and skipped asset, and tables with all columns and full digests and times.",
     ),
 ]
 EVERYWHERE = (
-    "--archive, --config, --json, --progress, -q and -v can stand here too, as before the command; the last one counts."
+    "--archive, --config, --json, --progress, -q and -v can be given here as well as before the command; the last one"
+    " counts."
 )
 
 
 def take_everywhere(command: click.Command, *path: str) -> None:
-    """Let a command, and those below it, take the program's own options after its name too.
+    """Let a command, and those below it, accept the global options after its name too.
 
-    They are hidden there, so that each help has its own options; its end has examples, and names them.
+    They are hidden there, so that each help lists only its own options; the end of the help names them.
     """
     for option in GLOBAL_OPTIONS:
         shown = option(click.Command(None)).params[-1]
-        # Without a default and the environment: what was not given here must not undo what stands before.
+        # Without a default or a variable: an option that is not given here must not override one before the command.
         hidden = type(shown)(
             [*shown.opts, shown.name or ""],
             type=shown.type,
@@ -116,7 +117,7 @@ def take_everywhere(command: click.Command, *path: str) -> None:
 
 
 def _overrule(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Let an option that stands after the command take the place of the same one before it."""
+    """Let a global option after the command override the same one before it."""
     if parameter.name == "archive" and context.resilient_parsing and value is not None:
         context.meta[ARCHIVE_AFTER] = value
     if value not in (None, False) and not context.resilient_parsing:
@@ -127,8 +128,8 @@ MOST_PROCESSES = 64
 
 
 def count_processes(context: click.Context, _parameter: click.Parameter, value: int | None) -> int | None:
-    """Return the number of processes: as given, or one for each processor; a cluster counts by itself."""
-    if context.resilient_parsing:  # a shell that completes has no use for it
+    """Return the number of processes: as given, or one for each processor; with a cluster, as given or None."""
+    if context.resilient_parsing:  # completion does not need it
         return value or 1
     from craftkit_archive.parallel.pool import default_jobs
 
@@ -143,7 +144,7 @@ jobs_option = click.option(
     "--jobs",
     type=click.IntRange(1, MOST_PROCESSES),
     callback=count_processes,
-    help="Worker processes.  [default: one a processor]",
+    help="Worker processes.  [default: one for each processor]",
 )
 _address_option = click.option(
     "--cluster",
@@ -157,14 +158,14 @@ _address_option = click.option(
 
 
 def cluster_options(command: Any) -> Any:
-    """Add the options that say how many do the work, and where."""
+    """Add the options for the number of workers, and for a cluster."""
     jobs = click.option(
         "--jobs",
         metavar="COUNT",
         type=click.IntRange(1),
         callback=count_processes,
         help=f"Worker processes, up to {MOST_PROCESSES}; with --cluster, batches in flight."
-        "  [default: one process a processor; two batches a thread of the cluster]",
+        "  [default: one process for each processor; two batches for each thread of the cluster]",
     )
     return _address_option(jobs(command))
 
@@ -179,7 +180,7 @@ ids_option = click.option(
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     callback=lambda _context, _parameter, value: STDIN if value == Path("-") else value,
-    help="Only the renders whose ids stand in FILE, one a line; - for standard input.",
+    help="Only renders whose ids are in FILE, one on each line; - for standard input.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing; print what would be done.")
 
@@ -209,11 +210,11 @@ def selection_options(*, until: bool = True) -> Callable[[Any], Any]:
 
     def add(command: Any) -> Any:
         if until:
-            command = click.option("--until", metavar="TIME", help="Only renders made before; a date: up to its end.")(
-                command
-            )
+            command = click.option(
+                "--until", metavar="TIME", help="Only renders created before TIME; a date means its end."
+            )(command)
         command = click.option(
-            "--since", metavar="TIME", help="Only renders made at or after 2026-01-31 or a full time."
+            "--since", metavar="TIME", help="Only renders created from TIME on: 2026-01-31 or a full time."
         )(command)
         return click.option(
             "--project",
@@ -245,19 +246,19 @@ def sign_option(words: str) -> Callable[[Any], Any]:
 
 
 def service_options(command: Any) -> Any:
-    """Add the options that say which S3 service a bucket is at."""
+    """Add the options for the S3 service of a bucket."""
     for name, metavar, words in (
-        ("--profile", "NAME", "For a bucket: the profile of the AWS files to take."),
+        ("--profile", "NAME", "For a bucket: the profile to use from the AWS files."),
         ("--region", "NAME", "For a bucket: its region."),
         ("--endpoint-url", "URL", "For a bucket: the service, if it is not AWS."),
     ):
         command = click.option(name, metavar=metavar, help=words)(command)
-    words = "For a public bucket: ask without credentials."
+    words = "For a public bucket: send requests without credentials."
     return click.option("--no-sign-request", flag_value="true", default=None, help=words)(command)
 
 
 def resolve_address(address: str, **service: str | None) -> str:
-    """Join an address and the service that it is at."""
+    """Return the address with the options of its service added."""
     given = {name: value for name, value in service.items() if value is not None}
     if not given:
         return address

@@ -37,7 +37,7 @@ _HOLDS = [
 
 @click.group()
 def retention() -> None:
-    """Say how long renders are kept, and see which are due. Nothing is deleted by it."""
+    """Set how long renders are kept, and list those that are due. Nothing is deleted."""
 
 
 def _whose(command: click.decorators.FC) -> click.decorators.FC:
@@ -64,17 +64,17 @@ def _check_whose(project: str | None, template: str | None, *, default: bool) ->
     type=click.Choice(["created", "completed"]),
     default="created",
     show_default=True,
-    help="Where the period begins.",
+    help="When the period begins.",
 )
 @by_option
 @click.pass_obj
 def set_rule(
     console: Console, project: str | None, template: str | None, default: bool, keep: str, counted_from: CountedFrom
 ) -> int:
-    """Say how long the renders of a project or template are kept, or all others.
+    """Set how long the renders of a project or template, or all others, are kept.
 
-    Where rules of its project and of its template match a render, the later end counts. The last day of a month stands
-    in for days that the month does not have; a PDF is kept through the last day of its period.
+    If a rule for its project and one for its template both match a render, the later end counts. If the period ends on
+    a day that the month does not have, its last day counts; a PDF is kept through the last day of its period.
     """
     from craftkit_archive.retention.rules import set_retention
 
@@ -99,7 +99,7 @@ def list_rules(console: Console) -> int:
 @by_option
 @click.pass_obj
 def remove_rule(console: Console, project: str | None, template: str | None, default: bool) -> int:
-    """Remove a retention rule: its renders follow the others, or are kept without end."""
+    """Remove a retention rule; its renders then follow the other rules, or are kept forever."""
     from craftkit_archive.retention.rules import remove_retention
 
     _check_whose(project, template, default=default)
@@ -108,10 +108,10 @@ def remove_rule(console: Console, project: str | None, template: str | None, def
 
 
 @retention.command("due")
-@click.option("--by", "by_date", metavar="DATE", help="Until this day, as in 2026-01-31.  [default: today]")
+@click.option("--by", "by_date", metavar="DATE", help="Due by this day, such as 2026-01-31.  [default: today]")
 @click.pass_obj
 def due(console: Console, by_date: str | None) -> int:
-    """List the stored renders whose retention period is over, those held too, and the holds."""
+    """List the stored renders whose retention period is over, including held ones with their holds."""
     from craftkit_archive.retention.rules import list_due
 
     with open_archive(console, read_only=True) as archive:
@@ -124,14 +124,14 @@ def hold() -> None:
 
 
 @hold.command("place")
-@click.option("--name", required=True, help="What the hold is called; a name is never used again.")
+@click.option("--name", required=True, help="The name of the hold; it cannot be used again.")
 @click.option(
-    "--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log."
+    "--reason", metavar="TEXT", required=True, help="The reason. Do not name persons: it stays in the log for good."
 )
 @click.option("--project", shell_complete=complete_projects, help="The renders of this project (id or slug).")
 @click.option("--template", metavar="ID", help="The renders of this template.")
-@click.option("--since", metavar="TIME", help="Renders made at or after 2026-01-31 or a full time.")
-@click.option("--until", metavar="TIME", help="Renders made before; a date: up to its end.")
+@click.option("--since", metavar="TIME", help="Renders created from TIME on: 2026-01-31 or a full time.")
+@click.option("--until", metavar="TIME", help="Renders created before TIME; a date means its end.")
 @ids_option
 @by_option
 @click.pass_obj
@@ -146,7 +146,7 @@ def place(
     until: str | None,
     ids: Path | None,
 ) -> int:
-    """Place a hold on renders by ids or by rule; a rule covers renders that are imported later, too."""
+    """Place a hold on renders by ids or by rule; a rule also covers renders that are imported later."""
     from craftkit_archive.retention.rules import place_hold
 
     with open_archive(console) as archive:
@@ -159,7 +159,7 @@ def place(
 @hold.command("list")
 @click.pass_obj
 def list_them(console: Console) -> int:
-    """List the holds, those released too, and how many renders each covers now."""
+    """List the holds, including released ones, and how many renders each covers now."""
     from craftkit_archive.retention.rules import list_holds
 
     with open_archive(console, read_only=True) as archive:
@@ -169,12 +169,12 @@ def list_them(console: Console) -> int:
 @hold.command("release")
 @click.argument("name")
 @click.option(
-    "--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log."
+    "--reason", metavar="TEXT", required=True, help="The reason. Do not name persons: it stays in the log for good."
 )
 @by_option
 @click.pass_obj
 def release(console: Console, name: str, reason: str) -> int:
-    """Release a hold; what another one covers stays held."""
+    """Release a hold; renders that another hold covers stay held."""
     from craftkit_archive.retention.rules import release_hold
 
     with open_archive(console) as archive:
@@ -185,7 +185,7 @@ def release(console: Console, name: str, reason: str) -> int:
 @click.option("--due", is_flag=True, help="All stored renders whose retention period is over; see `retention due`.")
 @ids_option
 @click.option(
-    "--reason", metavar="TEXT", required=True, help="Why. Do not write names of persons: it stays in the log."
+    "--reason", metavar="TEXT", required=True, help="The reason. Do not name persons: it stays in the log for good."
 )
 @click.option(
     "--certificate",
@@ -193,7 +193,7 @@ def release(console: Console, name: str, reason: str) -> int:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a certificate of disposal, as FILE.html and FILE.json.",
 )
-@sign_option("Sign the certificate with this SSH key, or with the one in the agent whose public half this is.")
+@sign_option("Sign the certificate with this SSH key; a public key stands for its private half in the agent.")
 @by_option
 @dry_run_option
 @click.pass_obj
@@ -206,13 +206,13 @@ def dispose(
     sign_with: Path | None,
     dry_run: bool,
 ) -> int:
-    """Delete PDFs for good: in the store (every version in a bucket), in the quarantine, and what is about a person.
+    """Delete PDFs for good, in the store (every version in a bucket) and the quarantine, with their personal data.
 
-    What stays is a tombstone: id, project, size, digest, dates, rule, who. No import, fetch, repair, rebuild or older
-    backup of the catalog brings a disposed render back. Held renders are never deleted. What was interrupted is
-    finished by the next dispose.
+    A tombstone stays: id, project, size, digest, dates, rule and user. No import, fetch, repair, rebuild or older
+    backup of the catalog brings a disposed render back. Held renders are never deleted. The next dispose finishes an
+    interrupted one.
 
-    The certificate lists what was deleted, by which rule, what remains and which exports still hold any of it.
+    The certificate lists what was deleted, by which rule, what remains, and which exports still contain any of it.
     """
     from craftkit_archive.disposal.certificate import certificate_stem, write_certificate
     from craftkit_archive.disposal.run import dispose_renders

@@ -116,14 +116,14 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
     "--workers",
     type=click.IntRange(1, 64),
     callback=count_processes,
-    help="Processes that answer.  [default: one a processor]",
+    help="Processes that answer requests.  [default: one for each processor]",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1, 256),
     default=8,
     show_default=True,
-    help="In each process: how many requests that take long are worked on at a time.",
+    help="In each process: how many slow requests are processed at the same time.",
 )
 @click.option(
     "--public-url",
@@ -137,7 +137,7 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
     metavar="HOST",
     multiple=True,
     callback=_hosts,
-    help="A host that requests may name as this server's own, in place of the public URL; repeatable.",
+    help="A host name that requests may use for this server besides the public URL; repeatable.",
 )
 @click.option(
     "--s3-public-url",
@@ -174,7 +174,7 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
     type=click.Choice(["always", "size", "never"]),
     default="always",
     show_default=True,
-    help="What of a PDF is compared with the record before its first byte is sent: every byte, its size, nothing.",
+    help="What to compare with the record before a PDF is sent: always every byte, only its size, or nothing.",
 )
 @click.option(
     "--max-buffer",
@@ -187,7 +187,7 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
     "--access-log",
     metavar="FILE",
     type=click.Path(dir_okay=False, allow_dash=True),
-    help="Append a line for each answer to this file or pipe, or - for standard output; opened again on SIGHUP.",
+    help="Append a line for each answer to this file or pipe, or - for standard output; reopened on SIGHUP.",
 )
 @click.option(
     "--access-log-format",
@@ -195,7 +195,7 @@ def _listen_option(default: str) -> Callable[[Any], Any]:
     type=click.Choice(["json", "combined"]),
     default="json",
     show_default=True,
-    help="The form of a line: an object of JSON, or Apache's combined format.",
+    help="The format of a line: a JSON object, or Apache's combined format.",
 )
 @click.option(
     "--audit-access",
@@ -225,7 +225,7 @@ def serve(
     rotation: int | None,
     sealed: bool,
 ) -> int:
-    """Serve GET /v1/renders/:id/download and its companions, as Craftkit does, to whoever has a key.
+    """Serve GET /v1/renders/:id/download and related routes, as Craftkit does, to clients with an API key.
 
     At / there is a page for people: it asks for a key, lists the renders of its project, and opens their PDFs.
     """
@@ -314,15 +314,15 @@ def _served(console: Console, command: str) -> int:
 
 @click.command(cls=ServerCommand)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--once", is_flag=True, help="Download one PDF from itself and stop, instead of serving on.")
+@click.option("--once", is_flag=True, help="Download one PDF from the server and stop, instead of serving on.")
 @_listen_option("127.0.0.1:0")
 @by_option
 @click.pass_obj
 def quickstart(console: Console, directory: Path, once: bool, listen: tuple[str, int]) -> int:
-    """See it all at work: make an archive, import, fetch, verify and export DIR, then serve it.
+    """Try everything: create an archive, import, fetch, verify and export DIR, then serve it.
 
-    DIR holds projects, keys and renders (.json or .ndjson) and the PDFs in bucket/. It can be run again. What the
-    bucket does not have is reported, and does not count as a failure here.
+    DIR holds projects, keys and renders (.json or .ndjson) and the PDFs in bucket/. It can be run again. PDFs that are
+    missing from the bucket are reported, but do not count as a failure here.
     """
     from craftkit_archive.archive import CATALOG, Archive
     from craftkit_archive.parallel.pool import default_jobs

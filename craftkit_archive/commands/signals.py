@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks the work to end, a later one ends it."""
+"""SIGINT and SIGTERM: the first one asks the work to end, a later one ends it at once."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-# `timeout` sends its signal to the command, and then to the command's whole group: that is one request, not two. People
-# send SIGINT, and may press the keys twice in a second.
+# A second signal within this time, in seconds, counts as the same request. `timeout` sends SIGTERM to the command and
+# then to its whole process group. People send SIGINT, and may mean it if they press Ctrl-C twice in a second.
 MERGE_SECONDS = {signal.SIGTERM: 1.0, signal.SIGINT: 0.1}
 
 
-# How long after the first signal work may still end by itself, and how long after the second.
+# How many seconds the work has to end by itself after the first signal, and after the second.
 END_SECONDS = 8.0
-
-
 LAST_SECONDS = 1.5
 
 
 class Signals:
     """The first SIGINT or SIGTERM asks the work to end cleanly, a later one ends it at once.
 
-    What has not ended some seconds after the first is ended as by a second one.
+    Work that has not ended some seconds after the first signal is ended as if by a second one.
     """
 
     def __init__(self) -> None:
@@ -40,7 +38,7 @@ class Signals:
         self._over = threading.Event()
 
     def __enter__(self) -> Signals:
-        # Python runs a handler only when the main thread comes back from a library, which may wait for a network there.
+        # Python runs a handler only when the main thread returns from a library, where it may be waiting for a network.
         # The number of a signal is written to this pipe at once, and another thread reads it.
         numbers, self._bell = os.pipe()
         os.set_blocking(self._bell, False)
@@ -55,20 +53,20 @@ class Signals:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._bell_before)
         self._over.set()
-        os.close(self._bell)  # which ends the thread that reads the other end
-        # At Python's end a thread that still runs is ended by `pthread_exit`, which aborts the process where memory is
-        # too short for the library that it loads.
+        os.close(self._bell)  # ends the thread that reads the other end
+        # A thread that still runs when Python exits is ended by `pthread_exit`, which loads a library, and aborts the
+        # process if there is too little memory for that.
         self._watcher.join(LAST_SECONDS)
 
     def settle(self) -> None:
-        """Let no more signals change how the program ends, if one has ended it."""
+        """If a signal has ended the work, ignore all further ones, so that they do not change the exit code."""
         if self.first:
             self._before = dict.fromkeys(self._before, signal.SIG_IGN)
             for number in self._before:
                 signal.signal(number, signal.SIG_IGN)
 
     def __call__(self) -> bool:
-        """Say whether the work is to end."""
+        """Return whether the work is to end."""
         return self.first != 0
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
@@ -82,7 +80,7 @@ class Signals:
             os.write(2, _fresh_line() + b"Stopping after the work under way. Press Ctrl-C again to stop at once.\n")
 
     def _watch(self, numbers: int) -> None:
-        """Read the numbers of signals from a pipe, and end what does not end by itself after the first one."""
+        """Read the numbers of signals from a pipe, and end the work if it does not end by itself after the first."""
         try:
             while came := os.read(numbers, 1):
                 if came[0] in (signal.SIGINT, signal.SIGTERM):
@@ -92,12 +90,12 @@ class Signals:
             os.close(numbers)
 
     def _end(self, number: int) -> None:
-        """End what does not look whether it is to end, such as one long statement of SQLite."""
+        """End work that does not notice the request to end, such as one long SQLite statement."""
         if self._over.wait(END_SECONDS):
             return
-        if not self.first:  # the main thread has not seen it yet: to end at once is all that is left
+        if not self.first:  # the main thread has not run its handler yet, so it can only be ended at once
             self.first, self._noted_at = number, float("-inf")
-        # A real signal: it also ends what the main thread waits for.
+        # A real signal, because it also interrupts the system call that the main thread waits in.
         signal.pthread_kill(threading.main_thread().ident or 0, self.first)
         if not self._over.wait(LAST_SECONDS):
             if os.isatty(2):
@@ -107,17 +105,17 @@ class Signals:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of work that they ended."""
+        """The exit code of work that a signal has ended."""
         return 128 + (self.first or signal.SIGINT)
 
 
 def _fresh_line() -> bytes:
-    """Return what wipes a progress bar and the terminal's own ^C from the line, where a terminal can do that."""
+    """Return what wipes a progress bar and the terminal's own ^C from the line, if the terminal can do that."""
     return b"\n" if os.environ.get("TERM", "dumb") == "dumb" else b"\r\x1b[K"
 
 
 def leave(code: int) -> NoReturn:
-    """End the process now: Python would wait for every thread that is still at work."""
+    """End the process now; a normal exit would wait for every thread that is still working."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

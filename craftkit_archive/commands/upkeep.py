@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     "--store",
     default="assets",
     show_default=True,
-    help="Where the assets are: a folder, relative to the archive, or a bucket (s3://, gs:// or az://bucket/prefix).",
+    help="The store: a folder, relative to the archive, or a bucket (s3://, gs:// or az://bucket/prefix).",
 )
 @service_options
 @by_option
@@ -30,9 +30,9 @@ def init(
     store: str,
     **service: str | None,
 ) -> int:
-    """Make an empty archive.
+    """Create an empty archive.
 
-    A store that holds PDFs already, such as a mirror of the bucket, is taken over as it is: after the import of their
+    A store that holds PDFs already, such as a mirror of the bucket, is used as it is: after the import of their
     metadata, `fetch` without a source checks and records them without copying a byte.
     """
     from craftkit_archive.archive import Archive
@@ -50,7 +50,7 @@ def init(
 @click.option("--projects", multiple=True, type=click.Path(exists=True, dir_okay=False), help="A file; repeatable.")
 @click.option("--keys", "key_files", multiple=True, type=click.Path(exists=True, dir_okay=False), help="The same.")
 @click.option("--renders", multiple=True, type=click.Path(exists=True, dir_okay=False), help="The same.")
-@click.option("--store", default="assets", show_default=True, help="Where the assets are, as at `init`.")
+@click.option("--store", default="assets", show_default=True, help="The store, as for `init`.")
 @service_options
 @jobs_option
 @by_option
@@ -65,7 +65,7 @@ def rebuild(
     jobs: int,
     **service: str | None,
 ) -> int:
-    """Make a lost catalog again, from the store and the files of metadata, and say what cannot be known any more."""
+    """Recreate a lost catalog from the store and files of metadata, and report what is lost for good."""
     from craftkit_archive.repair.rebuild import LOST, rebuild_archive
 
     store = resolve_address(store, **service)
@@ -74,7 +74,7 @@ def rebuild(
         console.archive, files, store_address=store, jobs=jobs, by=console.by, stop=console.stop
     )
     summary, code = console.show(rebuilding)
-    # What is said before the last line, which is what to run next.
+    # Said here, because `close` ends the output with what to run next.
     console.say("What cannot be known any more: " + "; ".join(LOST) + ".")
     console.close(summary)
     return code
@@ -101,16 +101,16 @@ def backup(console: Console, file: Path) -> int:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option(
-    "--new-store", is_flag=True, help="The store was lost too: mark the one at its address as this archive's."
+    "--new-store", is_flag=True, help="The store was lost too: mark the one at its address as this archive's store."
 )
 @by_option
 @click.pass_obj
 def restore(console: Console, file: Path, new_store: bool) -> int:
-    """Replace the catalog with the backup FILE, and report what the backup does not know.
+    """Replace the catalog with the backup FILE, and report what is newer than the backup.
 
-    FILE is checked first: it must be whole, and the store must be that of its archive. What it replaces is kept as
-    archive.db.replaced-<time>. A warning names what is newer than the backup: PDFs in the store, keys that were revoked
-    since and work again, keys that were made since and are gone. End any verify before; the server may go on.
+    FILE is checked first: it must be complete, and the store must belong to its archive. The old catalog is kept as
+    archive.db.replaced-<time>. Warnings name what is newer than the backup: PDFs in the store, keys that were revoked
+    since and work again, keys that were created since and are gone. Stop any verify first; the server may keep running.
     """
     from craftkit_archive.repair.restore import restore_catalog
 
@@ -121,9 +121,9 @@ def restore(console: Console, file: Path, new_store: bool) -> int:
 @cluster_option
 @click.pass_obj
 def doctor(console: Console, cluster: str | None) -> int:
-    """Check this installation and archive: each line is good, or says FIX and how. Changes nothing.
+    """Check this installation and archive; each line says `good`, or `FIX` and how. Changes nothing.
 
-    With --cluster, each worker says its version, and whether it can read and write the store with its own credentials.
+    With --cluster, each worker reports its version, and whether it can read and write the store with its credentials.
     """
     from craftkit_archive.doctor import examine_archive
 
