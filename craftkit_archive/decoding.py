@@ -155,7 +155,7 @@ def _shape(kind: type[Incoming], names: tuple[str, ...], project_id: str | None)
     extra = tuple(field for field in fields.values() if field not in own or field in KEPT)
     if any(not field.isidentifier() or (hasattr(kind, field) and field not in KEPT) for field in extra):
         return None
-    # All names are required, so that a record with other names does not fit. Fields that `kind` lacks may hold anything.
+    # All names are required, so that records with other names do not fit. Fields that `kind` lacks may hold anything.
     made: list[Any] = [(field, own.get(field, Any)) for field in fields.values()]
     if project_id is not None and "project_id" in own and "project_id" not in fields.values():
         made.append(("project_id", own["project_id"], project_id))

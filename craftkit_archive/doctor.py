@@ -109,7 +109,7 @@ def _record_hash(file: Path) -> str:
 
 
 def _decoders(_archive: Archive) -> Iterator[Diagnosis]:
-    """Report whether the decoder that pikepdf calls is installed; without it, checks find less, which is not a fault."""
+    """Report whether pikepdf's external decoder is installed; without it, checks find less, which is not a fault."""
     if has_jbig2_decoder():
         seen = "jbig2dec is installed, so verify --level pdf decodes JBIG2 images"
     else:
