@@ -1,1 +1,1 @@
-"""Exports that prove themselves: made, read and checked."""
+"""Exports that prove themselves: writes, reads and checks them."""

@@ -1,4 +1,4 @@
-"""The tag files of a bag: written as BagIt 1.0, read from 0.93 on. Knows no archive.
+"""The tag files of a bag, written as BagIt 1.0 and read from version 0.93 on; independent of archives.
 
 Source: RFC 8493; draft-kunze-bagit-00 to -14 for the versions before 1.0.
 """
@@ -24,7 +24,7 @@ _OLD_VERSION = re.compile(r"BagIt-Version\s*:\s*(\d{1,4})\.(\d{1,4})\s*")
 _ENCODING = re.compile(r"Tag-File-Character-Encoding: (\S+)")
 _OLD_ENCODING = re.compile(r"Tag-File-Character-Encoding\s*:\s*(\S+)\s*")
 _OLDEST, _NEWEST_DRAFT, _STANDARD = (0, 93), (0, 99), (1, 0)
-# Python knows more than alphabets by such names: some take forever, some run what they read.
+# Only character encodings are allowed: Python's other codecs may take forever, or execute what they read.
 _ALPHABETS = re.compile(r"utf-(8|16|32)|ascii|iso|cp\d|euc|gb|big5|koi8|mac-|shift_jis|tis-620")
 _FETCH_LINE = re.compile(r"(\S+)[ \t]+(\d{1,20}|-)[ \t]+(.+)")
 _OXUM = re.compile(r"(\d{1,20})\.(\d{1,20})")
@@ -32,19 +32,19 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Declaration(NamedTuple):
-    """What `bagit.txt` says: the version of BagIt, and how the other tag files are encoded (a name Python knows)."""
+    """The content of `bagit.txt`: the version of BagIt, and the encoding of the other tag files by Python's name."""
 
     version: tuple[int, int]
     encoding: str
 
     @property
     def is_standard(self) -> bool:
-        """Whether it is 1.0, under which every manifest lists every file, and none of them twice."""
+        """Whether it is version 1.0, which requires that every manifest lists every file exactly once."""
         return self.version >= _STANDARD
 
 
 class Hole(NamedTuple):
-    """A file that a bag leaves out and says where to fetch."""
+    """A file that is missing from a bag, and that its `fetch.txt` says where to fetch."""
 
     url: str
     size_bytes: int | None
@@ -52,10 +52,10 @@ class Hole(NamedTuple):
 
 
 def parse_declaration(data: bytes) -> Declaration:
-    """Read `bagit.txt`.
+    """Parse `bagit.txt`.
 
     Raises:
-        ValueError: It is not what the standard demands, or of an unknown version; the text says in which way.
+        ValueError: It violates the standard, or is of an unknown version; the message says how.
     """
     if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError("it begins with a byte order mark")
@@ -86,18 +86,18 @@ def _alphabet(name: str) -> str:
         raise ValueError(f"the encoding {name} is unknown") from error
     if not _ALPHABETS.match(known):
         raise ValueError(f"the encoding {name} is unknown")
-    # Editors on Windows put a mark before UTF-8; only in bagit.txt itself it is forbidden.
+    # Editors on Windows put a byte-order mark before UTF-8, which is forbidden only in bagit.txt itself.
     return "utf-8-sig" if known == "utf-8" else known
 
 
 def parse_fetch_line(line: str) -> Hole | None:
-    """Read a line of `fetch.txt` without its end; None if it is not one."""
+    """Parse a line of `fetch.txt` without its line break; None if it is not valid."""
     found = _FETCH_LINE.fullmatch(line)
     return Hole(found[1], None if found[2] == "-" else int(found[2]), found[3]) if found else None
 
 
 def parse_oxums(lines: Iterable[str]) -> Iterator[tuple[int, int] | None]:
-    """Yield each `Payload-Oxum` in `bag-info.txt`: bytes and files of the payload, or None if it is not such a pair.
+    """Yield each `Payload-Oxum` in `bag-info.txt` as bytes and files of the payload; None for one that is malformed.
 
     Raises:
         ValueError: A line is neither a label with its value nor the continuation of one.
@@ -115,7 +115,7 @@ def parse_oxums(lines: Iterable[str]) -> Iterator[tuple[int, int] | None]:
 
 
 def parse_info(text: str) -> tuple[str, str]:
-    """Read `KEY=VALUE` as a person gives it for `bag-info.txt`.
+    """Parse `KEY=VALUE` from the command line for `bag-info.txt`.
 
     Raises:
         RequestError: The text is not KEY=VALUE, or the label is one that the export writes itself.
@@ -129,14 +129,15 @@ def parse_info(text: str) -> tuple[str, str]:
 
 
 def info(fields: Iterable[tuple[str, str]]) -> bytes:
-    """Write `bag-info.txt`: labels and values of one line each, in their order."""
+    """Return `bag-info.txt`: a line for each label and value, in their order."""
     return "".join(f"{label}: {' '.join(value.split())}\n" for label, value in fields).encode()
 
 
 def manifest_line(digest: str, path: str) -> str:
-    """Write a line of a manifest.
+    """Return a line of a manifest.
 
-    Validators do not agree on how `%` and line breaks are written: the path has none of them.
+    Raises:
+        ValueError: The path contains `%` or a line break, on whose encoding validators do not agree.
     """
     if "%" in path or "\n" in path or "\r" in path:
         raise ValueError(f"{path!r} cannot stand in a manifest that every validator reads.")

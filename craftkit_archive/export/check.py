@@ -1,4 +1,4 @@
-"""Check an export without an archive: every file, every digest, nothing besides, and the seal.
+"""Checks an export without an archive: every file and digest, that nothing else is there, and the seal.
 
 Source: RFC 8493, section 3 (complete and valid bags).
 """
@@ -48,7 +48,7 @@ _SIGNATURES = (".asc", ".gpg", ".sig", ".sign")
 
 
 class _FileLook(NamedTuple):
-    """A file to look at; `part` is None if there is nothing to read."""
+    """A file to check; `part` is None if there is nothing to read."""
 
     path: str
     digests: tuple[tuple[str, str], ...]  # algorithm and hex digits, the strongest first
@@ -78,27 +78,26 @@ def check_export(
     stop: Stop = never,
     clock: Clock = utc_now,
 ) -> Iterator[Record]:
-    """Check an export of any form, whoever made it, against its manifests, its index and its seal; nothing is written.
+    """Check an export of any form against its manifests, its index and its seal; nothing is written.
 
-    A file is read once more before it is accused. All digests that the manifests have of it are compared. Of a bag,
-    what RFC 8493 calls valid is good; files that it leaves out and says where to fetch (`fetch.txt`) are `Skipped`,
-    and never fetched.
+    A bad file is read a second time before it is reported. All digests that the manifests have for a file are compared.
+    A bag is good if it is valid by RFC 8493; files that its `fetch.txt` names are `Skipped`, and never fetched.
 
     Args:
-        path: The folder or file.
+        path: The folder or file, made by any program.
         jobs: How many processes read, one if not given; with a cluster, how many batches are in flight.
         cluster: Address of a Dask scheduler whose workers read instead (see `docs/scale.md`); each must see the export.
-        allowed_signers: A file of `ssh-keygen(1)` that says whose signature of the seal is good; without one, whether
-            it is signed is not asked.
+        allowed_signers: A file of allowed signers as in `ssh-keygen(1)`, one of which must have signed the seal; if not
+            given, the signature is not checked.
         stop: Asked between batches.
-        clock: Tells the time, in UTC.
+        clock: Returns the time, in UTC.
 
     Yields:
-        `Plan`; a `Finding` for each file that is not what the export says, is not there, or is not listed (`orphan`),
-        and for each of its tables that breaks the rules (`malformed`); a `Note` for what is odd and allowed;
-        `Progress`; at last the `Summary`, whose counts are checked, ok, one for each other verdict, and not_stored
-        (until 1.0 also as `lacking`): how many files the export itself names as missing; and acknowledged and disposed:
-        those that were accepted as lost, or deleted for good. Its details have the seal, and who signed it.
+        `Plan`; a `Finding` for each file that differs from its record, is missing, or is not listed (`orphan`), and for
+        each table that violates the rules (`malformed`); a `Note` for each allowed oddity; `Progress`; at last the
+        `Summary`, whose counts are checked, ok, one for each other verdict, and not_stored (until 1.0 also as
+        `lacking`), the number of files that the export itself lists as missing; and acknowledged and disposed, those
+        accepted as lost or deleted for good. Its details have the seal and its signer.
 
     Raises:
         RequestError: The path is not an export.
@@ -147,7 +146,7 @@ def check_export(
 
 
 def _seen_from_afar(export: Export) -> Callable[[], object]:
-    """Return what a worker of a cluster proves that it sees the export by: the manifest's file."""
+    """Return the proof that a worker of a cluster sees the export, by the file of the manifest."""
     part = export.find(export.manifests[0].name)
     if part is None or not f"{part.file}/".startswith(f"{os.path.realpath(export.path)}/"):
         raise RequestError(
@@ -157,7 +156,7 @@ def _seen_from_afar(export: Export) -> Callable[[], object]:
 
 
 def _find_signer(export: Export, allowed_signers: Path) -> tuple[str | None, list[_FileProblem]]:
-    """Return who signed the seal, or what is wrong with that."""
+    """Return who signed the seal, or the problem with the signature."""
     try:
         text, signature = (_bytes_of(export, name) for name in (SEAL, SIGNATURE))
         return find_signer(text, signature, allowed_signers), []
@@ -190,12 +189,12 @@ _Result = _FileProblem | _Remark | Plan | Progress | Skipped
 
 
 def _shown(path: str) -> str:
-    """Write a name of any bytes that a disk takes so that it is one line of text."""
+    """Return a file name, which may be of any bytes, as one line of text."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in path)
 
 
 class _Marks:
-    """Which paths a list names: 8 bytes for each."""
+    """The set of paths in a list, as 8 bytes of a hash of each in a sorted array, so that memory stays small."""
 
     def __init__(self) -> None:
         self._marks = array("Q")
@@ -211,7 +210,7 @@ class _Marks:
         return place < len(marks) and marks[place] == mark
 
     def twice(self) -> set[int]:
-        """Return the marks of what is named more than once."""
+        """Return the marks of the paths that are listed more than once."""
         return {one for one, following in pairwise(self._sorted()) if one == following}
 
     def _sorted(self) -> "array[int]":
@@ -221,20 +220,20 @@ class _Marks:
 
 
 class _Check:
-    """One check of one export, and what it has to remember of the lists: 8 bytes for each line."""
+    """One check of an export; of each line of its lists, it keeps 8 bytes."""
 
     def __init__(self, export: Export, run: Run, team: Cluster | None, jobs: int, stop: Stop) -> None:
         self._export, self._run, self._team, self._jobs, self._stop = export, run, team, jobs, stop
         self._named = {manifest.name: _Marks() for manifest in [*export.manifests, *export.tag_manifests]}
         manifests = {*self._named, *export.unknown}
-        # What need not be listed.
+        # Files that need not be listed.
         self._own = manifests | {f"{name}{ending}" for name in manifests for ending in _SIGNATURES}
         self._holes = _Marks()
         self._held = 0
         self._respelled: list[str] = []
 
     def results(self) -> Iterator[_Result]:
-        """Yield the problems, between the plan and the progress."""
+        """Yield the plan, the problems, and the progress."""
         count, size = self._export.measure()
         yield Plan(count=count, size_bytes=size)
         for _, path, fetched in self._export.holes():
@@ -275,7 +274,7 @@ class _Check:
         yield from (_Remark(path, "found under another spelling of its name") for path in self._respelled)
 
     def _looks(self) -> Iterator[_FileLook]:
-        """Yield each file once where all manifests have the same order, as they do when one program wrote them."""
+        """Yield each file once, if all manifests have the same order, as they do when one program wrote them."""
         for manifests in (self._export.manifests, self._export.tag_manifests):
             is_payload = manifests is self._export.manifests
             for row in zip_longest(*(self._named_by(manifest) for manifest in manifests)):
@@ -302,7 +301,7 @@ class _Check:
         digests = tuple((entry.algorithm, entry.digest) for entry in same)
         return _FileLook(first.path, digests, None if problem else first.part, problem, first.unreadable)
 
-    # --- nothing twice, nothing besides ---
+    # --- no file twice, and no other files ---
 
     def _check_lists(self) -> Iterator[_Result]:
         export, standard = self._export, self._export.declaration is not None and self._export.declaration.is_standard
@@ -324,13 +323,13 @@ class _Check:
                 yield _FileProblem(FETCH, _malformed(detail))
 
     def _named_in(self, path: str, *, all_of: bool) -> list[bool]:
-        """Say which of the payload manifests name a path; of versions that ask for one only, whether one does."""
+        """Return for each payload manifest whether it lists a path; or, unless `all_of`, whether any of them does."""
         mark = mark_of(path)
         named = [mark in self._named[manifest.name] for manifest in self._export.manifests]
         return named if all_of else [any(named)]
 
     def _check_files(self) -> Iterator[_Result]:
-        """Find files that no manifest lists, and compare what a bag says about its payload."""
+        """Find files that no manifest lists, and compare a bag's `Payload-Oxum` with its payload."""
         own = {mark_of(name) for name in self._own}
         if not self._export.is_bag and self._export.is_known_by_marks(lambda mark: mark in own or self._is_named(mark)):
             return
@@ -346,7 +345,7 @@ class _Check:
                 yield _FileProblem(path, _Seen("orphan", detail="no manifest lists it"))
         if self._export.is_bag and not self._export.has(PAYLOAD):
             yield _FileProblem(PAYLOAD, _Seen("missing", detail="a bag has this folder, even if it is empty"))
-        # Of a bag in which something is missing or changed, it would only say so once more.
+        # If something is missing or changed, the `Payload-Oxum` would only report that again.
         is_whole = not self._run.counts["lacking"] and not _count_problems(self._run)
         for name, oxum in self._export.oxums():
             if oxum != (size, count) and is_whole:
@@ -364,12 +363,12 @@ class _Check:
         return _FileProblem(path, _Seen("orphan", detail=f"{name} does not list it"))
 
     def _is_expected(self, path: str) -> bool:
-        """Say whether a file outside a bag's payload may be there."""
+        """Return whether a file outside a bag's payload is allowed."""
         export = self._export
         if self._is_named(mark_of(path)):
             return True
         if export.is_bag and not export.is_ours:
-            return True  # tag files that no manifest lists are allowed
+            return True  # unlisted tag files are allowed
         name = path.rpartition("/")[2]
         if is_system_file(path) or name == MARKER or path.startswith(f"{INCOMING}/"):
             return True
@@ -420,7 +419,7 @@ def _read_part(look: _FileLook, part: Part) -> _Seen:
 
 
 def _digests(chunks: Iterable[bytes], algorithms: set[str]) -> dict[str, str]:
-    """Hash a stream in one reading by several algorithms."""
+    """Hash a stream with several algorithms in one pass."""
     hashed = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
     updates: list[Callable[[bytes], None]] = [one.update for one in hashed.values()]
     for chunk in chunks:
@@ -444,7 +443,7 @@ def _check_index(export: Export, held: int) -> Iterator[_FileProblem]:
 
 
 def _missing(export: Export) -> tuple[int, int, int]:
-    """Count what the export itself names as missing: not accepted as lost, accepted, and disposed."""
+    """Count the files that the export itself lists as missing: not accepted as lost, accepted, and disposed."""
     if export.find(MISSING) is None:
         return 0, 0, 0
     counts: Counter[str] = Counter()

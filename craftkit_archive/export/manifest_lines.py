@@ -1,4 +1,4 @@
-r"""The lines of manifests: those of sha256sum and its kin, of BSD's tools, and of bags. Knows no export.
+r"""Parses the lines of manifests: of sha256sum and similar tools, of BSD's tools, and of bags.
 
 Source: GNU coreutils, "md5sum invocation" (two spaces or ` *`; a line that begins with `\` has `\n`, `\r` and `\\` in
 its name); RFC 8493, section 2.1.3 (any spaces and tabs; `%0A`, `%0D` and `%25`).
@@ -10,12 +10,12 @@ import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# How long a line of any of an export's tables may be, in characters: one of gigabytes would fill the memory.
+# The longest line of an export's tables, in characters: a line of gigabytes would fill the memory.
 MOST_LINE = 1 << 20
 
 
 class Line(NamedTuple):
-    """A line of a manifest: a digest in lower-case hex digits, by which algorithm (`hashlib`'s name), of which path."""
+    """A line of a manifest: the digest in lower-case hex digits, its algorithm by `hashlib`'s name, and the path."""
 
     digest: str
     algorithm: str
@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 class ManifestName(NamedTuple):
-    """What a manifest's name says: its algorithm (None if unknown), and whether it lists the tag files of a bag."""
+    """A manifest's name, its algorithm (None if unknown), and whether it lists the tag files of a bag."""
 
     name: str
     algorithm: str | None
@@ -34,7 +34,7 @@ def _normalized(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-# RFC 8493 writes `sha3256` in a name, bagit-python `sha3_256`. Digests of any length (shake) have no name of their own.
+# RFC 8493 spells `sha3256` in a file name, bagit-python `sha3_256`. The shake algorithms have no fixed length.
 _ALGORITHMS = {_normalized(name): name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
 _ALGORITHMS |= {"b2": "blake2b", "blake2b512": "blake2b", "blake2s256": "blake2s"}
 _DIGITS = {name: 2 * hashlib.new(name, usedforsecurity=False).digest_size for name in set(_ALGORITHMS.values())}
@@ -52,7 +52,7 @@ _PERCENT_BREAK = re.compile(r"%(0[AaDd])")
 
 
 def manifest_name(name: str) -> ManifestName | None:
-    """Say which manifest a file's name stands for: `manifest-md5.txt`, `SHA256SUMS`; None if it is not a manifest's."""
+    """Parse the name of a manifest, such as `manifest-md5.txt` or `SHA256SUMS`; None if it is not one."""
     if found := _BAGIT_NAME.fullmatch(name):
         return ManifestName(name, _ALGORITHMS.get(_normalized(found[2])), found[1] is not None)
     if (found := _SUMS_NAME.fullmatch(name)) and (algorithm := _ALGORITHMS.get(found[1].lower())):
@@ -61,16 +61,16 @@ def manifest_name(name: str) -> ManifestName | None:
 
 
 def strength(algorithm: str) -> int:
-    """Order algorithms: the stronger, the higher."""
+    """Return the strength of an algorithm, by which they are ordered; the higher, the stronger."""
     return _DIGITS[algorithm]
 
 
 def parse_sum(line: str, algorithm: str) -> Line | None:
-    """Read a line as `sha256sum --check` does; None if it is not one.
+    """Parse a line as `sha256sum --check` does; None if it is not valid.
 
     Args:
-        line: Without its end.
-        algorithm: Of the digest, unless the line names another (`SHA512 (path) = digest`).
+        line: The line without its line break.
+        algorithm: The algorithm of the digest, unless the line names another (`SHA512 (path) = digest`).
     """
     if found := _BSD_SUM.fullmatch(line):
         escaped, name, path, digest = found.groups()
@@ -87,7 +87,7 @@ def parse_sum(line: str, algorithm: str) -> Line | None:
 
 
 def parse_bag_line(line: str, algorithm: str) -> Line | None:
-    """Read a line of a bag's manifest, its path as it stands there; None if it is not one."""
+    """Parse a line of a bag's manifest, without decoding the path; None if it is not valid."""
     found = _BAG_LINE.fullmatch(line)
     return _checked_line(found[1], algorithm, found[2]) if found else None
 
@@ -99,12 +99,13 @@ def _checked_line(digest: str, algorithm: str, path: str) -> Line | None:
 def spellings(path: str, *, percent: bool) -> Iterator[str]:
     """Yield the names that a path in a bag's manifest may stand for, the likeliest first.
 
-    Before 1.0 a percent sign stood for itself, and bagit-python writes it so to this day; some tools encode nothing at
-    all. And a bag that went through another system may have its accents in another form than its manifest.
+    Before version 1.0, a percent sign was not encoded, and bagit-python still does not encode it; some tools encode
+    nothing at all. And in a bag that went through another system, accents may be composed differently than in its
+    manifest.
 
     Args:
-        path: As it stands in the manifest.
-        percent: Whether `%25` is a percent sign first of all, as in 1.0.
+        path: The path as it is in the manifest.
+        percent: Whether `%25` most likely stands for a percent sign, as in version 1.0.
     """
     path = path.removeprefix("./")
     if "%" not in path and path.isascii():

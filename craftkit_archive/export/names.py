@@ -1,4 +1,4 @@
-"""The names that PDFs have in an export: planned as a whole, and good on Linux, macOS and Windows at once."""
+"""The names of PDFs in an export: planned for the whole export, and valid on Linux, macOS and Windows alike."""
 
 import re
 import unicodedata
@@ -31,7 +31,7 @@ _FIELDS: dict[str, Callable[[ExportRow], Any]] = {
     "project_name": lambda row: row.project_name or row.project_id,
 }
 _DATES = ("created", "completed")
-# Where the parts of a time stand in the one form that the catalog has for it.
+# The positions of the parts of a time in the catalog's form.
 _DIRECTIVES = {
     "%Y": slice(0, 4),
     "%m": slice(5, 7),
@@ -46,9 +46,9 @@ _KNOWN = ", ".join(_FIELDS)
 _PLAIN = re.compile(r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])\Z)[a-z0-9][a-z0-9_-]*")
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*%~\x00-\x1f\x7f]')
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?")
-# What makes an option of a name, or a formula of a cell.
+# A name that begins like this could be taken for an option, or for a formula in a spreadsheet.
 _STEERING = ("-", "=", "+", "@", "'")
-# What an export itself puts beside the PDFs.
+# Names like those of the files that an export has beside its PDFs.
 _OWN = re.compile(r"(?i).*\.(csv|html|txt)")
 
 
@@ -58,13 +58,12 @@ Say = Callable[[ExportRow], str]
 class NamePlan:
     """The names of a selection's PDFs.
 
-    A name is made from the template, part by part: characters that a system refuses become `_`, the text is brought
-    into NFC, and it is kept short. What a field puts into a folder's name is written in lower case, so that no two
-    folders differ by case alone. Names that some system would take for one, and names of PDFs that became the same,
-    each get a suffix from the render's id. So a name depends on nothing but the set of renders: not on their order,
-    and not on the run.
+    A name is made from the template part by part: characters that some system refuses become `_`, the text is
+    normalized to NFC, and long names are cut. Fields in the names of folders are written in lower case, so that no two
+    folders differ only by case. Names that are equal, or that some system would treat as equal, each get a suffix from
+    the render's id. So a name depends only on the set of renders, not on their order or on the run.
 
-    First `add` every row, then ask for each `path`. Of each row 8 bytes are kept.
+    First `add` every row, then call `path` for each. Of each row, 8 bytes are kept.
 
     Args:
         template: Text with fields in braces, such as `{project_slug}/{created:%Y-%m}/{id}.pdf`.
@@ -82,7 +81,7 @@ class NamePlan:
         self._clashing: set[int] | None = None
 
     def add(self, row: ExportRow) -> None:
-        """Take up a row into the plan."""
+        """Add a row to the plan."""
         self._seen.append(mark(self._draft(row)))
 
     def path(self, row: ExportRow) -> str:
@@ -103,7 +102,7 @@ class NamePlan:
 
 
 def _parse(template: str) -> list[Say]:
-    """Cut a template at its slashes into parts, each of which says its text of a row."""
+    """Split a template at its slashes into functions, each of which returns a part of the name for a row."""
     parts: list[list[str | Say]] = [[]]
 
     def add(text: str, make: Callable[[str], str | Say]) -> None:
@@ -138,7 +137,7 @@ def _parse(template: str) -> list[Say]:
 
 
 def _date_part(template: str, value: Callable[[ExportRow], Any], spec: str) -> Say:
-    """Say a part of a time, as it stands in the catalog's one form for it."""
+    """Return a function that formats a time by slicing the catalog's form of it, without parsing."""
     pieces: list[str | slice] = []
     for text, letter in re.findall(r"([^%]*)(%.?)?", spec):
         if (letter and letter not in _DIRECTIVES) or "{" in text:
@@ -169,17 +168,18 @@ def _folders(texts: tuple[str, ...], limit: int) -> str:
     return "".join([f"{_folder(text, limit)}/" for text in texts])
 
 
+# Cached, because many PDFs lie in the same folders.
 @lru_cache(maxsize=4096)
 def _folder(text: str, limit: int) -> str:
-    """Make a folder's name; the same for all texts that some system takes for one."""
+    """Return the name of a folder; the same for all texts that some system would treat as equal."""
     name = safe_part(fold(text), limit)
     return f"{name}_" if _OWN.fullmatch(name) else name
 
 
 def safe_part(text: str, limit: int) -> str:
-    """Make one part of a path of any text: in NFC, 1 to `limit` bytes, and allowed on every system.
+    """Turn any text into one part of a path: in NFC, 1 to `limit` bytes, and allowed on every system.
 
-    Different texts may become the same part.
+    Different texts may give the same part.
     """
     if len(text) <= limit and _PLAIN.fullmatch(text):
         return text
@@ -192,12 +192,12 @@ def safe_part(text: str, limit: int) -> str:
 
 
 def fold(text: str) -> str:
-    """Make equal what any system that ignores case, or the form of accents, takes for one."""
+    """Return a text that is equal for all names that some system treats as equal, by case or composition of accents."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).upper().casefold())
 
 
 def mark(path: str) -> int:
-    """Return 8 bytes, as a number, that stand for a path; the same for those that some system takes for one."""
+    """Return a 64-bit hash of a path; the same for paths that some system treats as equal."""
     return mark_of(fold(path))

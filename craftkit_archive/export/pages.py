@@ -1,4 +1,4 @@
-"""The pages to browse an export with: one file each, no network, readable without scripts too."""
+"""The HTML pages for browsing an export: self-contained files that need no network, and work without scripts too."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -19,12 +19,12 @@ CHART_HEIGHT = 96
 
 
 def page_name(number: int) -> str:
-    """Name the pages of an export: `index.html`, then `index-002.html` and so on."""
+    """Return the name of a page, counted from 0: `index.html`, then `index-002.html` and so on."""
     return f"index-{number + 1:03}.html" if number else "index.html"
 
 
 class _ProjectBar(NamedTuple):
-    """A project in the chart: its bar's width is in percent of the widest."""
+    """A project in the chart; the width of its bar is in percent of the widest one."""
 
     name: str
     pdfs: int
@@ -33,7 +33,7 @@ class _ProjectBar(NamedTuple):
 
 
 class _Month(NamedTuple):
-    """A month or year in the chart: across in percent of the chart's width, down in pixels."""
+    """A month or year in the chart; horizontal positions in percent of the chart's width, vertical ones in pixels."""
 
     name: str
     pdfs: int
@@ -55,21 +55,21 @@ class _Months(NamedTuple):
 
 
 class Pages:
-    """The pages of one export, each with up to 100,000 PDFs; the first one has the charts of them all.
+    """The pages of one export, each with up to `PAGE_ROWS` PDFs; the first one has the charts of all PDFs.
 
-    The rows are in the page once, as a plain table for a browser without scripts; with scripts, the same text is
-    what the page searches, sorts and shows.
+    A page contains its rows once, as a plain table for browsers without scripts; with scripts, the page searches, sorts
+    and shows the same text.
 
     Args:
         open_file: Opens a temporary file.
-        title: What they are called.
-        volume: Which part of an export they are about.
+        title: The title of the pages.
+        volume: The volume of the export that they are about.
     """
 
     def __init__(self, open_file: Callable[[], BinaryIO], title: str, volume: "Volume") -> None:
         self._open = open_file
         self._title = title if volume.total == 1 else f"{title}, part {volume.number} of {volume.total}"
-        # Each row is filled when its PDF is added and waits in a temporary file, so that memory stays flat.
+        # Each row is rendered when its PDF is added, and kept in a temporary file, so that memory stays flat.
         self._fill_row = load_row("export/row.html", "row", 7)
         self._rows: list[BinaryIO] = []
         self._count = self._size = 0
@@ -125,7 +125,7 @@ class Pages:
 
 
 def _draw_months(months: Counter[str]) -> _Months:
-    """Draw how many PDFs there are of each month, or of each year if there are many months."""
+    """Lay out the number of PDFs by month, or by year if there are many months."""
     counts = months
     if len(months) > MOST_MONTHS:
         counts = Counter()

@@ -1,4 +1,4 @@
-"""Reading an export of any form, without a catalog: what it lists, what is there, and the bytes of it."""
+"""Reads an export of any form without a catalog: what it lists, which files exist, and their bytes."""
 
 import csv
 import errno
@@ -52,9 +52,9 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errn
 
 
 class Listed(NamedTuple):
-    """A PDF as an export's index lists it. The digest has 64 lower-case hex digits.
+    """A PDF in an export's index. The digest has 64 lower-case hex digits.
 
-    An export that has a manifest and no index, such as a bag that others made, says no more than path and digest.
+    An export with a manifest but no index, such as a bag of another program, gives only path and digest.
     """
 
     path: str
@@ -65,16 +65,16 @@ class Listed(NamedTuple):
 
 
 class ListedFile(NamedTuple):
-    """A file as a manifest lists it.
+    """A file in a manifest.
 
     Attributes:
-        path: Its name, as it is found in the export.
-        algorithm: Of the digest, as `hashlib` names it.
-        digest: Lower-case hex digits.
-        part: Where it is; None if it is missing or cannot be examined.
-        problem: What is wrong with the name or the place; None if nothing is.
-        unreadable: Whether the disk refused, so that it is unknown whether the file exists.
-        respelled: Whether it was found under another spelling than the one the standard makes of the line.
+        path: Its path in the export.
+        algorithm: The algorithm of the digest, by `hashlib`'s name.
+        digest: The digest, in lower-case hex digits.
+        part: Where its bytes are; None if it is missing or cannot be examined.
+        problem: What is wrong with the path or the file; None if nothing is.
+        unreadable: Whether the disk failed, so that it is unknown whether the file exists.
+        respelled: Whether it was found under another spelling than the one that the standard prescribes.
     """
 
     path: str
@@ -87,31 +87,31 @@ class ListedFile(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """A manifest that can be compared: its path in the export, and its algorithm as `hashlib` names it."""
+    """A manifest of a known algorithm: its path in the export, and the algorithm by `hashlib`'s name."""
 
     name: str
     algorithm: str
 
 
 class Export:
-    """An export opened for reading, whoever made it: a folder, a zip or a tar; plain or a bag.
+    """An export opened for reading, made by any program: a folder, a zip or a tar; plain or a bag.
 
-    Paths are relative to the folder that holds the manifests, also in a zip or tar that has a folder around it. Of a
-    zip or tar the places of all files are held in memory, 24 bytes each; of a folder nothing is.
+    Paths are relative to the folder that holds the manifests, also if a zip or tar has a folder around it. For a zip or
+    tar, the positions of all files are held in memory, 24 bytes each; for a folder, nothing is.
 
     Args:
         path: The folder, or the file.
 
     Attributes:
-        declaration: What a bag says about itself in `bagit.txt`; None if it is not a bag.
-        manifests: The strongest algorithm first. Those of a bag list its payload.
-        tag_manifests: Those of a bag that list everything else.
-        unknown: The names of manifests whose algorithm is not known here.
-        is_ours: Whether it has the index and the seal that this program puts into an export.
+        declaration: The content of a bag's `bagit.txt`; None if it is not a bag.
+        manifests: The manifests, the strongest algorithm first. Those of a bag list its payload.
+        tag_manifests: The manifests of a bag that list everything else.
+        unknown: The names of manifests with unknown algorithms.
+        is_ours: Whether it has an index and a seal, as exports of this program have.
 
     Raises:
-        RequestError: There is nothing, or nothing that has a manifest.
-        AssetUnreadableError: It is a zip or tar that is damaged or cut short, or a bag that breaks the rules for bags.
+        RequestError: There is no export: nothing is there, or it has no manifest.
+        AssetUnreadableError: It is a damaged or truncated zip or tar, or a bag that violates the standard.
     """
 
     def __init__(self, path: Path) -> None:
@@ -146,7 +146,7 @@ class Export:
     def _is_ours(self) -> bool:
         try:
             return self.find(INDEX) is not None and _SEAL.fullmatch(self.said().get("Seal", "")) is not None
-        except AssetError:  # somebody else's seal.txt
+        except AssetError:  # a seal.txt of another program
             return False
 
     def _declared(self) -> bag.Declaration:
@@ -160,7 +160,7 @@ class Export:
             ) from error
 
     def _counts(self, name: str) -> bool:
-        """Say whether a manifest of such a name counts here: a bag has none of the plain kind, and the reverse."""
+        """Return whether a manifest of this name counts: in a bag only those of bags do, elsewhere only plain ones."""
         bagged = name.startswith(("manifest-", "tagmanifest-"))
         return bagged if self.is_bag else not name.startswith("tagmanifest-")
 
@@ -176,12 +176,12 @@ class Export:
         raise RequestError(f"{self.path} is not an export: {why}")
 
     def listed(self) -> Iterator[Listed]:
-        """Yield the PDFs that the export says it holds, in its own order; lazily.
+        """Yield the PDFs that the export lists, in its own order, lazily.
 
-        Where others made it, those are the files that a manifest with SHA-256 lists.
+        If another program made it, those are the files in a manifest with SHA-256.
 
         Raises:
-            AssetUnreadableError: Its index or manifest cannot be understood.
+            AssetUnreadableError: Its index or manifest cannot be parsed.
         """
         if not self.is_ours:
             for manifest in self.manifests:
@@ -194,7 +194,7 @@ class Export:
             if names is None:
                 return
             try:
-                # By place: a dictionary for each line would take twice the time.
+                # Columns are looked up by position, because a dictionary for each line would take twice the time.
                 path, digest, size, render = map(names.index, ("path", "sha256", "size_bytes", "render_id"))
                 key = names.index("asset_key") if "asset_key" in names else None
             except ValueError as error:
@@ -214,14 +214,14 @@ class Export:
                     raise self._damaged(INDEX, rows.line_num) from error
 
     def entries(self, manifest: Manifest) -> Iterator[ListedFile]:
-        """Yield what a manifest lists, and where each file is; lazily.
+        """Yield the files that a manifest lists, with their positions, lazily.
 
         Raises:
-            AssetUnreadableError: A line cannot be understood.
+            AssetUnreadableError: A line cannot be parsed.
         """
         parse = parse_bag_line if self.is_bag else parse_sum
         for number, text in self._tag_lines(manifest.name):
-            if not text or (text.startswith("#") and not self.is_bag):  # as sha256sum has it
+            if not text or (text.startswith("#") and not self.is_bag):  # comments, as in sha256sum
                 continue
             line = parse(text, manifest.algorithm)
             if line is None:
@@ -229,10 +229,10 @@ class Export:
             yield self._entry(line)
 
     def holes(self) -> Iterator[tuple[int, str, Part | None]]:
-        """Yield the number, path and place of each line of a bag's `fetch.txt`; nothing is fetched.
+        """Yield the line number, the path, and the position of each file in a bag's `fetch.txt`; nothing is fetched.
 
         Raises:
-            AssetUnreadableError: A line cannot be understood, or names what a bag's payload cannot have.
+            AssetUnreadableError: A line cannot be parsed, or names a file that a bag's payload cannot contain.
         """
         if not self.is_bag or self.find(bag.FETCH) is None:
             return
@@ -251,10 +251,10 @@ class Export:
             yield number, entry.path, entry.part
 
     def oxums(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
-        """Yield the payload's size by the bag, in bytes and files (None if it is not such a pair), and in which file.
+        """Yield each `Payload-Oxum` of a bag: the file that has it, and bytes and files (None if it is malformed).
 
         Raises:
-            AssetUnreadableError: The file is not one of labels and values.
+            AssetUnreadableError: The file does not consist of labels and values.
         """
         for name in (bag.INFO, bag.OLD_INFO):
             if self.declaration is not None and self.find(name) is not None:
@@ -269,13 +269,13 @@ class Export:
         if self.declaration is not None:
             opened = self.text(name, self.declaration.encoding)
         else:
-            # sha256sum writes names as the disk has them, of whatever bytes; and a line ends with a line feed alone.
+            # sha256sum writes names with the bytes that the disk has, and ends lines with a line feed only.
             opened = self.text(name, "utf-8-sig", errors="surrogateescape", newline="\n")
         with opened as lines:
             yield from ((number, line.rstrip("\n").removesuffix("\r")) for number, line in enumerate(lines, 1))
 
     def _entry(self, line: Line) -> ListedFile:
-        """Find the file that a line means: under the first of its possible spellings that is there."""
+        """Find the file of a line: the first of the possible spellings of its path that exists."""
         if self.declaration is None:
             names = [line.path.removeprefix("./")]
         else:
@@ -292,7 +292,7 @@ class Export:
         return ListedFile(names[0], line.algorithm, line.digest, None, problem, unreadable)
 
     def said(self) -> dict[str, str]:
-        """Return what `seal.txt` says, by label (`Seal`, `PDFs`, `Bytes`, `Archive`); empty without one."""
+        """Return the content of `seal.txt` by label (`Seal`, `PDFs`, `Bytes`, `Archive`); empty if there is none."""
         if self.find(SEAL) is None:
             return {}
         with self.text(SEAL) as lines:
@@ -303,11 +303,11 @@ class Export:
     def text(
         self, name: str, encoding: str = "utf-8", *, errors: str = "strict", newline: str = ""
     ) -> Iterator[Iterator[str]]:
-        """Open one of its tables for reading, line by line.
+        """Open one of its text files for reading, line by line.
 
         Raises:
-            AssetUnreadableError: It is not in this encoding, has a line of more than a million characters, or reading
-                it fails.
+            AssetUnreadableError: It is not in this encoding, has a line of more than `MOST_LINE` characters, or cannot
+                be read.
             AssetDamagedError: It is in a zip, and cannot be unpacked.
         """
         with self.open(name) as found:
@@ -318,7 +318,7 @@ class Export:
                 raise self._damaged(name) from error
 
     def _lines(self, name: str, file: TextIO) -> Iterator[str]:
-        """Yield lines without taking one of gigabytes into memory."""
+        """Yield lines; one of gigabytes is refused before it fills the memory."""
         number = 0
         while line := file.readline(MOST_LINE):
             number += 1
@@ -327,10 +327,10 @@ class Export:
             yield line
 
     def measure(self) -> tuple[int, int]:
-        """Return how many files are there, listed or not, and their bytes.
+        """Return the number of files, listed or not, and their total size in bytes.
 
         Raises:
-            AssetUnreadableError: A folder cannot be looked into.
+            AssetUnreadableError: A folder cannot be read.
         """
         if self._members is not None:
             return self._members.measure()
@@ -340,22 +340,22 @@ class Export:
         return count, size
 
     def is_known_by_marks(self, is_known: Callable[[int], bool]) -> bool:
-        """Say whether the marks of all names are known, for less than it takes to read the names once more.
+        """Return whether the marks of all names are known, which is faster than reading the names again.
 
-        Only of a zip or tar without a folder around everything; of others False says nothing.
+        That works only for a zip or tar without a folder around everything; for others, False means nothing.
         """
         return self._members is not None and self._members.is_known_by_marks(is_known)
 
     def parts(self) -> Iterator[tuple[str, Part]]:
-        """Yield the path and the place of every file that is there, listed or not; in no order, lazily.
+        """Yield the path and the position of every file, listed or not, in no particular order, lazily.
 
         Raises:
-            AssetUnreadableError: A folder cannot be looked into.
+            AssetUnreadableError: A folder cannot be read.
         """
         if self._members is not None:
             yield from self._members
             return
-        # os.walk says nothing of a folder that it cannot read, and goes down by recursion.
+        # Not os.walk, which silently skips folders that it cannot read, and descends by recursion.
         folders = [""]
         while folders:
             prefix = folders.pop()
@@ -377,17 +377,17 @@ class Export:
             ) from error
 
     def has(self, folder: str) -> bool:
-        """Say whether a folder is there; a zip or tar need not say so of one."""
+        """Return whether a folder exists; always True for a zip or tar, which need not list folders."""
         return self._members is not None or os.path.isdir(f"{self._root}/{folder}")  # noqa: PTH112
 
     def find(self, path: str) -> Part | None:
-        """Return where a file of the export is; None if it is absent or not a file.
+        """Return the position of a file of the export; None if it is missing or not a file.
 
-        A link counts as the file that it leads to.
+        A link counts as its target.
 
         Raises:
             AssetKeyError: The path leads out of the export, by itself or through a link.
-            AssetUnreadableError: The disk does not say whether it is there.
+            AssetUnreadableError: The disk failed, so that it is unknown whether the file exists.
         """
         if is_unsafe(path):
             raise AssetKeyError(f"the path {path!a} leads out of the export")
@@ -436,12 +436,12 @@ def _is_top(name: str) -> bool:
 
 
 def open_part(path: str, part: Part) -> OpenAsset:
-    """Open the bytes that are in a place; for those that had it from an `Export`, in other processes too.
+    """Open a file of an export by its position, without the `Export`, as other processes do.
 
-    Reading them raises `AssetDamagedError` where they cannot be unpacked.
+    Reading it raises `AssetDamagedError` if it cannot be unpacked.
 
     Raises:
-        AssetUnreadableError: They cannot be opened.
+        AssetUnreadableError: It cannot be opened.
     """
     try:
         descriptor = os.open(part.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -474,7 +474,7 @@ class _Slice(io.RawIOBase):
 
 
 class _Inflated(io.RawIOBase):
-    """A deflated part of a file, as a file; never longer than the zip's directory says."""
+    """A deflated part of a file, as a file; it raises if it is not exactly as long as the zip's directory says."""
 
     def __init__(self, path: str, descriptor: int, part: Part) -> None:
         self._path = path
@@ -490,7 +490,7 @@ class _Inflated(io.RawIOBase):
         while not data and not self._inflate.eof:
             data = self._step(len(buffer))
         self._left -= len(data)
-        # The end of the stream is asked for by the last call, which gives nothing.
+        # Only the last call, which returns nothing, shows whether the stream ended at the right length.
         if self._left < 0 or (self._left and not data):
             raise self._damaged("its length is not what the directory says")
         buffer[: len(data)] = data

@@ -1,8 +1,8 @@
-"""Fills the HTML pages from their templates.
+"""Renders the HTML pages from their templates.
 
 A page is a template in its subject's folder that extends `html/base.html`, and one call of `generate_page` or
-`write_page`. Nothing else is needed: whatever a template shows is escaped (HTML, control characters and line breaks),
-and its script is included in the page and named in its Content-Security-Policy.
+`write_page`. Everything that a template shows is escaped (HTML, control characters and line breaks), and its script is
+included in the page and named in its Content-Security-Policy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parents[1]
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 35 ms, and only a page needs it
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # takes 35 ms, and only pages need it
 
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
@@ -44,9 +44,9 @@ def _environment() -> Environment:
 
 
 def _on_one_line(value: object) -> object:
-    """Show what steers a terminal, or turns the direction of writing, as an escape; called for each value shown.
+    """Escape characters that control a terminal or change the direction of text; called for each value shown.
 
-    jinja2 escapes HTML after this. What comes from a macro is `Markup`, and was here before.
+    jinja2 escapes HTML after this. The result of a macro is `Markup`, whose values were escaped before.
     """
     if not isinstance(value, str) or value.isprintable() or hasattr(value, "__html__"):
         return value
@@ -62,22 +62,22 @@ def generate_page(template: str, values: dict[str, object]) -> Iterator[str]:
 
     Args:
         template: Its path below `craftkit_archive`, such as `report/report.html`.
-        values: What the template shows, by name. A name that is missing is an error.
+        values: The template's variables. A missing variable is an error.
     """
     return _environment().get_template(template).generate(values)
 
 
 def write_page(template: str, out: TextIO, values: dict[str, object]) -> None:
-    """Write a page into a file of text; see `generate_page`."""
+    """Write a page to a text file; see `generate_page`."""
     for piece in generate_page(template, values):
         out.write(piece)
 
 
 def load_row(template: str, name: str, columns: int) -> Callable[..., str]:
-    """Return what fills a row as soon as its values, all texts, are known: a macro of a template of nothing else.
+    """Return a function that renders a row from its values, all of them text, with a macro of a template.
 
-    A macro takes 6.2 us a row. So it is asked once what it puts around its values, and again only for values in which
-    something is to be escaped; a row of others takes 1.3 us.
+    A macro takes 6.2 us a row. So it is called once with placeholders to get a format string, and again only for values
+    that need escaping; all other rows take 1.3 us.
     """
     from markupsafe import escape
 
@@ -96,7 +96,7 @@ def load_row(template: str, name: str, columns: int) -> Callable[..., str]:
 
 
 def read_filled(file: BinaryIO, size_bytes: int = 1 << 20) -> Iterator[Markup]:
-    """Read back, from its beginning, what macros filled: it is escaped once, not twice."""
+    """Read rendered rows back from the beginning of a file, as `Markup`, so that they are not escaped again."""
     from markupsafe import Markup
 
     file.seek(0)
