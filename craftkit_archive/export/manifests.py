@@ -41,7 +41,7 @@ _SPECIAL = frozenset("'=+-@\t")
 
 
 class IndexRow(NamedTuple):
-    """A line of the index, in the order of `INDEX_COLUMNS`; nothing is an empty text."""
+    """A line of the index, in the order of `INDEX_COLUMNS`; a missing value is an empty string."""
 
     path: str
     render_id: str
@@ -57,7 +57,7 @@ class IndexRow(NamedTuple):
 
 
 def index_cells(row: ExportRow, path: str) -> IndexRow:
-    """Return the index's line about a render."""
+    """Return the cells of a render's line in the index."""
     return IndexRow(
         path,
         row.render_id,
@@ -74,21 +74,23 @@ def index_cells(row: ExportRow, path: str) -> IndexRow:
 
 
 def csv_line(cells: Sequence[str]) -> str:
-    """Write a line of a table, as spreadsheets read it, and none of its cells as a formula."""
+    """Return cells as a line of CSV that spreadsheets read, escaped so that no cell is taken for a formula."""
+    # A regular expression that looked for formulas in a line took as long as copying a small PDF; comparing the first
+    # characters takes a twentieth of that.
     line = ",".join(cells)
     if (
         line.count(",") == len(cells) - 1
         and _SPECIAL.isdisjoint(cell[:1] for cell in cells)
         and not ('"' in line or "\n" in line or "\r" in line)
     ):
-        return f"{line}\r\n"  # nothing to quote or escape: ten times as quick
+        return f"{line}\r\n"  # nothing to quote or escape, which is ten times as fast as `csv`
     text = io.StringIO()
     csv.writer(text).writerow(map(escape_formula, cells))
     return text.getvalue()
 
 
 def read_cells(lines: Iterable[str]) -> Iterable[IndexRow]:
-    """Read lines of the index, and leave out what is not one, such as a line that was cut or rewritten."""
+    """Parse lines of the index; skip lines that are not valid, such as truncated or rewritten ones."""
     rows = csv.reader(lines)
     while True:
         try:
@@ -109,16 +111,17 @@ class Volume(NamedTuple):
 
 
 class Manifests:
-    """The manifests and pages of one export, kept in temporary files until they are whole; a context manager.
+    """The manifests and pages of one export, kept in temporary files until they are complete; a context manager.
 
     Args:
-        archive_id: Whose PDFs they are about.
-        title: What the pages are called.
-        bag_info: What a bag says about itself; None makes no bag.
-        folder: Where the temporary files are; the system's place if not given.
+        archive_id: Id of the archive whose PDFs are exported.
+        title: Title of the pages.
+        bag_info: Labels and values for bag-info.txt; None makes no bag.
+        folder: Where the temporary files are created; None for the system's temporary folder.
         volume: Which part of the export this is.
-        today: The date, for a bag.
-        vouchers: What is written beside `seal.txt`, from its text: the signature, the timestamp.
+        today: The date (YYYY-MM-DD), for bag-info.txt.
+        vouchers: By name, the files that vouch for `seal.txt` (signature, timestamp), each as a function that makes the
+            file's bytes from those of `seal.txt`.
     """
 
     def __init__(
@@ -163,7 +166,7 @@ class Manifests:
             self._stack.close()
 
     def add(self, held: Sequence[tuple[IndexRow, str, int]]) -> None:
-        """Record PDFs that the export has: their cells, what `csv_line` makes of these, and their times."""
+        """Record exported PDFs: for each its cells, their line by `csv_line`, and its time (seconds since 1970)."""
         self.count += len(held)
         self._modified = max(self._modified, *(modified for _, _, modified in held), 0)
         self.members.extend(member_of(cells.render_id) for cells, _, _ in held)
@@ -177,19 +180,19 @@ class Manifests:
                 self._pages.add(cells, size)
 
     def lack(self, cells: Sequence[str]) -> None:
-        """Record a render that is missing, in the order of `MISSING_COLUMNS`."""
+        """Record a missing render; its cells are in the order of `MISSING_COLUMNS`."""
         self._missing_count += 1
         with disk_errors(self._folder or tempfile.gettempdir()):
             self._missing.write(csv_line(cells).encode())
 
     def note_odd(self, cells: IndexRow, odd: str) -> None:
-        """Put down what was odd about a PDF on arrival, that the export has."""
+        """Record what was odd about an exported PDF when it arrived in the archive."""
         self._odd_count += 1
         with disk_errors(self._folder or tempfile.gettempdir()):
             self._odd.write(csv_line((cells.path, cells.render_id, cells.asset_key, odd)).encode())
 
     def store(self, target: OwnFiles) -> str:
-        """Write them all into an export, the manifest last, and return the seal."""
+        """Write all of them into the export, the manifest last, and return the seal."""
         with disk_errors(self._folder or tempfile.gettempdir()):
             return self._store(target)
 

@@ -31,9 +31,9 @@ LEDGER = f"{INCOMING}/ledger.csv"
 
 
 class OwnFiles(ABC):
-    """Where the files go that an export writes beside the PDFs: its manifest, tables, seal and pages.
+    """Where an export writes its own files, beside the PDFs: its manifest, tables, seal and pages.
 
-    `removes` says whether none of an earlier export stays: `remove` can take it away, or there never is one.
+    `removes` is true if no such file of an earlier export can remain: `remove` deletes it, or there never is one.
     """
 
     removes: bool
@@ -43,50 +43,55 @@ class OwnFiles(ABC):
         """Write one of the export's own files; a path that ends with a slash is an empty folder."""
 
     def remove(self, path: str) -> bool:
-        """Remove a file of an earlier export, and say whether there was one; a target may take up none."""
+        """Remove a file of an earlier export and return whether there was one; always False where none can be."""
         return False
 
 
 class Target(OwnFiles):
-    """One export while it is made. Every implementation passes the suite in `tests/test_exporting.py`.
+    """Where one export is written. Every implementation passes the suite in `tests/test_exporting.py`.
 
-    A context manager: leaving it before `close` leaves nothing behind that looks like a whole export.
-    `has_earlier` says, inside, whether earlier exports may have written something here.
+    A context manager: leaving it without `close` leaves nothing behind that looks like a complete export.
+    `has_earlier` is valid inside: whether earlier exports may have written something here.
     """
 
     has_earlier: bool
 
     @abstractmethod
     def __enter__(self) -> Self:
-        """Take the place, so that no other export writes to it."""
+        """Lock the target against other exports, where it can be locked.
+
+        Raises:
+            LockedError: Another export is writing to it.
+            RequestError: Something else is there.
+        """
 
     @abstractmethod
     def __exit__(self, *_error: object) -> None:
-        """Let go of it."""
+        """Unlock the target, and remove what is incomplete."""
 
     @abstractmethod
     def earlier(self) -> Iterator[str]:
-        """Yield the index lines of earlier exports in this place, line ends included."""
+        """Yield the index lines of earlier exports to this target, line ends included."""
 
     @abstractmethod
     def task(self, items: list[ExportItem], lines: str) -> Any:
-        """Say what a worker is to do with these, and note down that it will; `lines` are theirs of the index."""
+        """Make a worker's task of these items, and note their lines of the index, `lines`, before it may write."""
 
     @abstractmethod
     def settle(self, task: Any, done: list[Done]) -> None:
-        """Take in what a worker has done. Tasks are settled in the order in which they were made."""
+        """Take the results of a task, one for each item. Tasks are settled in the order in which they were made."""
 
     def holds(self, path: str, size_bytes: int | None, sha256: str) -> bool:
-        """Say whether a file of an earlier export is there and as it was written; a target may take up none."""
+        """Return whether a file of an earlier export is there, unchanged; always False where none can be."""
         return False
 
     @abstractmethod
     def close(self) -> None:
-        """Make the export whole under its final name."""
+        """Complete the export under its final name."""
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What an export's marker says: of which archive it is, and whether it is a bag."""
+    """The content of an export's marker: the id of its archive, and whether it is a bag."""
 
     archive: str
     bag: bool = False
@@ -134,7 +139,7 @@ class FolderTarget(Target):
             self._is_new = not os.path.lexists(self.path) or not next(self.path.iterdir(), None)
             if self._is_new:
                 return
-            # An export that was killed before it could leave its marker has left its lock.
+            # An export that was killed before it wrote its marker has left its lock.
             if {path.name for path in islice(self.path.iterdir(), 2)} <= {INCOMING}:
                 return
             marker = self.path / MARKER
@@ -151,7 +156,7 @@ class FolderTarget(Target):
             with disk_errors(self.path):
                 incoming.mkdir(exist_ok=True)
                 self._folder.write(MARKER, [msgspec.json.encode(self._claim)], replace=True)
-                # An export without its manifest is one that is not whole.
+                # An export without a manifest counts as incomplete.
                 (self.path / MANIFEST).unlink(missing_ok=True)
                 self._ledger = stack.enter_context((self.path / LEDGER).open("a+b"))
                 self._take_index()
@@ -159,7 +164,7 @@ class FolderTarget(Target):
         return self
 
     def _take_index(self) -> None:
-        """Put what the last export wrote into the ledger, before anything else is written."""
+        """Append the last export's index to the ledger, before anything else is written."""
         index = self.path / INDEX
         if self._ledger.tell():
             self._ledger.write(b"\r\n")  # the last line may be torn
@@ -219,7 +224,7 @@ class FolderTarget(Target):
 
     @override
     def remove(self, path: str) -> bool:
-        """Also removes folders that become empty."""
+        """Remove a file, and the folders that become empty."""
         file = self.path / check_asset_key(path)
         with disk_errors(file):
             try:
@@ -259,7 +264,7 @@ def check_claim(found: bytes | None, claim: Claim, where: object) -> None:
 
 
 class StoreTarget(Target):
-    """A bucket; it cannot be locked, and nothing is removed from it but what vouches for an earlier seal."""
+    """A bucket. It cannot be locked, and only the signature and timestamp of an earlier seal are removed from it."""
 
     has_earlier = False
     removes = False
@@ -286,7 +291,7 @@ class StoreTarget(Target):
 
     @override
     def earlier(self) -> Iterator[str]:
-        """Yield nothing: what earlier exports wrote stays, and is not part of this one."""
+        """Yield nothing: files of earlier exports stay, but are not part of this one."""
         return iter(())
 
     @override
@@ -299,13 +304,13 @@ class StoreTarget(Target):
 
     @override
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
-        """Skips empty folders, which a bucket cannot hold."""
+        """Write a file; skip an empty folder, which a bucket cannot hold."""
         if not path.endswith("/"):
             self._store.write(path, _file_chunks(file), replace=True)
 
     @override
     def remove(self, path: str) -> bool:
-        """Leaves PDFs and pages where they are: others may be reading them, and no list here names them."""
+        """Remove a signature or timestamp; leave PDFs and pages, which others may be reading and no list here names."""
         if path not in (SIGNATURE, TIMESTAMP):
             return False
         try:
@@ -323,18 +328,18 @@ class StoreTarget(Target):
 class PackedTarget(Target):
     """One zip or tar, in a file or on standard output.
 
-    In a file, workers write their pieces at their places at once; it gets its name when it is whole. Where an asset is
-    left out, the pieces after it move up. On standard output, each piece is made in a temporary file and follows when
-    the ones before it are out.
+    Workers write their pieces of a file at the same time, each at its offset; the file gets its name when it is
+    complete. Where an asset is left out, the pieces after it move up. For standard output, each piece is written to a
+    temporary file and sent after the pieces before it.
 
     Args:
         archive: Whose PDFs are written.
         path: The file; None is standard output.
         form: `zip` or `tar`.
-        prefix: A folder, with its slash, that is put around everything.
+        prefix: A folder, with its slash, that everything is put into; empty for none.
 
     Raises:
-        RequestError: It would lie in the store, or a file of that name is not an export of this archive.
+        RequestError: It would be inside the store, or a file of that name is not an export of this archive.
         LockedError: Another export is writing it.
     """
 
@@ -408,7 +413,7 @@ class PackedTarget(Target):
             self._directory.record(path, size, modified, crc, offset)
 
     def _write(self, chunks: Iterable[bytes]) -> None:
-        """Write at the end of what is settled."""
+        """Write after the last settled piece."""
         with disk_errors(self.path or "standard output"):
             for chunk in chunks:
                 view = memoryview(chunk)
@@ -446,10 +451,10 @@ def _read_range(descriptor: int, offset: int, length: int) -> Iterator[bytes]:
 
 
 def check_packed(archive: Archive, path: Path, form: str) -> None:
-    """See that a zip or tar can be written at a path: nothing is there, or an export of this archive.
+    """Check that a zip or tar can be written at a path: nothing is there, or an export of this archive.
 
     Raises:
-        RequestError: Something else is there, or it would lie in the archive's store.
+        RequestError: Something else is there, or the path is inside the archive's store.
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path raises for a name that no file can have
         raise RequestError(f"{path} is a folder, and a {form} is one file. Name a file, such as {path.name}.{form}.")
@@ -465,12 +470,12 @@ def check_packed(archive: Archive, path: Path, form: str) -> None:
 
 
 def part_path(path: Path) -> Path:
-    """Return where a zip or tar is written until it is whole; the file is also the lock of whoever writes it."""
+    """Return where a zip or tar is written until it is complete; that file is locked while an export writes it."""
     return path.with_name(f".{path.name}.part")
 
 
 def lock_part(stack: ExitStack, path: Path) -> int:
-    """Lock the place of a zip or tar until the stack is closed, and return the empty file there.
+    """Lock the `part_path` of a zip or tar until the stack is closed, and return a descriptor of the empty file.
 
     Raises:
         LockedError: Another export is writing it.

@@ -1,4 +1,4 @@
-"""What the workers of an export do: copy PDFs and compare each with its digest on the way, into files or one file."""
+"""The tasks of an export's workers: copy PDFs into a folder, bucket, zip or tar, and compare each with its digest."""
 
 import itertools
 import os
@@ -34,7 +34,7 @@ ExportOutcome = Literal[
 
 
 class ExportItem(NamedTuple):
-    """A PDF to copy: where it is, what it must be, where it goes and the time it gets (seconds since 1970, UTC)."""
+    """A PDF to copy: its key, recorded digest and size, its path in the export, and its time in seconds since 1970."""
 
     key: str
     sha256: str
@@ -44,7 +44,7 @@ class ExportItem(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What became of it. In a packed file it takes up `length` bytes."""
+    """The result for one item; in a packed file it takes up `length` bytes, header and padding included."""
 
     outcome: ExportOutcome
     detail: str | None = None
@@ -53,10 +53,10 @@ class Done(NamedTuple):
 
 
 def prove_target(store: str, archive_id: str, target: str | None, seen: Callable[[], object] | None) -> None:
-    """See, on another machine, that store and target are the same; a target is a bucket, or a folder that is `seen`.
+    """Check, on another machine, that it sees the same store and target; the target is a bucket or a `seen` folder.
 
     Raises:
-        ArchiveError: They are not, or cannot be reached from there.
+        ArchiveError: They differ, or cannot be reached from there.
     """
     prove_store(store, archive_id)
     if target is not None:
@@ -66,7 +66,7 @@ def prove_target(store: str, archive_id: str, target: str | None, seen: Callable
 
 
 def not_copied(error: AssetError) -> Done:
-    """Return what became of a PDF that could not be copied."""
+    """Return the result for a PDF that could not be copied."""
     if isinstance(error, AssetMissingError):
         return Done("gone", "recorded, but gone from the store")
     if isinstance(error, AssetUnavailableError):
@@ -75,7 +75,12 @@ def not_copied(error: AssetError) -> Done:
 
 
 def open_stored(address: str, item: ExportItem) -> OpenAsset:
-    """Open an asset of the archive's store; a service that keeps failing for it alone does not stop the export."""
+    """Open an asset of the archive's store; a service that keeps failing for this asset alone does not end the export.
+
+    Raises:
+        AssetError: The asset cannot be read.
+        RemoteError: The service fails for the whole store.
+    """
     store = open_store(address)
     try:
         return store.open(item.key)
@@ -85,12 +90,12 @@ def open_stored(address: str, item: ExportItem) -> OpenAsset:
 
 
 def checked(found: OpenAsset, item: ExportItem) -> Iterator[memoryview]:
-    """Pass the bytes on, and refuse them at their end if they are not the recorded ones.
+    """Yield an asset's bytes, and raise at the end if size or digest differ from the recorded ones.
 
-    No more bytes come than are recorded. Each piece is good until the next is drawn (see `OpenAsset.views`).
+    Never yields more bytes than are recorded. Each view is valid until the next one (see `OpenAsset.views`).
 
     Raises:
-        AssetDamagedError: They are others.
+        AssetDamagedError: They differ.
     """
     hashed, size = sha256(), 0
     for chunk in found.views():
@@ -104,7 +109,7 @@ def checked(found: OpenAsset, item: ExportItem) -> Iterator[memoryview]:
 
 
 def run(task: Any) -> list[Done]:
-    """Do a task, of whichever kind it is."""
+    """Run a task of any kind."""
     return task.run()  # type: ignore[no-any-return]
 
 
@@ -118,10 +123,11 @@ class FilesTask(NamedTuple):
         store: Address of the store that they are in.
         root: The folder.
         items: What to copy.
-        is_new: Whether the folder had nothing in it before, so that nothing needs to be looked for.
+        is_new: Whether the folder was empty before, so that no file needs to be compared.
         link: Whether hard links are made instead.
-        read: Whether linked files are read all the same.
-        export: Another text for each export, so that none trusts what was seen during another.
+        read: Whether linked files are read and compared all the same.
+        export: A token that is unique to the export. It is a key of the caches of folders, so that no export relies on
+            a folder that another one saw.
     """
 
     store: str
@@ -133,7 +139,7 @@ class FilesTask(NamedTuple):
     export: str
 
     def run(self) -> list[Done]:
-        """Do it; files that are there and right are left untouched."""
+        """Run the task; files that are there with the right bytes are left alone."""
         return map_threads(self._one, self.items, open_store(self.store).lanes)
 
     def _one(self, item: ExportItem) -> Done:
@@ -166,7 +172,7 @@ class FilesTask(NamedTuple):
         return Done("written")
 
     def _without(self, error: AssetError, target: str, *, present: bool) -> Done:
-        """Take away what an earlier export put there of an asset that is not good any more."""
+        """Remove what an earlier export wrote of an asset that can no longer be copied, and return why."""
         if present and (os.path.islink(target) or not os.path.isdir(target)):
             with disk_errors(target):
                 os.unlink(target)
@@ -207,12 +213,12 @@ class FilesTask(NamedTuple):
 
 
 def is_file_of(path: str, size_bytes: int | None, digest: str) -> bool:
-    """Say whether there is a file that has these bytes."""
+    """Return whether there is a regular file of this size (None: any) and SHA-256 digest."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # Python makes no file of a folder, and a pipe has no end
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # `fdopen` raises for a folder, and a pipe may never end
         os.close(descriptor)
         return False
     with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -227,21 +233,26 @@ def is_file_of(path: str, size_bytes: int | None, digest: str) -> bool:
     return hashed.hexdigest() == digest
 
 
-# In a folder of its own, a process needs no more to tell its files apart; as long as `FolderStore` names its pieces.
-# The process's number would not tell those of several machines apart.
+# Names of temporary files: a count is enough in a folder that one process has to itself, and the names are as long as
+# those of `FolderStore`. The folder is named by a random token, because processes on several machines may have one id.
 _numbers = itertools.count(1)
 _process = token_hex(8)
 
 
 @lru_cache(maxsize=8)
 def _own_folder(root: str, _export: str) -> str:
-    """Return where this process writes what has no name yet: in one folder for all, they would wait for each other."""
+    """Return this process's own folder for temporary files.
+
+    Workers that share one folder wait for each other; giving each its own saved a sixth of the time. Cached, so that it
+    is created once, not for each PDF.
+    """
     folder = f"{root}/{INCOMING}/{_process}"
     with disk_errors(folder):
         os.makedirs(folder, exist_ok=True)
     return folder
 
 
+# Cached, so that a folder is created and checked once, not for each PDF; the bound keeps memory flat.
 @lru_cache(maxsize=10_000)
 def _make_folder(root: str, folder: str, _export: str) -> None:
     os.makedirs(folder, exist_ok=True)
@@ -257,7 +268,7 @@ class StoreTask(NamedTuple):
     items: list[ExportItem]
 
     def run(self) -> list[Done]:
-        """Do it; what is there and right is left untouched."""
+        """Run the task; objects that are there with the right bytes are left alone."""
         return map_threads(self._one, self.items, max(open_store(self.store).lanes, open_store(self.target).lanes))
 
     def _one(self, item: ExportItem) -> Done:
@@ -268,7 +279,7 @@ class StoreTask(NamedTuple):
                     pass
             return Done("unchanged")
         except AssetError:
-            pass  # it is missing, or not the right one
+            pass  # it is missing, or has other bytes
         try:
             with open_stored(self.store, item) as found:
                 target.write(item.path, checked(found, item), replace=True)
@@ -283,7 +294,7 @@ class StoreTask(NamedTuple):
 class PackTask(NamedTuple):
     """Write a piece of a zip or tar into a file, from `offset` on.
 
-    What fails is left out, and what follows it moves up: the piece has no gaps, but may be shorter than planned.
+    A PDF that fails is left out, and the ones after it move up: the piece has no gaps, but may be shorter than planned.
     """
 
     store: str
@@ -293,7 +304,7 @@ class PackTask(NamedTuple):
     items: list[ExportItem]
 
     def run(self) -> list[Done]:
-        """Do it."""
+        """Run the task."""
         with disk_errors(self.file):
             descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -318,7 +329,7 @@ class PackTask(NamedTuple):
                     for chunk in checked(found, item):
                         crc = zlib.crc32(chunk, crc) if form.has_crc else 0
                         written += _write_at(descriptor, chunk, written)
-                    # The checksum stands in the head, which is therefore written last.
+                    # The head is written after the body, because it contains the checksum.
                     _write_at(descriptor, form.head(item.path, item.size_bytes, item.modified, crc), at)
                     _write_at(descriptor, tail, end)
         except AssetError as error:
@@ -327,7 +338,7 @@ class PackTask(NamedTuple):
 
 
 def _write_at(descriptor: int, chunk: bytes | memoryview, at: int) -> int:
-    """Write a piece at a place, and return how many bytes it has."""
+    """Write all of a chunk at an offset, and return its length."""
     count = 0
     while count < len(chunk):
         count += os.pwrite(descriptor, chunk[count:] if count else chunk, at + count)
