@@ -739,7 +739,7 @@ class Histories(RuleBasedStateMachine):
 Histories.TestCase.settings = settings(
     max_examples=12, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestHistories = Histories.TestCase
+TestHistories = pytest.mark.long(Histories.TestCase)
 
 
 def _diagnosis(path: Path) -> Diagnosis:

@@ -104,6 +104,7 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_first_hour_goes_as_the_page_says(place: Place) -> None:
     said = place.sh("\n".join(blocks("first-hour.md")))
@@ -127,6 +128,7 @@ def test_a_folder_of_aws_s3_sync_becomes_an_archive_as_the_page_says(place: Plac
     assert {file: file.stat().st_ino for file in mirror.rglob("*.pdf")} == before, "no byte is copied"
 
 
+@pytest.mark.long
 def test_a_hand_over_goes_as_the_page_says(place: Place) -> None:
     place.sh(blocks("first-hour.md")[2] + blocks("first-hour.md")[3] + blocks("first-hour.md")[4])
     said = place.sh("\n".join(blocks("hand-over.md")))
