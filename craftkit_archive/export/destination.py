@@ -75,12 +75,10 @@ class Destination(NamedTuple):
         if volume is None:
             return self.address
         place, mark, service = self.address.partition("?") if self.in_bucket else (self.address, "", "")
-        if self.kind in ("zip", "tar"):
-            folder, slash, name = place.rpartition("/")
-            file = PurePosixPath(name)
-            place = f"{folder}{slash}{file.stem}-{volume.number:03}{file.suffix}"
-        else:
-            place = f"{place.rstrip('/')}-{volume.number:03}"
+        folder, slash, name = place.rstrip("/").rpartition("/")
+        file = PurePosixPath(name)
+        stem, suffix = (file.stem, file.suffix) if self.kind in ("zip", "tar") else (name, "")
+        place = f"{folder}{slash}{stem}-{volume.number:03}{suffix}"
         return f"{place}{mark}{service}"
 
     def prefix(self, address: str) -> str:

@@ -34,7 +34,7 @@ from craftkit_archive.proof.timestamps import fetch_timestamp
 from craftkit_archive.records import ExportMade, Plan, Planned, Progress, Record, Skipped, Summary
 from craftkit_archive.retention.policy import refusals
 from craftkit_archive.states import State
-from craftkit_archive.stores.address import absolute_address, worker_setup
+from craftkit_archive.stores.address import absolute_address, open_store, worker_setup
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.stores.reach import shown_folder
 from craftkit_archive.values import format_size, valid_text
@@ -276,7 +276,9 @@ class _Export:
             raise RequestError(f"No render is selected. Widen the selection; the archive's projects are {known}.")
         self._plans, self._volumes = plans, splitter.number
         # Before anything is written, see that nothing stands in the way; in a bucket, that is done as it is taken up.
-        if not self._destination.in_bucket:
+        if self._destination.store is not None:
+            open_store(self._destination.store)  # which refuses an address that names no bucket
+        else:
             for number in range(1, self._volumes + 1):
                 self._destination.open(self._archive, self._options, self._volume(number))
             self._refuse_more_volumes()
