@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NamedTuple
 
 import bagit
@@ -20,14 +21,17 @@ from craftkit_archive.catalog.rows import NewAsset, Selection
 from craftkit_archive.errors import LockedError, NoSpaceError, NotWritableError, RequestError, StoreOfflineError
 from craftkit_archive.export.bagit import parse_info
 from craftkit_archive.export.check import check_export
-from craftkit_archive.export.destination import Destination, Options
+from craftkit_archive.export.destination import Destination, Options, read_destination
+from craftkit_archive.export.manifests import Volume
 from craftkit_archive.export.reader import CATALOGUE, INDEX, MANIFEST, MARKER, MISSING, ODD, SEAL, TAG_MANIFEST, Export
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.export.targets import LEDGER
 from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.proof.seal import compute_seal
 from craftkit_archive.records import Planned, Record, Skipped, Summary
+from craftkit_archive.stores.bucket import bucket_address
 from craftkit_archive.stores.folder import INCOMING, FolderStore
+from tests.services import BUCKET, s3_client
 from tests.worlds import (
     NORTHWIND,
     SOUTHWIND,
@@ -927,3 +931,51 @@ def test_a_name_too_long_for_the_folder_is_that_pdfs_matter(
     summary = summary_of(export_assets(world.archive, tmp_path / "out"))
     assert (summary.outcome, summary.counts["written"], summary.counts["failed"]) == ("problems", 4, 1)
     assert not list((tmp_path / "out").rglob(".incoming/*/*"))
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "kind", "store", "second", "prefix"),
+    [
+        ("out.zip", Options(), "zip", None, "out-002.zip", ""),
+        ("/a.b/out.tar/", Options("bagit"), "tar", None, "/a.b/out-002.tar", "out-002/"),
+        ("/a/out/", Options(), "dir", None, "/a/out-002", ""),
+        ("out.v1", Options("zip"), "zip", None, "out-002.v1", ""),
+        ("s3://b/p/out.zip?region=x.tar/y", Options(), "zip", "s3://b/p?region=x.tar/y",
+         "s3://b/p/out-002.zip?region=x.tar/y", ""),
+        ("s3://b/out.zip", Options("bagit"), "zip", "s3://b", "s3://b/out-002.zip", "out-002/"),
+        ("s3://b/p/out", Options("tar"), "tar", "s3://b/p", "s3://b/p/out-002", ""),
+        ("s3://b/p/out.zip", Options("dir"), "store", "s3://b/p/out.zip", "s3://b/p/out.zip-002", ""),
+        ("gs://b/p/out/", Options("bagit"), "store", "gs://b/p/out/", "gs://b/p/out-002", ""),
+    ],
+)  # fmt: skip
+def test_volumes_are_named_after_their_export(
+    address: str, options: Options, kind: str, store: str | None, second: str, prefix: str
+) -> None:
+    destination = read_destination(address, options._replace(split_bytes=1 << 20))
+    assert (destination.kind, destination.store) == (kind, store)
+    named = destination.named(Volume(2, 3))
+    assert named == second
+    if kind in ("zip", "tar"):
+        assert destination.prefix(named) == prefix
+
+
+@pytest.mark.parametrize("large", [False, True])  # in one request, and in parts
+def test_a_bucket_says_what_the_files_of_an_export_are(tmp_path: Path, moto: str, large: bool) -> None:
+    world = fill(tmp_path, count=2, size_bytes=(9 << 20) if large else 100)
+    prefix = token_hex(8)
+    options = Options(split_bytes=64 << 20)
+    for name in ("out", "out.zip", "out.tar"):
+        address = bucket_address(f"s3://{BUCKET}/{prefix}/{name}", endpoint_url=moto)
+        assert export(world.archive, address, options=options)[0].counts["written"] == 2
+    client = s3_client(moto)
+    keys = [found["Key"] for found in client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]]
+    types = {key.rpartition(".")[2]: client.head_object(Bucket=BUCKET, Key=key)["ContentType"] for key in keys}
+    assert types.pop("craftkit-export")
+    assert types == {
+        "pdf": "application/pdf",
+        "html": "text/html; charset=utf-8",
+        "csv": "text/csv; charset=utf-8",
+        "txt": "text/plain; charset=utf-8",
+        "zip": "application/zip",
+        "tar": "application/x-tar",
+    }

@@ -35,7 +35,14 @@ TIMEOUT_SECONDS = 60.0
 # this.
 RENEWAL_SECONDS = 300
 LANES = 8
-CONTENT_TYPE = "application/pdf"
+# An export writes these beside PDFs; a browser shows a page only if the service says that it is one.
+_CONTENT_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "csv": "text/csv; charset=utf-8",
+    "txt": "text/plain; charset=utf-8",
+    "zip": "application/zip",
+    "tar": "application/x-tar",
+}
 _ENCRYPTED = ("SSECustomerAlgorithm", "SSEKMSKeyId")
 _OPTIONAL_REFUSED = frozenset({400, 405, 501})
 # The statuses for requests that a service does not know, or that these credentials may not make.
@@ -320,7 +327,7 @@ class S3Service:
         checksums: tuple[dict[str, str], ...] = ({"ChecksumAlgorithm": "SHA256"}, {})
         for checksum in checksums:
             try:
-                return self._ask("create_multipart_upload", Key=key, ContentType=CONTENT_TYPE, **checksum)[
+                return self._ask("create_multipart_upload", Key=key, ContentType=content_type(key), **checksum)[
                     "UploadId"
                 ], checksum
             except RemoteError as error:
@@ -461,6 +468,11 @@ def pauses() -> Iterator[float | None]:
 def _freeze(credentials: Any) -> Credentials:
     frozen = credentials.get_frozen_credentials()
     return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+
+
+def content_type(key: str) -> str:
+    """Return the media type of an object, by the end of its key: a PDF, unless it is one of an export's own files."""
+    return _CONTENT_TYPES.get(key.rpartition(".")[2], "application/pdf")
 
 
 def md5_of(etag: str | None) -> str | None:

@@ -37,13 +37,13 @@ from craftkit_archive.errors import (
 from craftkit_archive.stores import aws
 from craftkit_archive.stores.aws import (
     ATTEMPTS,
-    CONTENT_TYPE,
     OPTIONS,
     RENEWAL_SECONDS,
     BucketAccess,
     Credentials,
     S3Service,
     advice,
+    content_type,
     md5_of,
     pauses,
     untrusted,
@@ -408,7 +408,12 @@ class BucketStore(Store):
         mode: Literal["create", "overwrite"] = "create" if optional.condition and not replace else "overwrite"
         try:
             obstore.put(
-                store, self._path(key), body, mode=mode, use_multipart=False, attributes={"Content-Type": CONTENT_TYPE}
+                store,
+                self._path(key),
+                body,
+                mode=mode,
+                use_multipart=False,
+                attributes={"Content-Type": content_type(key)},
             )
         except AlreadyExistsError as error:
             # A 409 means that another write is in progress, and is retried.
