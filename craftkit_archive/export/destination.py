@@ -1,4 +1,4 @@
-"""Where an export goes, as a person says it, and how it is made there."""
+"""The destination of an export, as a person writes it, and the options of an export."""
 
 import shutil
 from pathlib import Path, PurePosixPath
@@ -24,16 +24,16 @@ class Options(NamedTuple):
     """How an export is made.
 
     Attributes:
-        form: What it becomes; by its suffix a bag is packed into a .zip or .tar. None: as the suffix says.
+        form: The form; a bag is packed if the destination ends in .zip or .tar. None chooses it by the suffix.
         name: Template of the PDFs' names; see `NamePlan`.
-        link: Whether a folder gets hard links to the store's files, without a byte being copied.
+        link: Whether a folder gets hard links to the store's files instead of copies.
         verify_links: Whether linked files are read and compared all the same.
-        prune: Whether files of earlier exports that the selection no longer has are removed from a folder.
-        split_bytes: How large a volume may become; None makes one.
-        bag_info: What a bag says about itself, beside what it says anyway.
-        sync: Whether everything is brought to the disk before the end.
-        sign_with: A key of SSH, with which the seal is signed; None leaves it unsigned.
-        authority: The URL of an RFC 3161 authority that stamps the seal; None leaves it without a timestamp.
+        prune: Whether files of earlier exports that are no longer selected are removed from a folder.
+        split_bytes: The largest size of a volume in bytes; None makes a single file or folder.
+        bag_info: Further labels and values for bag-info.txt.
+        sync: Whether everything is flushed to the disk before the end.
+        sign_with: The SSH key that signs the seal; None leaves it unsigned.
+        authority: The URL of the RFC 3161 authority that timestamps the seal; None leaves it without a timestamp.
     """
 
     form: ExportForm | None = None
@@ -49,9 +49,9 @@ class Options(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """Where an export goes, and what it becomes there: a folder, a zip, a tar, or a store's address; a bag or not.
+    """Where an export goes, and its form there: a folder, zip, tar or store, as a bag or not.
 
-    A zip or tar may be in a bucket too: then the address is that of an object, with the service's options behind it.
+    A zip or tar may be in a bucket: then the address is that of an object, followed by the service's options.
     """
 
     address: str
@@ -71,7 +71,7 @@ class Destination(NamedTuple):
         return self.address
 
     def named(self, volume: Volume | None) -> str:
-        """Return the address of one volume."""
+        """Return the address of a volume; None is an export without volumes."""
         if volume is None:
             return self.address
         place, mark, service = self.address.partition("?") if self.in_bucket else (self.address, "", "")
@@ -82,14 +82,14 @@ class Destination(NamedTuple):
         return f"{place}{mark}{service}"
 
     def prefix(self, address: str) -> str:
-        """Return the folder that is put around everything in a packed volume; RFC 8493, 4.2: a packed bag has one."""
+        """Return the folder, with its slash, around everything in a packed bag (RFC 8493, 4.2); else empty."""
         if not self.bag:
             return ""
         name = split_object(address)[1] if self.in_bucket else Path(address).name
         return f"{safe_part(PurePosixPath(name).stem, 100)}/"
 
     def open(self, archive: Archive, options: Options, volume: Volume | None) -> Target:
-        """Take it up, without writing anything yet.
+        """Return the target of a volume, without writing anything yet.
 
         Raises:
             RequestError: Something else is there.
@@ -104,7 +104,7 @@ class Destination(NamedTuple):
         return PackedTarget(archive, path, self.kind, prefix=self.prefix(address))
 
     def room(self) -> int | None:
-        """Return how many bytes are free there; None if unknown."""
+        """Return how many bytes are free at the destination; None if unknown."""
         if self.address == STDOUT or self.in_bucket:
             return None
         folder = Path(self.address).absolute()
@@ -115,7 +115,7 @@ class Destination(NamedTuple):
 
 
 def read_destination(address: str, options: Options) -> Destination:
-    """Read a target as a person writes it, and see that the options make sense there.
+    """Parse a destination as a person writes it, and check that the options fit it.
 
     Raises:
         RequestError: They do not.
@@ -146,10 +146,10 @@ def read_destination(address: str, options: Options) -> Destination:
 
 
 def _kind_in_bucket(address: str, options: Options) -> DestinationKind:
-    """Say what an export to a bucket becomes there: an object for each PDF, or, split into volumes, zips or tars.
+    """Return the form of an export to a bucket: an object for each PDF, or, split into volumes, zips or tars.
 
     Raises:
-        RequestError: It would have to be one zip or tar, the service does not take volumes, or they are too large.
+        RequestError: It would be a single zip or tar, the service takes no volumes, or the volumes are too large.
     """
     suffix = PurePosixPath(split_object(address)[1]).suffix.lower()
     kind = options.form if options.form in ("zip", "tar") else _PACKED.get(suffix)

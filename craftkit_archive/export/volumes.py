@@ -45,14 +45,14 @@ from craftkit_archive.parallel.threads import map_threads, prefetch
 from craftkit_archive.stores.address import open_store, split_object
 from craftkit_archive.stores.base import CHUNK_BYTES, Store
 
-# What is read at a time, in lanes, while what was read before is written.
+# How many PDFs, or bytes of them, are read at a time, in lanes, while the batch before is written.
 BATCH = 256
 BATCH_BYTES = 8 << 20
 UNKNOWN_TIME = 315_532_800  # 1980, the first that a zip can hold
 
 
 def modified_at(completed_at: str | None, created_at: str | None) -> int:
-    """Return the time that a PDF gets, in seconds since 1970: when its render was completed."""
+    """Return a PDF's time in seconds since 1970: when its render was completed, or else created."""
     text = completed_at or created_at
     return int(datetime.fromisoformat(text).timestamp()) if text else UNKNOWN_TIME
 
@@ -61,7 +61,7 @@ def modified_at(completed_at: str | None, created_at: str | None) -> int:
 
 
 class PackedFile(NamedTuple):
-    """One of an export's own files, compressed for the way; `size_bytes` and `crc` are those of its own bytes."""
+    """One of an export's own files, compressed for sending; `size_bytes` and `crc` are of the uncompressed bytes."""
 
     path: str
     modified: int
@@ -70,7 +70,7 @@ class PackedFile(NamedTuple):
     deflated: bytes
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield its own bytes."""
+        """Yield the uncompressed bytes."""
         inflate, rest = zlib.decompressobj(), self.deflated
         while rest:
             yield inflate.decompress(rest, CHUNK_BYTES)
@@ -102,7 +102,7 @@ class CollectedFiles(OwnFiles):
 
 
 class LeftOut(NamedTuple):
-    """A PDF that a volume cannot have, by its path in the index and its render, and why."""
+    """A PDF that a volume cannot contain: its path in the index, its render, and why."""
 
     path: str
     render_id: str
@@ -110,18 +110,18 @@ class LeftOut(NamedTuple):
 
 
 class VolumeDone(NamedTuple):
-    """What became of a volume: it is there, or was not written because of these PDFs, or because the work is to end."""
+    """The result of a volume's task; one that is not written has PDFs that are left out, or the work is to end."""
 
     left_out: list[LeftOut]
     is_written: bool
 
 
 class _LeftOutError(Exception):
-    """A PDF is not good, so the volume cannot be written as it was planned."""
+    """A PDF cannot be copied, so the volume cannot be written as planned."""
 
 
 class _TakenPDF(NamedTuple):
-    """A PDF that was read: what became of it, and its bytes if they are good."""
+    """A PDF that was read: the result, and its bytes if they are the recorded ones."""
 
     render_id: str
     item: ExportItem
@@ -135,10 +135,10 @@ class VolumeTask(NamedTuple):
     Attributes:
         store: Address of the store that the PDFs are in.
         form: `zip` or `tar`.
-        address: Where the volume goes: a path, or the address of an object.
-        prefix: A folder, with its slash, that is put around everything.
-        files: The export's own files, the index among them.
-        sync: Whether a file is brought to the disk before it gets its name.
+        address: Where the volume is written: a path, or the address of an object.
+        prefix: A folder, with its slash, that everything is put into; empty for none.
+        files: The export's own files, including the index.
+        sync: Whether a file is flushed to the disk before it gets its name.
     """
 
     store: str
@@ -149,7 +149,7 @@ class VolumeTask(NamedTuple):
     sync: bool
 
     def run(self) -> VolumeDone:
-        """Do it: write everything, or nothing."""
+        """Run the task: write the whole volume, or nothing."""
         left_out: list[LeftOut] = []
         pdfs = self._pdfs()
         try:
@@ -191,7 +191,7 @@ class VolumeTask(NamedTuple):
             yield from directory.end(at)
 
     def _pdfs(self) -> Iterator[_TakenPDF]:
-        """Yield the PDFs that the index lists, read and compared.
+        """Yield the PDFs of the index, read and compared with their digests.
 
         Raises:
             StoppedError: The work is to end.
@@ -208,7 +208,7 @@ class VolumeTask(NamedTuple):
     def _take(self, cells: IndexRow) -> _TakenPDF:
         modified = modified_at(cells.completed_at, cells.created_at)
         item = ExportItem(cells.asset_key, cells.sha256, int(cells.size_bytes), cells.path, modified)
-        # In memory, unless it is large.
+        # In memory up to `BATCH_BYTES`, and in a temporary file above that.
         body: BinaryIO = tempfile.SpooledTemporaryFile(BATCH_BYTES)  # type: ignore[assignment]  # noqa: SIM115
         form = FORMS[self.form]
         try:
@@ -227,7 +227,7 @@ class VolumeTask(NamedTuple):
 
 
 def run_volume(task: VolumeTask) -> VolumeDone:
-    """Do a task."""
+    """Run a task."""
     return task.run()
 
 
@@ -236,13 +236,13 @@ def _left_out(pdf: _TakenPDF) -> LeftOut:
 
 
 def _indexed(index: PackedFile) -> Iterator[IndexRow]:
-    """Yield the lines of an index, without that of the columns' names."""
+    """Yield the rows of an index, without its header."""
     lines = io.TextIOWrapper(io.BufferedReader(_Chunked(index.chunks())), "utf-8", newline="")
     return iter(read_cells(lines))
 
 
 class _Chunked(io.RawIOBase):
-    """Pieces of bytes as a file."""
+    """A readable file of chunks of bytes."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         super().__init__()
@@ -250,11 +250,11 @@ class _Chunked(io.RawIOBase):
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read into a buffer: some bytes, none only at the end."""
+        """Read into a buffer and return how many bytes were read; 0 only at the end."""
         while not self._rest:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -267,19 +267,19 @@ class _Chunked(io.RawIOBase):
 
 
 def _write_volume(address: str, chunks: Iterable[bytes], *, sync: bool) -> None:
-    """Write a file or an object that has its name only when it is whole."""
+    """Write a file or an object that appears under its name only when it is complete."""
     if "://" not in address:
         _write_file(Path(address), chunks, sync=sync)
         return
     store, name = split_object(address)
     try:
         open_store(store).write(name, chunks, replace=True)
-    except AssetError as error:  # it is not a PDF that has failed
+    except AssetError as error:  # the volume's own object failed, not a PDF
         raise RemoteError(str(error)) from error
 
 
 def _write_file(path: Path, chunks: Iterable[bytes], *, sync: bool) -> None:
-    # A name of its own: a worker that was taken for dead may still be writing.
+    # A name of its own, because a worker that was presumed dead may still be writing the same volume.
     temporary = path.with_name(f".{path.name}.{token_hex(8)}.part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -304,9 +304,9 @@ class VolumePlaces:
     """The places of an export's volumes while workers write them; a context manager.
 
     Args:
-        archive: Whose PDFs they hold.
-        destination: Where they go.
-        addresses: Those of the volumes, and at the end that of the one after them, which must not be there.
+        archive: The archive whose PDFs are exported.
+        destination: Where the export goes.
+        addresses: The addresses of the volumes, and last that of the volume after them, which must not exist.
     """
 
     def __init__(self, archive: Archive, destination: Destination, addresses: Sequence[str]) -> None:
@@ -317,7 +317,7 @@ class VolumePlaces:
         self._stack = ExitStack()
 
     def __enter__(self) -> "VolumePlaces":
-        """Take the places.
+        """Lock the volumes' files, or mark the bucket as an export of this archive.
 
         Raises:
             LockedError: Another export is writing there.
@@ -333,16 +333,16 @@ class VolumePlaces:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Let go of them, and take away what workers that were killed have left."""
+        """Unlock them, and remove what killed workers have left."""
         with suppress(OSError):
             self._stack.close()
 
     def begin(self, address: str) -> None:
-        """Note that a worker writes a volume."""
+        """Note that a worker may be writing a volume."""
         self._under_way.add(address)
 
     def settle(self, address: str) -> None:
-        """Note that a volume is there, and end the uploads of workers that died at it."""
+        """Note that a volume is written, and abort the uploads of workers that died while writing it."""
         self._under_way.discard(address)
         if self._destination.in_bucket:
             _abort(address)
@@ -352,8 +352,8 @@ class VolumePlaces:
         with disk_errors(first):
             first.parent.mkdir(parents=True, exist_ok=True)
             lock_part(stack, first)
-            # Exports on one machine lock the volume that they are at, so each is tried; one lock alone is kept, because
-            # a process may have only so many open files.
+            # Another export on this machine locks only the volume that it is writing, so each is tried. Only one lock
+            # is kept, because the number of open files is limited.
             for path in paths[1:]:
                 with ExitStack() as tried:
                     lock_part(tried, path)
@@ -362,7 +362,7 @@ class VolumePlaces:
             stack.callback(remove)
 
     def _take_objects(self, store: Store) -> None:
-        """See that what is there under these names is an export of this archive, as its marker says."""
+        """Check by the marker that objects of these names belong to an export of this archive, and write the marker."""
         names = [split_object(address)[1] for address in self._addresses]
         there = map_threads(partial(_is_there, store), names, store.lanes)
         found = list(compress(names, there))
@@ -396,7 +396,7 @@ def _is_there(store: Store, name: str) -> bool:
 
 def _abort(address: str) -> None:
     store, name = split_object(address)
-    with suppress(ArchiveError):  # the volume is complete all the same
+    with suppress(ArchiveError):  # a leftover upload does not make the volume incomplete
         open_store(store).abort_writes(name)
 
 
@@ -404,7 +404,7 @@ _PART = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part")
 
 
 def _remove_parts(folder: Path, volumes: set[str]) -> None:
-    """Remove what `_write_file` has left of volumes where the process was killed."""
+    """Remove the temporary files that `_write_file` left where a process was killed."""
     for path in list(folder.glob(".*.part")):
         found = _PART.fullmatch(path.name)
         if found and found[1] in volumes:

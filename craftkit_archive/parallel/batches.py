@@ -1,4 +1,4 @@
-"""A stream in batches, and the signal that stops one; needs nothing that takes long to import."""
+"""Batches of a stream, and the stop signal of bulk work; imports nothing that takes long to load."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -10,14 +10,14 @@ Stop = Callable[[], bool]
 
 
 def never() -> bool:
-    """Answer "go on": the stop signal of work that nobody can interrupt."""
+    """Return False: the stop signal of work that is never interrupted."""
     return False
 
 
 def in_batches(
     items: Iterable[T], size: int, *, weigh: Callable[[T], int] | None = None, limit: int = 0
 ) -> Iterator[list[T]]:
-    """Cut a stream into lists of `size`, or, with `weigh`, of a weight of about `limit`; the last may be shorter."""
+    """Split a stream into lists of up to `size` items; with `weigh`, a list also ends at a weight of `limit`."""
     if weigh is None:
         iterator = iter(items)
         while batch := list(islice(iterator, size)):

@@ -1,10 +1,10 @@
 """The workers of a running Dask cluster instead of worker processes.
 
-What goes to a worker is a function of this package, by its name, and a task that holds addresses, keys and digests: no
-open handle, and no credential, of which each worker has its own. The catalog stays with the command.
+A worker receives the name of a function of this package, and a task of addresses, keys and digests: no open handle, and
+no credentials, of which each worker has its own. The catalog stays with the command.
 
-A worker gets tasks only once it has proved that it runs the same version and sees the same places; so each task names
-the workers that have. Dask gives the task of a worker that dies to another of them.
+A worker gets tasks only after it has proved that it runs the same version and sees the same store and target; so each
+task names the workers that have. If a worker dies, Dask gives its task to another of them.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from craftkit_archive.parallel.pool import AHEAD, ASK_SECONDS, Stoppable, proces
 
 CONNECT_SECONDS = 10.0
 PROOF_SECONDS = 60.0
-# How often a command looks which workers have come or gone, and how long it waits for the first when all have gone.
+# How often a command looks for workers that joined or left, and how long it waits for a worker when all have left.
 WATCH_SECONDS = 1.0
 WORKERLESS_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
-# Beside the task that each thread works on, one waits at its worker, so that no thread waits for the command.
+# For each thread, one task runs and one waits at the worker, so that no thread waits for the command.
 TASKS_A_THREAD = 2
 
-# Gives, while a worker is asked, what the worker calls to prove that it sees what this machine sees.
+# A context manager, open while a worker is asked: the function that the worker calls to prove that it sees the same
+# places as this machine.
 Proof = Callable[[], AbstractContextManager[Callable[[], object]]]
 
 
 class WorkerState(NamedTuple):
-    """What is known of a worker.
+    """The state of a worker.
 
     Attributes:
-        address: Where it listens, as Dask writes it.
-        threads: How many tasks it works on at a time.
+        address: Its address, as Dask writes it.
+        threads: How many tasks it runs at a time.
         problem: Why it cannot be used; None if it can.
     """
 
@@ -54,13 +55,13 @@ class WorkerState(NamedTuple):
 
 
 def prove_by(task: Callable[[], object]) -> Proof:
-    """Make a proof of what is there all the time."""
+    """Make a proof that needs no preparation."""
     return lambda: nullcontext(task)
 
 
 @contextmanager
 def workers(cluster: Cluster | None, jobs: int, setup: Callable[[], Callable[[], object]]) -> Iterator[Executor]:
-    """Lend a cluster, or, without one, `processes` of this machine, each of which begins with what `setup` returns."""
+    """Yield the cluster, or, without one, `processes` of this machine, which begin by calling what `setup` returns."""
     if cluster is not None:
         yield cluster
         return
@@ -69,24 +70,24 @@ def workers(cluster: Cluster | None, jobs: int, setup: Callable[[], Callable[[],
 
 
 def details_of(cluster: Cluster | None) -> dict[str, Any]:
-    """Return what a summary says about a cluster, if there is one."""
+    """Return the details about a cluster for a summary; empty without a cluster."""
     return {} if cluster is None else {"cluster": cluster.details()}
 
 
 @contextmanager
 def clustered(address: str | None, jobs: int | None, proof: Proof) -> Iterator[Cluster | None]:
-    """Make an executor of the workers of a cluster; without an address, give None.
+    """Yield an executor of the workers of a cluster, or None without an address.
 
     Args:
         address: Of the scheduler, such as `tcp://scheduler:8786`.
         jobs: How many tasks are in flight at a time; None for `TASKS_A_THREAD` for each thread of the cluster, as
             workers join and leave.
-        proof: What each worker has to prove before it gets a task; also one that joins later.
+        proof: What each worker has to prove before it gets a task, also one that joins later.
 
     Raises:
         RequestError: Dask is not installed, the address is not valid, or a worker runs another version.
         RemoteError: The scheduler cannot be reached, or has no workers.
-        ArchiveError: What a worker raised instead of a proof.
+        ArchiveError: A worker's proof failed; the error is the worker's.
     """
     if address is None:
         yield None
@@ -104,7 +105,7 @@ def clustered(address: str | None, jobs: int | None, proof: Proof) -> Iterator[C
 
 
 def survey(address: str, proof: Proof) -> list[WorkerState]:
-    """Ask each worker of a cluster for its version and a proof, and say what came of it.
+    """Ask each worker of a cluster for its version and a proof, and return the results.
 
     Raises:
         RequestError: Dask is not installed, or the address is not valid.
@@ -129,7 +130,7 @@ def _connected(address: str) -> Iterator[Any]:
         raise RequestError(
             f"{address} is not the address of a Dask scheduler. Write --cluster tcp://host:8786."
         ) from error
-    # What it logs of lost connections is said once, by the error that ends the command.
+    # Dask logs lost connections; the error that ends the command reports them once.
     logger = logging.getLogger("distributed")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -141,7 +142,7 @@ def _connected(address: str) -> Iterator[Any]:
                 f"Cannot reach the scheduler {address}. Start it with `dask scheduler`, or correct --cluster."
             ) from error
         try:
-            # A volume of an export travels with its manifests, and Dask warns of tasks that are larger than 10 MB.
+            # The task of an export's volume contains its manifests, and Dask warns about tasks larger than 10 MB.
             with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):
                 yield client
         finally:
@@ -170,16 +171,16 @@ def _lost_scheduler(address: str) -> RemoteError:
 
 
 def _examine(client: Any, threads: Mapping[str, int], proof: Proof) -> list[WorkerState]:
-    """Compare the versions of workers, then let those with the right one prove what they see."""
+    """Compare the versions of workers, then have those with the right one prove what they see."""
     workers = list(threads)
-    # By a function of Python's own: a worker that has another version may not know ours.
+    # By a built-in function: a worker with another version may lack ours.
     version = "__import__('craftkit_archive').__version__"
     versions = client.run(eval, version, workers=workers, on_error="return") if workers else {}
     problems = {worker: _wrong_version(worker, versions.get(worker)) for worker in workers}
     right = [worker for worker, problem in problems.items() if problem is None]
     with proof() as task:
         packed = _packed(task)
-        # As tasks, not by `run`: what waits for a network must not keep a worker from telling that it lives.
+        # As tasks, not by `run`, which blocks the worker's event loop and so its heartbeat while the network is slow.
         asked = {worker: client.submit(pickle.loads, packed, workers=[worker], pure=False) for worker in right}
         for worker, future in asked.items():
             problems[worker] = _unproved(worker, future)
@@ -187,9 +188,9 @@ def _examine(client: Any, threads: Mapping[str, int], proof: Proof) -> list[Work
 
 
 class _Call:
-    """A call that is made where it is unpickled, and gives its result in its own place.
+    """A function call that is made when this is unpickled; the result takes the object's place.
 
-    The scheduler unpickles what it is given to run, and would need this package. Bytes it passes on as they are.
+    The scheduler unpickles the tasks that it is given, and would need this package for ours. Bytes it passes on as is.
     """
 
     def __init__(self, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
@@ -226,7 +227,7 @@ def _unproved(worker: str, future: Any) -> ArchiveError | None:
 
 
 class _UnderWay:
-    """A task that is not done: what it is, and which workers it was given to, by what."""
+    """A task that is not done: its call, the workers that it may run on, and Dask's future for it."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self.function = function
@@ -236,7 +237,7 @@ class _UnderWay:
 
 
 class _RemoteFuture(Future[Any]):
-    """The result of a task; one that a worker may have begun is not cancelled."""
+    """The future of a task; it cannot be cancelled once a worker may have begun it."""
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__()
@@ -258,7 +259,7 @@ class Cluster(Stoppable):
         self._jobs = jobs
         self._proof = proof
         self._run = token_hex(8)
-        self._lock = RLock()  # what is done at once is settled by the thread that submits it
+        self._lock = RLock()  # reentrant: Dask calls back in the submitting thread if the task is done already
         self._moved, self._over = Event(), Event()
         self._fit: dict[str, int] = {}
         self._unfit: dict[str, ArchiveError] = {}
@@ -268,10 +269,10 @@ class Cluster(Stoppable):
         self._watcher = Thread(target=self._watch, name="cluster", daemon=True)
 
     def begin(self) -> None:
-        """See that each worker can be used.
+        """Check that each worker can be used, and start to watch for changes.
 
         Raises:
-            ArchiveError: One cannot, or there is none.
+            ArchiveError: One cannot, or there are none.
         """
         threads = _threads(self._client, self._address)
         if not threads:
@@ -289,7 +290,7 @@ class Cluster(Stoppable):
         return max(len(self._fit), 1)
 
     def details(self) -> dict[str, Any]:
-        """Return what the summary says: the scheduler, the most workers at a time, those lost, those left out."""
+        """Return the details for the summary: scheduler, most workers at a time, workers lost, workers left out."""
         left_out = [{"worker": worker, "problem": str(problem)} for worker, problem in self._unfit.items()]
         return {"scheduler": self._address, "workers": self._most, "lost": self._lost, "left_out": left_out}
 
@@ -305,18 +306,18 @@ class Cluster(Stoppable):
         return future
 
     def _send(self, future: Future[Any], task: _UnderWay) -> None:
-        """Give a task to the workers that can be used now; the lock is held."""
+        """Submit a task for the workers that can be used now; the caller holds the lock."""
         task.workers = frozenset(self._fit)
-        # Pure tasks that are alike would be one.
+        # Not pure: Dask runs equal pure tasks only once.
         executor = self._client.get_executor(pure=False, workers=list(self._fit))
         task.sent = executor.submit(pickle.loads, _packed(_do, self._run, task.function, *task.arguments))
         task.sent.add_done_callback(partial(self._settle, future, task))
 
     def _settle(self, future: Future[Any], task: _UnderWay, sent: Future[Any]) -> None:
-        """Pass on what came of a task."""
+        """Pass on the result of a task."""
         with self._lock:
             if task.sent is not sent or self._tasks.pop(future, None) is None:
-                return  # it was given to others meanwhile
+                return  # it was given to other workers in the meantime
         error = _lost_scheduler(self._address) if sent.cancelled() else sent.exception()
         with suppress(InvalidStateError):  # it was cancelled
             if error is None:
@@ -337,13 +338,13 @@ class Cluster(Stoppable):
         return _lost_scheduler(self._address) if isinstance(error, CancelledError) else error
 
     def may_have_begun(self, future: Future[Any]) -> bool:
-        """Say whether a task may be under way: as many of the first as the cluster has threads."""
+        """Return whether a task may be running: the oldest ones may, as many as the cluster has threads."""
         with self._lock:
             begun = list(self._tasks)[: sum(self._fit.values())]
         return not self.abandoned and future in begun
 
     def forget(self, future: Future[Any]) -> None:
-        """Take a task back."""
+        """Withdraw a task."""
         with self._lock:
             task = self._tasks.pop(future, None)
         if task is not None and task.sent is not None:
@@ -351,23 +352,23 @@ class Cluster(Stoppable):
 
     @override
     def has_room(self, held: int, _jobs: int) -> bool:
-        # At least one, even while there is no worker: it waits for the next.
+        # At least one, even without a worker: it waits for the next one to join.
         limit = self._jobs or max(TASKS_A_THREAD * sum(self._fit.values()), 1)
         return len(self._tasks) < limit and held < AHEAD * limit
 
     @override
     def wait_for(self, _future: Future[Any]) -> None:
-        # What is done later in the row makes room too.
+        # Any task that is done makes room, not only this one.
         self._moved.wait(ASK_SECONDS)
         self._moved.clear()
 
     @override
     def stop_tasks(self) -> None:
-        # In a thread: a worker that does not answer must not hold up the end.
+        # In a thread, so that a worker that does not answer cannot delay the end.
         Thread(target=self._ring, daemon=True).start()
 
     def _ring(self) -> None:
-        with suppress(OSError, RuntimeError, TimeoutError):  # the cluster has gone, or is being left
+        with suppress(OSError, RuntimeError, TimeoutError):  # the connection is lost, or being closed
             self._client.run(_end_run, self._run, on_error="ignore")
 
     @override
@@ -400,7 +401,7 @@ class Cluster(Stoppable):
                 return
 
     def _tend(self) -> None:
-        """Take in workers that joined, leave out those that left, and give what those had to others."""
+        """Add workers that joined, drop those that left, and give their tasks to others."""
         threads = _threads(self._client, self._address)
         new = {worker: count for worker, count in threads.items() if worker not in self._fit | self._unfit}
         try:
@@ -429,7 +430,7 @@ class Cluster(Stoppable):
             self._moved.set()
 
     def _fail(self, error: ArchiveError) -> None:
-        """End each task with an error."""
+        """Fail all tasks with an error."""
         with self._lock:
             futures = list(self._tasks)
             self._tasks.clear()
@@ -445,7 +446,7 @@ _ended: set[str] = set()
 
 
 def _do(run: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Do a task; it is asked to end when its command is."""
+    """Run a task, which is asked to stop when its command stops."""
     with stopped_by(partial(_ended.__contains__, run)):
         return function(*arguments)
 

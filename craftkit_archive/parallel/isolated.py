@@ -1,4 +1,4 @@
-"""A process apart for what is hostile, with limits, and replaced when it dies."""
+"""A separate process with limits, for functions that read hostile input; it is replaced when it dies."""
 
 import signal
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from craftkit_archive.parallel.spawning import CONTEXT
 class IsolatedProcess(Generic[T, R]):
     """Calls a function in a separate process with limits, so that hostile input cannot harm anything else.
 
-    The process is started by the first call and serves the next ones too; one that died is replaced.
+    The first call starts the process and later ones reuse it; a process that died is replaced.
 
     Args:
-        function: Called with one argument; both are picklable, and so is what it returns.
-        seconds: How long a call may take.
-        memory_bytes: How much address space the process may have.
+        function: Called with one argument; function, argument and result are picklable.
+        seconds: The time limit of a call.
+        memory_bytes: The limit of the process's address space.
     """
 
     def __init__(self, function: Callable[[T], R], *, seconds: float, memory_bytes: int) -> None:
@@ -38,7 +38,7 @@ class IsolatedProcess(Generic[T, R]):
         Raises:
             TimeoutError: It took too long.
             ChildProcessError: Its process died, or the function raised; the text says which.
-            StoppedError: The work is to stop (see `task_stop`); the process is ended.
+            StoppedError: The work is to stop (see `task_stop`); the process was killed.
         """
         stop = task_stop()
         with self._lock:
@@ -69,7 +69,7 @@ class IsolatedProcess(Generic[T, R]):
         with starting():
             process.start()
         theirs.close()
-        # It ignores SIGTERM, with which Python would end it, and would wait for it then.
+        # Python ends daemonic processes by SIGTERM and waits for them, but this one ignores it; so it is killed before.
         Finalize(None, process.kill, exitpriority=10)
         return process, ours
 
@@ -78,14 +78,14 @@ def _serve_calls(connection: Connection, function: Callable[[Any], Any], seconds
     import resource
 
     begin_worker()
-    with suppress(ValueError, OSError):  # not every system can
+    with suppress(ValueError, OSError):  # not every system supports them
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with suppress(EOFError):
         while True:
             given = connection.recv()
-            # The system ends the process then, even one that is in the depths of a library.
+            # SIGALRM with its default action kills the process, even inside a C library.
             signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
                 answer = True, function(given)

@@ -1,4 +1,4 @@
-"""Bounded parallel work over any `concurrent.futures.Executor`, and the progress of it."""
+"""Bounded parallel work over any `concurrent.futures.Executor`, and how it is stopped."""
 
 import gc
 import multiprocessing
@@ -20,39 +20,39 @@ from craftkit_archive.errors import ArchiveError, NoSpaceError, starvation
 from craftkit_archive.parallel.batches import R, Stop, T, never
 from craftkit_archive.parallel.spawning import CONTEXT
 
-AHEAD = 4
+AHEAD = 4  # tasks a worker that are drawn and held at a time
 
-# How often a stop is asked for while something is waited for, and how long what is under way then may take.
+# How often the stop signal is asked during a wait, and how long running tasks may then take.
 ASK_SECONDS = 0.2
 GRACE_SECONDS = 5.0
 
 
 def default_jobs() -> int:
-    """Count the processors that this process may use."""
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class StoppedError(Exception):
-    """The work is to end now: what it was busy with is not recorded."""
+    """The work is to end now; what was under way is not recorded."""
 
 
 _own = local()
 
-# What the tasks of a worker process ask; a thread may have something of its own.
+# The stop signal of a worker process's tasks; `stopped_by` sets another for one thread.
 _worker_stop: Stop = never
 
 
 def task_stop() -> Stop:
-    """Return what says whether the task of this thread is to end: long ones ask it between their items."""
+    """Return the stop signal of this thread's task; long tasks ask it between their items."""
     stop: Stop | None = getattr(_own, "stop", None)
     return stop or _worker_stop
 
 
 def until(stop: Stop, items: Iterable[T]) -> Iterator[T]:
-    """Pass items on until the work is to end.
+    """Pass items on until the stop signal is given.
 
     Raises:
-        StoppedError: It is to.
+        StoppedError: It was given.
     """
     for item in items:
         if stop():
@@ -72,21 +72,28 @@ def stopped_by(stop: Stop) -> Iterator[None]:
 
 
 def workers_for(count: int, size_bytes: int, jobs: int) -> int:
-    """Say how many processes are worth starting: each costs as much as some 100 files, or 64 MB; 0 for none."""
+    """Return how many processes are worth starting, up to `jobs`: one for each 100 files or 64 MB; 0 if not even two.
+
+    Starting a process takes about as long as working through that many files or bytes.
+    """
     worth = max(count // 100, size_bytes // (64 << 20))
     return 0 if min(worth, jobs) < 2 else min(worth, jobs)
 
 
 @contextmanager
 def processes(jobs: int, prepare: Callable[[], object] = never) -> Iterator[Executor]:
-    """Make an executor of `jobs` processes; with 0, a thread of this one.
+    """Yield an executor of `jobs` processes; with 0, of one thread of this process.
 
-    The workers inherit no connection, leave signals to their parent, and end when it dies, however it dies. At the end
-    their work is waited for, except after a `KeyboardInterrupt`, which ends them at once.
+    The workers inherit no connections, leave signals to their parent, and end when it dies, however it dies. At the end
+    running tasks are waited for, except after a `KeyboardInterrupt`, which kills the workers.
 
     Args:
-        jobs: How many; they start at once, while the caller goes on.
-        prepare: What each begins with, such as what takes long to import; what it raises is left to the tasks.
+        jobs: How many; they start at once, in the background.
+        prepare: Called first in each worker, for example to import what takes long; an `ArchiveError` of it is
+            ignored, as the tasks will meet the same problem.
+
+    Raises:
+        NoSpaceError: A worker was killed or could not start.
     """
     executor = _Processes(jobs, prepare) if jobs else _OneThread()
     try:
@@ -103,13 +110,13 @@ def processes(jobs: int, prepare: Callable[[], object] = never) -> Iterator[Exec
 
 
 class Stoppable(Executor):
-    """An executor whose tasks can be asked to end (see `task_stop`), and given up if they do not."""
+    """An executor whose tasks can be asked to stop (see `task_stop`), and are abandoned if they do not."""
 
     abandoned = False
     starved: BaseException | None = None
 
     def has_room(self, held: int, jobs: int) -> bool:
-        """Say whether one more task may be submitted while `held` are kept, finished or not."""
+        """Return whether another task may be submitted while `held` are held, finished or not."""
         return _has_room(held, jobs)
 
     def wait_for(self, future: Future[Any]) -> None:
@@ -117,16 +124,16 @@ class Stoppable(Executor):
         wait([future], ASK_SECONDS)
 
     def stop_tasks(self) -> None:
-        """Ask the tasks that are under way to end."""
+        """Ask the running tasks to stop."""
 
     def abandon(self) -> None:
-        """Wait for no task any more."""
+        """Stop waiting for any task."""
         self.abandoned = True
 
     def end(self) -> None:
-        """Let go of the workers; wait for those that still work, unless they were given up."""
+        """Shut the executor down, and wait for running tasks unless they were abandoned."""
         self.stop_tasks()
-        # Where workers were killed, the executor ends each task itself, and fails at one that was cancelled.
+        # After workers were killed, the executor fails each task itself, and raises for one that was cancelled.
         self.shutdown(wait=not self.abandoned, cancel_futures=not self.abandoned)
 
 
@@ -135,10 +142,10 @@ def _has_room(held: int, jobs: int) -> bool:
 
 
 class _Starvation:
-    """Tells executors of processes that a thread of the program died for want of memory.
+    """Notifies executors of processes when a thread of the program died because memory ran out.
 
     An executor starts a thread inside a thread. If there is no memory for it, the outer one dies with the exception,
-    and nobody would ever finish the tasks. The exception does not say whose thread it was, so all executors stop.
+    and its tasks would never finish. The exception does not show whose thread it was, so all executors stop.
     """
 
     def __init__(self) -> None:
@@ -146,7 +153,7 @@ class _Starvation:
         self._hook = self._before = threading.excepthook
 
     def watch(self, executor: Stoppable) -> None:
-        """Begin to watch for an executor."""
+        """Start watching for an executor."""
         if not self._executors:
             self._install(threading.excepthook)
         self._executors.add(executor)
@@ -162,7 +169,7 @@ class _Starvation:
         self._before, self._hook, threading.excepthook = before, note, note
 
     def leave(self, executor: Stoppable) -> None:
-        """Watch for an executor no longer; the program gets its own hook back after the last one."""
+        """Stop watching for an executor; after the last one, the program's own hook is restored."""
         self._executors.discard(executor)
         if not self._executors and threading.excepthook is self._hook:
             threading.excepthook = self._before
@@ -172,7 +179,7 @@ _starvation = _Starvation()
 
 
 class _OneThread(ThreadPoolExecutor, Stoppable):
-    """A thread of this process. What it is busy with when it is given up goes on until the process ends."""
+    """One thread of this process. A task that is abandoned runs on until the process ends."""
 
     def __init__(self) -> None:
         self._bell = Event()
@@ -187,7 +194,7 @@ class _OneThread(ThreadPoolExecutor, Stoppable):
 
 
 class _Processes(ProcessPoolExecutor, Stoppable):
-    """Our own processes. They watch a pipe that is never read, and end as soon as something is in it."""
+    """Our own worker processes. Their tasks poll a pipe that is never read, and stop as soon as a byte is in it."""
 
     def __init__(self, jobs: int, prepare: Callable[[], object]) -> None:
         with starting():
@@ -216,25 +223,28 @@ class _Processes(ProcessPoolExecutor, Stoppable):
         self._bell.close()
 
 
-# Threads that were given up: Python would wait for them at its end.
+# Executors whose thread was abandoned: Python would wait for it at exit.
 _given_up: list[Executor] = []
 
 
 def has_given_up() -> bool:
-    """Say whether a thread of this process still works on something that was given up."""
+    """Return whether a thread of this process may still run an abandoned task."""
     return bool(_given_up)
 
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Start processes that no signal ends before they can ignore it; report what keeps them from starting.
+    """Block signals while processes are started, so that none kills a child before it ignores them.
 
-    A signal to the whole process group, as `timeout` and systemd send it, would come before the first line of Python
-    runs there. A blocked one is kept back, in the children too.
+    `timeout` and systemd signal the whole process group, which may reach a child before its first line of Python runs.
+    Children inherit the block, and the signals stay pending.
+
+    Raises:
+        NoSpaceError: Memory, processes or open files ran out.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        # With the first process Python starts one of its own, and lets signals through again after that.
+        # With the first process, Python starts its resource tracker and then unblocks the signals; so start it before.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         yield
@@ -255,7 +265,7 @@ def _lost_worker() -> NoSpaceError:
 
 
 def spawn(target: Callable[..., object], *arguments: object) -> multiprocessing.process.BaseProcess:
-    """Start a process that ends when its parent dies, however that dies; arguments are picklable, sockets too."""
+    """Start a process that ends when its parent dies, however it dies; arguments are picklable (sockets are, too)."""
     process = CONTEXT.Process(target=_run_spawned, args=(target, arguments))
     process.start()
     return process
@@ -267,14 +277,15 @@ def _run_spawned(target: Callable[..., object], arguments: tuple[object, ...]) -
 
 
 def begin_worker(prepare: Callable[[], object] = never, bell: Connection | None = None) -> None:
-    """Prepare a process that was just started for its tasks."""
+    """Prepare a new worker process: ignore signals, set the stop signal, end with the parent, and call `prepare`."""
     global _worker_stop
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     if bell is not None:
         _worker_stop = partial(bell.poll, 0)
-    # Tasks make many small objects and hardly a cycle: looking for them after each 700 would take a tenth of the time.
+    # Tasks make many small objects and hardly any cycles. With its default threshold of 700 objects, the garbage
+    # collector took a tenth of a worker's time. `freeze` keeps it from looking at what was imported.
     gc.freeze()
     gc.set_threshold(100_000)
     Thread(target=_die_with_parent, daemon=True).start()
@@ -294,9 +305,9 @@ def map_ordered(
 ) -> Iterator[R]:
     """Apply a function to tasks in parallel and yield the results in the tasks' order.
 
-    At most `AHEAD` tasks a worker are drawn and held at a time. When `stop` answers true no further task is drawn, and
-    those under way are asked to end (see `task_stop`). What is not finished some seconds later is given up: its result
-    never comes.
+    At most `AHEAD` tasks a worker are drawn and held at a time. Once `stop` returns true, no further task is drawn, and
+    running tasks are asked to stop (see `task_stop`). Tasks that have not ended after `GRACE_SECONDS` are abandoned:
+    their results are not yielded.
 
     Args:
         executor: Any executor; with processes, function and tasks must be picklable.
@@ -321,7 +332,7 @@ def map_ordered(
                 except StopIteration:
                     more = False
             if more and stop():
-                # From the back, so that what is left is in order.
+                # From the back, so that no gap is left in the order.
                 while running and running[-1].cancel():
                     running.pop()
             if not running:
@@ -334,7 +345,7 @@ def map_ordered(
     except BrokenExecutor as error:
         raise _lost_worker() from error
     except KeyboardInterrupt:
-        running.clear()  # its workers are about to be killed
+        running.clear()  # the workers are about to be killed
         raise
     finally:
         for future in running:
@@ -342,7 +353,7 @@ def map_ordered(
 
 
 class _Ending:
-    """Waits for results, and not for ever once the work is to stop."""
+    """Waits for results; after the stop signal, for `GRACE_SECONDS` at most."""
 
     def __init__(self, executor: Executor, stop: Stop) -> None:
         self._executor = executor
@@ -350,7 +361,7 @@ class _Ending:
         self._deadline: float | None = None
 
     def wait_for(self, future: Future[Any]) -> bool:
-        """Wait a moment for a task, and say whether it is worth waiting on."""
+        """Wait briefly for a task, and return whether to keep waiting for it."""
         if future.done():
             return True
         if self._deadline is None and self._stop():

@@ -1,4 +1,4 @@
-"""How far a bulk operation is: a bar, lines, or nothing."""
+"""The progress of a bulk operation: a bar, lines, or nothing."""
 
 import os
 import sys
@@ -19,13 +19,13 @@ ProgressMode = Literal["auto", "bar", "plain", "none"]
 
 
 def show_progress(records: Iterator[R], *, mode: ProgressMode, stream: TextIO = sys.stderr) -> Iterator[R]:
-    """Pass records through and show how far they have come, as they say in `Plan` and `Progress`.
+    """Pass records through and show the progress that `Plan` and `Progress` records report.
 
     Args:
-        records: What a bulk operation yields.
+        records: The records of a bulk operation.
         mode: `bar` redraws one line; `plain` writes a line every 30 s or 10 %, without carriage returns; `auto` takes
             the bar on a terminal and plain lines elsewhere. Work that takes less than a second shows none.
-        stream: Where it is shown.
+        stream: Where progress is written.
     """
     if mode == "none":
         return records
@@ -68,11 +68,11 @@ def _with_bar(records: Iterator[R], stream: TextIO) -> Iterator[R]:
 
 
 class _Meter:
-    """How far the work is: counts, bytes, the rate, the time that is left, and the file that was done last.
+    """The state of the work: counts, bytes, rate, time left, and the file that was done last.
 
     Args:
-        total: How many there are; 0 if nobody knows.
-        total_bytes: How many bytes there are; 0 if nobody knows.
+        total: The number of items; 0 if unknown.
+        total_bytes: The number of bytes; 0 if unknown.
     """
 
     def __init__(self, total: int = 0, total_bytes: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,23 +82,23 @@ class _Meter:
         self._file = ""
 
     def add(self, count: int, size_bytes: int, file: str | None) -> None:
-        """Note what was done."""
+        """Add what was done; `file` is the last one, None if it has no name."""
         self.done, self.size_bytes = self.done + count, self.size_bytes + size_bytes
         self._file = file or self._file
 
     @property
     def has_end(self) -> bool:
-        """Whether it is known how much there is to do."""
+        """Whether the total is known."""
         return bool(self._total or self._total_bytes)
 
     @property
     def share(self) -> float:
-        """How much of the work is done, from 0 to 1; 0 where that is not known."""
+        """The share of the work that is done, from 0 to 1; 0 if the total is unknown."""
         done, total = (self.done, self._total) if self._total else (self.size_bytes, self._total_bytes)
         return min(done / total, 1.0) if total else 0.0
 
     def text(self, columns: int) -> str:
-        """Write all of it, as wide each time; the file where the line has room for it beside a bar."""
+        """Return all of it as a text of constant width; with the file, if there is room for it beside the bar."""
         from craftkit_archive.columns import fitted
 
         seconds = max(self._clock() - self._began, 0.001)

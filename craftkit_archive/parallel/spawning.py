@@ -1,8 +1,8 @@
-"""A way to start processes that never import the program they are started from.
+"""Starts processes that do not import the program that starts them.
 
-The standard library's `spawn` runs the caller's main module once more in each process. A script without an
-`if __name__ == "__main__":` would then do all of its work again in every worker. Our workers run functions of this
-package alone, so they need nothing of the main module.
+The standard library's `spawn` runs the caller's main module again in each process. A script without
+`if __name__ == "__main__":` would then repeat all of its work in every worker. Our workers run only functions of this
+package, so they do not need the main module.
 """
 
 from multiprocessing import popen_spawn_posix, spawn
@@ -13,14 +13,14 @@ from typing import Any
 
 
 def _without_main(name: str) -> dict[str, Any]:
-    """Return what a new process has to know of this one, except which main module to import."""
+    """Return the data that prepares a new process, without the main module to import."""
     data = spawn.get_preparation_data(name)
     return {word: value for word, value in data.items() if not word.startswith("init_main_from_")}
 
 
 class _Popen(popen_spawn_posix.Popen):
-    # The standard library has no option for this, and to replace its function would change the processes that the
-    # caller starts too. So this is the same function, in a namespace of its own.
+    # The standard library has no option for this, and patching its function would also change processes that the caller
+    # starts. So this is the same function with globals of its own.
     _launch = FunctionType(
         popen_spawn_posix.Popen._launch.__code__,  # type: ignore[attr-defined]
         {
@@ -36,7 +36,7 @@ class _Process(SpawnProcess):
         return _Popen(process_obj)
 
     def start(self) -> None:
-        """Start, in a daemonic process too, such as a worker of Dask: ours end by themselves when their parent dies."""
+        """Start the process, even from a daemonic one such as a Dask worker: ours end with their parent anyway."""
         config = current_process()._config  # type: ignore[attr-defined]
         daemon = config.pop("daemon", None)
         try:
@@ -46,7 +46,7 @@ class _Process(SpawnProcess):
                 config["daemon"] = daemon
 
     def terminate(self) -> None:
-        """Kill the process: ours ignore SIGTERM, and an executor that lost one of them would wait for the others."""
+        """Kill the process: ours ignore SIGTERM, so an executor that lost one would wait for the others forever."""
         self.kill()
 
 

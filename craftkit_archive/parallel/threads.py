@@ -1,4 +1,4 @@
-"""Several threads where one would wait: ahead of the reader, in lanes, or in the background."""
+"""Threads for work that waits for a network: ahead of the reader, in lanes, or in the background."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,10 +12,10 @@ from craftkit_archive.parallel.pool import StoppedError, stopped_by
 
 
 def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[tuple[T, Callable[[], R]]]:
-    """Yield each item with what waits for the result of a function, which threads call for `count` items ahead.
+    """Yield each item with a callable that waits for `function(item)`; threads call it for `count` items ahead.
 
-    It is for what waits for a network: while one answer is looked at, others are on their way. With a count of 1, the
-    function is called when its result is asked for.
+    This is for work that waits for a network: while one answer is handled, others are on their way. With a count of 1,
+    the function is called when its result is asked for.
     """
     if count == 1:
         for item in items:
@@ -32,14 +32,14 @@ def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iter
 def map_threads(function: Callable[[T], R], items: Iterable[T], lanes: int, *, stop: Stop | None = None) -> list[R]:
     """Apply a function to items in threads of this process, `lanes` at a time; return the results in order.
 
-    It is for work that waits for a network; with one lane, everything is done in the calling thread. What the function
-    raises ends it, when the calls under way have ended.
+    This is for work that waits for a network; with one lane, everything is done in the calling thread. If a call
+    raises, no further one is begun, and the exception is raised when the running calls have ended.
 
     Args:
         function: Called with one item. It may ask `task_stop`, and raise `StoppedError`.
         items: Drawn one by one.
-        lanes: How many at a time.
-        stop: Asked before each item: once it answers true, the results are those of the first items only.
+        lanes: How many calls at a time.
+        stop: Asked before each item; once it returns true, only the results of the items before are returned.
     """
     if stop is not None:
         return _stoppable_lanes(function, items, lanes, stop)
@@ -49,7 +49,7 @@ def map_threads(function: Callable[[T], R], items: Iterable[T], lanes: int, *, s
     done: dict[int, R] = {}
 
     def work() -> None:
-        # Each lane takes the next item itself: to hand every one over would take longer than a small one does.
+        # Each lane takes the next item itself: handing each over as a future would take longer than a small item does.
         try:
             while True:
                 try:
@@ -86,6 +86,7 @@ def _stoppable_lanes(function: Callable[[T], R], items: Iterable[T], lanes: int,
     return results
 
 
+# Cached, so that threads are reused and not started again for each batch.
 @lru_cache(maxsize=4)
 def _lanes(lanes: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(lanes, thread_name_prefix="lane")
@@ -93,9 +94,9 @@ def _lanes(lanes: int) -> ThreadPoolExecutor:
 
 @contextmanager
 def background(function: Callable[[Stop], R]) -> Iterator[Callable[[], R]]:
-    """Call a function in a thread, and return a function that waits for its result.
+    """Call a function in a thread, and yield a function that waits for its result.
 
-    At the end of the block the call is asked to stop, and waited for no longer than a second: a network may keep it.
+    At the end of the block the call is asked to stop, and waited for up to a second, because a network may block it.
     """
     over = Event()
     result: Future[R] = Future()
@@ -103,7 +104,7 @@ def background(function: Callable[[Stop], R]) -> Iterator[Callable[[], R]]:
     def call() -> None:
         try:
             result.set_result(function(over.is_set))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the result is asked for
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
             result.set_exception(error)
 
     thread = Thread(target=call, daemon=True)
