@@ -321,6 +321,7 @@ def line_of(text: str, keys: Keys) -> int:
     return places.get(keys, 1)
 
 
+# Cached, because a file may have several errors, and each asks for its line.
 @lru_cache(maxsize=2)
 def _places(text: str) -> dict[Keys, int]:
     """Return the line on which each table and each setting begins.

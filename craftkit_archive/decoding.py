@@ -75,6 +75,7 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
 
 
+# Cached for the same reason.
 @lru_cache(maxsize=256)
 def _fields_of(kind: type[Incoming], names: tuple[str, ...]) -> dict[str, str]:
     """Map the names of a record, as they are spelled, to names of fields."""
@@ -145,6 +146,7 @@ class _Shape(NamedTuple):
     extra: tuple[str, ...]
 
 
+# Cached, because making a class takes far longer than decoding a line with it.
 @lru_cache(maxsize=64)
 def _shape(kind: type[Incoming], names: tuple[str, ...], project_id: str | None) -> _Shape | None:
     """Return the shape of records with these names; None if they are too complicated for one step."""

@@ -286,7 +286,7 @@ class AssetQueries(LedgerQueries):
             self.end_acknowledgements(render_ids)
 
     def totals(self) -> Totals:
-        """Add up what is stored, with the states that the last checks left."""
+        """Return totals of the stored assets, by the states that their last checks left."""
         return Totals(*self.stored_totals(), self.stored_standing())
 
     def stored_totals(self) -> tuple[int, int, str | None]:

@@ -110,7 +110,7 @@ class EventQueries(Connection):
                 yield read_event(line)
 
     def has_event(self, what: str, sha256: str) -> bool:
-        """Say whether something with this digest was recorded before."""
+        """Return whether an event of this kind with this digest is recorded."""
         sql = f"SELECT 1 FROM events WHERE what = ? AND {_detail('sha256')} = ? LIMIT 1"
         return bool(self._query(sql, (what, sha256)))
 

@@ -62,7 +62,7 @@ class ExportQueries(Connection):
         return found | self.claimed_by(keys)
 
     def holds_below(self, key: str) -> bool:
-        """Say whether any asset is recorded whose key has this one as a folder."""
+        """Return whether any asset is recorded whose key has this one as a folder."""
         # A range instead of LIKE, so that the index answers it: 0 is the character after the slash.
         return bool(self._query("SELECT 1 FROM assets WHERE key > ? AND key < ? LIMIT 1", (f"{key}/", f"{key}0")))
 

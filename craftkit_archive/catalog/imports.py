@@ -127,7 +127,7 @@ class ImportQueries(TotalsQueries):
         )
 
     def has_renders(self) -> bool:
-        """Say whether any render is known."""
+        """Return whether the catalog has any renders."""
         return bool(self._query("SELECT EXISTS (SELECT 1 FROM renders)")[0][0])
 
     def project_slugs(self, limit: int) -> list[str]:

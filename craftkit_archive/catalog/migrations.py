@@ -168,7 +168,7 @@ def _unless_acknowledged(state: str) -> str:
 
 
 def m005_states(db: "Database") -> None:
-    """Say in one place what state each PDF is in, and keep which losses people have accepted."""
+    """Add a view that gives each PDF's state, and a table of the losses that people have accepted."""
     db.execute(
         "CREATE TABLE acknowledgements (render_id TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL,"
         " accepted_at TEXT NOT NULL) WITHOUT ROWID"

@@ -39,6 +39,8 @@ from craftkit_archive.stores.folder import INCOMING
 from craftkit_archive.stores.reach import shown_file
 from craftkit_archive.values import Clock, format_time, mark_of, utc_now
 
+# The files, or their bytes, of one task. Each task wakes a thread of the parent, so large ones are cheaper; the bytes
+# are limited so that progress is shown and a stop takes effect soon.
 BATCH = 256
 BATCH_BYTES = 16 << 20
 _INCOMPLETE = ("unreadable",)
@@ -104,7 +106,7 @@ def check_export(
         AssetUnreadableError: Its lists cannot be understood, or it breaks the rules for bags as a whole.
         NoSpaceError: There is no space to unpack a compressed tar.
         StoreOfflineError: A worker of the cluster does not see the export.
-        RemoteError: The cluster cannot be reached, or has gone.
+        RemoteError: The cluster cannot be reached, or was lost.
 
     Example:
         >>> from craftkit_archive import Archive, check_export, export_assets

@@ -77,7 +77,7 @@ class NamePlan:
         self._limit = min(PART_BYTES, PATH_BYTES // (len(self._folders) + 1))
         if self._limit < 2 * SUFFIX_DIGITS:
             raise RequestError(f"The name {template!r} has too many folders. Write fewer slashes.")
-        self._seen = array("Q")
+        self._seen = array("Q")  # hashes of the names: 8 bytes each, so that memory stays small with millions
         self._clashing: set[int] | None = None
 
     def add(self, row: ExportRow) -> None:
@@ -96,7 +96,7 @@ class NamePlan:
         return draft + EXTENSION
 
     def _draft(self, row: ExportRow) -> str:
-        """Make the name as it is if nothing clashes, without the extension."""
+        """Return the name that a row gets if it clashes with none, without the extension."""
         folders = _folders(tuple([say(row) for say in self._folders]), self._limit)
         return folders + safe_part(self._stem(row), self._limit - SUFFIX_DIGITS - 1 - len(EXTENSION))
 

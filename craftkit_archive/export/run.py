@@ -249,7 +249,7 @@ class _Export:
         self._exports: list[dict[str, Any]] = []
         self._members: list[array[int]] = []
         self._projects: dict[str, str] = {}
-        self._marks = array("Q")
+        self._marks = array("Q")  # hashes of the paths: 8 bytes each, so that memory stays small with millions
         self._to_fetch = False  # whether a fetch would bring more of what is selected
 
     def plan(self) -> Plan:

@@ -88,6 +88,7 @@ class CollectedFiles(OwnFiles):
 
     @override
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
+        # At the fastest level: the files are compressed only to be sent to a worker.
         deflate, crc, pieces = zlib.compressobj(1), 0, []
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

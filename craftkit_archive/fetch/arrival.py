@@ -99,7 +99,7 @@ def copy_assets(task: FetchTask) -> tuple[list[Received], ArchiveError | None]:
     """Copy a batch of assets.
 
     Returns:
-        What became of each asset; and the error that stopped the batch, if one did, with the assets until then.
+        The result for each asset; if an error stopped the batch, only those before it, and the error.
     """
     source, store = open_source(task.source), open_store(task.store)
     stopping = _Stopping(task_stop())

@@ -30,7 +30,7 @@ FOREIGN_PARAMETERS = {"schema", "connection_limit", "pool_timeout", "pgbouncer",
 
 
 def is_database(source: str) -> bool:
-    """Say whether a source is the address of a PostgreSQL database."""
+    """Return whether a source is the address of a PostgreSQL database."""
     return DATABASE_SCHEME.match(source) is not None
 
 

@@ -247,6 +247,7 @@ def _with_nulls(row: list[str], raw: str, delimiter: str, null: str | None, *, a
     return [None if cell == word and not quotes else cell for cell, quotes in zip(row, quoted, strict=True)]
 
 
+# Cached, because a table has one delimiter and its rows are read one by one.
 @lru_cache(maxsize=4)
 def _cell_pattern(delimiter: str) -> re.Pattern[str]:
     return re.compile(rf'("(?:[^"]|"")*+")?[^{delimiter}]*(?:{delimiter}|\Z)')

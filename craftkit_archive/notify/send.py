@@ -32,7 +32,7 @@ _BEGINNING = Notice(
 
 
 def announce_start(notify: Notify) -> list[str]:
-    """Tell the dead man's switch that a night begins.
+    """Notify the dead man's switch that a night begins.
 
     Returns:
         A sentence for each outlet that could not be reached; nothing is raised.

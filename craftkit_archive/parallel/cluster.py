@@ -156,7 +156,7 @@ def _threads(client: Any, address: str) -> dict[str, int]:
     """Return the threads of each worker that is connected to the scheduler.
 
     Raises:
-        RemoteError: The scheduler has gone.
+        RemoteError: The connection to the scheduler is lost.
     """
     try:
         return dict(client.nthreads())

@@ -59,7 +59,7 @@ def as_text(record: Record, *, whole: bool = False) -> str:
 
 
 def _without(key: str, text: str) -> str:
-    """Take a key out of what is said of it, where the line begins with it."""
+    """Remove a key from a text about it, because the line begins with the key already."""
     for said in (f"{key} is ", f"{key} ") if key else ():
         if said in text:
             return text.replace(said, "", 1)

@@ -471,7 +471,7 @@ def _freeze(credentials: Any) -> Credentials:
 
 
 def content_type(key: str) -> str:
-    """Return the media type of an object, by the end of its key: a PDF, unless it is one of an export's own files."""
+    """Return the media type of an object by the suffix of its key; PDF, unless it is one of an export's own files."""
     return _CONTENT_TYPES.get(key.rpartition(".")[2], "application/pdf")
 
 

@@ -25,6 +25,8 @@ from craftkit_archive.stores.reach import prove_store
 from craftkit_archive.values import format_time
 from craftkit_archive.verify.fixity import Check, Level, Seen, Task, check_assets
 
+# The assets, or their bytes, of one task. Each task wakes a thread of the parent, so large ones are cheaper; the bytes
+# are limited so that progress is shown and a stop takes effect soon.
 BATCH = 256
 BATCH_BYTES = 16 << 20
 LISTED = 2000
