@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from obstore.exceptions import GenericError
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.catalog.rows import Selection
@@ -439,6 +440,20 @@ def test_a_bucket_at_google_is_an_address_like_any_other(
         assert [entry.key for entry in store.list()] == ["a.pdf"]
         with pytest.raises(StoreOfflineError, match="nothing below"):
             BucketStore("gs://bucket/nowhere").check()
+
+
+def test_a_large_object_is_never_sent_again_without_what_was_read_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+
+    def breaks_off(store: object, path: str, file: Iterator[bytes], **_options: object) -> None:
+        sent.append(next(iter(file)))
+        raise GenericError("HTTP error: error sending request")
+
+    monkeypatch.setattr("obstore.put", breaks_off)
+    monkeypatch.setattr(BucketStore, "_object_store", lambda _self, **_how: None)
+    with pytest.raises(RemoteError):
+        BucketStore("gs://bucket").write("a.pdf", [bytes(bucket.PART_BYTES), b"the rest"], replace=True)
+    assert sent == [bytes(bucket.PART_BYTES)]
 
 
 @pytest.mark.parametrize("place", ["gs://", "az://x?region=y", "gs://b?endpoint_url=http://h", "s3://b?what=x"])

@@ -22,7 +22,7 @@ from craftkit_archive.errors import LockedError, NoSpaceError, NotWritableError,
 from craftkit_archive.export.bagit import parse_info
 from craftkit_archive.export.check import check_export
 from craftkit_archive.export.destination import Destination, Options, read_destination
-from craftkit_archive.export.manifests import Volume
+from craftkit_archive.export.index import Volume
 from craftkit_archive.export.reader import CATALOGUE, INDEX, MANIFEST, MARKER, MISSING, ODD, SEAL, TAG_MANIFEST, Export
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.export.targets import LEDGER

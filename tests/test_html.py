@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from craftkit_archive.coverage import Coverage
-from craftkit_archive.export.manifests import IndexRow, Volume
+from craftkit_archive.export.index import IndexRow, Volume
 from craftkit_archive.export.pages import Pages
 from craftkit_archive.html.pages import FOLDER, generate_page
 from craftkit_archive.records import (

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from craftkit_archive.export.manifests import IndexRow, Volume
+from craftkit_archive.export.index import IndexRow, Volume
 from craftkit_archive.export.pages import Pages, page_name
 from craftkit_archive.export.reader import CATALOGUE
 from craftkit_archive.export.run import export_assets

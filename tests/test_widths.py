@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from craftkit_archive.catalog.rows import Night
-from craftkit_archive.export.manifests import IndexRow, Volume
+from craftkit_archive.export.index import IndexRow, Volume
 from craftkit_archive.export.pages import Pages
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.fetch.run import fetch_assets

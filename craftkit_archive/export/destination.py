@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import RequestError, disk_errors
-from craftkit_archive.export.manifests import Volume
+from craftkit_archive.export.index import Volume
 from craftkit_archive.export.names import DEFAULT_NAME, safe_part
 from craftkit_archive.export.targets import FolderTarget, PackedTarget, StoreTarget, Target
 from craftkit_archive.records import one_of

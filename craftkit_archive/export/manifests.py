@@ -1,6 +1,5 @@
 """The manifests, tables, seal and pages of an export."""
 
-import csv
 import io
 import tempfile
 from array import array
@@ -9,12 +8,12 @@ from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from craftkit_archive.catalog.exports import member_of
-from craftkit_archive.catalog.rows import ExportRow
 from craftkit_archive.errors import disk_errors
 from craftkit_archive.export import bagit as bag
+from craftkit_archive.export.index import INDEX_COLUMNS, IndexRow, Volume, csv_line
 from craftkit_archive.export.pages import Pages, page_name
 from craftkit_archive.export.reader import (
     DECLARATION,
@@ -30,84 +29,10 @@ from craftkit_archive.export.reader import (
 from craftkit_archive.export.targets import OwnFiles
 from craftkit_archive.proof.seal import SealBuilder
 from craftkit_archive.stores.base import CHUNK_BYTES, Stored, digest
-from craftkit_archive.values import escape_formula, unescape_formula
 
-INDEX_COLUMNS = ("path", "render_id", "project_id", "project_slug", "template_id", "status", "created_at",
-                 "completed_at", "size_bytes", "sha256", "asset_key")  # fmt: skip
 MISSING_COLUMNS = ("render_id", "project_id", "project_slug", "asset_key", "reason", "detail",
                    "acknowledged")  # fmt: skip
 ODD_COLUMNS = ("path", "render_id", "asset_key", "detail")
-_SPECIAL = frozenset("'=+-@\t")
-
-
-class IndexRow(NamedTuple):
-    """A line of the index, in the order of `INDEX_COLUMNS`; a missing value is an empty string."""
-
-    path: str
-    render_id: str
-    project_id: str
-    project_slug: str
-    template_id: str
-    status: str
-    created_at: str
-    completed_at: str
-    size_bytes: str
-    sha256: str
-    asset_key: str
-
-
-def index_cells(row: ExportRow, path: str) -> IndexRow:
-    """Return the cells of a render's line in the index."""
-    return IndexRow(
-        path,
-        row.render_id,
-        row.project_id,
-        row.project_slug or "",
-        row.template_id or "",
-        row.status,
-        row.created_at or "",
-        row.completed_at or "",
-        str(row.size_bytes),
-        row.sha256 or "",
-        row.key,
-    )
-
-
-def csv_line(cells: Sequence[str]) -> str:
-    """Return cells as a line of CSV that spreadsheets read, escaped so that no cell is taken for a formula."""
-    # A regular expression that looked for formulas in a line took as long as copying a small PDF; comparing the first
-    # characters takes a twentieth of that.
-    line = ",".join(cells)
-    if (
-        line.count(",") == len(cells) - 1
-        and _SPECIAL.isdisjoint(cell[:1] for cell in cells)
-        and not ('"' in line or "\n" in line or "\r" in line)
-    ):
-        return f"{line}\r\n"  # nothing to quote or escape, which is ten times as fast as `csv`
-    text = io.StringIO()
-    csv.writer(text).writerow(map(escape_formula, cells))
-    return text.getvalue()
-
-
-def read_cells(lines: Iterable[str]) -> Iterable[IndexRow]:
-    """Parse lines of the index; skip lines that are not valid, such as truncated or rewritten ones."""
-    rows = csv.reader(lines)
-    while True:
-        try:
-            cells = next(rows)
-        except StopIteration:
-            return
-        except csv.Error:
-            continue
-        if len(cells) == len(INDEX_COLUMNS) and cells[8].isdecimal() and len(cells[8]) < 20:
-            yield IndexRow(*map(unescape_formula, cells))
-
-
-class Volume(NamedTuple):
-    """Which part of an export this is: `number` of `total`, 1 of 1 if it is not split."""
-
-    number: int = 1
-    total: int = 1
 
 
 class Manifests:

@@ -3,14 +3,12 @@
 from collections import Counter
 from collections.abc import Callable
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 from urllib.parse import quote
 
+from craftkit_archive.export.index import IndexRow, Volume
 from craftkit_archive.html.pages import generate_page, load_row, read_filled
 from craftkit_archive.values import format_size
-
-if TYPE_CHECKING:
-    from craftkit_archive.export.manifests import IndexRow, Volume
 
 PAGE_ROWS = 100_000
 SHOWN_PROJECTS = 12
@@ -66,7 +64,7 @@ class Pages:
         volume: The volume of the export that they are about.
     """
 
-    def __init__(self, open_file: Callable[[], BinaryIO], title: str, volume: "Volume") -> None:
+    def __init__(self, open_file: Callable[[], BinaryIO], title: str, volume: Volume) -> None:
         self._open = open_file
         self._title = title if volume.total == 1 else f"{title}, part {volume.number} of {volume.total}"
         # Each row is rendered when its PDF is added, and kept in a temporary file, so that memory stays flat.
@@ -77,7 +75,7 @@ class Pages:
         self._project_sizes: Counter[str] = Counter()
         self._months: Counter[str] = Counter()
 
-    def add(self, cells: "IndexRow", size_bytes: int) -> None:
+    def add(self, cells: IndexRow, size_bytes: int) -> None:
         """Add a PDF."""
         if self._count % PAGE_ROWS == 0:
             self._rows.append(self._open())

@@ -19,7 +19,8 @@ from craftkit_archive.catalog.rows import ExportRow, Selection
 from craftkit_archive.errors import NoSpaceError, RequestError
 from craftkit_archive.export import bagit as bag
 from craftkit_archive.export.destination import STDOUT, Destination, Options, read_destination
-from craftkit_archive.export.manifests import IndexRow, Manifests, Volume, csv_line, index_cells, read_cells
+from craftkit_archive.export.index import IndexRow, Volume, csv_line, index_cells, read_cells
+from craftkit_archive.export.manifests import Manifests
 from craftkit_archive.export.names import NamePlan, mark
 from craftkit_archive.export.reader import SIGNATURE, TIMESTAMP
 from craftkit_archive.export.targets import Target

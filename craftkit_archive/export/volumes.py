@@ -34,7 +34,7 @@ from craftkit_archive.errors import (
     disk_errors,
 )
 from craftkit_archive.export.destination import Destination
-from craftkit_archive.export.manifests import IndexRow, read_cells
+from craftkit_archive.export.index import IndexRow, read_cells
 from craftkit_archive.export.packing import FORMS, Directory
 from craftkit_archive.export.reader import INDEX, MARKER
 from craftkit_archive.export.targets import Claim, OwnFiles, check_claim, lock_part

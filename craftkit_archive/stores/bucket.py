@@ -231,8 +231,14 @@ class BucketStore(Store):
             given["credential_provider"] = _Provider(self._aws.renew, access)
         return S3Store(self._bucket, client_options=client, retry_config=retry, **given)  # type: ignore[arg-type]
 
-    def _call(self, key: str, work: "Callable[[ObjectStore], T]", *, writing: bool = False) -> T:
+    def _call(self, key: str, work: "Callable[[ObjectStore], T]", *, writing: bool = False, once: bool = False) -> T:
         """Make a request; follow a redirection to another region, and retry what may succeed later.
+
+        Args:
+            key: The object that it is about.
+            work: Makes the request.
+            writing: Whether it writes.
+            once: Whether it cannot be repeated, because it uses up what it sends.
 
         Raises:
             AssetMissingError, AssetKeyError, AssetUnavailableError: The failure concerns this key alone.
@@ -251,7 +257,7 @@ class BucketStore(Store):
                     self._stores.clear()
                 continue
             spent = refusal.exhausted or time.monotonic() - began > ATTEMPTS * READ_SECONDS
-            if pause is None or spent or not refusal.heals or isinstance(failure, UnauthenticatedError):
+            if pause is None or once or spent or not refusal.heals or isinstance(failure, UnauthenticatedError):
                 raise self._explain(key, refusal, failure) from failure
             time.sleep(pause)
         raise AssertionError  # the last pause is None
@@ -439,7 +445,10 @@ class BucketStore(Store):
         """Write a large object in parts."""
         if self._aws is None:
             options: dict[str, Any] = {"use_multipart": True, "chunk_size": PART_BYTES}
-            self._call(key, lambda store: obstore.put(store, self._path(key), source, **options), writing=True)
+            # obstore repeats the upload of a part by itself. A second attempt at all of them would send only what the
+            # first had not yet read, under the name of the whole.
+            put = partial(obstore.put, path=self._path(key), file=source, **options)
+            self._call(key, put, writing=True, once=True)
         elif not self._aws.upload(self._prefix + key, source, replace=replace) and self.measure(key) != source.stored():
             raise _taken(key)
 
