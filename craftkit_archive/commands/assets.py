@@ -101,9 +101,9 @@ def fetch(
     type=click.Choice(["size", "digest", "pdf"]),
     default="digest",
     show_default=True,
-    help="size: only lengths; digest: every byte; pdf: every byte, and whether PDF readers open it.",
+    help="size: only lengths; digest: every byte; pdf: also opening it, with its pages and streams.",
 )
-@click.option("--due", metavar="AGE", type=DURATION, help="Assets last checked before AGE (30d), or never, or bad.")
+@click.option("--due", metavar="AGE", type=DURATION, help="Assets not checked for AGE (30d), never checked, or bad.")
 @click.option("--new", is_flag=True, help="Assets that were never checked.")
 @click.option("--failed", is_flag=True, help="Assets that were bad when they were last checked.")
 @selection_options(until=False)

@@ -45,7 +45,7 @@ def _show_new_key(console: Console, key: KeyInfo) -> int:
 @keys.command("list")
 @click.option("--project", shell_complete=complete_projects, help="Only this project's (id or slug).")
 @click.option(
-    "--unused", metavar="AGE", type=DURATION, help="Only valid keys older than AGE (90d) that were not used since."
+    "--unused", metavar="AGE", type=DURATION, help="Only valid keys at least AGE (90d) old and not used for that long."
 )
 @click.pass_obj
 def list_keys(console: Console, project: str | None, unused: int | None) -> int:

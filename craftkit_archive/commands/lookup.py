@@ -304,7 +304,7 @@ def renders() -> None:
     "states",
     multiple=True,
     type=click.Choice(PDF_STATES),
-    help="Renders whose PDF is in this state; repeatable, and can be combined with the options above.",
+    help="Renders whose PDF is in this state; repeatable. With several of these four options, any match counts.",
 )
 @selection_options()
 @status_option("Only renders of this status; repeatable.")
