@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from getpass import getuser
@@ -24,13 +24,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import Any
+from wsgiref.util import FileWrapper
 
 from benchmarks.corpus import BEGAN, pdf, render_row, uuid7
 from benchmarks.peers import ours, program, version_of
-
-if TYPE_CHECKING:
-    from bottle import Bottle
 
 PDF_BYTES = 86_000
 CONNECTIONS = 16
@@ -84,12 +82,18 @@ bjoern.run(app, "127.0.0.1", int(sys.argv[2]), reuse_port=True)
 """
 
 
-def wsgi_app(archive: str | None = None) -> "Bottle":
+def wsgi_app(archive: str | None = None) -> Callable[..., Iterable[bytes]]:
     """Make our application for another server."""
     from craftkit_archive.archive import Archive
     from server.app import Service
 
-    return Service(Archive(Path(archive or os.environ[ARCHIVE_VARIABLE]), read_only=True)).app
+    app = Service(Archive(Path(archive or os.environ[ARCHIVE_VARIABLE]), read_only=True)).app
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        environ.setdefault("wsgi.file_wrapper", FileWrapper)  # which granian does not offer
+        return app(environ, start_response)  # type: ignore[no-any-return]
+
+    return answer
 
 
 def fill(folder: Path, count: int) -> tuple[Path, list[str], list[str]]:
@@ -212,8 +216,12 @@ def running(served: Served) -> Iterator[int]:
             time.sleep(0.05)
         yield process.pid
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:  # bjoern, which waits for connections to end
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def peak_mb(pid: int) -> float:

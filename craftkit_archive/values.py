@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from array import array
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -165,6 +166,21 @@ def mark_of(text: str) -> int:
 
 
 _SALT = os.urandom(16).hex()
+
+
+def sorted_marks(marks: "array[int]") -> "array[int]":
+    """Return marks in ascending order.
+
+    `sorted` makes a list, which takes 400 MB for ten million of them, five times the array. Here it only gets a part of
+    them at a time.
+    """
+    parts = [array("Q") for _ in range(256)]
+    for mark in marks:
+        parts[mark >> 56].append(mark)
+    result = array("Q")
+    for part in parts:
+        result.extend(sorted(part))
+    return result
 
 
 # The form of Craftkit's own keys, by which nearly all keys are accepted ten times as fast.

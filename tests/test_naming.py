@@ -1,6 +1,7 @@
 """Names in an export: good on every system, apart from each other, and dependent on nothing but the renders."""
 
 import unicodedata
+from array import array
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from craftkit_archive.catalog.rows import ExportRow
 from craftkit_archive.errors import RequestError
 from craftkit_archive.export.names import DEFAULT_NAME, PATH_BYTES, NamePlan, fold
+from craftkit_archive.values import sorted_marks
 from tests.worlds import NORTHWIND, render_id
 
 
@@ -122,3 +124,8 @@ def test_both_of_two_that_clash_get_a_suffix_and_others_none() -> None:
 def test_what_is_no_template_is_told_with_what_is_known(template: str) -> None:
     with pytest.raises(RequestError, match=r"fields are|Write|unknown|known|format"):
         NamePlan(template)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1)))
+def test_marks_are_sorted_as_a_list_of_them_is(marks: list[int]) -> None:
+    assert list(sorted_marks(array("Q", marks))) == sorted(marks)

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from craftkit_archive.catalog.connection import Connection
 from craftkit_archive.catalog.rows import PAGE, ExportRow, Selection, join_renders, json_text
 from craftkit_archive.records import ExportMade
+from craftkit_archive.values import sorted_marks
 
 
 def member_of(render_id: str) -> int:
@@ -22,7 +23,7 @@ def member_of(render_id: str) -> int:
 
 def sorted_members(members: "array[int]") -> bytes:
     """Pack the numbers of an export's renders, sorted, so that `_is_member` can search them by bisection."""
-    return array("Q", sorted(members)).tobytes()
+    return sorted_marks(members).tobytes()
 
 
 def _is_member(members: "array[int]", render_id: str) -> bool:

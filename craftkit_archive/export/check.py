@@ -37,7 +37,7 @@ from craftkit_archive.proof.signatures import SignatureRefusedError, find_signer
 from craftkit_archive.records import Finding, Note, Plan, Progress, Record, Skipped, Verdict
 from craftkit_archive.stores.folder import INCOMING
 from craftkit_archive.stores.reach import shown_file
-from craftkit_archive.values import Clock, format_time, mark_of, utc_now
+from craftkit_archive.values import Clock, format_time, mark_of, sorted_marks, utc_now
 
 # The files, or their bytes, of one task. Each task wakes a thread of the parent, so large ones are cheaper; the bytes
 # are limited so that progress is shown and a stop takes effect soon.
@@ -217,7 +217,7 @@ class _Marks:
 
     def _sorted(self) -> "array[int]":
         if not self._is_sorted:
-            self._marks, self._is_sorted = array("Q", sorted(self._marks)), True
+            self._marks, self._is_sorted = sorted_marks(self._marks), True
         return self._marks
 
 

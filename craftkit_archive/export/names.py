@@ -12,7 +12,7 @@ from typing import Any
 
 from craftkit_archive.catalog.rows import ExportRow
 from craftkit_archive.errors import RequestError
-from craftkit_archive.values import mark_of
+from craftkit_archive.values import mark_of, sorted_marks
 
 DEFAULT_NAME = "{project_slug}/{created:%Y}/{created:%m}/{id}.pdf"
 PART_BYTES = 100
@@ -87,7 +87,7 @@ class NamePlan:
     def path(self, row: ExportRow) -> str:
         """Return the name of a row that was added: relative, with slashes, ending in `.pdf`."""
         if self._clashing is None:
-            marks = sorted(self._seen)
+            marks = sorted_marks(self._seen)
             self._clashing = {one for one, following in pairwise(marks) if one == following}
             self._seen = array("Q")
         draft = self._draft(row)

@@ -38,7 +38,7 @@ from craftkit_archive.states import State
 from craftkit_archive.stores.address import absolute_address, open_store, worker_setup
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.stores.reach import shown_folder
-from craftkit_archive.values import format_size, valid_text
+from craftkit_archive.values import format_size, sorted_marks, valid_text
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -588,7 +588,7 @@ class _Export:
         Files that a person has changed since stay, but are not listed. Files that must not be deleted stay even if they
         are to be pruned; files of disposed renders are reported as long as they stay.
         """
-        planned = sorted(self._marks)
+        planned = sorted_marks(self._marks)
         self._marks = array("Q")
         seen: set[int] = set()
         for batch in in_batches(read_cells(target.earlier()), BATCH):
