@@ -64,7 +64,7 @@ bench: # within five minutes
 	$(BIN)python3 -m benchmarks.run --rounds 3
 
 bench-full: # some forty minutes, 40 GB; writes docs/benchmarks.md
-	$(BIN)python3 -m benchmarks.run --full --write docs/benchmarks.md
+	$(BIN)python3 -m benchmarks.run --full --rounds 3 --write docs/benchmarks.md
 
 sample: # print the sample's PDFs anew; needs Chromium
 	$(BIN)python3 data/sample/make_sample.py
