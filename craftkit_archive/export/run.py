@@ -427,18 +427,20 @@ class _Export:
 
     def write_volumes(self, executor: "Executor", jobs: int) -> Iterator[Record]:
         """Write packed volumes, each as a task for one worker."""
-        addresses = [self._destination.named(self._volume(number)) for number in range(1, self._volumes + 1)]
-        following = self._destination.named(Volume(self._volumes + 1, self._volumes + 1))
+        addresses = [
+            absolute_address(self._destination.named(Volume(number, self._volumes)))
+            for number in range(1, self._volumes + 2)  # and the one after them
+        ]
         under_way: deque[_VolumePlan] = deque()
         again: deque[_VolumePlan] = deque()
         written: list[_VolumePlan] = []
-        with VolumePlaces(self._archive, self._destination, [*addresses, following]) as places:
-            drawn = self._draw_volumes()
+        with VolumePlaces(self._archive, self._destination, addresses) as places:
+            drawn = self._draw_volumes(places)
 
             def tasks() -> Iterator[VolumeTask]:
                 while True:
                     if again:
-                        task = self._volume_task(again[0], self._entries_of(again[0]))
+                        task = self._volume_task(places, again[0], self._entries_of(again[0]))
                         under_way.append(again.popleft())
                     else:
                         try:
@@ -467,15 +469,15 @@ class _Export:
         if self._options.sync:
             os.sync()
 
-    def _draw_volumes(self) -> Iterator[tuple[_VolumePlan, VolumeTask]]:
+    def _draw_volumes(self, places: VolumePlaces) -> Iterator[tuple[_VolumePlan, VolumeTask]]:
         entries = (entry for _, entry in self._entries())
         for plan in self._plans:
-            yield plan, self._volume_task(plan, islice(entries, plan.entries))
+            yield plan, self._volume_task(places, plan, islice(entries, plan.entries))
 
     def _entries_of(self, plan: _VolumePlan) -> Iterator[_PlannedFile]:
         return (entry for _, entry in islice(self._entries(after=plan.after), plan.entries))
 
-    def _volume_task(self, plan: _VolumePlan, entries: Iterable[_PlannedFile]) -> VolumeTask:
+    def _volume_task(self, places: VolumePlaces, plan: _VolumePlan, entries: Iterable[_PlannedFile]) -> VolumeTask:
         """Make the task and own files of a volume, on the assumption that all PDFs not in `left_out` are good."""
         volume, own = self._volume(plan.number), CollectedFiles()
         plan.counts, plan.has_gaps = Counter(), False
@@ -484,9 +486,9 @@ class _Export:
                 plan.has_gaps = True
             plan.made = self._made(volume, papers, papers.store(own))
             plan.members, plan.size_bytes = papers.members, papers.size_bytes
-        address = absolute_address(self._destination.named(volume))
+        address, store = absolute_address(self._destination.named(volume)), self._archive.store.address
         prefix, kind = self._destination.prefix(address), self._destination.kind
-        return VolumeTask(self._archive.store.address, kind, address, prefix, own.files, self._options.sync)
+        return VolumeTask(store, kind, address, prefix, own.files, self._options.sync, places.lock)
 
     def _report_volume(
         self, plan: _VolumePlan, entries: Iterable[_PlannedFile], counts: Counter[str], papers: Manifests | None

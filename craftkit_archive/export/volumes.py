@@ -18,7 +18,7 @@ from functools import partial
 from itertools import compress
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import msgspec
 from typing_extensions import override
@@ -37,13 +37,14 @@ from craftkit_archive.export.destination import Destination
 from craftkit_archive.export.index import IndexRow, read_cells
 from craftkit_archive.export.packing import FORMS, Directory
 from craftkit_archive.export.reader import INDEX, MARKER
-from craftkit_archive.export.targets import Claim, OwnFiles, check_claim, lock_part
+from craftkit_archive.export.targets import Claim, OwnFiles, check_claim, lock_part, part_path
 from craftkit_archive.export.workers import Done, ExportItem, checked, not_copied, open_stored
 from craftkit_archive.parallel.batches import in_batches
 from craftkit_archive.parallel.pool import StoppedError, task_stop
 from craftkit_archive.parallel.threads import map_threads, prefetch
 from craftkit_archive.stores.address import open_store, split_object
 from craftkit_archive.stores.base import CHUNK_BYTES, Store
+from craftkit_archive.stores.reach import prove_token
 
 # How many PDFs, or bytes of them, are read at a time, in lanes, while the batch before is written.
 BATCH = 256
@@ -140,6 +141,8 @@ class VolumeTask(NamedTuple):
         prefix: A folder, with its slash, that everything is put into; empty for none.
         files: The export's own files, including the index.
         sync: Whether a file is flushed to the disk before it gets its name.
+        lock: The file that the command has locked in the same folder; None in a bucket. A worker that does not see it
+            sees another folder, or the command has ended.
     """
 
     store: str
@@ -148,11 +151,14 @@ class VolumeTask(NamedTuple):
     prefix: str
     files: list[PackedFile]
     sync: bool
+    lock: str | None
 
     def run(self) -> VolumeDone:
         """Run the task: write the whole volume, or nothing."""
         left_out: list[LeftOut] = []
         pdfs = self._pdfs()
+        if self.lock is not None:
+            prove_token(*os.path.split(self.lock))
         try:
             try:
                 _write_volume(self.address, self._chunks(pdfs, left_out), sync=self.sync)
@@ -169,13 +175,13 @@ class VolumeTask(NamedTuple):
     def _chunks(self, pdfs: Iterator[_TakenPDF], left_out: list[LeftOut]) -> Iterator[bytes]:
         """Yield the volume from its first byte to its last."""
         form, at = FORMS[self.form], 0
-        with tempfile.TemporaryFile() as listing:
+        # What can fail in here is the disk of the temporary files; that of the volume is its writer's matter.
+        with disk_errors(tempfile.gettempdir()), tempfile.TemporaryFile() as listing:
             directory = Directory(form, listing)
 
             def put(path: str, size: int, modified: int, crc: int, body: Iterable[bytes]) -> Iterator[bytes]:
                 nonlocal at
-                with disk_errors(tempfile.gettempdir()):
-                    directory.record(self.prefix + path, size, modified, crc, at)
+                directory.record(self.prefix + path, size, modified, crc, at)
                 for chunk in form.wrap(self.prefix + path, size, modified, crc, body):
                     at += len(chunk)
                     yield chunk
@@ -209,15 +215,15 @@ class VolumeTask(NamedTuple):
     def _take(self, cells: IndexRow) -> _TakenPDF:
         modified = modified_at(cells.completed_at, cells.created_at)
         item = ExportItem(cells.asset_key, cells.sha256, int(cells.size_bytes), cells.path, modified)
-        # In memory up to `BATCH_BYTES`, and in a temporary file above that.
-        body: BinaryIO = tempfile.SpooledTemporaryFile(BATCH_BYTES)  # type: ignore[assignment]  # noqa: SIM115
-        form = FORMS[self.form]
+        form, body = FORMS[self.form], cast("BinaryIO", io.BytesIO())
         try:
             with open_stored(self.store, item) as found:
                 if found.size_bytes != item.size_bytes:
                     raise AssetDamagedError(f"{item.key} is damaged: its size is not the recorded one. Run verify.")
                 crc = 0
                 with disk_errors(tempfile.gettempdir()):
+                    if item.size_bytes > BATCH_BYTES:
+                        body = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it is written
                     for chunk in checked(found, item):
                         crc = zlib.crc32(chunk, crc) if form.has_crc else 0
                         body.write(chunk)
@@ -283,7 +289,6 @@ def _write_file(path: Path, chunks: Iterable[bytes], *, sync: bool) -> None:
     # A name of its own, because a worker that was presumed dead may still be writing the same volume.
     temporary = path.with_name(f".{path.name}.{token_hex(8)}.part")
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb", buffering=CHUNK_BYTES) as file:
                 for chunk in chunks:
@@ -308,12 +313,16 @@ class VolumePlaces:
         archive: The archive whose PDFs are exported.
         destination: Where the export goes.
         addresses: The addresses of the volumes, and last that of the volume after them, which must not exist.
+
+    Attributes:
+        lock: The file that shows a worker that it sees the same folder (see `VolumeTask`).
     """
 
     def __init__(self, archive: Archive, destination: Destination, addresses: Sequence[str]) -> None:
         self._archive = archive
         self._destination = destination
         self._addresses = addresses
+        self.lock = None if destination.in_bucket else os.fspath(part_path(Path(addresses[0])))
         self._under_way: set[str] = set()
         self._stack = ExitStack()
 
@@ -401,7 +410,7 @@ def _abort(address: str) -> None:
         open_store(store).abort_writes(name)
 
 
-_PART = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part")
+_PART = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part", re.DOTALL)
 
 
 def _remove_parts(folder: Path, volumes: set[str]) -> None:

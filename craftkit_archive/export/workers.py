@@ -26,7 +26,7 @@ from craftkit_archive.parallel.threads import map_threads
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import CHUNK_BYTES, OpenAsset
 from craftkit_archive.stores.folder import INCOMING
-from craftkit_archive.stores.reach import prove_store
+from craftkit_archive.stores.reach import check_still_there, prove_store
 
 ExportOutcome = Literal[
     "written", "unchanged", "damaged", "gone", "unreadable", "unavailable", "unwritable", "disposed"
@@ -79,11 +79,14 @@ def open_stored(address: str, item: ExportItem) -> OpenAsset:
 
     Raises:
         AssetError: The asset cannot be read.
-        RemoteError: The service fails for the whole store.
+        StoreOfflineError, RemoteError: The whole store is gone, or its service fails for all of it.
     """
     store = open_store(address)
     try:
         return store.open(item.key)
+    except AssetMissingError:
+        check_still_there(store)
+        raise
     except RemoteError as error:
         store.check()
         raise AssetUnavailableError(str(error), reason=error.reason) from error

@@ -12,7 +12,7 @@ from secrets import token_hex
 
 from craftkit_archive.errors import ArchiveError, RequestError, StoreOfflineError, disk_errors
 from craftkit_archive.stores.address import open_store
-from craftkit_archive.stores.base import Store, mask_address
+from craftkit_archive.stores.base import MARKER, Store, mask_address
 
 # How many names are compared in a place that has no marker.
 NAMES = 32
@@ -29,6 +29,21 @@ def prove_store(address: str, archive_id: str) -> None:
         ArchiveError: See `Store.check`.
     """
     open_store(address).check(archive_id)
+
+
+def check_still_there(store: Store) -> None:
+    """Check, where an asset of an archive's store is missing, that the store is not: it still has its marker.
+
+    The check belongs on the machine that misses the asset. A folder whose mount was lost is an empty folder, and there
+    every asset seems to be missing.
+
+    Raises:
+        StoreOfflineError: The marker is missing.
+        RemoteError: The store cannot be asked.
+    """
+    if store.owner() is None:
+        where = mask_address(store.address)
+        raise StoreOfflineError(f"The store is not mounted at {where} (no {MARKER} file). Mount it, then run again.")
 
 
 def try_store(address: str, archive_id: str) -> None:
@@ -78,12 +93,17 @@ def shown_folder(path: Path) -> Iterator[Callable[[], object]]:
     try:
         with disk_errors(token):
             token.touch(exist_ok=False)
-        yield partial(_prove_token, os.fspath(folder), token.name)
+        yield partial(prove_token, os.fspath(folder), token.name)
     finally:
         token.unlink(missing_ok=True)
 
 
-def _prove_token(folder: str, name: str) -> None:
+def prove_token(folder: str, name: str) -> None:
+    """Check that a folder has a file of this name, which another machine made there, and can be written.
+
+    Raises:
+        StoreOfflineError: It has not, or cannot.
+    """
     until = time.monotonic() + APPEAR_SECONDS
     while not os.path.lexists(f"{folder}/{name}"):
         if time.monotonic() > until:

@@ -25,6 +25,7 @@ from craftkit_archive.pdf.ends import Ends
 from craftkit_archive.pdf.readers import READERS, Structure, combine
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import Store, Stored, digest
+from craftkit_archive.stores.reach import check_still_there
 
 if TYPE_CHECKING:
     from craftkit_archive.records import Verdict  # `records` takes long to import, and workers do not need it
@@ -150,6 +151,8 @@ def check_assets(task: Task) -> Seen:
     bytes_read, checks = 0, []
     check = partial(_check_asset, store, task.level)
     looks = map_threads(check, task.assets, store.lanes, stop=task_stop())
+    if any(seen is not None and seen.verdict == "missing" for _, seen in looks):
+        check_still_there(store)
     for position, (read, seen) in enumerate(looks):
         bytes_read += read
         if seen is not None and (seen.verdict != "ok" or seen.note):
