@@ -10,21 +10,25 @@ from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
-from craftkit_archive.errors import NoSpaceError, StoreOfflineError
+from craftkit_archive.archive import Archive
+from craftkit_archive.errors import NoSpaceError, RemoteError, RequestError, StoreOfflineError
 from craftkit_archive.export import run as export_run
 from craftkit_archive.export.destination import Options
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.export.volumes import VolumeTask
+from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.records import Record, Summary
 from craftkit_archive.stores import reach
-from craftkit_archive.stores.bucket import bucket_address
+from craftkit_archive.stores.address import open_store
+from craftkit_archive.stores.bucket import PART_BYTES, bucket_address
 from craftkit_archive.verify import run as verify_run
 from craftkit_archive.verify.run import verify_assets
-from tests.services import BUCKET
-from tests.worlds import World, fill, summary_of
+from tests.services import BUCKET, s3_client
+from tests.worlds import World, fill, load, pdf, projects, put, render, summary_of
 
 SPLIT = Options(split_bytes=1 << 20)
 AT_A_WORKER = ((export_run, "run_volume"), (export_run, "run"), (verify_run, "check_assets"))
@@ -57,6 +61,16 @@ def in_it(place: str, name: str) -> str:
     """Return the address of an object there."""
     bare, mark, service = place.partition("?")
     return f"{bare}/{name}{mark}{service}"
+
+
+def fill_store(folder: Path, store: str) -> World:
+    """Make an archive whose store is in a bucket, with one PDF."""
+    archive = Archive.create(folder / "archive", store_address=store)
+    load(archive, folder, "projects", projects())
+    load(archive, folder, "renders", [render(0)])
+    put(folder / "bucket", render(0)["asset_key"], pdf("render 0"))
+    assert summary_of(fetch_assets(archive, str(folder / "bucket"))).counts["copied"] == 1
+    return World(archive, folder / "bucket", folder)
 
 
 @pytest.fixture(autouse=True)
@@ -171,3 +185,70 @@ def test_pieces_of_a_killed_worker_are_removed_whatever_their_name(world: World,
         other.touch()
     export(world, folder / name)
     assert set(folder.iterdir()) == {folder / volume, *others}
+
+
+# --- the bucket ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["out.zip", "OUT.ZIP", "out.tar", "out", "page.html"])
+def test_a_bucket_says_what_a_volume_is_whatever_its_name(world: World, bucket: str, name: str) -> None:
+    form: Any = "tar" if name in ("out", "page.html") else None
+    [volume] = export(world, in_it(bucket, name), SPLIT._replace(form=form)).details["exports"]
+    [mark] = [key for key in keys_in(bucket) if key.endswith("craftkit-export")]
+    types = [media_type(volume["path"]), media_type(in_it(bucket, mark))]
+    assert types == ["application/zip" if name.lower().endswith("zip") else "application/x-tar", "application/json"]
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("key", ["renders/x.html", "x.csv", "x.zip", "x"])
+def test_an_asset_in_a_bucket_is_a_pdf_whatever_its_key(bucket: str, key: str, large: bool) -> None:
+    """A browser would run a page that somebody passes off as a PDF."""
+    open_store(bucket).write(key, [b"<script>" * (PART_BYTES if large else 1)])
+    assert media_type(in_it(bucket, key)) == "application/pdf"
+
+
+def media_type(address: str) -> str:
+    """Return what the service says that an object is."""
+    place, _, service = address.partition("?")
+    url = dict(parse_qsl(service))["endpoint_url"]
+    found = s3_client(url).head_object(Bucket=BUCKET, Key=place.removeprefix(f"s3://{BUCKET}/"))
+    return str(found["ContentType"])
+
+
+def keys_in(place: str) -> list[str]:
+    """Return the names of the objects in a place."""
+    return sorted(open_store(place).keys())
+
+
+@pytest.mark.parametrize("target", ["out.zip", "sub/out.zip", "sub", ""])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_nothing_is_exported_into_a_store_in_a_bucket(tmp_path: Path, bucket: str, target: str, dry_run: bool) -> None:
+    world = fill_store(tmp_path, bucket)
+    before = keys_in(bucket)
+    options = SPLIT if target.endswith("zip") else Options()
+    with pytest.raises(RequestError, match="lies in the archive's store"):
+        summary_of(export_assets(world.archive, in_it(bucket, target), options=options, dry_run=dry_run))
+    assert keys_in(bucket) == before
+    beside = bucket.replace("?", "-beside/out.zip?")
+    assert summary_of(export_assets(world.archive, beside, options=SPLIT)).outcome == "ok"
+
+
+@pytest.mark.parametrize("name", ["a\\b.zip", "a\x01b.zip", "a\nb.zip", "\udcff.zip"])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_name_that_no_bucket_takes_is_refused_before_the_work(
+    world: World, bucket: str, name: str, dry_run: bool
+) -> None:
+    with pytest.raises(RequestError, match="cannot be the name of an object"):
+        summary_of(export_assets(world.archive, in_it(bucket, name), options=SPLIT, dry_run=dry_run))
+
+
+@pytest.mark.parametrize("status", [409, 412, 500])
+@pytest.mark.parametrize("replace", [True, False])
+def test_an_error_of_the_source_is_not_taken_for_one_of_the_upload(bucket: str, status: int, replace: bool) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield bytes(PART_BYTES)
+        raise RemoteError("the source fails", status=status)
+
+    with pytest.raises(RemoteError, match="the source fails"):
+        open_store(bucket).write("x.pdf", chunks(), replace=replace)
+    assert not keys_in(bucket)

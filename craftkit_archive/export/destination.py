@@ -5,13 +5,13 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from craftkit_archive.archive import Archive
-from craftkit_archive.errors import RequestError, disk_errors
+from craftkit_archive.errors import AssetKeyError, RequestError, disk_errors
 from craftkit_archive.export.index import Volume
 from craftkit_archive.export.names import DEFAULT_NAME, safe_part
 from craftkit_archive.export.targets import FolderTarget, PackedTarget, StoreTarget, Target
 from craftkit_archive.records import one_of
 from craftkit_archive.stores.address import open_store, split_object
-from craftkit_archive.values import format_size
+from craftkit_archive.values import check_asset_key, format_size, valid_text
 
 ExportForm = Literal["dir", "zip", "tar", "bagit"]
 DestinationKind = Literal["dir", "zip", "tar", "store"]
@@ -85,8 +85,11 @@ class Destination(NamedTuple):
         """Return the folder, with its slash, around everything in a packed bag (RFC 8493, 4.2); else empty."""
         if not self.bag:
             return ""
-        name = split_object(address)[1] if self.in_bucket else Path(address).name
-        return f"{safe_part(PurePosixPath(name).stem, 100)}/"
+        return f"{safe_part(PurePosixPath(self.file_name(address)).stem, 100)}/"
+
+    def file_name(self, address: str) -> str:
+        """Return the name of the file or object at an address."""
+        return split_object(address)[1] if self.in_bucket else Path(address).name
 
     def open(self, archive: Archive, options: Options, volume: Volume | None) -> Target:
         """Return the target of a volume, without writing anything yet.
@@ -164,6 +167,10 @@ def _kind_in_bucket(address: str, options: Options) -> DestinationKind:
         raise RequestError(
             f"Volumes are written to S3 buckets, as objects. Name one, such as s3://bucket/prefix/export.{kind}."
         )
+    try:
+        check_asset_key(name)
+    except AssetKeyError as error:
+        raise RequestError(f"{valid_text(name)} cannot be the name of an object. Choose another.") from error
     from craftkit_archive.stores.bucket import MOST_OBJECT_BYTES
 
     if options.split_bytes > MOST_OBJECT_BYTES:

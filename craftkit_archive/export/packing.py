@@ -36,6 +36,7 @@ class Packing(ABC):
     """
 
     has_crc: bool
+    media_type: str
 
     @abstractmethod
     def head(self, path: str, size: int, modified: int, crc: int) -> bytes:
@@ -68,6 +69,7 @@ class Zip(Packing):
     """A zip without compression, because PDFs are compressed already; zip64 only where sizes or offsets require it."""
 
     has_crc = True
+    media_type = "application/zip"
 
     @override
     def head(self, path: str, size: int, modified: int, crc: int) -> bytes:
@@ -135,6 +137,7 @@ class Tar(Packing):
     """A pax tar, which every current tar reads; entries that fit a ustar header get no pax header."""
 
     has_crc = False
+    media_type = "application/x-tar"
 
     @override
     def head(self, path: str, size: int, modified: int, crc: int) -> bytes:

@@ -23,7 +23,7 @@ from craftkit_archive.export.index import IndexRow, Volume, csv_line, index_cell
 from craftkit_archive.export.manifests import Manifests
 from craftkit_archive.export.names import NamePlan, mark
 from craftkit_archive.export.reader import SIGNATURE, TIMESTAMP
-from craftkit_archive.export.targets import Target
+from craftkit_archive.export.targets import Target, check_outside
 from craftkit_archive.export.volumes import CollectedFiles, VolumePlaces, VolumeTask, modified_at, run_volume
 from craftkit_archive.export.workers import Done, ExportItem, prove_target, run
 from craftkit_archive.parallel.batches import Stop, in_batches, never
@@ -282,6 +282,7 @@ class _Export:
         # Check that nothing is in the way before anything is written; for a bucket, entering the target checks it.
         if self._destination.store is not None:
             open_store(self._destination.store)  # raises for an address without a bucket
+            check_outside(self._archive.store, self._destination.store)
         else:
             for number in range(1, self._volumes + 1):
                 self._destination.open(self._archive, self._options, self._volume(number))
@@ -506,7 +507,7 @@ class _Export:
         if plan.has_gaps:
             yield from self._report_volume(plan, self._entries_of(plan), Counter(), None)
         yield Progress(
-            count=plan.entries, size_bytes=plan.size_bytes, file=Path(plan.made["path"].partition("?")[0]).name
+            count=plan.entries, size_bytes=plan.size_bytes, file=self._destination.file_name(plan.made["path"])
         )
 
     # --- PDF by PDF

@@ -23,11 +23,17 @@ from craftkit_archive.export.packing import FORMS, Directory
 from craftkit_archive.export.reader import INDEX, MANIFEST, MARKER, SIGNATURE, TIMESTAMP, Export
 from craftkit_archive.export.workers import Done, ExportItem, FilesTask, PackTask, StoreTask
 from craftkit_archive.lock import LOCK, hold_lock
-from craftkit_archive.stores.base import CHUNK_BYTES, Store, digest
+from craftkit_archive.stores.base import CHUNK_BYTES, Store, digest, mask_address
 from craftkit_archive.stores.folder import INCOMING, FolderStore
 from craftkit_archive.values import check_asset_key
 
 LEDGER = f"{INCOMING}/ledger.csv"
+# The media types of an export's own files in a bucket; a browser shows a page only if the service says that it is one.
+_MEDIA_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "csv": "text/csv; charset=utf-8",
+    "txt": "text/plain; charset=utf-8",
+}
 
 
 class OwnFiles(ABC):
@@ -97,6 +103,9 @@ class Claim(msgspec.Struct, frozen=True):
     bag: bool = False
 
 
+CLAIM_TYPE = "application/json"
+
+
 def _file_chunks(file: BinaryIO) -> Iterator[bytes]:
     file.seek(0)
     return iter(partial(file.read, CHUNK_BYTES), b"")
@@ -135,7 +144,7 @@ class FolderTarget(Target):
             store = self._archive.store
             if self._link and not isinstance(store, FolderStore):
                 raise RequestError(f"--link makes hard links to files, and {store.address} has none. Leave it out.")
-            _check_outside(store, self.path)
+            check_outside(store, self.path)
             self._is_new = not os.path.lexists(self.path) or not next(self.path.iterdir(), None)
             if self._is_new:
                 return
@@ -244,9 +253,15 @@ class FolderTarget(Target):
         self._folder.remove_stale()
 
 
-def _check_outside(store: Store, path: Path) -> None:
-    if isinstance(store, FolderStore) and os.path.commonpath([os.path.realpath(path), store.address]) == store.address:
-        raise RequestError(f"{path} lies in the archive's store. Choose a place outside of it.")
+def check_outside(store: Store, address: str | Path) -> None:
+    """Check that an export does not lie in the archive's store, where its files would be taken for assets.
+
+    Raises:
+        RequestError: It does.
+    """
+    if store.contains(os.fspath(address)):
+        where = mask_address(os.fspath(address))
+        raise RequestError(f"{where} lies in the archive's store. Choose a place outside of it.")
 
 
 def check_claim(found: bytes | None, claim: Claim, where: object) -> None:
@@ -282,7 +297,7 @@ class StoreTarget(Target):
         except AssetMissingError:
             if next(self._store.list(), None) is not None:
                 check_claim(None, self._claim, self._store.address)
-        self._store.write(MARKER, [msgspec.json.encode(self._claim)], replace=True)
+        self._store.write(MARKER, [msgspec.json.encode(self._claim)], replace=True, media_type=CLAIM_TYPE)
         return self
 
     @override
@@ -306,7 +321,8 @@ class StoreTarget(Target):
     def add(self, path: str, file: BinaryIO, modified: int) -> None:
         """Write a file; skip an empty folder, which a bucket cannot hold."""
         if not path.endswith("/"):
-            self._store.write(path, _file_chunks(file), replace=True)
+            media_type = _MEDIA_TYPES.get(path.rpartition(".")[2], "application/octet-stream")
+            self._store.write(path, _file_chunks(file), replace=True, media_type=media_type)
 
     @override
     def remove(self, path: str) -> bool:
@@ -458,7 +474,7 @@ def check_packed(archive: Archive, path: Path, form: str) -> None:
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path raises for a name that no file can have
         raise RequestError(f"{path} is a folder, and a {form} is one file. Name a file, such as {path.name}.{form}.")
-    _check_outside(archive.store, path)
+    check_outside(archive.store, path)
     if not os.path.lexists(path):
         return
     try:

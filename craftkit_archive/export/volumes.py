@@ -37,7 +37,7 @@ from craftkit_archive.export.destination import Destination
 from craftkit_archive.export.index import IndexRow, read_cells
 from craftkit_archive.export.packing import FORMS, Directory
 from craftkit_archive.export.reader import INDEX, MARKER
-from craftkit_archive.export.targets import Claim, OwnFiles, check_claim, lock_part, part_path
+from craftkit_archive.export.targets import CLAIM_TYPE, Claim, OwnFiles, check_claim, lock_part, part_path
 from craftkit_archive.export.workers import Done, ExportItem, checked, not_copied, open_stored
 from craftkit_archive.parallel.batches import in_batches
 from craftkit_archive.parallel.pool import StoppedError, task_stop
@@ -161,7 +161,7 @@ class VolumeTask(NamedTuple):
             prove_token(*os.path.split(self.lock))
         try:
             try:
-                _write_volume(self.address, self._chunks(pdfs, left_out), sync=self.sync)
+                _write_volume(self.address, self._chunks(pdfs, left_out), FORMS[self.form].media_type, sync=self.sync)
             except _LeftOutError:
                 for pdf in pdfs:
                     pdf.body.close()
@@ -273,14 +273,14 @@ class _Chunked(io.RawIOBase):
         return count
 
 
-def _write_volume(address: str, chunks: Iterable[bytes], *, sync: bool) -> None:
+def _write_volume(address: str, chunks: Iterable[bytes], media_type: str, *, sync: bool) -> None:
     """Write a file or an object that appears under its name only when it is complete."""
     if "://" not in address:
         _write_file(Path(address), chunks, sync=sync)
         return
     store, name = split_object(address)
     try:
-        open_store(store).write(name, chunks, replace=True)
+        open_store(store).write(name, chunks, replace=True, media_type=media_type)
     except AssetError as error:  # the volume's own object failed, not a PDF
         raise RemoteError(str(error)) from error
 
@@ -389,7 +389,7 @@ class VolumePlaces:
                 f"{names[-1]} is a volume too many, this export has only {len(names) - 1}. Remove it and those after"
                 " it, or name another place."
             )
-        store.write(marker, [msgspec.json.encode(claim)], replace=True)
+        store.write(marker, [msgspec.json.encode(claim)], replace=True, media_type=CLAIM_TYPE)
 
     def _abort_all(self) -> None:
         for address in self._under_way:

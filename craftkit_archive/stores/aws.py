@@ -35,16 +35,10 @@ TIMEOUT_SECONDS = 60.0
 # this.
 RENEWAL_SECONDS = 300
 LANES = 8
-# An export writes these beside PDFs; a browser shows a page only if the service says that it is one.
-_CONTENT_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "csv": "text/csv; charset=utf-8",
-    "txt": "text/plain; charset=utf-8",
-    "zip": "application/zip",
-    "tar": "application/x-tar",
-}
 _ENCRYPTED = ("SSECustomerAlgorithm", "SSEKMSKeyId")
 _OPTIONAL_REFUSED = frozenset({400, 405, 501})
+# The statuses for a conditional write whose name is taken.
+_CONFLICT = frozenset({409, 412})
 # The statuses for requests that a service does not know, or that these credentials may not make.
 _UNANSWERED = _OPTIONAL_REFUSED | {403, 404}
 # Statuses that botocore's standard mode has retried already.
@@ -292,7 +286,7 @@ class S3Service:
                 time.sleep(pause)
         raise AssertionError  # the last pause is None
 
-    def upload(self, key: str, parts: Iterable[bytes], *, replace: bool) -> bool:
+    def upload(self, key: str, parts: Iterable[bytes], *, replace: bool, media_type: str) -> bool:
         """Write an object in parts; return False if its name is taken. If it fails, the upload is aborted.
 
         boto3's own multipart uploads do not accept `IfNoneMatch`.
@@ -301,33 +295,33 @@ class S3Service:
             key: The key of the object.
             parts: Its bytes, at least 5 MiB in each part but the last.
             replace: Whether it may replace an existing object.
+            media_type: What the service is told that it is.
 
         Raises:
             RemoteError: The service refused.
         """
-        begun, checksum = self._begin(key)
+        begun, checksum = self._begin(key, media_type)
         place = {"Key": key, "UploadId": begun}
         done: list[dict[str, Any]] = []
+        written = False
         try:
             for number, part in enumerate(parts, 1):
                 sent = self._ask("upload_part", **place, **checksum, PartNumber=number, Body=part)
                 kept = {name: sent[name] for name in ("ETag", "ChecksumSHA256") if name in sent}
                 done.append({"PartNumber": number} | kept)
-            self._finish({**place, "MultipartUpload": {"Parts": done}}, {} if replace else {"IfNoneMatch": "*"})
-        except BaseException as error:
-            with suppress(ArchiveError):
-                self._ask("abort_multipart_upload", **place)
-            if isinstance(error, RemoteError) and error.status in (409, 412):
-                return False
-            raise
-        return True
+            written = self._finish({**place, "MultipartUpload": {"Parts": done}}, replace=replace)
+        finally:
+            if not written:
+                with suppress(ArchiveError):
+                    self._ask("abort_multipart_upload", **place)
+        return written
 
-    def _begin(self, key: str) -> tuple[str, dict[str, str]]:
+    def _begin(self, key: str, media_type: str) -> tuple[str, dict[str, str]]:
         # A bucket with Object Lock refuses parts without a checksum; other services do not know checksums.
         checksums: tuple[dict[str, str], ...] = ({"ChecksumAlgorithm": "SHA256"}, {})
         for checksum in checksums:
             try:
-                return self._ask("create_multipart_upload", Key=key, ContentType=content_type(key), **checksum)[
+                return self._ask("create_multipart_upload", Key=key, ContentType=media_type, **checksum)[
                     "UploadId"
                 ], checksum
             except RemoteError as error:
@@ -335,13 +329,20 @@ class S3Service:
                     raise
         raise AssertionError  # the second either returns or raises
 
-    def _finish(self, upload: dict[str, Any], condition: dict[str, str]) -> None:
-        try:
-            self._ask("complete_multipart_upload", **upload, **condition)
-        except RemoteError as error:
-            if not condition or error.status not in _OPTIONAL_REFUSED:
-                raise
-            self._ask("complete_multipart_upload", **upload)  # a service without conditional writes
+    def _finish(self, upload: dict[str, Any], *, replace: bool) -> bool:
+        """Complete an upload; return False if its name is taken and it may not replace what is there."""
+        if not replace:
+            try:
+                self._ask("complete_multipart_upload", **upload, IfNoneMatch="*")
+            except RemoteError as error:
+                if error.status in _CONFLICT:
+                    return False
+                if error.status not in _OPTIONAL_REFUSED:  # else it is a service without conditional writes
+                    raise
+            else:
+                return True
+        self._ask("complete_multipart_upload", **upload)
+        return True
 
     def remove(self, key: str) -> str | None:
         """Delete an object, every version of it, and its uploads that were never finished; return what remains.
@@ -468,11 +469,6 @@ def pauses() -> Iterator[float | None]:
 def _freeze(credentials: Any) -> Credentials:
     frozen = credentials.get_frozen_credentials()
     return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-
-
-def content_type(key: str) -> str:
-    """Return the media type of an object by the suffix of its key; PDF, unless it is one of an export's own files."""
-    return _CONTENT_TYPES.get(key.rpartition(".")[2], "application/pdf")
 
 
 def md5_of(etag: str | None) -> str | None:

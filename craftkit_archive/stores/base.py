@@ -17,6 +17,7 @@ CHUNK_BYTES = 1 << 20
 # files, instead of new memory for each, took a quarter off the time of an export's workers.
 BUFFER_BYTES = 256 << 10
 MARKER = ".craftkit-archive"
+PDF = "application/pdf"
 
 
 class Stored(NamedTuple):
@@ -152,6 +153,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def contains(self, address: str) -> bool:
+        """Return whether a folder or prefix lies in this store, or is the same."""
+
+    @abstractmethod
     def owner(self) -> str | None:
         """Return the id of the archive that the marker names; None without a marker.
 
@@ -177,7 +182,9 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
+    def stage(
+        self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False, media_type: str = PDF
+    ) -> StagedAsset:
         """Receive a stream, which `commit` then stores under an asset key.
 
         An error that `chunks` raises passes through, and nothing is left behind. If the key is taken already, nothing
@@ -187,6 +194,8 @@ class Store(ABC):
             key: Asset key.
             chunks: Byte strings in order; read once, never held together.
             replace: Whether it may replace an existing asset; for derived files, and for damaged ones.
+            media_type: What a service is told that it is. An asset is a PDF whatever its key is, so that no browser
+                runs it as a page.
 
         Raises:
             AssetExistsError: The key is taken.
@@ -206,13 +215,15 @@ class Store(ABC):
             NoSpaceError, NotWritableError: The disk refused.
         """
 
-    def write(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> Stored:
+    def write(
+        self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False, media_type: str = PDF
+    ) -> Stored:
         """Store a stream under an asset key, and return its size and digest: `stage` and `commit` in one call.
 
         Raises:
             AssetExistsError, AssetKeyError, NoSpaceError, NotWritableError, RemoteError: See `stage`.
         """
-        staged = self.stage(key, chunks, replace=replace)
+        staged = self.stage(key, chunks, replace=replace, media_type=media_type)
         for error in self.commit([staged]).values():
             raise error
         return staged.stored

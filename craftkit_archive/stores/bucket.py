@@ -43,13 +43,13 @@ from craftkit_archive.stores.aws import (
     Credentials,
     S3Service,
     advice,
-    content_type,
     md5_of,
     pauses,
     untrusted,
 )
 from craftkit_archive.stores.base import (
     MARKER,
+    PDF,
     Entry,
     OpenAsset,
     SourceChecksums,
@@ -338,6 +338,14 @@ class BucketStore(Store):
             raise StoreOfflineError(f"There is no {self._name}. Check the bucket name and the service.") from error
 
     @override
+    def contains(self, address: str) -> bool:
+        if not address.startswith(f"{self._scheme}://"):
+            return False
+        other = BucketStore(address)
+        same = (other._bucket, other._endpoint) == (self._bucket, self._endpoint)
+        return same and other._prefix.startswith(self._prefix)
+
+    @override
     def owner(self) -> str | None:
         try:
             with self.open(MARKER) as found:
@@ -373,7 +381,9 @@ class BucketStore(Store):
                 self._put(MARKER, f"{owner}\n".encode(), replace=False)
 
     @override
-    def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
+    def stage(
+        self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False, media_type: str = PDF
+    ) -> StagedAsset:
         """Gives the object its name as soon as the upload is complete."""
         self._check_key(key)
         if not replace:
@@ -383,12 +393,12 @@ class BucketStore(Store):
         source = _Source(chunks)
         first = source.read(PART_BYTES)
         if len(first) < PART_BYTES:
-            self._put(key, first, replace=replace)
+            self._put(key, first, replace=replace, media_type=media_type)
         else:
-            self._put_parts(key, source.unread(first), replace=replace)
+            self._put_parts(key, source.unread(first), replace=replace, media_type=media_type)
         return StagedAsset(key, source.stored())
 
-    def _put(self, key: str, body: bytes, *, replace: bool) -> None:
+    def _put(self, key: str, body: bytes, *, replace: bool, media_type: str = PDF) -> None:
         """Write a small object in one request.
 
         If the answer is lost, or says that the name is taken, the object there may be our own from an earlier attempt:
@@ -397,8 +407,10 @@ class BucketStore(Store):
         mine = Stored(len(body), sha256(body).hexdigest())
         while True:
             optional = self._optional
+            mode: Literal["create", "overwrite"] = "create" if optional.condition and not replace else "overwrite"
+            put = partial(self._put_once, key, body, mode=mode, media_type=media_type)
             try:
-                self._call(key, partial(self._put_once, key, body, replace=replace, optional=optional), writing=True)
+                self._call(key, put, writing=True)
             except (AssetExistsError, RemoteError, StoreOfflineError) as error:
                 with suppress(ArchiveError):
                     if self.measure(key) == mine:
@@ -409,9 +421,8 @@ class BucketStore(Store):
             return
 
     def _put_once(
-        self, key: str, body: bytes, store: "ObjectStore", *, replace: bool, optional: "_OptionalHeaders"
+        self, key: str, body: bytes, store: "ObjectStore", *, mode: Literal["create", "overwrite"], media_type: str
     ) -> None:
-        mode: Literal["create", "overwrite"] = "create" if optional.condition and not replace else "overwrite"
         try:
             obstore.put(
                 store,
@@ -419,7 +430,7 @@ class BucketStore(Store):
                 body,
                 mode=mode,
                 use_multipart=False,
-                attributes={"Content-Type": content_type(key)},
+                attributes={"Content-Type": media_type},
             )
         except AlreadyExistsError as error:
             # A 409 means that another write is in progress, and is retried.
@@ -441,7 +452,7 @@ class BucketStore(Store):
                 self._stores.pop(True, None)
         return True
 
-    def _put_parts(self, key: str, source: "_Source", *, replace: bool) -> None:
+    def _put_parts(self, key: str, source: "_Source", *, replace: bool, media_type: str) -> None:
         """Write a large object in parts."""
         if self._aws is None:
             options: dict[str, Any] = {"use_multipart": True, "chunk_size": PART_BYTES}
@@ -449,7 +460,9 @@ class BucketStore(Store):
             # first had not yet read, under the name of the whole.
             put = partial(obstore.put, path=self._path(key), file=source, **options)
             self._call(key, put, writing=True, once=True)
-        elif not self._aws.upload(self._prefix + key, source, replace=replace) and self.measure(key) != source.stored():
+            return
+        written = self._aws.upload(self._prefix + key, source, replace=replace, media_type=media_type)
+        if not written and self.measure(key) != source.stored():
             raise _taken(key)
 
     @override

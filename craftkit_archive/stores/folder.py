@@ -32,6 +32,7 @@ from craftkit_archive.errors import (
 from craftkit_archive.stores.base import (
     BUFFER_BYTES,
     MARKER,
+    PDF,
     Entry,
     OpenAsset,
     StagedAsset,
@@ -85,6 +86,10 @@ class FolderStore(Store):
             )
 
     @override
+    def contains(self, address: str) -> bool:
+        return "://" not in address and os.path.commonpath([os.path.realpath(address), self.address]) == self.address
+
+    @override
     def mark(self, archive_id: str) -> None:
         owner = self.owner()
         if owner not in (None, archive_id):
@@ -118,7 +123,9 @@ class FolderStore(Store):
             os.unlink(file)
 
     @override
-    def stage(self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False) -> StagedAsset:
+    def stage(
+        self, key: str, chunks: Iterable[bytes | memoryview], *, replace: bool = False, media_type: str = PDF
+    ) -> StagedAsset:
         target = self._locate(key)
         with disk_errors(target, key=key):
             if _is_taken(target, replace=replace):
