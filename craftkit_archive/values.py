@@ -311,7 +311,12 @@ def escape_name(name: bytes) -> str:
     A name that is valid text without control characters stays as it is.
     """
     text = name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _CONTROL.sub(_escape_control, text)
+
+
+def _escape_control(found: re.Match[str]) -> str:
+    # Not `\x95` for U+0095: that is how a byte is escaped that is not UTF-8.
+    return ascii(found[0])[1:-1] if found[0].isascii() else f"\\u{ord(found[0]):04x}"
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

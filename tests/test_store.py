@@ -12,7 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from craftkit_archive.errors import (
@@ -541,6 +541,7 @@ def test_names_that_are_no_keys_are_told_escaped(folder: FolderStore) -> None:
 
 
 @given(names=st.sets(st.binary(min_size=1, max_size=6), min_size=2))
+@example(names={b"\x95", "\x95".encode()})
 def test_no_two_names_look_the_same(names: set[bytes]) -> None:
     told = {escape_name(name) for name in names}
     assert len(told) == len(names)
