@@ -13,48 +13,48 @@ from server.errors import ANSWERS, STATUSES
 ERRORS = {
     "RequestError": "Read what the message says about the option or name. `COMMAND --help` ends with examples.",
     "NoArchiveError": "Name the archive with `--archive` or `CRAFTKIT_ARCHIVE`, or make one with `init`.",
-    "LockedError": "The message names the command that is writing. Wait for it, or end it, and run yours again.",
+    "LockedError": "The message names the command that is writing. Wait for it or end it, then run yours again.",
     "CatalogNewerError": "Install the version that wrote it, or a newer one.",
-    "CatalogDamagedError": "`restore` a backup, or make the catalog again with `rebuild`: [Recovery](../recovery.md).",
-    "StoreOfflineError": "Mount the disk, or correct the address of the bucket or source. Nothing is called missing meanwhile.",
+    "CatalogDamagedError": "`restore` a backup, or recreate the catalog with `rebuild`: [Recovery](../recovery.md).",
+    "StoreOfflineError": "Mount the disk, or correct the address of the bucket or source. Until then, no PDF is reported as missing.",
     "StoreMismatchError": "Another archive's store is in its place. Mount the right one; `doctor` says which is expected.",
     "AssetKeyError": "Shorten or correct the asset key or the render id at the source, import it, and `fetch` again.",
-    "AssetExistsError": "Other bytes are stored already, and stay. `verify --ids` says which are right; then `repair`.",
-    "AssetMissingError": "`verify` to have it recorded, then `repair SOURCE`.",
-    "AssetUnreadableError": "Look at the disk's own messages (`dmesg`), then `verify` again; if it stays so, `repair SOURCE`.",
+    "AssetExistsError": "Other bytes are stored under this key, and are kept. `verify --ids` says which are right; then `repair`.",
+    "AssetMissingError": "Run `verify`, which records it, then `repair SOURCE`.",
+    "AssetUnreadableError": "Look at the disk's own messages (`dmesg`), then `verify` again; if the error remains, `repair SOURCE`.",
     "AssetUnavailableError": "Restore the object from the archive tier, or ask for the right to read it, and `fetch` again.",
     "AssetDamagedError": "`repair SOURCE`.",
     "NoSpaceError": "Free some space, memory or open files (`ulimit -n`), then run the command again: it does the rest.",
-    "NotWritableError": "Correct owner and mode of the path that is named, or mount it for writing, then run the command again.",
-    "RemoteError": "Look at the service's own state. What was done stays; run the command again later.",
-    "UnauthorizedError": "Give a key that is valid: `keys list` shows which are, `keys create` makes one.",
-    "ForbiddenError": "The project is deleted. Import it again if it is back at Craftkit, or use another project's key.",
-    "RenderNotFoundError": "The render is unknown or another project's. `renders list --search` says whose it is.",
+    "NotWritableError": "Correct owner and mode of the path in the message, or mount it for writing, then run the command again.",
+    "RemoteError": "Check the status of the service. What was done is kept; run the command again later.",
+    "UnauthorizedError": "Use a valid key: `keys list` shows which keys are valid, `keys create` creates one.",
+    "ForbiddenError": "The project was deleted. Import it again if Craftkit has it again, or use another project's key.",
+    "RenderNotFoundError": "The render is unknown, or belongs to another project: `renders list --search` shows which.",
     "RenderConflictError": "It has no PDF yet, or none is stored: `renders list --not-stored`, then `fetch SOURCE`.",
 }
 OUTCOMES = {
     "ok": "Nothing.",
     "problems": "The lines above the last one name what is wrong; the last one says what to run next.",
     "incomplete": "Look at what was skipped, not stored or unreadable: `renders list --not-stored`, `findings list`.",
-    "limited": "Nothing: the next `verify --due` goes on where it stopped.",
+    "limited": "Nothing: the next `verify --due` continues where this one stopped.",
     "interrupted": "Run it again: what was done is recorded.",
 }
 VERDICTS = {
-    "ok": "Nothing. A note says what is odd about a PDF that is as it was stored.",
-    "missing": "The file is gone: `repair SOURCE`.",
+    "ok": "Nothing. A note may say what is odd about a PDF that is as it was stored.",
+    "missing": "The file is missing: `repair SOURCE`.",
     "wrong-size": "It was cut off or grew: `repair SOURCE`.",
     "wrong-digest": "Bytes changed: `repair SOURCE`, and look at the disk.",
     "empty": "The file has no bytes: `repair SOURCE`.",
-    "truncated": "The end of the PDF is missing: `repair SOURCE`; if it arrived so, render it again.",
-    "not-a-pdf": "Often an error page under a PDF's name: `repair SOURCE`; if it arrived so, render it again.",
-    "odd": "It does not look like a whole PDF, and nothing vouches for it: get it from a better source, or `fetch --accept-odd`.",
+    "truncated": "The end of the PDF is missing: `repair SOURCE`; if it arrived like that, render it again.",
+    "not-a-pdf": "Often an error page under a PDF's name: `repair SOURCE`; if it arrived like that, render it again.",
+    "odd": "It does not look like a whole PDF, and nothing vouches for it: fetch it from a better source, or use `fetch --accept-odd`.",
     "not-a-file": "A directory or link is in its place. Move it away, then `repair SOURCE`.",
-    "malformed": "No PDF reader opens it: `repair SOURCE`; if it arrived so, render it again.",
-    "unreadable": "The disk did not give the bytes: look at the disk, then `verify --failed`.",
-    "unavailable": "The service does not give them now: restore them from its archive tier, then `verify --failed`.",
-    "unverified": "Nothing says what the bytes should be: `fetch SOURCE` from where digests are, or accept it.",
+    "malformed": "No PDF reader opens it: `repair SOURCE`; if it arrived like that, render it again.",
+    "unreadable": "The disk did not return the bytes: check the disk, then `verify --failed`.",
+    "unavailable": "The service does not deliver the bytes now: restore them from its archive tier, then `verify --failed`.",
+    "unverified": "Nothing says what the bytes should be: `fetch SOURCE` from a source with digests, or `accept` it.",
     "orphan": "A file that no render claims, called extra: import the renders that it belongs to, or move it away.",
-    "unrecorded": "Bytes are there that are not recorded: `fetch` without a source checks and records them.",
+    "unrecorded": "The file is in the store but not recorded: `fetch` without a source checks and records it.",
 }
 REJECTS = {
     "missing-field": (
@@ -62,28 +62,28 @@ REJECTS = {
         "Add the field that the message names. For a missing project, `--project ID` names it for all records that have none.",
     ),
     "wrong-value": (
-        "A field has another type or form than it should, such as a time that does not exist or a status that Craftkit does not have.",
+        "A field has the wrong type or form, such as a time that does not exist or an unknown status.",
         "Correct the field; the message says what is expected and what was found.",
     ),
     "wrong-key": (
-        "The API key is not a project's key, is cut short, or does not match the hash beside it. Files of rejects show keys cut short, so they cannot be imported from there.",
-        "Import the key from where it came, or give `key_hash` alone: the SHA-256 of the whole key.",
+        "The API key is not a project's key, is cut short, or does not match the hash beside it. Files of rejects contain only the beginnings of keys, so keys cannot be imported from them.",
+        "Import the key from its original file, or give only `key_hash`: the SHA-256 of the whole key.",
     ),
     "wrong-asset-key": (
         "The path of the PDF would leave the store, is too long for any file system, or lies in another project's folder.",
         "Correct `asset_key` (or `asset_url`) at the source. Leave both out if the PDF is stored under the usual path.",
     ),
     "given-twice": (
-        "The record names a field twice, so it cannot be said which value counts; `createdAt` and `created_at` are the same field.",
+        "The record has a field twice, so it is unclear which value counts; `createdAt` and `created_at` are the same field.",
         "Remove one of the two.",
     ),
     "not-an-object": (
-        "Where a record should be, the file has a number, a text or a list.",
+        "The file has a number, a text or a list where a record should be.",
         'Write each record as a JSON object: `{"id": …}`.',
     ),
     "not-json": (
         "The line, or the rest of the file, is not JSON.",
-        "Correct it at the place that the message names. If a whole file stops there, everything after it was left unread: import it again.",
+        "Correct it at the place that the message names. If the file is one JSON document, nothing after that place was read: import the file again.",
     ),
     "not-utf-8": (
         "The bytes are not UTF-8 text.",
@@ -91,19 +91,19 @@ REJECTS = {
     ),
     "too-large": (
         "A record has more than 16 MiB, more than 100 levels of nesting, or a number with too many digits.",
-        "Remove the field that is so large. If it is worth keeping, write it as text.",
+        "Remove the large field. If it is worth keeping, write it as text.",
     ),
     "cut-short": (
         "The file ends too early: a download broke off, or somebody was still writing it.",
-        "Get the whole file and import it again. The records before that place were imported.",
+        "Get the whole file and import it again. The records before its end were imported.",
     ),
     "no-records": (
-        "The file is empty, or is nothing that an import can read.",
+        "The file is empty, or not in a form that an import can read.",
         "Name another file, or export it again in the way that the message shows.",
     ),
     "list-before-id": (
         "An object has a list named like a table (such as `renders`) before its own `id`, so it looks like a wrapper of records.",
-        "Put `id` first in the record, or write one record a line (NDJSON).",
+        "Put `id` first in the record, or write one record on each line (NDJSON).",
     ),
     "bad-table": (
         "The header of the table does not name `id`, names a column twice, or a row does not have as many cells as the header.",
@@ -114,7 +114,7 @@ REJECTS = {
         "Correct the id or the project at the source.",
     ),
     "known-id": (
-        "The id is there already, and `--on-duplicate fail` was given.",
+        "The id exists already, and `--on-duplicate fail` was given.",
         "Nothing, if that is what you wanted to know. `--on-duplicate update` or `skip` accepts it.",
     ),
     "other-key": (
@@ -123,7 +123,7 @@ REJECTS = {
     ),
     "key-of-another": ("The same key is recorded under another id.", "Remove one of the two records."),
     "asset-key-of-another": (
-        "The path of the PDF is that of another render.",
+        "Another render already has this path for its PDF.",
         "Give each render its own `asset_key` at the source.",
     ),
     "below-another-pdf": (
@@ -131,69 +131,72 @@ REJECTS = {
         "Correct the `asset_key` of one of them at the source.",
     ),
     "not-as-stored": (
-        "The record declares another size or digest than that of the PDF that is stored and was checked.",
+        "The size or digest that the record declares differs from that of the stored PDF, which was checked.",
         "Find out which is right. If it is the stored one, correct the record; otherwise `verify --ids`, then `repair SOURCE`.",
     ),
 }
 DOCTOR = {
     "program-changed": (
-        "A file of the program is not the one that was installed.",
-        "Install the program again, into a virtual environment of its own.",
+        "A file of the program differs from the one that was installed.",
+        "Reinstall the program, in a separate virtual environment.",
     ),
     "catalog-damaged": (
         "SQLite finds the catalog damaged.",
-        "`restore` a backup, or make the catalog again with `rebuild`: [Recovery](../recovery.md).",
+        "`restore` a backup, or recreate the catalog with `rebuild`: [Recovery](../recovery.md).",
     ),
     "log-large": (
-        "SQLite's log beside the catalog has grown beyond 1 GiB, because some command keeps reading.",
-        "End the command that keeps it open, then run any other.",
+        "SQLite's log beside the catalog has grown beyond 1 GiB, because some command has been reading all the time.",
+        "End that command, then run any other.",
     ),
     "totals-wrong": (
-        "The numbers that `status` shows differ from a count of everything. Another program may have written to the catalog.",
-        "`verify --level size` of everything recounts everything.",
+        "The totals that `status` shows differ from a full count. Another program may have written to the catalog.",
+        "Run `verify --level size` on the whole archive: it recounts the totals.",
     ),
     "audit-log-broken": (
-        "The last events of the audit log are not what was written.",
+        "The last events of the audit log are not as they were written.",
         "`audit verify` says where. Keep `archive.db` and `audit.ndjson` as they are until you know why.",
     ),
     "audit-log-behind": (
-        "The file of the audit log lacks events that the catalog has. Nothing is wrong.",
+        "The catalog has events that are not in the file of the audit log yet. Nothing is wrong.",
         "Nothing: the next command that writes adds them.",
     ),
     "catalog-readable": (
         "Other users of the machine can read the catalog, with its hashes of keys.",
-        "`chmod 600` the file that is named.",
+        "`chmod 600` the file in the message.",
     ),
-    "not-writable": ("You cannot write to the archive.", "Run commands as the user to whom it belongs."),
+    "not-writable": ("You cannot write to the archive.", "Run commands as the user who owns it."),
     "store-unusable": (
-        "The store is not mounted, not reachable, or another archive's.",
-        "Do what the message says: mount it, or correct its address. PDFs are not called missing meanwhile.",
+        "The store is not mounted, cannot be reached, or belongs to another archive.",
+        "Do what the message says: mount it, or correct its address. Until then, no PDF is reported as missing.",
     ),
     "store-not-writable": (
         "You cannot write to the store.",
-        "Make it writable for you, or run commands as the user to whom it belongs.",
+        "Make it writable for you, or run commands as the user who owns it.",
     ),
     "names-not-examined": (
-        "Whether the store's file system keeps names apart was not tried, because you cannot write there.",
-        "Run `doctor` as the user to whom the store belongs.",
+        "It was not tested whether the store's file system distinguishes similar names, because you cannot write there.",
+        "Run `doctor` as the user who owns the store.",
     ),
     "names-collide": (
-        "The store's file system takes two different names for one, such as `A.pdf` and `a.pdf`.",
-        "Move the store to a file system that keeps them apart, such as ext4, XFS or ZFS.",
+        "The store's file system treats two different names, such as `A.pdf` and `a.pdf`, as the same.",
+        "Move the store to a file system that distinguishes them, such as ext4, XFS or ZFS.",
     ),
     "space-low": (
         "Less than 1 GB, or less than 2 % of the disk, is free.",
         "Free some space, or move the archive to a larger disk.",
     ),
     "clock-behind": (
-        "The catalog has times that are yet to come: the clock is wrong now, or was wrong then.",
+        "The catalog contains times in the future: the clock is wrong now, or was wrong when they were recorded.",
         "Set the clock (`timedatectl set-ntp true`). Checks that are dated in the future count as due.",
     ),
     "runs-killed": (
         "Commands were killed before they ended.",
-        "Nothing: the next such command continued or continues.",
+        "Nothing: the next run of the same command continues the work, or has done so.",
     ),
-    "cluster-unreachable": ("The scheduler of the cluster does not answer.", "Check its address, and that it runs."),
+    "cluster-unreachable": (
+        "The scheduler of the cluster does not answer.",
+        "Check its address, and whether it is running.",
+    ),
     "cluster-empty": ("The cluster has no workers.", "Start some: `dask worker ADDRESS`."),
     "worker-unfit": (
         "A worker has another version of the program, or cannot read or write the store.",
@@ -202,11 +205,11 @@ DOCTOR = {
     "pdfs-damaged": ("The last checks found PDFs damaged or unreadable.", "`report` says which; then `repair SOURCE`."),
     "pdfs-unverified": (
         "Nothing is recorded to compare some PDFs with.",
-        "`report` says which; `fetch SOURCE` from where digests are, or `accept` them.",
+        "`report` says which; `fetch SOURCE` from a source with digests, or `accept` them.",
     ),
     "disposals-unfinished": (
-        "Disposals began and did not finish.",
-        "`dispose --due --reason TEXT` finishes them first.",
+        "Disposals were interrupted.",
+        "Run `dispose --due --reason TEXT`: it finishes them first.",
     ),
     "not-delivered": (
         "A notification did not arrive (`notify test`).",
@@ -214,48 +217,48 @@ DOCTOR = {
     ),
 }
 WARNINGS = {
-    "slug-twice": "Two projects share a slug: name them by their ids from now on, or correct the slug at Craftkit.",
-    "unknown-project": "Renders or keys are of projects that are not there: `import projects`.",
-    "audit-log": "The audit log was brought to the same end as the catalog. `audit verify` proves it.",
+    "slug-twice": "Two projects share a slug: use their ids from now on, or correct the slug at Craftkit.",
+    "unknown-project": "Renders or keys belong to projects that the catalog does not have: `import projects`.",
+    "audit-log": "The file of the audit log and the catalog differed, and were brought to the same state. Check it with `audit verify`.",
     "not-listed": "The store could not be listed after a `restore`: run `verify`.",
     "render-not-in-backup": "Files are newer than the backup: import the renders, then `fetch` without a source.",
     "pdf-not-in-backup": "PDFs are newer than the backup: `fetch` without a source.",
-    "key-alive-again": "Keys that were revoked work again: `keys revoke` each.",
+    "key-alive-again": "Keys that were revoked work again: `keys revoke` them.",
     "project-alive-again": "Projects that were deleted are back: `import projects`.",
-    "key-gone": "Keys that were made since the backup are gone: `keys create` new ones.",
-    "not-compared": "Nothing says which keys were revoked since: `import keys`, and look at `keys list`.",
+    "key-gone": "Keys that were created since the backup are gone: `keys create` new ones.",
+    "not-compared": "It is not known which keys were revoked since the backup: `import keys`, and check `keys list`.",
 }
 FAULTS = {
     "malformed": "A line is not an event: the file was changed by hand. Compare it with a copy.",
     "changed": "An event is not as it was written. Compare it with a copy, and find out who can write there.",
-    "misplaced": "An event is not where its number belongs: the file was assembled again. Compare it with a copy.",
-    "unchained": "An event does not continue the one before: something was put in or taken out. Compare it with a copy.",
-    "differs": "File and table differ in an event. A copy says which is right.",
-    "missing": "Events are only in the table. The next command that writes brings them into the file.",
-    "added": "Events are only in the file: an older catalog was put back. The next command that writes takes them over.",
+    "misplaced": "An event is not where its number belongs: lines of the file were moved. Compare it with a copy.",
+    "unchained": "An event does not continue the one before: an event was inserted or removed. Compare it with a copy.",
+    "differs": "File and table differ in an event. A copy shows which is right.",
+    "missing": "Events are only in the table. The next command that writes adds them to the file.",
+    "added": "Events are only in the file: an older catalog was put back. The next command that writes adds them to the table.",
     "behind": "A command was killed before it wrote its lines. The next command that writes adds them.",
-    "cut": "The end of the file is missing. The next command that writes adds it from the table, and says so.",
+    "cut": "The end of the file is missing. The next command that writes restores it from the table, and reports it.",
     "forked": "Catalog and file were each used without the other. The head of a later event, given to `audit verify --head`, settles it.",
-    "head": "The event that was noted is not in the log, or is another: the log was rewritten. Ask whoever can write to it.",
-    "access-log": "A recorded access log is missing or was changed: bring it back from a copy.",
+    "head": "The noted event is not in the log, or was changed: the log was rewritten. Ask those who can write to it.",
+    "access-log": "A recorded access log is missing or was changed: restore it from a copy.",
 }
 CODES = {
     "bad_request": "Correct what `issues` names: a parameter, the path, or a header.",
     "unauthorized": "Send `Authorization: Bearer KEY` with a valid key.",
     "invalid_credentials": "The same, on the older `/v1/embed` route.",
-    "forbidden": "The key's project is deleted; use another project's key.",
-    "not_found": "No such render in the key's project. Another project's render looks the same.",
+    "forbidden": "The key's project was deleted; use another project's key.",
+    "not_found": "The key's project has no such render. Renders of other projects get the same answer.",
     "method_not_allowed": "Use one of the methods that `Allow` names.",
     "conflict": "The render has not succeeded, or its PDF is not stored; the message has its status.",
-    "precondition_failed": "The PDF is another than the one that `If-Match` names.",
+    "precondition_failed": "The PDF is not the one that `If-Match` names.",
     "range_not_satisfiable": "Ask for a range within the size that `Content-Range` names.",
     "internal": "The PDF is damaged or could not be read: `verify`, then `repair SOURCE`. The log has the reason.",
-    "not_ready": "The catalog, the store or the log of the server cannot be used; the message says which.",
+    "not_ready": "The server cannot use the catalog, the store or its log; the message says which.",
 }
 
 
 class Entry(NamedTuple):
-    """what a page says about one id: facts such as its exit code, what happened, and what to do."""
+    """What a page says about one id: facts such as its exit code, what happened, and what to do."""
 
     name: str
     facts: str
@@ -302,13 +305,13 @@ def groups() -> dict[str, Group]:
         ),
         "warnings": Group(
             "Warnings",
-            "What an import let in, or a restored catalog does not know. `--json` has the id as `warning`.",
+            "What an import accepted although it may cause problems, and what a restored catalog does not know. `--json` has the id as `warning`.",
             [Entry(name, "", "", words) for name, words in WARNINGS.items()],
         ),
         "doctor": Group(
             "What the doctor finds",
             "What `doctor` and `notify test` find. Each line begins with `good` or `FIX`. `--json` has the id as `problem`; people see it in brackets at the"
-            " end of the line. A line that is good may have one too, if it says something worth knowing.",
+            " end of the line. A line that is good has one too if it contains something worth knowing.",
             [Entry(name, "", *DOCTOR[name]) for name in get_args(DiagnosisProblem)],
         ),
         "audit-log": Group(
