@@ -295,7 +295,7 @@ class S3Service:
             key: The key of the object.
             parts: Its bytes, at least 5 MiB in each part but the last.
             replace: Whether it may replace an existing object.
-            media_type: What the service is told that it is.
+            media_type: The media type to report to the service.
 
         Raises:
             RemoteError: The service refused.

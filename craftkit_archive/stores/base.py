@@ -194,7 +194,7 @@ class Store(ABC):
             key: Asset key.
             chunks: Byte strings in order; read once, never held together.
             replace: Whether it may replace an existing asset; for derived files, and for damaged ones.
-            media_type: What a service is told that it is. An asset is a PDF whatever its key is, so that no browser
+            media_type: The media type to report to a service. An asset is a PDF whatever its key is, so that no browser
                 runs it as a page.
 
         Raises:
