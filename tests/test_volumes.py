@@ -1,13 +1,17 @@
 """Packed volumes that a worker writes, and what can go wrong at a worker: its mounts, its disk, the names."""
 
+import csv
 import errno
 import os
+import sqlite3
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from random import Random
 from secrets import token_hex
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,18 +21,20 @@ import pytest
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import NoSpaceError, RemoteError, RequestError, StoreOfflineError
 from craftkit_archive.export import run as export_run
+from craftkit_archive.export.check import check_export
 from craftkit_archive.export.destination import Options
+from craftkit_archive.export.reader import INDEX, MISSING
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.export.volumes import VolumeTask
 from craftkit_archive.fetch.run import fetch_assets
-from craftkit_archive.records import Record, Summary
+from craftkit_archive.records import Record, Skipped, Summary
 from craftkit_archive.stores import reach
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.bucket import PART_BYTES, bucket_address
 from craftkit_archive.verify import run as verify_run
 from craftkit_archive.verify.run import verify_assets
 from tests.services import BUCKET, s3_client
-from tests.worlds import World, fill, load, pdf, projects, put, render, summary_of
+from tests.worlds import World, fill, load, pdf, projects, put, render, render_id, summary_of
 
 SPLIT = Options(split_bytes=1 << 20)
 AT_A_WORKER = ((export_run, "run_volume"), (export_run, "run"), (verify_run, "check_assets"))
@@ -109,6 +115,49 @@ def before_each_task(monkeypatch: pytest.MonkeyPatch, happens: Callable[[Any], o
         monkeypatch.setattr(module, function, partial(run, getattr(module, function)))
 
 
+# --- an archive that changes meanwhile -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_volume_holds_what_its_manifest_says_whatever_happens_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Between plan and write, PDFs are damaged, cut, removed and repaired; and every third was never stored."""
+    chance, count = Random(seed), 600
+    world = fill(tmp_path, count=0)
+    load(world.archive, tmp_path, "renders", [render(number) for number in range(count)])
+    good = {number: pdf(f"render {number}") for number in range(count) if number % 3}
+    for number, body in good.items():
+        put(world.bucket, render(number)["asset_key"], body)
+    assert summary_of(fetch_assets(world.archive, str(world.bucket))).counts["copied"] == len(good)
+
+    def change(_: object) -> None:
+        for number in chance.sample(sorted(good), 3):
+            body = chance.choice([good[number], good[number].swapcase(), good[number][:99], b""])
+            world.asset(number).unlink(missing_ok=True)
+            if body:
+                world.asset(number).write_bytes(body)
+
+    before_each_task(monkeypatch, change)
+    *records, summary = exported(world, tmp_path / "out/out.zip")
+    assert isinstance(summary, Summary)
+    skipped = [record.render_id or "" for record in records if isinstance(record, Skipped)]
+    volumes = sorted((tmp_path / "out").iterdir())
+    assert [str(volume) for volume in volumes] == [made["path"] for made in summary.details["exports"]]
+    assert len(volumes) == 3
+    listed: dict[str, list[str]] = {INDEX: [], MISSING: []}
+    for volume in volumes:
+        assert summary_of(check_export(volume)).outcome in ("ok", "incomplete")
+        with zipfile.ZipFile(volume) as packed:
+            for name, ids in listed.items():
+                ids += [row["render_id"] for row in csv.DictReader(packed.read(name).decode().splitlines())]
+    assert sorted(listed[MISSING]) == sorted(skipped)
+    assert sorted(listed[INDEX] + skipped) == [render_id(number) for number in range(count)]
+    counts = summary.counts
+    assert (counts["written"], counts["failed"] + counts["excluded"]) == (len(listed[INDEX]), len(skipped))
+    assert counts["failed"] > 0
+
+
 # --- a worker that does not see what the command sees ----------------------------------------------------------------
 
 
@@ -185,6 +234,27 @@ def test_pieces_of_a_killed_worker_are_removed_whatever_their_name(world: World,
         other.touch()
     export(world, folder / name)
     assert set(folder.iterdir()) == {folder / volume, *others}
+
+
+@pytest.mark.parametrize("among", [True, False])
+def test_volumes_before_an_error_are_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, among: bool) -> None:
+    """They stay where they are, so a disposal has to know of them."""
+    world = fill(tmp_path, count=400)
+    begun: list[object] = []
+
+    def fill_the_disk(task: object) -> None:
+        begun.append(task)
+        if len(begun) == 3:
+            raise NoSpaceError("full")
+
+    before_each_task(monkeypatch, fill_the_disk)
+    target = tmp_path / "exports/out.zip"
+    with pytest.raises(NoSpaceError, match="full"):
+        summary_of(export_assets(world.archive, target, options=SPLIT, cluster="tcp://worker" if among else None))
+    volumes = sorted(map(str, target.parent.iterdir()))
+    assert len(volumes) == 2
+    with closing(sqlite3.connect(world.archive.path / "archive.db")) as database:
+        assert [target for (target,) in database.execute("SELECT target FROM exports ORDER BY target")] == volumes
 
 
 # --- the bucket ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import msgspec
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import Catalog
 from craftkit_archive.catalog.rows import ExportRow, Selection
-from craftkit_archive.errors import NoSpaceError, RequestError
+from craftkit_archive.errors import ArchiveError, NoSpaceError, RequestError
 from craftkit_archive.export import bagit as bag
 from craftkit_archive.export.destination import STDOUT, Destination, Options, read_destination
 from craftkit_archive.export.index import IndexRow, Volume, csv_line, index_cells, read_cells
@@ -24,8 +24,8 @@ from craftkit_archive.export.manifests import Manifests
 from craftkit_archive.export.names import NamePlan, mark
 from craftkit_archive.export.reader import SIGNATURE, TIMESTAMP
 from craftkit_archive.export.targets import Target, check_outside
-from craftkit_archive.export.volumes import CollectedFiles, VolumePlaces, VolumeTask, modified_at, run_volume
-from craftkit_archive.export.workers import Done, ExportItem, prove_target, run
+from craftkit_archive.export.volumes import CollectedFiles, VolumePlaces, VolumeTask, run_volume
+from craftkit_archive.export.workers import Done, ExportItem, modified_at, prove_target, run
 from craftkit_archive.parallel.batches import Stop, in_batches, never
 from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, workers
 from craftkit_archive.parallel.pool import map_ordered, workers_for
@@ -117,24 +117,29 @@ def export_assets(
     for vouch in _vouchers(options).values() if not dry_run else ():
         vouch(b"?")  # so that a key or authority that does not work is found before the first byte, not after the last
     team: Cluster | None = None
-    with archive.catalog.snapshot(), ExitStack() as stack:
-        export = _Export(archive, destination, selection, options, stop)
-        if dry_run:
-            yield export.plan()
-            yield from export.foresee()
-        else:
-            if cluster is not None:  # `plan` checks the destination, which workers are then asked to see
+    export = _Export(archive, destination, selection, options, stop)
+    try:
+        with archive.catalog.snapshot(), ExitStack() as stack:
+            if dry_run:
                 yield export.plan()
-                team = stack.enter_context(clustered(cluster, jobs, partial(_proof, archive, destination)))
-            jobs = 0 if team is not None else workers_for(*archive.catalog.count_stored(selection), jobs or 1)
-            stores = [archive.store.address, *([destination.store] if destination.store is not None else [])]
-            executor = stack.enter_context(workers(team, jobs, partial(worker_setup, *stores)))
-            if cluster is None:  # while the processes start
-                yield export.plan()
-            if packed and (cluster is not None or destination.in_bucket):
-                yield from export.write_volumes(executor, jobs)
+                yield from export.foresee()
             else:
-                yield from export.write(executor, jobs)
+                if cluster is not None:  # `plan` checks the destination, which workers are then asked to see
+                    yield export.plan()
+                    team = stack.enter_context(clustered(cluster, jobs, partial(_proof, archive, destination)))
+                jobs = 0 if team is not None else workers_for(*archive.catalog.count_stored(selection), jobs or 1)
+                stores = [archive.store.address, *([destination.store] if destination.store is not None else [])]
+                executor = stack.enter_context(workers(team, jobs, partial(worker_setup, *stores)))
+                if cluster is None:  # while the processes start
+                    yield export.plan()
+                if packed and (cluster is not None or destination.in_bucket):
+                    yield from export.write_volumes(executor, jobs)
+                else:
+                    yield from export.write(executor, jobs)
+    except ArchiveError:
+        # The volumes that are complete stay. A disposal has to know of them, as of any export.
+        yield from export.record()
+        raise
     yield from export.record()
     yield export.summary(dry_run=dry_run, **details_of(team))
 
@@ -453,20 +458,23 @@ class _Export:
                     yield task
 
             more = True
-            while more:
-                for done in map_ordered(executor, run_volume, tasks(), jobs=jobs, stop=self._stop):
-                    plan = under_way.popleft()
-                    if done.is_written:
-                        places.settle(addresses[plan.number - 1])
-                        written.append(plan)
-                        yield from self._settle_volume(plan)
-                    elif done.left_out:
-                        plan.left_out |= {one.path: self._explained(one.done, one.render_id) for one in done.left_out}
-                        again.append(plan)
-                more = bool(again) and not self._stop()
-        written.sort(key=lambda plan: plan.number)
-        self._exports = [plan.made for plan in written]
-        self._members = [plan.members for plan in written]
+            try:
+                while more:
+                    for done in map_ordered(executor, run_volume, tasks(), jobs=jobs, stop=self._stop):
+                        plan = under_way.popleft()
+                        if done.is_written:
+                            places.settle(addresses[plan.number - 1])
+                            written.append(plan)
+                            yield from self._settle_volume(plan)
+                        elif done.left_out:
+                            found = {one.path: self._explained(one.done, one.render_id) for one in done.left_out}
+                            plan.left_out |= found
+                            again.append(plan)
+                    more = bool(again) and not self._stop()
+            finally:
+                written.sort(key=lambda plan: plan.number)
+                self._exports = [plan.made for plan in written]
+                self._members = [plan.members for plan in written]
         if self._options.sync:
             os.sync()
 
@@ -483,7 +491,7 @@ class _Export:
         volume, own = self._volume(plan.number), CollectedFiles()
         plan.counts, plan.has_gaps = Counter(), False
         with self._manifests(volume) as papers:
-            for _ in self._report_volume(plan, entries, plan.counts, papers):
+            for _ in self._report_volume(plan, entries, plan.counts, papers):  # reported once the volume is written
                 plan.has_gaps = True
             plan.made = self._made(volume, papers, papers.store(own))
             plan.members, plan.size_bytes = papers.members, papers.size_bytes

@@ -13,7 +13,6 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from datetime import datetime
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -26,7 +25,6 @@ from typing_extensions import override
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import (
     ArchiveError,
-    AssetDamagedError,
     AssetError,
     AssetMissingError,
     RemoteError,
@@ -38,7 +36,7 @@ from craftkit_archive.export.index import IndexRow, read_cells
 from craftkit_archive.export.packing import FORMS, Directory
 from craftkit_archive.export.reader import INDEX, MARKER
 from craftkit_archive.export.targets import CLAIM_TYPE, Claim, OwnFiles, check_claim, lock_part, part_path
-from craftkit_archive.export.workers import Done, ExportItem, checked, not_copied, open_stored
+from craftkit_archive.export.workers import Done, ExportItem, checked, modified_at, not_copied, open_stored
 from craftkit_archive.parallel.batches import in_batches
 from craftkit_archive.parallel.pool import StoppedError, task_stop
 from craftkit_archive.parallel.threads import map_threads, prefetch
@@ -49,13 +47,6 @@ from craftkit_archive.stores.reach import prove_token
 # How many PDFs, or bytes of them, are read at a time, in lanes, while the batch before is written.
 BATCH = 256
 BATCH_BYTES = 8 << 20
-UNKNOWN_TIME = 315_532_800  # 1980, the first that a zip can hold
-
-
-def modified_at(completed_at: str | None, created_at: str | None) -> int:
-    """Return a PDF's time in seconds since 1970: when its render was completed, or else created."""
-    text = completed_at or created_at
-    return int(datetime.fromisoformat(text).timestamp()) if text else UNKNOWN_TIME
 
 
 # --- the files that travel with a task -------------------------------------------------------------------------------
@@ -218,8 +209,6 @@ class VolumeTask(NamedTuple):
         form, body = FORMS[self.form], cast("BinaryIO", io.BytesIO())
         try:
             with open_stored(self.store, item) as found:
-                if found.size_bytes != item.size_bytes:
-                    raise AssetDamagedError(f"{item.key} is damaged: its size is not the recorded one. Run verify.")
                 crc = 0
                 with disk_errors(tempfile.gettempdir()):
                     if item.size_bytes > BATCH_BYTES:

@@ -5,6 +5,7 @@ import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from secrets import token_hex
@@ -43,6 +44,15 @@ class ExportItem(NamedTuple):
     modified: int
 
 
+_UNKNOWN_TIME = 315_532_800  # 1980, the first that a zip can hold
+
+
+def modified_at(completed_at: str | None, created_at: str | None) -> int:
+    """Return a PDF's time in seconds since 1970: when its render was completed, or else created."""
+    text = completed_at or created_at
+    return int(datetime.fromisoformat(text).timestamp()) if text else _UNKNOWN_TIME
+
+
 class Done(NamedTuple):
     """The result for one item; in a packed file it takes up `length` bytes, header and padding included."""
 
@@ -78,18 +88,22 @@ def open_stored(address: str, item: ExportItem) -> OpenAsset:
     """Open an asset of the archive's store; a service that keeps failing for this asset alone does not end the export.
 
     Raises:
-        AssetError: The asset cannot be read.
+        AssetError: The asset cannot be read, or its size is not the recorded one.
         StoreOfflineError, RemoteError: The whole store is gone, or its service fails for all of it.
     """
     store = open_store(address)
     try:
-        return store.open(item.key)
+        found = store.open(item.key)
     except AssetMissingError:
         check_still_there(store)
         raise
     except RemoteError as error:
         store.check()
         raise AssetUnavailableError(str(error), reason=error.reason) from error
+    if found.size_bytes != item.size_bytes:
+        found.file.close()
+        raise AssetDamagedError(f"{item.key} is damaged: its size is not the recorded one. Run verify.")
+    return found
 
 
 def checked(found: OpenAsset, item: ExportItem) -> Iterator[memoryview]:
@@ -201,8 +215,6 @@ class FilesTask(NamedTuple):
         if self.read:
             for _ in checked(found, item):
                 pass
-        elif found.size_bytes != item.size_bytes:
-            raise AssetDamagedError(f"{item.key} is damaged: its size is not the recorded one. Run verify.")
         temporary = f"{_own_folder(self.root, self.export)}/{next(_numbers):032x}"
         try:
             os.link(os.path.realpath(f"{self.store}/{item.key}"), temporary)
@@ -323,8 +335,6 @@ class PackTask(NamedTuple):
         form = FORMS[self.form]
         try:
             with open_stored(self.store, item) as found:
-                if found.size_bytes != item.size_bytes:
-                    raise AssetDamagedError(f"{item.key} is damaged: its size is not the recorded one. Run verify.")
                 length, tail = form.measure(item.path, item.size_bytes), form.tail(item.size_bytes)
                 end, crc = at + length - len(tail), 0
                 with disk_errors(self.file):
