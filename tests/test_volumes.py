@@ -1,4 +1,4 @@
-"""Packed volumes that a worker writes, and what can go wrong at a worker: its mounts, its disk, the names."""
+"""Packed volumes that a worker writes, and what can go wrong at any worker: its mounts, its disk, the names."""
 
 import csv
 import errno
@@ -26,8 +26,11 @@ from craftkit_archive.export.destination import Options
 from craftkit_archive.export.reader import INDEX, MISSING
 from craftkit_archive.export.run import export_assets
 from craftkit_archive.export.volumes import VolumeTask
+from craftkit_archive.fetch import run as fetch_run
 from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.records import Record, Skipped, Summary
+from craftkit_archive.repair import run as repair_run
+from craftkit_archive.repair.run import repair_assets
 from craftkit_archive.stores import reach
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.bucket import PART_BYTES, bucket_address
@@ -37,11 +40,20 @@ from tests.services import BUCKET, s3_client
 from tests.worlds import World, fill, load, pdf, projects, put, render, render_id, summary_of
 
 SPLIT = Options(split_bytes=1 << 20)
-AT_A_WORKER = ((export_run, "run_volume"), (export_run, "run"), (verify_run, "check_assets"))
+AT_A_WORKER = (
+    (export_run, "run_volume"),
+    (export_run, "run"),
+    (verify_run, "check_assets"),
+    (fetch_run, "copy_assets"),
+    (repair_run, "look_at"),
+    (repair_run, "bring_copies"),
+)
 
 
 class Team(ThreadPoolExecutor):
     """A cluster of one worker in this process, so that a test can look over its shoulder."""
+
+    size = 1
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -89,7 +101,7 @@ def _team(monkeypatch: pytest.MonkeyPatch) -> None:
         with Team() as team:
             yield team
 
-    for module in (export_run, verify_run):
+    for module in {module for module, _ in AT_A_WORKER}:
         monkeypatch.setattr(module, "clustered", clustered)
     monkeypatch.setattr(reach, "APPEAR_SECONDS", 0)
 
@@ -185,25 +197,32 @@ def test_a_worker_makes_no_folder(world: World, tmp_path: Path, monkeypatch: pyt
     assert not shared.exists()
 
 
-@pytest.mark.parametrize("name", ["out", "out.zip", "out.tar", "verify"])
+@pytest.mark.parametrize("name", ["out", "out.zip", "out.tar", "verify", "fetch", "repair"])
 def test_a_worker_that_lost_the_store_ends_the_command(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """All PDFs seem to be gone at the worker alone: that is no finding, and no gap of an export."""
-    (tmp_path / "empty").mkdir()
+    """All PDFs seem to be gone at the worker alone: no finding, no gap of an export, and no place to write to."""
+    empty, among = tmp_path / "empty", "tcp://worker"
+    empty.mkdir()
+    load(world.archive, tmp_path, "renders", [render(5)])
+    put(world.bucket, render(5)["asset_key"], pdf("render 5"))
+    world.asset(0).write_bytes(b"damaged")
+    assert summary_of(verify_assets(world.archive)).outcome == "problems"
 
     def without(real: Callable[[Any], Any], task: Any) -> Any:
-        return real(task._replace(store=str(tmp_path / "empty")))
+        return real(task._replace(store=str(empty)))
 
     for module, function in AT_A_WORKER:
         monkeypatch.setattr(module, function, partial(without, getattr(module, function)))
-    records = (
-        verify_assets(world.archive, cluster="tcp://worker")
-        if name == "verify"
-        else exported(world, tmp_path / "exports" / name, SPLIT if name != "out" else Options())
-    )
+    commands: dict[str, Iterator[Record]] = {
+        "verify": verify_assets(world.archive, cluster=among),
+        "fetch": fetch_assets(world.archive, str(world.bucket), cluster=among),
+        "repair": repair_assets(world.archive, str(world.bucket), cluster=among),
+    }
+    options = SPLIT if name != "out" else Options()
     with pytest.raises(StoreOfflineError, match=r"not mounted at .*/empty"):
-        summary_of(records)
+        summary_of(commands.get(name) or exported(world, tmp_path / "exports" / name, options))
+    assert not list(empty.iterdir())
     assert not list((tmp_path / "exports").rglob("*-001*"))
 
 

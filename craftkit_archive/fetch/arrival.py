@@ -31,6 +31,7 @@ from craftkit_archive.sources.address import open_source
 from craftkit_archive.sources.base import Source
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import OpenAsset, StagedAsset, Store, Stored, digest, mask_address
+from craftkit_archive.stores.reach import check_mounted
 from craftkit_archive.verify.fixity import Arrival, judge_arrival
 
 # If the first assets, this many, are all refused for the same reason, the service refuses everything.
@@ -102,6 +103,10 @@ def copy_assets(task: FetchTask) -> tuple[list[Received], ArchiveError | None]:
         The result for each asset; if an error stopped the batch, only those before it, and the error.
     """
     source, store = open_source(task.source), open_store(task.store)
+    try:
+        check_mounted(store)
+    except ArchiveError as failure:
+        return [], failure
     stopping = _Stopping(task_stop())
     stage = partial(_stage, source, store, task, stopping)
     read = partial(_open_at_source, source, stopping)

@@ -21,6 +21,7 @@ from craftkit_archive.sources.address import open_source
 from craftkit_archive.sources.base import Source
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import OpenAsset, StagedAsset, Store, digest
+from craftkit_archive.stores.reach import check_mounted
 
 
 class Attempt(NamedTuple):
@@ -134,6 +135,7 @@ def bring_copies(task: RepairTask) -> list[Attempt]:
     In a bucket, a copy replaces the asset at once and is read back; in a folder, it waits for `Store.commit`.
     """
     store, source = open_store(task.store), open_source(task.source)
+    check_mounted(store)
     bring = partial(_bring_one, store, source, task.dry_run)
     return map_threads(bring, task.assets, max(store.lanes, source.lanes), stop=task_stop())
 

@@ -13,6 +13,7 @@ from secrets import token_hex
 from craftkit_archive.errors import ArchiveError, RequestError, StoreOfflineError, disk_errors
 from craftkit_archive.stores.address import open_store
 from craftkit_archive.stores.base import MARKER, Store, mask_address
+from craftkit_archive.stores.folder import FolderStore
 
 # How many names are compared in a place that has no marker.
 NAMES = 32
@@ -44,6 +45,18 @@ def check_still_there(store: Store) -> None:
     if store.owner() is None:
         where = mask_address(store.address)
         raise StoreOfflineError(f"The store is not mounted at {where} (no {MARKER} file). Mount it, then run again.")
+
+
+def check_mounted(store: Store) -> None:
+    """Check, before something is written, that a folder is still the archive's store, and not where it was mounted.
+
+    A bucket is not asked: it has no mount to lose, and a request for each task would take longer than all else here.
+
+    Raises:
+        StoreOfflineError: The marker is missing.
+    """
+    if isinstance(store, FolderStore):
+        check_still_there(store)
 
 
 def try_store(address: str, archive_id: str) -> None:
