@@ -35,7 +35,7 @@ PLAIN, COPIED, NAMED, HELD = range(EACH := 4)
 # minutes. The one that the tests run in cannot be forked, because obstore's threads do not live on in a child.
 _SERVER = get_context("forkserver")
 _SERVER.set_forkserver_preload([__name__])
-# That process keeps the environment that it was started in, which must have the credentials even if a folder comes first.
+# That process keeps the environment that it was started in: with the credentials, even if a folder comes first.
 pytestmark = pytest.mark.usefixtures("_credentials")
 
 
