@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import random
+import resource
 import shutil
 import socket
 import sqlite3
@@ -122,7 +123,9 @@ def time_once(contender: Contender, number: int) -> None:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     contender.seconds.append(time.perf_counter() - began)
-    contender.peak_mb = max(contender.peak_mb, usage.ru_maxrss / 1000)
+    # A new process counts the memory of the one that started it, until it runs its own program.
+    if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+        contender.peak_mb = max(contender.peak_mb, usage.ru_maxrss / 1000)
     if process.returncode:
         raise SystemExit(f"{contender.name} ended with {process.returncode}: {problem}")
 
@@ -449,7 +452,7 @@ def table(case: Case) -> str:
         shown = "" if middle == own else f"{ratio:.2f}"
         lines.append(
             f"| {contender.name} | {contender.version} | {middle:.2f} | {case.count / middle:,.0f} | {shown}"
-            f" | {contender.peak_mb:.0f} |"
+            f" | {f'{contender.peak_mb:.0f}' if contender.peak_mb else ''} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -511,7 +514,10 @@ def main() -> None:
         revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
         commit = f" of commit {found}" if (found := revision.stdout.strip()) else ""
         when = f"One run{commit} on {datetime.now(UTC):%Y-%m-%d}: Python {platform.python_version()}, {machine}."
-        rounds = f"Medians of {given.rounds} rounds in turn; peak memory is that of the largest process."
+        rounds = (
+            f"Medians of {given.rounds} rounds in turn. Peak memory is that of the largest process, where it is larger"
+            " than that of the process that measures."
+        )
         given.write.write_text(f"{head}{RESULTS}\n\n{when} {rounds}\n\n" + "\n".join(tables))
 
 
