@@ -12,14 +12,13 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
 from benchmarks.corpus import write_renders
-from benchmarks.peers import ours
+from benchmarks.peers import ours, run_process
 
 BODY = b"%PDF-1.4\nstartxref\n0\n%%EOF\n"
 NAMES_OF_A_FILE = 60_000  # ext4 allows 65,000
@@ -52,19 +51,6 @@ def link_all(archive: Path, renders: Path) -> None:
     model.unlink()
 
 
-def measure(command: list[str]) -> tuple[float, float, int]:
-    """Run a command: its seconds, those of the processor, and the peak of memory in MB of its largest process."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    problem = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {problem}")
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss // 1000
-
-
 def rows_of(folder: Path, count: int) -> Iterator[str]:
     """Yield the table's rows for an archive of so many renders."""
     file, archive = folder / "renders.ndjson", folder / f"archive-{count}"
@@ -79,7 +65,8 @@ def rows_of(folder: Path, count: int) -> Iterator[str]:
         ("seal",),
     ]
     for words in commands:
-        seconds, cpu, peak = measure(ours(archive, *words))
+        usage = run_process(ours(archive, *words))
+        seconds, cpu, peak = usage.seconds, usage.cpu_seconds, f"{usage.peak_mb:.0f}" if usage.peak_mb else ""
         name = " ".join(str(word) for word in words if not isinstance(word, Path))
         yield f"| `{name}` | {count:,} | {seconds:.1f} | {cpu:.1f} | {1e6 * cpu / count:.1f} | {peak} |"
         if words[0] == "import":

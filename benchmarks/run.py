@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import random
-import resource
 import shutil
 import socket
 import sqlite3
@@ -30,7 +29,7 @@ from statistics import median
 
 from benchmarks import serving
 from benchmarks.corpus import BEGAN, write_pdfs, write_renders
-from benchmarks.peers import ours, program, version_of
+from benchmarks.peers import ours, program, run_process, version_of
 
 RESULTS = "<!-- results -->"
 S3_KEY, S3_SECRET = "AKIDFORBENCHMARKS", "secretforbenchmarks"
@@ -116,18 +115,9 @@ def time_once(contender: Contender, number: int) -> None:
     """Run a contender once, and note its seconds and the peak memory of its largest process."""
     contender.before(number)
     words = [word.replace("{round}", str(number)) for word in contender.command]
-    began = time.perf_counter()
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    problem = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    contender.seconds.append(time.perf_counter() - began)
-    # A new process counts the memory of the one that started it, until it runs its own program.
-    if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
-        contender.peak_mb = max(contender.peak_mb, usage.ru_maxrss / 1000)
-    if process.returncode:
-        raise SystemExit(f"{contender.name} ended with {process.returncode}: {problem}")
+    usage = run_process(words)
+    contender.seconds.append(usage.seconds)
+    contender.peak_mb = max(contender.peak_mb, usage.peak_mb)
 
 
 # Writes to each page of memory that is free, and so makes sure that it is there; then it is free again.

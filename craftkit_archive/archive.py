@@ -422,7 +422,7 @@ class Archive:
         """Return the id of the project with this id or slug.
 
         Raises:
-            RequestError: There is no such project, or several share the slug.
+            RequestError: No project has this id or slug, or several projects have the slug.
         """
         name = _argument_text(name)
         found = self.catalog.find_projects(name)
@@ -668,7 +668,7 @@ def _contains(folder: str, path: Path) -> bool:
 
 
 def _left_over(new: Path, store_address: str) -> str | None:
-    """Return the id of an archive whose creation was interrupted; None if there is none."""
+    """Return the archive id in a catalog that an interrupted `init` left behind, or None."""
     try:
         catalog = Catalog(new)
     except ArchiveError:

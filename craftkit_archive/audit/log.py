@@ -205,7 +205,7 @@ def _settled(archive: Archive, stack: ExitStack) -> tuple[Iterator[bytes], int]:
 
 
 def _last_number(file: BinaryIO, size: int) -> int | None:
-    """Return the number of the last complete line; 0 if there is none, None if it is not an event."""
+    """Return the event number on the last complete line: 0 if no line is complete, None if it is not an event."""
     file.seek(max(0, size - _BLOCK_BYTES))
     line = file.read(_BLOCK_BYTES).rpartition(b"\n")[0].rpartition(b"\n")[2]
     try:

@@ -149,8 +149,8 @@ class Connection:
                 try:
                     connection.execute("SELECT 1 FROM sqlite_master")
                 except sqlite3.OperationalError:
-                    # Even a reader needs the log beside the file, and SQLite cannot create one on a full or read-only
-                    # disk. If there is no log, the file alone is complete and can be opened as immutable.
+                    # SQLite needs a log beside the file even to read it, and cannot create one on a full or read-only
+                    # disk. If the log is missing, everything is in the file, which can be opened as immutable.
                     connection.close()
                     del self._local.connection
                     if self._has_log():
