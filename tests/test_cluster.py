@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from secrets import token_hex
+from textwrap import dedent
 from typing import Any, NamedTuple
 
 import pytest
@@ -27,6 +28,7 @@ from craftkit_archive.fetch.run import fetch_assets
 from craftkit_archive.parallel.cluster import WATCH_SECONDS
 from craftkit_archive.records import Progress, Record, Summary
 from craftkit_archive.stores.bucket import bucket_address
+from tests.receivers import wait_until
 from tests.services import BUCKET, DaskCluster, RealService, dask_cluster, rclone_server, s3_client
 from tests.worlds import (
     NORTHWIND,
@@ -576,20 +578,56 @@ class Running:
         return Done(self.process.returncode, out, err)
 
 
-def far_away(folder: Path) -> str:
-    """Return a PYTHONPATH with which each message to S3 takes 100 ms, so that commands are under way for long."""
-    return _slow(folder, "time.sleep(0.1) if event == 'http.client.send' else None")
+class Gate:
+    """A gate in the workers: each does one task, then stands still in the next one until the gate opens.
+
+    Attributes:
+        python_path: The PYTHONPATH of workers that have the gate.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "gate"
+        hook = f"""
+            import os, sys, time
+            tasks = 0
+
+            def stand(event, given):
+                global tasks
+                if event == "pickle.find_class" and given == ("craftkit_archive.parallel.cluster", "_do"):
+                    tasks += 1
+                    if tasks == 2:
+                        open("{self._folder}/" + str(os.getpid()), "w").close()
+                        while not os.path.exists("{self._folder}/open"):
+                            time.sleep(0.02)
+
+            sys.addaudithook(stand)
+        """
+        self.python_path = _python_path(self._folder, hook)
+
+    def wait_for(self, *workers: int) -> None:
+        """Wait until processes stand at the gate."""
+        wait_until(lambda: all((self._folder / str(worker)).exists() for worker in workers), seconds=60)
+
+    def open(self) -> None:
+        """Let the workers pass, now and later."""
+        (self._folder / "open").touch()
 
 
 def slow_disk(folder: Path) -> str:
     """Return a PYTHONPATH with which it takes 10 ms to open a PDF in a folder."""
-    return _slow(folder, "time.sleep(0.01) if event == 'open' and str(given[0]).endswith('.pdf') else None")
+    hook = """
+        import sys, time
+        sys.addaudithook(
+            lambda event, given: time.sleep(0.01) if event == "open" and str(given[0]).endswith(".pdf") else None
+        )
+    """
+    return _python_path(folder / "slow", hook)
 
 
-def _slow(folder: Path, hook: str) -> str:
-    (folder / "slow").mkdir()
-    (folder / "slow/sitecustomize.py").write_text(f"import sys, time\nsys.addaudithook(lambda event, given: {hook})\n")
-    return f"{folder / 'slow'}:{ROOT}"
+def _python_path(folder: Path, hook: str) -> str:
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(dedent(hook))
+    return f"{folder}:{ROOT}"
 
 
 @pytest.mark.long
@@ -603,14 +641,14 @@ def test_a_killed_worker_costs_a_second_try_and_nothing_twice(tmp_path: Path, rc
         "fetch": ["fetch", filled.mirror],
         "export": ["export", tmp_path / "out"],
     }
-    with dask_cluster(tmp_path, python_path=far_away(tmp_path)) as running:
+    gate = Gate(tmp_path)
+    with dask_cluster(tmp_path, python_path=gate.python_path) as running:
         under_way = Running(*words[verb], archive=filled.archive, cluster=running)
-        under_way.wait_for_progress()
-        # The other one does not end the work before the death is noticed.
-        os.kill(running.worker_process("worker-1"), signal.SIGSTOP)
-        os.kill(running.worker_process("worker-0"), signal.SIGKILL)
-        time.sleep(3 * WATCH_SECONDS)
-        os.kill(running.worker_process("worker-1"), signal.SIGCONT)
+        dies, stays = running.worker_process("worker-0"), running.worker_process("worker-1")
+        gate.wait_for(dies, stays)
+        os.kill(dies, signal.SIGKILL)
+        time.sleep(3 * WATCH_SECONDS)  # the other one does not end the work before the death is noticed
+        gate.open()
         done = under_way.end()
     assert done.code == 0, done.out + done.err
     summary = done.lines[-1]
@@ -649,9 +687,10 @@ def test_workers_that_join_late_help_if_they_can(tmp_path: Path) -> None:
 @pytest.mark.timeout(400)
 def test_when_the_only_worker_dies_its_successor_does_the_rest(tmp_path: Path, rclone: RealService) -> None:
     filled = fill_bucket(tmp_path, rclone, count=3000)
-    with dask_cluster(tmp_path, workers=1, python_path=far_away(tmp_path)) as running:
+    gate = Gate(tmp_path)
+    with dask_cluster(tmp_path, workers=1, python_path=gate.python_path) as running:
         under_way = Running("verify", archive=filled.archive, cluster=running)
-        under_way.wait_for_progress()
+        gate.wait_for(running.worker_process("worker-0"))
         running.kill("worker-0")
         running.start_worker("next")
         done = under_way.end()
@@ -662,9 +701,11 @@ def test_when_the_only_worker_dies_its_successor_does_the_rest(tmp_path: Path, r
 @pytest.mark.timeout(400)
 def test_a_scheduler_that_dies_ends_the_command_with_what_was_recorded(tmp_path: Path, rclone: RealService) -> None:
     filled = fill_bucket(tmp_path, rclone, count=2000, fetched=False)
-    with dask_cluster(tmp_path, python_path=far_away(tmp_path)) as running:
+    gate = Gate(tmp_path)
+    with dask_cluster(tmp_path, python_path=gate.python_path) as running:
         under_way = Running("fetch", filled.mirror, archive=filled.archive, cluster=running)
-        under_way.wait_for_progress()
+        gate.wait_for(running.worker_process("worker-0"))
+        wait_until(lambda: rows(filled.archive, "assets"))
         began = time.monotonic()
         running.kill("scheduler")
         done = under_way.end()
@@ -679,10 +720,13 @@ def test_a_scheduler_that_dies_ends_the_command_with_what_was_recorded(tmp_path:
 @pytest.mark.timeout(400)
 def test_ctrl_c_cancels_what_waits_at_the_cluster(tmp_path: Path, rclone: RealService) -> None:
     filled = fill_bucket(tmp_path, rclone, count=3000)
-    with dask_cluster(tmp_path, python_path=far_away(tmp_path)) as running:
+    gate = Gate(tmp_path)
+    with dask_cluster(tmp_path, python_path=gate.python_path) as running:
         under_way = Running("verify", archive=filled.archive, cluster=running)
-        under_way.wait_for_progress()
+        gate.wait_for(running.worker_process("worker-0"), running.worker_process("worker-1"))
+        time.sleep(WATCH_SECONDS)  # what they have done reaches the command
         under_way.process.send_signal(signal.SIGINT)
+        gate.open()
         done = under_way.end()
         summary = done.lines[-1]
         assert (done.code, summary["outcome"]) == (130, "interrupted"), done.out + done.err
