@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,13 +21,28 @@ def replaced_when_whole(file: Path) -> Iterator[Path]:
         NoSpaceError, NotWritableError: The disk refused.
     """
     with disk_errors(file):
-        new = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
+        new = file.with_name(f".{file.name}.{os.urandom(8).hex()}.part")
         try:
             yield new
             new.replace(file)
         finally:
             with suppress(OSError):
                 new.unlink()
+
+
+_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part", re.DOTALL)
+
+
+def remove_unfinished(folder: Path, names: set[str]) -> None:
+    """Remove the temporary files of `replaced_when_whole` that killed processes left for files of these names.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    for path in list(folder.glob(".*.part")):
+        found = _UNFINISHED.fullmatch(path.name)
+        if found and found[1] in names:
+            path.unlink(missing_ok=True)
 
 
 def flush(path: str | os.PathLike[str]) -> None:

@@ -2,12 +2,15 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from craftkit_archive.durable import flush, replaced_when_whole
+from craftkit_archive.durable import flush, remove_unfinished, replaced_when_whole
 from craftkit_archive.errors import NoSpaceError
+from tests.worlds import ROOT
 
 
 def test_a_file_is_replaced_at_the_end_and_never_before(tmp_path: Path) -> None:
@@ -31,6 +34,19 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: 
     with pytest.raises(NoSpaceError if isinstance(error, OSError) else ValueError), replaced_when_whole(file) as new:
         fail(new)
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from craftkit_archive.durable import replaced_when_whole\n"
+        "with replaced_when_whole(Path(sys.argv[1])) as new: new.touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for name in ("a.zip", "b.zip"):
+        subprocess.run([sys.executable, "-c", script, tmp_path / name], cwd=ROOT)
+    (tmp_path / "a.zip").touch()
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_unfinished(tmp_path, {"a.zip"})
+    assert {path.name[:6] for path in tmp_path.iterdir()} == {"a.zip", ".b.zip"}
 
 
 def test_a_folder_that_cannot_be_flushed_is_no_trouble_and_a_file_is(

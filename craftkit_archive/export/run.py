@@ -9,23 +9,31 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from craftkit_archive.archive import Archive, Run
 from craftkit_archive.catalog import Catalog
-from craftkit_archive.catalog.rows import ExportRow, Selection
-from craftkit_archive.errors import ArchiveError, NoSpaceError, RequestError
-from craftkit_archive.export import bagit as bag
+from craftkit_archive.catalog.rows import Selection
+from craftkit_archive.errors import ArchiveError, RequestError
 from craftkit_archive.export.destination import STDOUT, Destination, Options, read_destination
-from craftkit_archive.export.index import IndexRow, Volume, csv_line, index_cells, read_cells
+from craftkit_archive.export.index import Volume, csv_line, read_cells
 from craftkit_archive.export.manifests import Manifests
-from craftkit_archive.export.names import NamePlan, mark
+from craftkit_archive.export.names import mark
+from craftkit_archive.export.plan import (
+    DISPOSED,
+    NOT_STORED,
+    ExportPlan,
+    PlannedFile,
+    PlannedVolume,
+    accepted_reason,
+    gap_of,
+)
 from craftkit_archive.export.reader import SIGNATURE, TIMESTAMP
-from craftkit_archive.export.targets import Target, check_outside
+from craftkit_archive.export.targets import Target
 from craftkit_archive.export.volumes import CollectedFiles, VolumePlaces, VolumeTask, run_volume
-from craftkit_archive.export.workers import Done, ExportItem, modified_at, prove_target, run
+from craftkit_archive.export.workers import Done, prove_target, run
 from craftkit_archive.parallel.batches import Stop, in_batches, never
 from craftkit_archive.parallel.cluster import Cluster, clustered, details_of, workers
 from craftkit_archive.parallel.pool import map_ordered, workers_for
@@ -34,11 +42,10 @@ from craftkit_archive.proof.signatures import sign_text
 from craftkit_archive.proof.timestamps import fetch_timestamp
 from craftkit_archive.records import ExportMade, Plan, Planned, Progress, Record, Skipped, Summary
 from craftkit_archive.retention.policy import refusals
-from craftkit_archive.states import State
-from craftkit_archive.stores.address import absolute_address, open_store, worker_setup
+from craftkit_archive.stores.address import worker_setup
 from craftkit_archive.stores.base import mask_address
 from craftkit_archive.stores.reach import shown_folder
-from craftkit_archive.values import format_size, sorted_marks, valid_text
+from craftkit_archive.values import sorted_marks, valid_text
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -47,10 +54,6 @@ if TYPE_CHECKING:
 # thread that it then waits for: 256 instead of 64, with two other changes, took a tenth off its time.
 BATCH = 256
 BATCH_BYTES = 8 << 20
-# Estimates of the space for headers, tables and pages: for each PDF, and for the whole export.
-ENTRY_BYTES = 4096
-PAPER_BYTES = 256 << 10
-NO_CELLS = IndexRow(*[""] * len(IndexRow._fields))
 
 
 def export_assets(
@@ -172,26 +175,11 @@ def _vouchers(options: Options) -> dict[str, Callable[[bytes], bytes]]:
 # --- the work --------------------------------------------------------------------------------------------------------
 
 
-NOT_STORED = ("not-stored", "not stored")
-
-
-class _PlannedFile(NamedTuple):
-    """A render of an export; if there is no PDF to export, `item` is None and `lack` is the reason (word, sentence)."""
-
-    row: ExportRow
-    cells: IndexRow
-    line: str
-    item: ExportItem | None
-    lack: tuple[str, str] | None
-
-
-class _VolumePlan:
+class _VolumeWork:
     """A packed volume that a worker writes as a whole.
 
     Attributes:
-        number: Its number, from 1 on.
-        after: The id of the last render before it; empty for the first volume.
-        entries: How many renders it covers, including those left out.
+        planned: Which renders it covers.
         left_out: By path, the PDFs that a worker could not copy.
         counts: Its share of the summary's counts.
         has_gaps: Whether a render is left out of it.
@@ -200,10 +188,8 @@ class _VolumePlan:
         size_bytes: The bytes of its PDFs.
     """
 
-    def __init__(self, number: int, after: str) -> None:
-        self.number = number
-        self.after = after
-        self.entries = 0
+    def __init__(self, planned: PlannedVolume) -> None:
+        self.planned = planned
         self.left_out: dict[str, Done] = {}
         self.counts: Counter[str] = Counter()
         self.has_gaps = False
@@ -215,27 +201,6 @@ class _VolumePlan:
 _GOOD = Done("written")
 
 
-class _Splitter:
-    """Fills numbered volumes with PDFs in order, each up to `limit` bytes; None makes one volume."""
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._filled = PAPER_BYTES
-        self.number = 1
-
-    def put(self, row: ExportRow) -> int:
-        size = (row.size_bytes or 0) + ENTRY_BYTES
-        if self._limit is not None:
-            if size + PAPER_BYTES > self._limit:
-                what = f"{row.key} alone has {format_size(row.size_bytes or 0)}"
-                raise RequestError(f"{what}, more than fits into --split-size. Give a larger one.")
-            if self._filled + size > self._limit:
-                self.number += 1
-                self._filled = PAPER_BYTES
-        self._filled += size
-        return self.number
-
-
 class _Export:
     """One export: planned as a whole, then written volume by volume."""
 
@@ -245,131 +210,40 @@ class _Export:
         self._archive, self._catalog = archive, archive.catalog
         self._destination = destination
         self._selection = selection
+        self._plan = ExportPlan(archive, destination, selection, options)
         self._options = options
         self._vouchers = _vouchers(options)
         self._stop = stop
-        self._names = NamePlan(options.name)
         self._run = Run(None, "export")
         self._run.counts.update(dict.fromkeys(("selected", "written", "unchanged", "excluded", "failed"), 0))
-        self._plans: list[_VolumePlan] = []
         self._exports: list[dict[str, Any]] = []
         self._members: list[array[int]] = []
-        self._projects: dict[str, str] = {}
         self._marks = array("Q")  # hashes of the paths: 8 bytes each, so that memory stays small with millions
         self._to_fetch = False  # whether a fetch would bring more of what is selected
 
     def plan(self) -> Plan:
-        """Plan names, volumes and room: one pass over all renders, before the first byte is written.
-
-        Raises:
-            RequestError: Nothing is selected, or something else is at the destination.
-            NoSpaceError: There is too little room.
-        """
-        splitter = _Splitter(self._options.split_bytes)
-        count = size = pdfs = 0
-        last, plans = "", [_VolumePlan(1, "")]
-        for row in self._catalog.export_rows(self._selection):
-            count += 1
-            self._projects.setdefault(row.project_id, row.project_name or row.project_id)
-            if _lack(row) is None:
-                self._names.add(row)
-                if splitter.put(row) > plans[-1].number:
-                    plans.append(_VolumePlan(splitter.number, last))
-                pdfs, size = pdfs + 1, size + (row.size_bytes or 0)
-            plans[-1].entries += 1
-            last = row.render_id
-        if not count:
-            if not self._catalog.has_renders():
-                raise RequestError("The archive has no renders to export. Run `import renders FILE` first.")
-            known = ", ".join(self._catalog.project_slugs(10)) or "none"
-            raise RequestError(f"No render is selected. Widen the selection; the archive's projects are {known}.")
-        self._plans, self._volumes = plans, splitter.number
-        # Check that nothing is in the way before anything is written; for a bucket, entering the target checks it.
-        if self._destination.store is not None:
-            open_store(self._destination.store)  # raises for an address without a bucket
-            check_outside(self._archive.store, self._destination.store)
-        else:
-            for number in range(1, self._volumes + 1):
-                self._destination.open(self._archive, self._options, self._volume(number))
-            self._refuse_more_volumes()
-        self._need_room(0 if self._options.link else size + pdfs * ENTRY_BYTES + PAPER_BYTES)
-        return Plan(count=count, size_bytes=size)
-
-    def _refuse_more_volumes(self) -> None:
-        """Check that no volume of an earlier export would be taken for a part of this one."""
-        if self._options.split_bytes is None:
-            return
-        following = self._destination.named(Volume(self._volumes + 1, self._volumes + 1))
-        if os.path.lexists(following):
-            raise RequestError(
-                f"{following} is a volume too many, this export has only {self._volumes}. Remove it and those after it,"
-                " or name another place."
-            )
-
-    def _need_room(self, needed: int) -> None:
-        free = self._destination.room()
-        if free is None or needed <= free:
-            return
-        there = sum(self._present(number) for number in range(1, self._volumes + 1))
-        if needed - there > free:
-            raise NoSpaceError(
-                f"{self._destination.address} needs {format_size(needed - there)} and has {format_size(free)} free."
-                " Make room, or narrow the selection."
-            )
-
-    def _present(self, number: int) -> int:
-        """Return how many bytes of PDFs earlier exports have left in a folder; 0 for other forms."""
-        if self._destination.kind != "dir":
-            return 0
-        folder = Path(self._destination.named(self._volume(number)))
-        return sum(file.stat().st_size for file in folder.rglob("*.pdf")) if folder.is_dir() else 0
-
-    def _volume(self, number: int) -> Volume | None:
-        return Volume(number, self._volumes) if self._options.split_bytes is not None else None
-
-    def _entries(self, *, lined: bool = True, after: str = "") -> Iterator[tuple[int, _PlannedFile]]:
-        """Yield the renders, each with the number of its volume, counted from 1 at the first one yielded.
-
-        Args:
-            lined: Whether their lines of the index are made.
-            after: Only renders after the one with this id.
-        """
-        splitter, prefix = _Splitter(self._options.split_bytes), bag.PAYLOAD if self._destination.bag else ""
-        for row in self._catalog.export_rows(self._selection, after=after):
-            lack = _lack(row)
-            if lack is not None:
-                yield splitter.number, _PlannedFile(row, index_cells(row, ""), "", None, lack)
-                continue
-            path = prefix + self._names.path(row)
-            item = ExportItem(
-                row.key,
-                row.sha256 or "",
-                row.size_bytes or 0,
-                path,
-                modified_at(row.completed_at, row.created_at) if lined else 0,
-            )
-            cells = index_cells(row, path) if lined else NO_CELLS
-            yield splitter.put(row), _PlannedFile(row, cells, csv_line(cells) if lined else "", item, None)
+        """Plan the export; see `ExportPlan.make`."""
+        return self._plan.make()
 
     def foresee(self) -> Iterator[Record]:
         """Report what would be written."""
         counts = self._run.counts
         yield from self._unknown(counts)
         seen, size = 0, 0
-        for number, entry in self._entries(lined=False):
+        for number, entry in self._plan.entries(lined=False):
             counts["selected"] += 1
             if entry.item is None:
-                gap = _gap(entry.row, (entry.lack or ("",))[0], "excluded")
+                gap = gap_of(entry.row, (entry.lack or ("",))[0], "excluded")
                 counts[gap] += 1
                 if gap == "excluded":
                     self._to_fetch = self._to_fetch or entry.lack == NOT_STORED
                     yield _skipped(entry, entry.lack)
             else:
                 counts["written"] += 1
-                volume = self._volume(number)
+                volume = self._plan.volume(number)
                 path = entry.item.path if volume is None else f"{self._destination.named(volume)}/{entry.item.path}"
                 yield Planned(render_id=entry.row.render_id, path=path, size_bytes=entry.item.size_bytes)
-            seen, size = seen + 1, size + (entry.item.size_bytes if entry.item else 0)
+            seen, size = seen + 1, size + entry.size_bytes
             if seen == BATCH:  # one record for each render would take a tenth of the time
                 yield Progress(count=seen, size_bytes=size)
                 seen, size = 0, 0
@@ -387,7 +261,7 @@ class _Export:
 
     def write(self, executor: "Executor", jobs: int) -> Iterator[Record]:
         """Write every volume."""
-        for number, numbered in groupby(self._entries(), key=lambda pair: pair[0]):
+        for number, numbered in groupby(self._plan.entries(), key=lambda pair: pair[0]):
             if self._stop():
                 return
             yield from self._write_volume(number, (entry for _, entry in numbered), executor, jobs)
@@ -395,9 +269,9 @@ class _Export:
             os.sync()
 
     def _write_volume(
-        self, number: int, entries: Iterable[_PlannedFile], executor: "Executor", jobs: int
+        self, number: int, entries: Iterable[PlannedFile], executor: "Executor", jobs: int
     ) -> Iterator[Record]:
-        volume = self._volume(number)
+        volume = self._plan.volume(number)
         target = self._destination.open(self._archive, self._options, volume)
         papers = self._manifests(volume)
         with target, papers:
@@ -417,7 +291,7 @@ class _Export:
         folder = Path(address) if self._destination.kind == "dir" else Path(address).absolute().parent
         return Manifests(
             self._archive.id,
-            title=self._title(),
+            title=self._plan.title,
             bag_info=self._options.bag_info if self._destination.bag else None,
             folder=None if address == STDOUT or self._destination.in_bucket else folder,
             volume=volume or Volume(),
@@ -433,13 +307,11 @@ class _Export:
 
     def write_volumes(self, executor: "Executor", jobs: int) -> Iterator[Record]:
         """Write packed volumes, each as a task for one worker."""
-        addresses = [
-            absolute_address(self._destination.named(Volume(number, self._volumes)))
-            for number in range(1, self._volumes + 2)  # and the one after them
-        ]
-        under_way: deque[_VolumePlan] = deque()
-        again: deque[_VolumePlan] = deque()
-        written: list[_VolumePlan] = []
+        # And that of the volume after them.
+        addresses = [self._plan.address(number) for number in range(1, len(self._plan.volumes) + 2)]
+        under_way: deque[_VolumeWork] = deque()
+        again: deque[_VolumeWork] = deque()
+        written: list[_VolumeWork] = []
         with VolumePlaces(self._archive, self._destination, addresses) as places:
             drawn = self._draw_volumes(places)
 
@@ -450,10 +322,10 @@ class _Export:
                         under_way.append(again.popleft())
                     else:
                         try:
-                            plan, task = next(drawn)
+                            work, task = next(drawn)
                         except StopIteration:
                             return
-                        under_way.append(plan)
+                        under_way.append(work)
                     places.begin(task.address)
                     yield task
 
@@ -461,73 +333,73 @@ class _Export:
             try:
                 while more:
                     for done in map_ordered(executor, run_volume, tasks(), jobs=jobs, stop=self._stop):
-                        plan = under_way.popleft()
+                        work = under_way.popleft()
                         if done.is_written:
-                            places.settle(addresses[plan.number - 1])
-                            written.append(plan)
-                            yield from self._settle_volume(plan)
+                            places.settle(addresses[work.planned.number - 1])
+                            written.append(work)
+                            yield from self._settle_volume(work)
                         elif done.left_out:
                             found = {one.path: self._explained(one.done, one.render_id) for one in done.left_out}
-                            plan.left_out |= found
-                            again.append(plan)
+                            work.left_out |= found
+                            again.append(work)
                     more = bool(again) and not self._stop()
             finally:
-                written.sort(key=lambda plan: plan.number)
-                self._exports = [plan.made for plan in written]
-                self._members = [plan.members for plan in written]
+                written.sort(key=lambda work: work.planned.number)
+                self._exports = [work.made for work in written]
+                self._members = [work.members for work in written]
         if self._options.sync:
             os.sync()
 
-    def _draw_volumes(self, places: VolumePlaces) -> Iterator[tuple[_VolumePlan, VolumeTask]]:
-        entries = (entry for _, entry in self._entries())
-        for plan in self._plans:
-            yield plan, self._volume_task(places, plan, islice(entries, plan.entries))
+    def _draw_volumes(self, places: VolumePlaces) -> Iterator[tuple[_VolumeWork, VolumeTask]]:
+        entries = (entry for _, entry in self._plan.entries())
+        for work in map(_VolumeWork, self._plan.volumes):
+            yield work, self._volume_task(places, work, islice(entries, work.planned.entries))
 
-    def _entries_of(self, plan: _VolumePlan) -> Iterator[_PlannedFile]:
-        return (entry for _, entry in islice(self._entries(after=plan.after), plan.entries))
+    def _entries_of(self, work: _VolumeWork) -> Iterator[PlannedFile]:
+        return (entry for _, entry in islice(self._plan.entries(after=work.planned.after), work.planned.entries))
 
-    def _volume_task(self, places: VolumePlaces, plan: _VolumePlan, entries: Iterable[_PlannedFile]) -> VolumeTask:
+    def _volume_task(self, places: VolumePlaces, work: _VolumeWork, entries: Iterable[PlannedFile]) -> VolumeTask:
         """Make the task and own files of a volume, on the assumption that all PDFs not in `left_out` are good."""
-        volume, own = self._volume(plan.number), CollectedFiles()
-        plan.counts, plan.has_gaps = Counter(), False
+        volume, own = self._plan.volume(work.planned.number), CollectedFiles()
+        work.counts, work.has_gaps = Counter(), False
         with self._manifests(volume) as papers:
-            for _ in self._report_volume(plan, entries, plan.counts, papers):  # reported once the volume is written
-                plan.has_gaps = True
-            plan.made = self._made(volume, papers, papers.store(own))
-            plan.members, plan.size_bytes = papers.members, papers.size_bytes
-        address, store = absolute_address(self._destination.named(volume)), self._archive.store.address
+            for _ in self._report_volume(work, entries, work.counts, papers):  # reported once the volume is written
+                work.has_gaps = True
+            work.made = self._made(volume, papers, papers.store(own))
+            work.members, work.size_bytes = papers.members, papers.size_bytes
+        address, store = self._plan.address(work.planned.number), self._archive.store.address
         prefix, kind = self._destination.prefix(address), self._destination.kind
         return VolumeTask(store, kind, address, prefix, own.files, self._options.sync, places.lock)
 
     def _report_volume(
-        self, plan: _VolumePlan, entries: Iterable[_PlannedFile], counts: Counter[str], papers: Manifests | None
+        self, work: _VolumeWork, entries: Iterable[PlannedFile], counts: Counter[str], papers: Manifests | None
     ) -> Iterator[Record]:
-        if plan.number == 1:
+        if work.planned.number == 1:
             yield from self._unknown(counts, papers)
         for batch in in_batches(entries, BATCH):
-            done = (plan.left_out.get(entry.item.path, _GOOD) for entry in batch if entry.item is not None)
+            done = (work.left_out.get(entry.item.path, _GOOD) for entry in batch if entry.item is not None)
             yield from self._count_batch(batch, done, counts, papers)
 
-    def _settle_volume(self, plan: _VolumePlan) -> Iterator[Record]:
+    def _settle_volume(self, work: _VolumeWork) -> Iterator[Record]:
         """Count and report a volume that is written."""
-        self._run.counts.update(plan.counts)
-        self._run.bytes_read += plan.size_bytes
-        if plan.has_gaps:
-            yield from self._report_volume(plan, self._entries_of(plan), Counter(), None)
+        self._run.counts.update(work.counts)
+        self._run.bytes_read += work.size_bytes
+        if work.has_gaps:
+            yield from self._report_volume(work, self._entries_of(work), Counter(), None)
         yield Progress(
-            count=plan.entries, size_bytes=plan.size_bytes, file=self._destination.file_name(plan.made["path"])
+            count=work.planned.entries, size_bytes=work.size_bytes, file=self._destination.file_name(work.made["path"])
         )
 
     # --- PDF by PDF
 
     def _copy(
-        self, target: Target, papers: Manifests, entries: Iterable[_PlannedFile], executor: "Executor", jobs: int
+        self, target: Target, papers: Manifests, entries: Iterable[PlannedFile], executor: "Executor", jobs: int
     ) -> Iterator[Record]:
-        under_way: deque[tuple[Any, list[_PlannedFile]]] = deque()
+        under_way: deque[tuple[Any, list[PlannedFile]]] = deque()
         self._marks = array("Q")
 
         def tasks() -> Iterator[Any]:
-            for batch in in_batches(entries, BATCH, weigh=_entry_bytes, limit=BATCH_BYTES):
+            for batch in in_batches(entries, BATCH, weigh=lambda entry: entry.size_bytes, limit=BATCH_BYTES):
                 items = [entry.item for entry in batch if entry.item is not None]
                 task = target.task(items, "".join(entry.line for entry in batch))
                 if target.has_earlier:
@@ -545,7 +417,7 @@ class _Export:
             yield Progress(count=len(batch), size_bytes=size, file=last.path if last else None)
 
     def _count_batch(
-        self, batch: list[_PlannedFile], done: Iterator[Done], counts: Counter[str], papers: Manifests | None
+        self, batch: list[PlannedFile], done: Iterator[Done], counts: Counter[str], papers: Manifests | None
     ) -> Generator[Record, None, int]:
         size, held = 0, []
         counts["selected"] += len(batch)
@@ -559,9 +431,9 @@ class _Export:
                     papers.note_odd(entry.cells, odd_on_arrival(entry.row.odd))
                 continue
             lack = (one.outcome, one.detail or "") if one is not None else entry.lack or ("", "")
-            accepted = _accepted_reason(entry.row, lack[0])
+            accepted = accepted_reason(entry.row, lack[0])
             # A PDF that the store cannot deliver now is not damaged: the export is incomplete.
-            gap = _gap(entry.row, lack[0], "excluded" if one is None or one.outcome == "unavailable" else "failed")
+            gap = gap_of(entry.row, lack[0], "excluded" if one is None or one.outcome == "unavailable" else "failed")
             counts[gap] += 1
             self._to_fetch = self._to_fetch or (gap == "excluded" and entry.lack == NOT_STORED)
             cells = entry.cells
@@ -583,7 +455,7 @@ class _Export:
         if one.outcome != "gone":
             return one
         self._archive.store.check(self._archive.id)
-        return Done(*_DISPOSED) if self._was_disposed(render_id) else one
+        return Done(*DISPOSED) if self._was_disposed(render_id) else one
 
     def _was_disposed(self, render_id: str) -> bool:
         """Return whether a render was disposed since this export began, which its catalog snapshot cannot show."""
@@ -626,10 +498,6 @@ class _Export:
                     reason = "disposed, and still in this export: run it again with --prune, or delete the export"
                     yield Skipped(cells.render_id, cells.path, reason)
 
-    def _title(self) -> str:
-        names = sorted(set(self._projects.values()))
-        return ", ".join(names) if len(names) <= 3 else f"{len(names)} projects"
-
     def record(self) -> Iterator[Record]:
         """Record in the audit log what was written: its place, its totals and its seal."""
         counts = {name: count for name, count in self._run.counts.items() if name != "excluded"}
@@ -663,50 +531,6 @@ def _keep_row(catalog: Catalog, *, made: ExportMade, members: "array[int]", repl
     catalog.add_export(made, members, replaces=replaces)
 
 
-_DISPOSED: tuple[Literal["disposed"], str] = ("disposed", "its PDF was disposed")
-
-
-def _lack(row: ExportRow) -> tuple[str, str] | None:
-    """Return why a render has no PDF to export, as a word and as a sentence; None if it has one."""
-    if row.stored and row.sha256 is not None and row.size_bytes is not None:
-        return None
-    if row.stored:
-        return "no-digest", "stored, but with no digest to compare it with"
-    if row.disposed:
-        return _DISPOSED
-    if row.status != "succeeded":
-        return "not-succeeded", f"its status is {row.status}"
-    return NOT_STORED
-
-
-# The state of a PDF for each reason to leave it out. Reasons without a state, such as a name that the folder refuses,
-# cannot be accepted.
-_STATES: dict[str, State] = {
-    "not-stored": "not-stored",
-    "no-digest": "unverified",
-    "damaged": "damaged",
-    "gone": "damaged",
-    "unreadable": "unreadable",
-    "unavailable": "unreadable",
-}
-
-
-def _accepted_reason(row: ExportRow, lack: str) -> str | None:
-    """Return the reason for which a PDF's loss was accepted, if the accepted state is the one that keeps it out."""
-    return row.accepted_reason if row.accepted_state is not None and _STATES.get(lack) == row.accepted_state else None
-
-
-def _gap(row: ExportRow, lack: str, otherwise: str) -> str:
-    """Return the count for a PDF that is left out; disposed ones and accepted losses are counted apart."""
-    if lack == "disposed":
-        return "disposed"
-    return "acknowledged" if _accepted_reason(row, lack) else otherwise
-
-
-def _skipped(entry: _PlannedFile, lack: tuple[str, str] | None) -> Skipped:
+def _skipped(entry: PlannedFile, lack: tuple[str, str] | None) -> Skipped:
     word, detail = lack or ("", "")
     return Skipped(render_id=entry.row.render_id, key=entry.row.key, reason=detail or word)
-
-
-def _entry_bytes(entry: _PlannedFile) -> int:
-    return entry.item.size_bytes if entry.item is not None else 0

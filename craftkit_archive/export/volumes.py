@@ -8,7 +8,6 @@ those PDFs, and sends the task a second time.
 
 import io
 import os
-import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,13 +15,13 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from secrets import token_hex
 from typing import BinaryIO, NamedTuple, cast
 
 import msgspec
 from typing_extensions import override
 
 from craftkit_archive.archive import Archive
+from craftkit_archive.durable import remove_unfinished, replaced_when_whole
 from craftkit_archive.errors import (
     ArchiveError,
     AssetError,
@@ -47,6 +46,7 @@ from craftkit_archive.stores.reach import prove_token
 # How many PDFs, or bytes of them, are read at a time, in lanes, while the batch before is written.
 BATCH = 256
 BATCH_BYTES = 8 << 20
+_DEFLATED_BYTES = 64 << 10
 
 
 # --- the files that travel with a task -------------------------------------------------------------------------------
@@ -63,10 +63,10 @@ class PackedFile(NamedTuple):
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the uncompressed bytes."""
-        inflate, rest = zlib.decompressobj(), self.deflated
-        while rest:
-            yield inflate.decompress(rest, CHUNK_BYTES)
-            rest = inflate.unconsumed_tail
+        # In slices: of what it cannot take at once, zlib makes a copy each time.
+        inflate, deflated = zlib.decompressobj(), memoryview(self.deflated)
+        for start in range(0, len(deflated), _DEFLATED_BYTES):
+            yield inflate.decompress(deflated[start : start + _DEFLATED_BYTES])
         yield inflate.flush()
 
 
@@ -275,21 +275,13 @@ def _write_volume(address: str, chunks: Iterable[bytes], media_type: str, *, syn
 
 
 def _write_file(path: Path, chunks: Iterable[bytes], *, sync: bool) -> None:
-    # A name of its own, because a worker that was presumed dead may still be writing the same volume.
-    temporary = path.with_name(f".{path.name}.{token_hex(8)}.part")
-    with disk_errors(path):
-        try:
-            with temporary.open("xb", buffering=CHUNK_BYTES) as file:
-                for chunk in chunks:
-                    file.write(chunk)
-                if sync:
-                    file.flush()
-                    os.fsync(file.fileno())
-            temporary.rename(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+    # Beside a worker that was presumed dead and may still be writing the same volume, under another temporary name.
+    with replaced_when_whole(path) as new, new.open("xb", buffering=CHUNK_BYTES) as file:
+        for chunk in chunks:
+            file.write(chunk)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 # --- at the command --------------------------------------------------------------------------------------------------
@@ -356,7 +348,7 @@ class VolumePlaces:
             for path in paths[1:]:
                 with ExitStack() as tried:
                     lock_part(tried, path)
-            remove = partial(_remove_parts, first.parent, {path.name for path in paths})
+            remove = partial(remove_unfinished, first.parent, {path.name for path in paths})
             remove()
             stack.callback(remove)
 
@@ -397,14 +389,3 @@ def _abort(address: str) -> None:
     store, name = split_object(address)
     with suppress(ArchiveError):  # a leftover upload does not make the volume incomplete
         open_store(store).abort_writes(name)
-
-
-_PART = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part", re.DOTALL)
-
-
-def _remove_parts(folder: Path, volumes: set[str]) -> None:
-    """Remove the temporary files that `_write_file` left where a process was killed."""
-    for path in list(folder.glob(".*.part")):
-        found = _PART.fullmatch(path.name)
-        if found and found[1] in volumes:
-            path.unlink(missing_ok=True)
