@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import cached_property
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from craftkit_archive.export.index import IndexRow, Volume
-from craftkit_archive.html.pages import generate_page, load_row, read_filled
+from craftkit_archive.html.pages import generate_page, load_row, load_template, read_filled
 from craftkit_archive.values import format_size
 
 PAGE_ROWS = 100_000
@@ -68,12 +69,17 @@ class Pages:
         self._open = open_file
         self._title = title if volume.total == 1 else f"{title}, part {volume.number} of {volume.total}"
         # Each row is rendered when its PDF is added, and kept in a temporary file, so that memory stays flat.
-        self._fill_row = load_row("export/row.html", "row", 7)
         self._rows: list[BinaryIO] = []
         self._count = self._size = 0
         self._projects: Counter[str] = Counter()
         self._project_sizes: Counter[str] = Counter()
         self._months: Counter[str] = Counter()
+
+    @cached_property
+    def _fill_row(self) -> Callable[..., str]:
+        # With the first PDF, while the workers copy the next ones: loading jinja2 and both templates takes 40 ms.
+        load_template("export/page.html")
+        return load_row("export/row.html", "row", 7)
 
     def add(self, cells: IndexRow, size_bytes: int) -> None:
         """Add a PDF."""

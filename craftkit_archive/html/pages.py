@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO, TextIO
 
-    from jinja2 import Environment
+    from jinja2 import Environment, Template
     from markupsafe import Markup
 
 FOLDER = Path(__file__).parents[1]
@@ -57,6 +57,11 @@ def _csp_hash(script: str) -> str:
     return f"sha256-{base64.b64encode(sha256(script.encode()).digest()).decode()}"
 
 
+def load_template(template: str) -> Template:
+    """Return a compiled template; the next call returns the same."""
+    return _environment().get_template(template)
+
+
 def generate_page(template: str, values: dict[str, object]) -> Iterator[str]:
     """Yield the text of a page piece by piece: a loop in its template may run over a generator of any length.
 
@@ -64,7 +69,7 @@ def generate_page(template: str, values: dict[str, object]) -> Iterator[str]:
         template: Its path below `craftkit_archive`, such as `report/report.html`.
         values: The template's variables. A missing variable is an error.
     """
-    return _environment().get_template(template).generate(values)
+    return load_template(template).generate(values)
 
 
 def write_page(template: str, out: TextIO, values: dict[str, object]) -> None:
@@ -81,7 +86,7 @@ def load_row(template: str, name: str, columns: int) -> Callable[..., str]:
     """
     from markupsafe import escape
 
-    macro: Callable[..., Markup] = getattr(_environment().get_template(template).module, name)
+    macro: Callable[..., Markup] = getattr(load_template(template).module, name)
     pattern = str(macro(*(f"@{number}@" for number in range(columns)))).replace("{", "{{").replace("}", "}}")
     for number in range(columns):
         pattern = pattern.replace(f"@{number}@", f"{{{number}}}")
