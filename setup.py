@@ -51,7 +51,6 @@ setup(
         "prometheus-client>=0.21",
         "sqlite-utils>=4.2,<5",
         "tqdm>=4.66",
-        "typing-extensions>=4.12",
         "urllib3>=2.8,<3",
         "waitress>=3.0.2,<3.1",
         "wcwidth>=0.6",  # which clips text to columns

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import BinaryIO
 
-from typing_extensions import override
+from craftkit_archive.overriding import override
 
 MODE = 0o644
 CHUNK_BYTES = 1 << 20

@@ -15,7 +15,6 @@ from secrets import token_hex
 from typing import Any, BinaryIO, Self
 
 import msgspec
-from typing_extensions import override
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.errors import ArchiveError, AssetError, AssetMissingError, LockedError, RequestError, disk_errors
@@ -23,6 +22,7 @@ from craftkit_archive.export.packing import FORMS, Directory
 from craftkit_archive.export.reader import INDEX, MANIFEST, MARKER, SIGNATURE, TIMESTAMP, Export
 from craftkit_archive.export.workers import Done, ExportItem, FilesTask, PackTask, StoreTask
 from craftkit_archive.lock import LOCK, hold_lock
+from craftkit_archive.overriding import override
 from craftkit_archive.stores.base import CHUNK_BYTES, Store, digest, mask_address
 from craftkit_archive.stores.folder import INCOMING, FolderStore
 from craftkit_archive.values import check_asset_key

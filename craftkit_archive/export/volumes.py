@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 import msgspec
-from typing_extensions import override
 
 from craftkit_archive.archive import Archive
 from craftkit_archive.durable import remove_unfinished, replaced_when_whole
@@ -36,6 +35,7 @@ from craftkit_archive.export.packing import FORMS, Directory
 from craftkit_archive.export.reader import INDEX, MARKER
 from craftkit_archive.export.targets import CLAIM_TYPE, Claim, OwnFiles, check_claim, lock_part, part_path
 from craftkit_archive.export.workers import Done, ExportItem, checked, modified_at, not_copied, open_stored
+from craftkit_archive.overriding import override
 from craftkit_archive.parallel.batches import in_batches
 from craftkit_archive.parallel.pool import StoppedError, task_stop
 from craftkit_archive.parallel.threads import map_threads, prefetch

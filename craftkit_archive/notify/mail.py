@@ -12,11 +12,10 @@ from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
 from email.utils import format_datetime, make_msgid
 
-from typing_extensions import override
-
 from craftkit_archive.notify.message import Notice
 from craftkit_archive.notify.outlets import Outlet, UndeliveredError
 from craftkit_archive.notify.settings import SMTP_PASSWORD, Smtp, parse_mailbox
+from craftkit_archive.overriding import override
 from craftkit_archive.secrets import read_secret
 from craftkit_archive.values import Clock, utc_now
 

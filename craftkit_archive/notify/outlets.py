@@ -14,7 +14,6 @@ from tempfile import TemporaryFile
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from typing_extensions import override
 from urllib3.exceptions import (
     HTTPError,
     MaxRetryError,
@@ -37,6 +36,7 @@ from craftkit_archive.notify.settings import (
     WEBHOOK_URL,
     check_url,
 )
+from craftkit_archive.overriding import override
 from craftkit_archive.secrets import read_secret
 from craftkit_archive.values import origin_of
 

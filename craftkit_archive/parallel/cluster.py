@@ -20,10 +20,9 @@ from secrets import token_hex
 from threading import Event, RLock, Thread
 from typing import Any, NamedTuple
 
-from typing_extensions import override
-
 from craftkit_archive import __version__
 from craftkit_archive.errors import ArchiveError, RemoteError, RequestError, install_hint
+from craftkit_archive.overriding import override
 from craftkit_archive.parallel.pool import AHEAD, ASK_SECONDS, Stoppable, processes, stopped_by
 
 CONNECT_SECONDS = 10.0

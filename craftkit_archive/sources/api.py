@@ -11,7 +11,6 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 import urllib3
-from typing_extensions import override
 from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, SSLError
 from urllib3.util import Timeout
 
@@ -27,6 +26,7 @@ from craftkit_archive.errors import (
     UnauthorizedError,
     disk_errors,
 )
+from craftkit_archive.overriding import override
 from craftkit_archive.secrets import read_secret
 from craftkit_archive.sources.base import Source
 from craftkit_archive.stores.base import CHUNK_BYTES, OpenAsset, SourceChecksums, mask_address

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from typing_extensions import override
-
 from craftkit_archive.errors import AssetMissingError
 from craftkit_archive.export.reader import Export
+from craftkit_archive.overriding import override
 from craftkit_archive.sources.base import Source
 from craftkit_archive.stores.base import OpenAsset
 

@@ -1,7 +1,6 @@
 """A store as a source."""
 
-from typing_extensions import override
-
+from craftkit_archive.overriding import override
 from craftkit_archive.sources.base import Source
 from craftkit_archive.stores.base import OpenAsset, Store
 

@@ -20,7 +20,6 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, UnauthenticatedError
-from typing_extensions import override
 
 from craftkit_archive.errors import (
     ArchiveError,
@@ -34,6 +33,7 @@ from craftkit_archive.errors import (
     StoreMismatchError,
     StoreOfflineError,
 )
+from craftkit_archive.overriding import override
 from craftkit_archive.stores import aws
 from craftkit_archive.stores.aws import (
     ATTEMPTS,
