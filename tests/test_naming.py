@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from craftkit_archive.catalog.rows import ExportRow
 from craftkit_archive.errors import RequestError
 from craftkit_archive.export.names import DEFAULT_NAME, PATH_BYTES, NamePlan, fold
-from craftkit_archive.values import sorted_marks
+from craftkit_archive.values import sorted_marks, sorted_places
 from tests.worlds import NORTHWIND, render_id
 
 
@@ -129,3 +129,4 @@ def test_what_is_no_template_is_told_with_what_is_known(template: str) -> None:
 @given(st.lists(st.integers(0, 2**64 - 1)))
 def test_marks_are_sorted_as_a_list_of_them_is(marks: list[int]) -> None:
     assert list(sorted_marks(array("Q", marks))) == sorted(marks)
+    assert list(sorted_places(array("Q", marks))) == sorted(range(len(marks)), key=marks.__getitem__)

@@ -18,13 +18,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+from itertools import pairwise
 from lzma import LZMAError
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 from weakref import finalize
 
 from craftkit_archive.errors import AssetUnreadableError, disk_errors
-from craftkit_archive.values import mark_of
+from craftkit_archive.values import mark_of, sorted_places
 
 _LIMIT = 0xFFFFFFFF
 # Offsets and sizes stay below this; the bits above hold flags.
@@ -143,11 +144,11 @@ class MemberIndex:
                 around.add(entry.path.partition("/")[0])
         self._prefix = "" if any(not folder for folder, _ in top) or len(around) != 1 else f"{around.pop()}/"
         self.top = [name for folder, name in top if folder == self._prefix[:-1]]
-        order = sorted(range(len(marks)), key=marks.__getitem__)
+        order = array("Q", sorted_places(marks))
         self._marks = array("Q", (marks[place] for place in order))
         self._offsets = array("q", (offsets[place] for place in order))
         self._sizes = array("q", (sizes[place] for place in order))
-        twice = {one for one, next_one in zip(self._marks, self._marks[1:], strict=False) if one == next_one}
+        twice = {one for one, following in pairwise(self._marks) if one == following}
         if twice:
             name = next(entry.path for entry in self._entries() if mark_of(entry.path) in twice)
             raise AssetUnreadableError(f"{path} holds {name!r} twice. Make the export again.")
