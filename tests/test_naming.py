@@ -23,10 +23,12 @@ def row(render_id: str, **fields: Any) -> ExportRow:
     return whole._replace(**fields)
 
 
-def names(rows: list[ExportRow], template: str = DEFAULT_NAME) -> list[str]:
+def names(rows: list[ExportRow], template: str = DEFAULT_NAME, *, compare: bool = False) -> list[str]:
     plan = NamePlan(template)
     for one in rows:
         plan.add(one)
+    for one in rows if plan.must_compare or compare else ():
+        plan.compare(one)
     return [plan.path(one) for one in rows]
 
 
@@ -79,6 +81,28 @@ def test_names_stay_apart_and_do_not_depend_on_the_order(rows: list[ExportRow], 
     shuffled = list(rows)
     chance.shuffle(shuffled)
     assert dict(zip(rows, planned, strict=True)) == dict(zip(shuffled, names(shuffled, template), strict=True))
+
+
+_PLAIN_ROWS = st.lists(st.builds(row, st.from_regex(r"[a-z0-9][a-z0-9_-]{0,90}", fullmatch=True), project_slug=_TEXT),
+                       unique_by=lambda one: one.render_id, min_size=1, max_size=6)  # fmt: skip
+
+
+@given(_PLAIN_ROWS | _ROWS, st.sampled_from([DEFAULT_NAME, "{id}", "{project_slug}/{id}.pdf"]))
+def test_names_that_need_not_be_compared_are_those_that_comparing_gives(rows: list[ExportRow], template: str) -> None:
+    assert names(rows, template) == names(rows, template, compare=True)
+
+
+def test_only_names_that_end_with_an_id_as_it_is_need_not_be_compared() -> None:
+    def must_compare(template: str, *ids: str) -> bool:
+        plan = NamePlan(template)
+        for one in ids:
+            plan.add(row(one))
+        return plan.must_compare
+
+    assert not must_compare(DEFAULT_NAME, "a", "b-1", render_id(3))
+    for odd in ("A", "a.", "aux", "-a", "a" * 99, "é"):
+        assert must_compare("{id}", "b", odd, "c"), odd
+    assert not must_compare("{template_id}-{id}", "a", "A")  # these were compared when they were added
 
 
 @given(_ROWS)

@@ -63,10 +63,15 @@ class NamePlan:
     folders differ only by case. Names that are equal, or that some system would treat as equal, each get a suffix from
     the render's id. So a name depends only on the set of renders, not on their order or on the run.
 
-    First `add` every row, then call `path` for each. Of each row, 8 bytes are kept.
+    First `add` every row; if `must_compare` then, `compare` every row; then call `path` for each. Of each row that is
+    compared, 8 bytes are kept.
 
     Args:
         template: Text with fields in braces, such as `{project_slug}/{created:%Y-%m}/{id}.pdf`.
+
+    Attributes:
+        must_compare: Whether the rows have to be compared after all. Names that end with `{id}` differ as the ids do,
+            unless one of these is not in plain lower case. Not to compare them takes a quarter off a dry run.
 
     Raises:
         RequestError: The template is invalid or names an unknown field.
@@ -77,11 +82,21 @@ class NamePlan:
         self._limit = min(PART_BYTES, PATH_BYTES // (len(self._folders) + 1))
         if self._limit < 2 * SUFFIX_DIGITS:
             raise RequestError(f"The name {template!r} has too many folders. Write fewer slashes.")
+        self._stem_limit = self._limit - SUFFIX_DIGITS - 1 - len(EXTENSION)
+        self._ends_with_id = self._stem is _FIELDS["id"]
+        self.must_compare = False
         self._seen = array("Q")  # hashes of the names: 8 bytes each, so that memory stays small with millions
         self._clashing: set[int] | None = None
 
     def add(self, row: ExportRow) -> None:
         """Add a row to the plan."""
+        if not self._ends_with_id:
+            self.compare(row)
+        elif not _is_plain(row.render_id, self._stem_limit):
+            self.must_compare = True
+
+    def compare(self, row: ExportRow) -> None:
+        """Note a row's name, to find those that clash with it."""
         self._seen.append(mark(self._draft(row)))
 
     def path(self, row: ExportRow) -> str:
@@ -98,7 +113,7 @@ class NamePlan:
     def _draft(self, row: ExportRow) -> str:
         """Return the name that a row gets if it clashes with none, without the extension."""
         folders = _folders(tuple([say(row) for say in self._folders]), self._limit)
-        return folders + safe_part(self._stem(row), self._limit - SUFFIX_DIGITS - 1 - len(EXTENSION))
+        return folders + safe_part(self._stem(row), self._stem_limit)
 
 
 def _parse(template: str) -> list[Say]:
@@ -181,7 +196,7 @@ def safe_part(text: str, limit: int) -> str:
 
     Different texts may give the same part.
     """
-    if len(text) <= limit and _PLAIN.fullmatch(text):
+    if _is_plain(text, limit):
         return text
     name = unicodedata.normalize("NFC", text)
     name = "".join("_" if _FORBIDDEN.match(letter) or not letter.isprintable() else letter for letter in name)
@@ -189,6 +204,10 @@ def safe_part(text: str, limit: int) -> str:
     if _RESERVED.fullmatch(name) or name.startswith(_STEERING):
         name = f"_{name}"
     return name.encode()[:limit].decode("utf-8", "ignore").rstrip(" .") or "_"
+
+
+def _is_plain(text: str, limit: int) -> bool:
+    return len(text) <= limit and _PLAIN.fullmatch(text) is not None
 
 
 def fold(text: str) -> str:

@@ -95,6 +95,10 @@ class ExportPlan:
             last = row.render_id
         if not count:
             raise self._nothing_selected()
+        if self._names.must_compare:
+            for row in self._archive.catalog.export_rows(self._selection):
+                if _lack_of(row) is None:
+                    self._names.compare(row)
         self.volumes = volumes
         names = sorted(set(projects.values()))
         self.title = ", ".join(names) if len(names) <= 3 else f"{len(names)} projects"
