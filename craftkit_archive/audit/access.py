@@ -71,8 +71,9 @@ def record_access_log(
     Args:
         archive: Open for writing.
         path: The log, plain or compressed, after it was moved away and the server has opened a new one.
-        settle_seconds: How long the log must have been without a write if another program still has it open.
-        patience_seconds: How long to wait for that.
+        settle_seconds: How long the log must have been without a write if the system cannot tell whether it has a
+            writer, or if it still has one after `patience_seconds`.
+        patience_seconds: How long to wait for its writers to close it.
 
     Yields:
         The `Summary` with the count of lines; `unchanged` is 1 if this log was recorded before.
@@ -110,27 +111,32 @@ def record_access_log(
 def _wait_until_finished(path: Path, settle_seconds: float, patience_seconds: float) -> None:
     deadline = time.monotonic() + patience_seconds
     try:
-        while not _is_closed(path) and (idle := time.time() - path.stat().st_mtime) < settle_seconds:
-            if time.monotonic() > deadline:
+        while (written_to := _is_open_for_writing(path)) is not False:
+            idle, is_late = time.time() - path.stat().st_mtime, time.monotonic() > deadline
+            if idle >= settle_seconds and (written_to is None or is_late):
+                return
+            if is_late:
                 raise RequestError(f"{path} is still written to: move it away and send the server SIGHUP first.")
             time.sleep(min(max(settle_seconds - idle, 0.01), 0.1))
     except OSError as error:
         raise RequestError(f"Cannot read {path} ({error.strerror}). Name a finished access log.") from error
 
 
-def _is_closed(path: Path) -> bool:
-    """Return whether no other program has a file open; False also if the system cannot tell."""
+def _is_open_for_writing(path: Path) -> bool | None:
+    """Return whether any program has a file open for writing; None if the system cannot tell."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # Linux refuses a write lease on a file that is open elsewhere. Looking into /proc would miss the processes of
-        # other users.
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        # Linux refuses a read lease on a file that has a writer. Looking into /proc would miss the processes of other
+        # users.
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except (OSError, AttributeError):
-        return False
+    except BlockingIOError:
+        return True
+    except (OSError, AttributeError):  # another's file, a file system without leases, or not Linux
+        return None
     finally:
         os.close(descriptor)
-    return True
+    return False
 
 
 def _named_keys(uses: dict[str, _KeyUse]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def audit_verify(console: Console, head: str | None, access_logs: Path | None) -
 def audit_access_log(console: Console, file: Path) -> int:
     """Record the digest of a finished access log, its first and last time and its number of lines.
 
-    For logrotate's postrotate, after the server's SIGHUP. It waits until nobody has written to FILE for two seconds.
+    For logrotate's postrotate, after the server's SIGHUP. It waits until no program has FILE open for writing.
     """
     from craftkit_archive.audit.access import record_access_log
 
