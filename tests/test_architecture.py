@@ -216,6 +216,14 @@ def test_start_up_imports_nothing_heavy() -> None:
     assert not heavy & set(loaded.stdout.split())
 
 
+@pytest.mark.parametrize("task", ["verify.fixity", "export.workers"])
+def test_workers_import_nothing_heavy(task: str) -> None:
+    """What is left out here takes 2 to 100 ms in each process that reads or copies PDFs."""
+    script = f"import sys, craftkit_archive.{task}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"typing_extensions", "ctypes", "msgspec", "jinja2", "botocore"}
+
+
 def test_a_command_is_imported_when_something_asks_for_it() -> None:
     script = (
         "import sys, cli; print(*sys.modules); cli.main.get_command(None, 'init');"

@@ -25,6 +25,7 @@ from craftkit_archive.retention.policy import refusals
 from craftkit_archive.retention.rules import Schedule, due_pages, one_line_of
 from craftkit_archive.stores.base import Store
 
+# A batch is two transactions, and one flush of `disposed.ndjson` before the first of its bytes is deleted.
 BATCH = 256
 # The policy of a tombstone for a render that was named, instead of being due by a rule.
 BY_IDS = "ids"

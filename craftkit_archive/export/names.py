@@ -71,7 +71,7 @@ class NamePlan:
 
     Attributes:
         must_compare: Whether the rows have to be compared after all. Names that end with `{id}` differ as the ids do,
-            unless one of these is not in plain lower case. Not to compare them takes a quarter off a dry run.
+            unless one of these is not in plain lower case. Not to compare them takes a sixth off a dry run.
 
     Raises:
         RequestError: The template is invalid or names an unknown field.
