@@ -47,6 +47,8 @@ from tests.worlds import (
     summary_of,
 )
 
+pytestmark = pytest.mark.long
+
 COUNT = 300
 
 
@@ -168,7 +170,6 @@ def test_verify_sees_the_same_on_a_cluster(tmp_path: Path, rclone: RealService, 
     assert "cluster" not in alone.lines[-1]["details"]
 
 
-@pytest.mark.long
 def test_fetch_copies_once_on_a_cluster(tmp_path: Path, rclone: RealService, cluster: DaskCluster) -> None:
     filled = fill_bucket(tmp_path, rclone, fetched=False)
     for copied in (COUNT, 0):
@@ -181,7 +182,6 @@ def test_fetch_copies_once_on_a_cluster(tmp_path: Path, rclone: RealService, clu
         assert (filled.objects / key).read_bytes() == (filled.mirror / key).read_bytes()
 
 
-@pytest.mark.long
 def test_export_and_its_check_on_a_cluster(tmp_path: Path, rclone: RealService, cluster: DaskCluster) -> None:
     filled = fill_bucket(tmp_path, rclone)
     out = tmp_path / "out"
@@ -201,7 +201,6 @@ def test_export_and_its_check_on_a_cluster(tmp_path: Path, rclone: RealService, 
     assert among == alone
 
 
-@pytest.mark.long
 def test_export_to_a_bucket_on_a_cluster(tmp_path: Path, rclone: RealService, cluster: DaskCluster) -> None:
     filled = fill_bucket(tmp_path, rclone)
     prefix = token_hex(8)
@@ -211,7 +210,6 @@ def test_export_to_a_bucket_on_a_cluster(tmp_path: Path, rclone: RealService, cl
     assert command("export-check", rclone.bucket / prefix).code == 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("in_bucket", [True, False])
 def test_repair_on_a_cluster_keeps_what_it_replaces(
     tmp_path: Path, rclone: RealService, cluster: DaskCluster, in_bucket: bool
@@ -233,7 +231,6 @@ def test_repair_on_a_cluster_keeps_what_it_replaces(
     assert command("verify", archive=filled.archive).code == 0
 
 
-@pytest.mark.long
 def test_level_pdf_opens_pdfs_at_workers(tmp_path: Path, cluster: DaskCluster) -> None:
     world = fill(tmp_path, count=20)
     body = world.asset(3).read_bytes()
@@ -244,7 +241,6 @@ def test_level_pdf_opens_pdfs_at_workers(tmp_path: Path, cluster: DaskCluster) -
     assert not any("died" in line["detail"] for line in notes)
 
 
-@pytest.mark.long
 def test_doctor_says_what_each_worker_can_do(tmp_path: Path, rclone: RealService, cluster: DaskCluster) -> None:
     filled = fill_bucket(tmp_path, rclone, count=1)
     before = {path: path.read_bytes() for path in filled.objects.rglob("*") if path.is_file()}
@@ -417,7 +413,6 @@ def test_a_stop_leaves_whole_volumes_alone(tmp_path: Path, cluster: DaskCluster)
     assert all(command("export-check", volume).code == 0 for volume in volumes)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("in_bucket", [True, False])
 def test_a_worker_killed_in_a_volume_costs_a_second_try_of_it(
@@ -450,7 +445,6 @@ def test_a_worker_killed_in_a_volume_costs_a_second_try_of_it(
     assert not unfinished(rclone)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_large_volumes_go_to_a_bucket_in_parts(tmp_path: Path, rclone: RealService, cluster: DaskCluster) -> None:
     """And what was uploaded of one with a damaged PDF at its end is taken back."""
@@ -469,7 +463,6 @@ def test_large_volumes_go_to_a_bucket_in_parts(tmp_path: Path, rclone: RealServi
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -502,7 +495,6 @@ def test_what_a_cluster_cannot_do_is_refused_with_a_sentence(
     assert len(rows(world.archive.path, "runs")) == runs
 
 
-@pytest.mark.long
 def test_without_dask_the_extra_is_named(tmp_path: Path) -> None:
     world = fill(tmp_path)
     words = program("verify", "--cluster", "tcp://x:1", archive=world.archive.path, before="import sys; sys.modules['distributed'] = None")  # fmt: skip  # noqa: E501
@@ -510,14 +502,12 @@ def test_without_dask_the_extra_is_named(tmp_path: Path) -> None:
     assert (done.returncode, "craftkit-archive[cluster]" in done.stderr) == (2, True)
 
 
-@pytest.mark.long
 def test_only_a_cluster_takes_more_jobs_than_processes(tmp_path: Path, cluster: DaskCluster) -> None:
     world = fill(tmp_path)
     assert command("verify", "--jobs", "65", archive=world.archive.path).code == 2
     assert asked("verify", "--jobs", "65", archive=world.archive.path, cluster=cluster).code == 0
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_worker_that_cannot_do_it_stops_the_command_before_the_work(tmp_path: Path, rclone: RealService) -> None:
     """Another version; no credentials; another folder in the place of the store, the source or the target."""
@@ -630,7 +620,6 @@ def _python_path(folder: Path, hook: str) -> str:
     return f"{folder}:{ROOT}"
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("verb", ["verify", "fetch", "export"])
 def test_a_killed_worker_costs_a_second_try_and_nothing_twice(tmp_path: Path, rclone: RealService, verb: str) -> None:
@@ -666,7 +655,6 @@ def test_a_killed_worker_costs_a_second_try_and_nothing_twice(tmp_path: Path, rc
         assert len((tmp_path / "out/manifest-sha256.txt").read_text().splitlines()) == count + 3
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_workers_that_join_late_help_if_they_can(tmp_path: Path) -> None:
     filled = fill_folder(tmp_path, count=1500, fetched=False)
@@ -683,7 +671,6 @@ def test_workers_that_join_late_help_if_they_can(tmp_path: Path) -> None:
     assert "runs craftkit-archive 0.0.9" in details["left_out"][0]["problem"]
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_when_the_only_worker_dies_its_successor_does_the_rest(tmp_path: Path, rclone: RealService) -> None:
     filled = fill_bucket(tmp_path, rclone, count=3000)
@@ -697,7 +684,6 @@ def test_when_the_only_worker_dies_its_successor_does_the_rest(tmp_path: Path, r
     assert (done.code, done.lines[-1]["counts"]["ok"]) == (0, 3000), done.out + done.err
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_scheduler_that_dies_ends_the_command_with_what_was_recorded(tmp_path: Path, rclone: RealService) -> None:
     filled = fill_bucket(tmp_path, rclone, count=2000, fetched=False)
@@ -716,7 +702,6 @@ def test_a_scheduler_that_dies_ends_the_command_with_what_was_recorded(tmp_path:
     assert len(rows(filled.archive, "assets")) == 2000
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_ctrl_c_cancels_what_waits_at_the_cluster(tmp_path: Path, rclone: RealService) -> None:
     filled = fill_bucket(tmp_path, rclone, count=3000)
@@ -737,7 +722,6 @@ def test_ctrl_c_cancels_what_waits_at_the_cluster(tmp_path: Path, rclone: RealSe
         assert asked("verify", "--due", "1d", archive=filled.archive, cluster=running).code == 0
 
 
-@pytest.mark.long
 def test_nothing_secret_travels_in_a_task(tmp_path: Path, rclone: RealService, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is handed to Dask is looked through for the secret key."""
     import pickletools
@@ -755,7 +739,6 @@ def test_nothing_secret_travels_in_a_task(tmp_path: Path, rclone: RealService, m
     assert "check_assets" in words
 
 
-@pytest.mark.long
 def test_json_of_the_cluster_is_one_object(tmp_path: Path, cluster: DaskCluster) -> None:
     world = fill(tmp_path)
     done = asked("verify", archive=world.archive.path, cluster=cluster)

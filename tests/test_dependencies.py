@@ -123,6 +123,9 @@ PRIVATE: dict[tuple[str, str], Callable[[], object]] = {
     ("craftkit_archive.notify.mail", "_host"): lambda: hasattr(smtplib.SMTP(), "_host"),
     ("craftkit_archive.parallel.spawning", "_config"): lambda: hasattr(current_process(), "_config"),
     ("craftkit_archive.parallel.pool", "_processes"): lambda: hasattr(ProcessPoolExecutor(1), "_processes"),
+    ("craftkit_archive.parallel.pool", "_pending_work_items"): lambda: hasattr(
+        ProcessPoolExecutor(1), "_pending_work_items"
+    ),
 }
 # Underscores that are documented: of named tuples, and os._exit.
 DOCUMENTED = {"_replace", "_asdict", "_fields", "_make", "_exit"}

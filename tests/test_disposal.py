@@ -522,6 +522,7 @@ def test_a_verification_under_way_does_not_miss_what_is_disposed(world: World, m
     assert states(world)[render_id(2)] == "damaged"
 
 
+@pytest.mark.long
 def test_an_export_under_way_does_not_call_disposed_bytes_damaged(world: World) -> None:
     records = export_assets(world.archive, world.folder / "out")
     next(records)

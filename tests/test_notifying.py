@@ -600,6 +600,7 @@ def test_a_mail_server_with_faults_is_a_sentence_in_time(
         assert time.monotonic() - began < 4
 
 
+@pytest.mark.long
 def test_a_mail_server_that_talks_without_end_is_not_listened_to_any_longer() -> None:
     with talking(b"220 hello\r\n", endless=b"250-x\r\n" * 1000) as port:
         mail_fault(port, security="none")
@@ -660,6 +661,7 @@ def test_apprise_that_hangs_holds_nothing_up(receiver: Receiver, monkeypatch: py
     assert time.monotonic() - began < 4
 
 
+@pytest.mark.long
 def test_a_program_ends_whatever_still_hangs(receiver: Receiver) -> None:
     """Nothing that was given up keeps the process: Python waits for some threads, without end."""
     receiver.answers = ["drip"] * 2

@@ -586,6 +586,7 @@ def _fuzz(chance: random.Random) -> bytes:
     return bytes(sent) + chance.choice([b"", b"\r\n\r\n", b" HTTP/1.1\r\n\r\n"])
 
 
+@pytest.mark.long
 def test_ten_thousand_odd_requests_never_hang_and_never_make_a_bug_show(world: World) -> None:
     with serving(world.archive.path, "--workers", "2") as served:
 

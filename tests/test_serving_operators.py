@@ -72,6 +72,7 @@ def test_a_store_that_is_replaced_is_noticed_and_one_of_another_archive_is_refus
 # --- limits and clocks -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_out_of_file_descriptors_it_neither_spins_nor_floods_the_log(world: World) -> None:
     words = program("--json", "serve", "--listen", "127.0.0.1:0", "--workers", "1", archive=world.archive.path)
     world.archive.catalog.close()

@@ -77,6 +77,7 @@ def memory_kb(served: Serving) -> int:
     return max(int(peak[1]) for peak in peaks if peak)
 
 
+@pytest.mark.long
 def test_two_hundred_slow_readers_and_two_hundred_slow_writers_keep_nobody_waiting(tmp_path: Path) -> None:
     world = fill(tmp_path, count=2, size_bytes=4_000_000)
     with serving(world.archive.path, "--workers", "2") as served, ExitStack() as slow:
@@ -177,6 +178,7 @@ def under_load(served: Serving, clients: int = 8) -> Iterator[list[tuple[int, in
         found += [one.result() for one in running]
 
 
+@pytest.mark.long
 def test_a_worker_killed_under_load_costs_its_own_connections_and_no_others(world: World) -> None:
     with serving(world.archive.path, "--workers", "2") as served:
         workers = eventually(lambda: len(served.workers) == 2 and served.workers)
@@ -202,6 +204,7 @@ def test_sigterm_under_load_breaks_no_answer_off(world: World) -> None:
         assert "Traceback" not in served.err
 
 
+@pytest.mark.long
 def test_a_key_stays_good_while_strangers_fill_every_place(tmp_path: Path) -> None:
     world = fill(tmp_path, count=1, size_bytes=20_000_000)
     with ExitStack() as strangers, serving(world.archive.path, "--workers", "1") as served, connect(served) as honest:

@@ -41,6 +41,7 @@ def test_a_watched_status_fits_a_small_window_and_a_new_size(world: World) -> No
     assert sum("Ctrl-C ends it" in line for line in terminal.shown) <= 2
 
 
+@pytest.mark.long
 def test_a_watched_status_in_a_pipe_is_one_after_the_other(world: World) -> None:
     world.archive.catalog.close()
     words = program("status", "--watch", "0.5", archive=world.archive.path)

@@ -288,7 +288,7 @@ def test_a_bucket_says_what_a_volume_is_whatever_its_name(world: World, bucket: 
     assert types == ["application/zip" if name.lower().endswith("zip") else "application/x-tar", "application/json"]
 
 
-@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("large", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize("key", ["renders/x.html", "x.csv", "x.zip", "x"])
 def test_an_asset_in_a_bucket_is_a_pdf_whatever_its_key(bucket: str, key: str, large: bool) -> None:
     """A browser would run a page that somebody passes off as a PDF."""

@@ -47,12 +47,18 @@ def test_results_come_in_the_order_of_the_tasks(make: object) -> None:
 def test_workers_that_are_given_up_say_nothing(monkeypatch: pytest.MonkeyPatch, waiting: int) -> None:
     """An exception in a thread of the executor's would fail this test."""
     monkeypatch.setattr(pool, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "AHEAD", 1 + waiting)
     others = set(threading.enumerate())
+
+    def tasks() -> Iterator[float]:
+        for _ in range(1 + waiting):
+            time.sleep(0.05)  # so that the executor looks at each, and passes on three; the rest are cancelled
+            yield 60.0
+
     with processes(1) as executor:
         executor.submit(double, 1).result()  # its worker is up
         stop_at = time.monotonic() + 0.5
-        tasks = [60.0] * (1 + waiting)
-        assert list(map_ordered(executor, time.sleep, tasks, jobs=1, stop=lambda: time.monotonic() > stop_at)) == []
+        assert list(map_ordered(executor, time.sleep, tasks(), jobs=1, stop=lambda: time.monotonic() > stop_at)) == []
     for thread in set(threading.enumerate()) - others:
         thread.join(5)
 

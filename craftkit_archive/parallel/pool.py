@@ -207,6 +207,11 @@ class _Processes(ProcessPoolExecutor, Stoppable):
             return super().submit(function, *arguments, **names)
 
     def stop_tasks(self) -> None:
+        # If a worker is killed, Python 3.11 fails each future that it still holds, and its thread dies at the first one
+        # that was cancelled. So these are replaced.
+        for item in list(self._pending_work_items.values()):
+            if item.future.cancelled():
+                item.future = Future()
         with suppress(OSError):
             self._bell.send_bytes(b"!")
 
