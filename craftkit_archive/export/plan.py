@@ -26,7 +26,7 @@ NO_CELLS = IndexRow(*[""] * len(IndexRow._fields))
 
 
 class PlannedFile(NamedTuple):
-    """A render of an export; if there is no PDF to export, `item` is None and `lack` is the reason (word, sentence)."""
+    """A selected render. If it has no PDF to export, `item` is None, and `lack` says why, in a word and a sentence."""
 
     row: ExportRow
     cells: IndexRow
